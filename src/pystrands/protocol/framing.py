@@ -1,0 +1,67 @@
+"""Bytes to lines, with a limit."""
+
+__all__ = ["LineSplitter"]
+
+
+class LineSplitter:
+    r"""Cuts a byte stream into lines, wherever its reads happen to end.
+
+    Lines end with ``\n``, which is not part of what :meth:`feed` returns; empty lines are skipped. Splitting happens on
+    bytes, so a UTF-8 character that two reads share is whole again before anything decodes it.
+
+    A line of more than ``max_line`` bytes is dropped as a whole, the rest of it as it arrives, and counted in
+    ``overlong``: memory stays bounded by ``max_line`` plus one read, and the lines after it are not affected.
+    """
+
+    __slots__ = ("_held", "_held_size", "_skipping", "max_line", "overlong")
+
+    def __init__(self, max_line: int) -> None:
+        self.max_line = max_line
+        self.overlong = 0
+        self._held: list[bytes] = []  # the line that has no end yet, in pieces: joining once keeps a long line linear
+        self._held_size = 0
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that ``data`` completes, in order."""
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        if lines:
+            lines[0] = self._complete(lines[0])
+            if len(data) > self.max_line:  # else no line inside can be too long
+                lines = [self._checked(line) for line in lines]
+            lines = [line for line in lines if line]
+        if rest:
+            self._hold(rest)
+        return lines
+
+    def _complete(self, end: bytes) -> bytes:
+        """Return the line that was held, with its ``end``; empty when it is one that is being dropped."""
+        if self._skipping:
+            self._skipping = False
+            return b""
+        if not self._held:
+            return end
+        self._held.append(end)
+        line = b"".join(self._held)
+        self._held.clear()
+        self._held_size = 0
+        return self._checked(line)
+
+    def _checked(self, line: bytes) -> bytes:
+        if len(line) <= self.max_line:
+            return line
+        self.overlong += 1
+        return b""
+
+    def _hold(self, rest: bytes) -> None:
+        if self._skipping:
+            return
+        self._held_size += len(rest)
+        if self._held_size > self.max_line:
+            self._held.clear()
+            self._held_size = 0
+            self._skipping = True
+            self.overlong += 1
+        else:
+            self._held.append(rest)

@@ -1,0 +1,175 @@
+import dataclasses
+import tomllib
+
+import pytest
+
+from pystrands.broker.config import MIB, BrokerConfig, Option, options, options_table
+from pystrands.errors import ConfigError, PyStrandsError
+
+BY_NAME = {option.name: option for option in options()}
+
+
+def problem(**values):
+    with pytest.raises(ConfigError) as caught:
+        BrokerConfig(**values)
+    return caught.value
+
+
+def test_the_defaults_are_those_of_the_documentation():
+    config = BrokerConfig()
+    assert (config.ws_host, config.ws_port, config.tcp_host, config.tcp_port) == ("127.0.0.1", 8080, "127.0.0.1", 8081)
+    assert (config.queue_size, config.queue_bytes, config.queue_policy) == (1000, 16 * MIB, "backpressure")
+    assert (config.max_message_size, config.client_buffer, config.link_buffer) == (MIB, 4 * MIB, MIB)
+    assert (config.ping_interval, config.ping_missed) == (25.0, 2)
+
+
+def test_a_config_cannot_be_changed_nor_given_unknown_or_positional_values():
+    config = BrokerConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.ws_port = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        BrokerConfig("127.0.0.1")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        BrokerConfig(ws_prt=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
+def test_every_option_tells_all_about_itself(option):
+    assert option.help
+    assert option.flag == "--" + option.name.replace("_", "-")
+    assert option.env == "PYSTRANDS_" + option.name.upper()
+    assert option.metavar
+    assert option.parse(option.default_text) == option.default
+    assert option.check(option.default) == option.default
+    assert f"`{option.flag}`" in options_table()
+    if not isinstance(option.default, str):
+        assert option.maximum is not None
+        assert option.minimum is not None or option.above is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ws_port", -1),
+        ("ws_port", 65536),
+        ("ws_port", True),
+        ("ws_port", "8080"),
+        ("ws_port", 80.5),
+        ("ws_port", None),
+        ("tcp_port", 10**30),
+        ("ws_host", ""),
+        ("ws_host", "a b"),
+        ("ws_host", 7),
+        ("queue_policy", "drop-newest"),
+        ("queue_bytes", 0),
+        ("max_message_size", 0),
+        ("handshake_timeout", 0),
+        ("handshake_timeout", float("nan")),
+        ("answer_timeout", float("inf")),
+        ("answer_timeout", 10**400),
+        ("ping_interval", -0.1),
+        ("ping_missed", 0),
+        ("hold_time", True),
+        ("slow_client_policy", ""),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_name(name, value):
+    error = problem(**{name: value})
+    assert error.option == name
+    assert "\n" not in error.problem
+    assert len(error.problem) < 200
+    assert str(error) == f"{name}: {error.problem}"
+    assert isinstance(error, PyStrandsError)
+    assert isinstance(error, ValueError)
+
+
+def test_a_problem_says_what_would_be_right():
+    assert problem(ws_port=70000).problem == "70000 is not a whole number from 0 to 65535"
+    assert problem(answer_timeout=0).problem == "0.0 is not a number of seconds above 0, up to 86400"
+    assert problem(queue_policy="x").problem == "'x' is not one of backpressure, drop-oldest, disconnect"
+    assert problem(max_head_size=1).problem == "1 is not a whole number of bytes from 256 to 1 MiB"
+    assert problem(tcp_host=" ").problem == "' ' is not a host name or an address"
+
+
+def test_whole_seconds_are_numbers_too():
+    config = BrokerConfig(hold_time=0, ping_interval=30)
+    assert config.hold_time == 0
+    assert isinstance(config.ping_interval, float)
+
+
+def test_one_address_cannot_serve_clients_and_backends():
+    assert problem(ws_port=9000, tcp_port=9000).option == "tcp_port"
+    BrokerConfig(ws_port=9000, tcp_port=9000, tcp_host="::1")
+    BrokerConfig(ws_port=0, tcp_port=0)
+
+
+def test_a_client_buffer_holds_at_least_one_message():
+    error = problem(max_message_size=5 * MIB)
+    assert error.option == "client_buffer"
+    assert "max-message-size" in error.problem
+    BrokerConfig(max_message_size=5 * MIB, client_buffer=5 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("ws_port", "0", 0),
+        ("ws_port", " 8080 ", 8080),
+        ("max_message_size", "2048", 2048),
+        ("max_message_size", "2k", 2048),
+        ("max_message_size", "2 KiB", 2048),
+        ("max_message_size", "3MB", 3 * MIB),
+        ("client_buffer", "1GiB", 1024 * MIB),
+        ("client_buffer", "17 B", 17),
+        ("hold_time", "0.25", 0.25),
+        ("hold_time", "3", 3.0),
+        ("queue_policy", "drop-oldest", "drop-oldest"),
+        ("ws_host", "::1", "::1"),
+    ],
+)
+def test_texts_are_read(name, text, value):
+    read = BY_NAME[name].parse(text)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ws_port", ""),
+        ("ws_port", "http"),
+        ("ws_port", "80 80"),
+        ("ws_port", "8_080"),
+        ("ws_port", "٨٠"),
+        ("ws_port", "9" * 5000),
+        ("ws_port", "1k"),
+        ("max_message_size", "-1"),
+        ("max_message_size", "1.5M"),
+        ("max_message_size", "2 T"),
+        ("max_message_size", "9" * 5000),
+        ("hold_time", "soon"),
+        ("hold_time", "nan"),
+        ("hold_time", "1e999"),
+        ("queue_policy", "Backpressure"),
+    ],
+)
+def test_texts_that_mean_nothing_are_refused(name, text):
+    with pytest.raises(ConfigError) as caught:
+        BY_NAME[name].parse(text)
+    assert caught.value.option == name
+    assert len(caught.value.problem) < 200
+
+
+def test_the_help_of_a_value():
+    assert BY_NAME["queue_policy"].metavar == "[backpressure|drop-oldest|disconnect]"
+    assert BY_NAME["max_message_size"].metavar == "SIZE"
+    assert BY_NAME["hold_time"].metavar == "SECONDS"
+    assert BY_NAME["ping_missed"].metavar == "INTEGER"
+    assert BY_NAME["ws_host"].metavar == "TEXT"
+    assert Option(name="x", default=1, help="x").range_text == ""
+
+
+def test_the_defaults_survive_a_toml_file():
+    lines = [f"{option.key} = {option.default!r}" for option in options()]
+    read = tomllib.loads("\n".join(lines))
+    assert BrokerConfig(**{key.replace("-", "_"): value for key, value in read.items()}) == BrokerConfig()

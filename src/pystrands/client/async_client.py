@@ -1,0 +1,142 @@
+"""The client for asyncio."""
+
+import logging
+from typing import Any
+
+from pystrands.client.base import (
+    BaseClient,
+    encode_broadcast,
+    encode_private_message,
+    encode_room_message,
+)
+from pystrands.client.core import Core
+from pystrands.context import ConnectionRequestContext, Context
+
+__all__ = ["AsyncPyStrandsClient"]
+
+logger = logging.getLogger(__name__)
+
+
+class AsyncPyStrandsClient(BaseClient):
+    """A backend on asyncio: override the ``on_*`` callbacks, then await :meth:`run_forever`.
+
+    ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
+    after ``reconnect_delay`` seconds, each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
+    (each shortened at random by up to a quarter, so that backends do not all come back at once).
+    ``max_concurrency``: how many handlers run at once. ``name``: names this backend in the broker's log.
+    Raises ConfigError, naming the parameter, on a value that can't work.
+
+    One client's events are handled one at a time, in order; different clients' concurrently. A callback may be a plain
+    ``def``: it runs on the event loop, so it must not block. A callback that raises is logged and told to
+    :meth:`on_error`; the link is not affected. When more than 10,000 events or 16 MiB wait for handlers, the client
+    stops reading until half of that is left.
+
+    The ``send`` methods take ``str`` (a text frame) or ``bytes`` (a binary frame) and return whether the message was
+    handed to the link: False when not connected, which is logged as one warning for each outage. They wait only while
+    256 KiB are on their way to the broker; a wait that is cancelled sends nothing, unless the link had taken the
+    message before the cancellation arrived. They raise TypeError when the message is neither str nor bytes,
+    MessageTooBig when it is longer than the broker takes, BinaryNotSupported when the broker knows only text, and
+    MessageError when a str can't be written in UTF-8.
+
+    The client belongs to the loop on which it was connected until it is disconnected; it can be made anywhere.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 8081,
+        auto_reconnect: bool = True,
+        reconnect_delay: float = 1.0,
+        max_reconnect_delay: float = 30.0,
+        reconnect_backoff: float = 2.0,
+        *,
+        max_concurrency: int = 1000,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            host,
+            port,
+            auto_reconnect,
+            reconnect_delay,
+            max_reconnect_delay,
+            reconnect_backoff,
+            max_concurrency=max_concurrency,
+            name=name,
+        )
+        self._core = Core(self._options, self._invoke)
+
+    def _invoke(self, name: str, args: tuple[Any, ...]) -> Any:
+        return getattr(self, name)(*args)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
+        return self._core.connected
+
+    async def connect(self) -> bool:
+        """Connect; return whether that succeeded.
+
+        Tries once. When it succeeds, and ``auto_reconnect`` is set, a lost link is replaced until :meth:`disconnect`.
+        Returns True at once when connected; while a lost link is being replaced, tries now. Takes up to 10 s, and half
+        a second more for a broker that does not say hello. Raises ConfigError when an attribute was set to a value that
+        can't work, and RuntimeError when the client is connected on another event loop.
+        """
+        return await self._core.connect()
+
+    async def disconnect(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the specified name
+        """Disconnect, and wait until that is done; :meth:`run_forever` returns.
+
+        No new events are taken. Those received are still handled, and what handlers send is still sent; handlers that
+        are not finished after ``timeout`` seconds are cancelled. Then waits up to 1 s until the broker has read
+        everything. Inside a handler it does not wait for that handler; the link is closed after it, or after
+        ``timeout`` seconds. May be called twice, also at once, where the earliest timeout counts. Cancelling it stops
+        the waiting, not the disconnecting.
+        """
+        await self._core.disconnect(timeout)
+
+    async def run_forever(self) -> None:
+        """Connect if needed, and wait until the client is disconnected.
+
+        With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
+        attempt fails or the link is lost, after the handlers of what was received. Cancelling it disconnects, giving
+        handlers a second, and raises CancelledError.
+        """
+        await self._core.run_forever()
+
+    async def broadcast_message(self, message: str | bytes) -> bool:
+        """Send ``message`` to all clients; return whether it was handed to the link. See the class for errors."""
+        return await self._core.send(encode_broadcast(message, self._core.peer))
+
+    async def send_room_message(self, room_id: str, message: str | bytes) -> bool:
+        """Send ``message`` to the clients in a room; return whether it was handed to the link."""
+        return await self._core.send(encode_room_message(room_id, message, self._core.peer))
+
+    async def send_private_message(self, client_id: str, message: str | bytes) -> bool:
+        """Send ``message`` to one client; return whether it was handed to the link."""
+        return await self._core.send(encode_private_message(client_id, message, self._core.peer))
+
+    # -- callbacks
+
+    async def on_connection_request(self, request: ConnectionRequestContext) -> bool | None:
+        """Decide whether a client may come in: True or False; anything else leaves it to ``request.accepted``.
+
+        ``request.context`` has a fresh ``client_id`` and the path as ``room_id``; what is changed there counts. An
+        exception rejects. Accepts everyone unless overridden.
+        """
+        return request.accepted
+
+    async def on_new_connection(self, context: Context) -> None:
+        """Take note of a client that is in."""
+        logger.debug("client %s is in", context.client_id)
+
+    async def on_message(self, message: Any, context: Context) -> None:
+        """Handle a client's message: ``str`` from a text frame, ``bytes`` from a binary one."""
+        logger.debug("%s from client %s: on_message is not overridden", type(message).__name__, context.client_id)
+
+    async def on_disconnect(self, context: Context) -> None:
+        """Take note of a client that is gone, after its last message."""
+        logger.debug("client %s is gone", context.client_id)
+
+    async def on_error(self, error: str, context: Context) -> None:
+        """Take note of an error: one that a handler raised, or one that the broker tells of."""
+        logger.error("client %s: %s", context.client_id, error)

@@ -1,0 +1,383 @@
+"""What every client decides, once: options, which event calls which handler, what a result answers. No I/O."""
+
+import logging
+import math
+from typing import Any, Final
+
+import msgspec
+
+from pystrands.context import ConnectionRequestContext, Context
+from pystrands.errors import BinaryNotSupported, ConfigError, MessageError, MessageTooBig
+from pystrands.protocol import messages
+from pystrands.protocol.messages import (
+    ClientError,
+    ConnectionRequest,
+    Disconnected,
+    Event,
+    HelloParams,
+    NewConnection,
+    NewMessage,
+)
+
+__all__ = [
+    "HANDLERS",
+    "BaseClient",
+    "Call",
+    "Options",
+    "Ownership",
+    "Peer",
+    "answer",
+    "call_for",
+    "check_message",
+    "synthesised_disconnect",
+]
+
+logger = logging.getLogger(__name__)
+
+HANDLERS: Final = {
+    "on_connection_request": 1,
+    "on_new_connection": 1,
+    "on_message": 2,
+    "on_disconnect": 1,
+    "on_error": 2,
+}
+"""The callbacks of a client, each with the number of its arguments."""
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The values of a client's constructor, checked. Raises ConfigError naming the parameter that can't work."""
+
+    host: str
+    port: int
+    auto_reconnect: bool
+    reconnect_delay: float
+    max_reconnect_delay: float
+    reconnect_backoff: float
+    max_concurrency: int
+    name: str
+
+    def __post_init__(self) -> None:
+        _check_type("host", self.host, str, "a host name or an IP address")
+        if not self.host:
+            raise ConfigError("host", "must be a host name or an IP address, not empty")
+        check_whole("port", self.port, 1, 65535)
+        _check_type("auto_reconnect", self.auto_reconnect, bool, "True or False")
+        _check_number("reconnect_delay", self.reconnect_delay, 0, "seconds")
+        _check_number("max_reconnect_delay", self.max_reconnect_delay, 0, "seconds")
+        _check_number("reconnect_backoff", self.reconnect_backoff, 1, "times the delay before")
+        check_whole("max_concurrency", self.max_concurrency, 1)
+        _check_type("name", self.name, str, "a str or None")
+
+
+def _check_type(option: str, value: Any, expected: type, description: str) -> None:
+    if not isinstance(value, expected):
+        raise ConfigError(option, f"must be {description}, not {value!r}")
+
+
+def check_whole(option: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ConfigError unless ``value`` is an int between ``least`` and ``most``."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most):
+        return
+    span = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ConfigError(option, f"must be a whole number {span}, not {value!r}")
+
+
+def _check_number(option: str, value: Any, least: float, unit: str) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least:
+        return
+    raise ConfigError(option, f"must be a number of at least {least} ({unit}), not {value!r}")
+
+
+class BaseClient:
+    """The constructor and the attributes that all clients share.
+
+    The attributes may be changed; what they say counts from the next ``connect()``, which checks them again.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 8081,
+        auto_reconnect: bool = True,
+        reconnect_delay: float = 1.0,
+        max_reconnect_delay: float = 30.0,
+        reconnect_backoff: float = 2.0,
+        *,
+        max_concurrency: int = 1000,
+        name: str | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.auto_reconnect = auto_reconnect
+        self.reconnect_delay = reconnect_delay
+        self.max_reconnect_delay = max_reconnect_delay
+        self.reconnect_backoff = reconnect_backoff
+        self.max_concurrency = max_concurrency
+        self.name = name
+        self._options()
+
+    def _options(self) -> Options:
+        return Options(
+            host=self.host,
+            port=self.port,
+            auto_reconnect=self.auto_reconnect,
+            reconnect_delay=self.reconnect_delay,
+            max_reconnect_delay=self.max_reconnect_delay,
+            reconnect_backoff=self.reconnect_backoff,
+            max_concurrency=self.max_concurrency,
+            name="" if self.name is None else self.name,
+        )
+
+
+# --- what the broker at the other end is like --------------------------------------------------------------------
+
+
+class Peer(msgspec.Struct):
+    """What the broker of one link said of itself in its hello; the defaults are for one that says none."""
+
+    said_hello: bool = False
+    binary: bool = False
+    broker_id: str = ""
+    max_message_size: int = 0
+    """In bytes; 0 where the broker does not say."""
+
+    def hear(self, params: HelloParams) -> None:
+        """Take in the broker's hello."""
+        self.said_hello = True
+        self.binary = params.binary
+        self.broker_id = params.broker_id
+        self.max_message_size = params.max_message_size
+
+
+class Ownership:
+    """The clients that this backend owns at one broker, so that each gets its ``on_disconnect`` when that broker dies.
+
+    Only kept for brokers that say hello. A client is owned from the first event of it on a link until it is told as
+    disconnected. A link that comes back to the *same* broker process starts with none: protocol 1 gave its clients to
+    other backends meanwhile, which hear of their end; those that come back here are owned again from their next event.
+    """
+
+    __slots__ = ("_broker_id", "_contexts")
+
+    def __init__(self) -> None:
+        self._broker_id = ""
+        self._contexts: dict[str, bytes] = {}  # encoded: a handler may change the Context that it was given
+
+    def __len__(self) -> int:
+        return len(self._contexts)
+
+    def hello(self, broker_id: str) -> list[Context]:
+        """A link is up to the broker process ``broker_id``; return the clients that died with the one before."""
+        lost = list(self._contexts.values()) if broker_id != self._broker_id else []
+        self._broker_id = broker_id
+        self._contexts.clear()
+        return [msgspec.json.decode(context, type=Context) for context in lost]
+
+    def saw(self, event: Event) -> None:
+        """Note whose event came."""
+        if isinstance(event, NewMessage | NewConnection):
+            context = event.params.context
+            if context.client_id not in self._contexts:
+                self._contexts[context.client_id] = msgspec.json.encode(context)
+        elif isinstance(event, Disconnected):
+            self._contexts.pop(event.params.context.client_id, None)
+
+
+# --- event to call -----------------------------------------------------------------------------------------------
+
+
+class Call(msgspec.Struct):
+    """A handler to be called: its name, its arguments, and whom it is about."""
+
+    name: str
+    args: tuple[Any, ...]
+    context: Context
+    lane: str | None
+    """Calls of one lane run one after the other; None: no order."""
+    request: ConnectionRequestContext | None = None
+    request_id: str = ""
+    size: int = 0
+    """Bytes of the event's line, for the bound on what waits."""
+    link: Any = None
+    """The link that takes the answer; None where there is none."""
+
+
+_NESTED = frozenset({"accepted", "client_id", "room_id", "metadata"})
+
+
+def _unwrapped(context: Context) -> Context:
+    """Undo what the original broker does: it gives the backend's whole reply back as metadata."""
+    metadata = context.metadata
+    if type(metadata) is dict and len(metadata) == len(_NESTED) and metadata.keys() == _NESTED:
+        context.metadata = metadata["metadata"]
+    return context
+
+
+def call_for(event: Event, peer: Peer) -> Call | None:
+    """Return the call that ``event`` means, or None when it means none.
+
+    Raises MalformedLine when the event holds what can't be read.
+    """
+    if isinstance(event, NewMessage):
+        params = event.params
+        context = params.context if peer.said_hello else _unwrapped(params.context)
+        content = messages.message_content(params.message, params.binary) if params.binary else params.message
+        return Call("on_message", (content, context), context, context.client_id)
+    if isinstance(event, ConnectionRequest):
+        asked = event.params
+        request = ConnectionRequestContext(
+            headers=asked.headers, url=asked.url, remote_addr=asked.remote_addr, query_string=asked.query_string
+        )
+        return Call("on_connection_request", (request,), request.context, None, request, event.request_id or "")
+    if isinstance(event, NewConnection | Disconnected):
+        context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
+        name = "on_new_connection" if isinstance(event, NewConnection) else "on_disconnect"
+        return Call(name, (context,), context, context.client_id)
+    if isinstance(event, ClientError):
+        context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
+        return Call("on_error", (event.params.error, context), context, context.client_id or None)
+    return None
+
+
+def synthesised_disconnect(context: Context) -> Call:
+    """Return the call that tells of a client that died with its broker."""
+    return Call("on_disconnect", (context,), context, context.client_id)
+
+
+# --- result to reply ---------------------------------------------------------------------------------------------
+
+
+def answer(call: Call, result: Any) -> bytes:
+    """Return the line that answers a connection request whose handler returned ``result``.
+
+    True and False decide; anything else leaves it to ``request.accepted``. Raises TypeError or ValueError, with what to
+    change, when ``request.context`` holds what can't be sent.
+    """
+    request = call.request
+    assert request is not None
+    accepted = result if result is True or result is False else bool(request.accepted)
+    if not accepted:
+        return refusal(call)
+    context = request.context
+    for field in ("client_id", "room_id"):
+        value = getattr(context, field, None)
+        if not isinstance(value, str):
+            raise TypeError(
+                f"on_connection_request left request.context.{field} as {type(value).__name__}; it must be a str"
+            )
+    check_json(context.metadata)
+    try:
+        return messages.response(call.request_id, True, context.client_id, context.room_id, context.metadata)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(f"on_connection_request left what JSON can't hold in request.context: {error}") from None
+
+
+def refusal(call: Call) -> bytes:
+    """Return the line that rejects a connection request."""
+    return messages.response(call.request_id, False)
+
+
+def check_json(value: Any, path: str = "request.context.metadata", depth: int = 0) -> None:
+    """Raise TypeError, naming ``path`` and the type, unless ``value`` comes back from JSON as it was (tuples as lists).
+
+    The encoder alone would turn dates, UUIDs and bytes into strings that handlers would not recognise.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"on_connection_request put {value!r} into {path}; JSON has no such number")
+    elif depth > 100:
+        raise TypeError(f"on_connection_request nested {path} deeper than 100 levels (does it contain itself?)")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(
+                    f"on_connection_request put a key of type {type(key).__name__} into {path}; JSON keys are str"
+                )
+            check_json(inner, f"{path}[{key!r}]", depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_json(inner, f"{path}[{index}]", depth + 1)
+    else:
+        raise TypeError(
+            f"on_connection_request put a {type(value).__name__} into {path}; "
+            "use JSON values: dict, list, str, int, float, bool, None"
+        )
+
+
+# --- outgoing ----------------------------------------------------------------------------------------------------
+
+
+def check_message(message: Any, peer: Peer | None) -> None:
+    """Raise what a message that can't be sent to ``peer`` deserves; a peer of None is not connected.
+
+    TypeError: neither str nor bytes. MessageTooBig: more bytes (a str's in UTF-8) than the broker takes.
+    BinaryNotSupported: bytes, to a broker that only knows text.
+    """
+    if isinstance(message, str):
+        if peer is None or not peer.max_message_size or len(message) * 4 <= peer.max_message_size:
+            return
+        try:
+            size = len(message) if message.isascii() else len(message.encode())
+        except UnicodeEncodeError:
+            return  # the encoder says it better
+    elif isinstance(message, bytes | bytearray | memoryview):
+        if peer is None:
+            return
+        if not peer.binary:
+            raise BinaryNotSupported(
+                "the message is bytes, and this broker only knows text: send a str, or use the broker of PyStrands 2"
+            )
+        size = memoryview(message).nbytes
+    else:
+        raise TypeError(
+            f"a message is str or bytes, not {type(message).__name__}; json.dumps() makes a str of most values"
+        )
+    if peer.max_message_size and size > peer.max_message_size:
+        raise MessageTooBig(
+            f"the message has {size} bytes and the broker takes {peer.max_message_size}: "
+            "send less, or raise the broker's --max-message-size"
+        )
+
+
+def check_id(parameter: str, value: Any) -> None:
+    """Raise TypeError unless ``value``, the argument ``parameter``, is a str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{parameter} must be a str, not {type(value).__name__}")
+
+
+def encode_broadcast(message: Any, peer: Peer | None) -> bytes:
+    """Return the line of a broadcast; raises as :func:`check_message` does."""
+    check_message(message, peer)
+    try:
+        return messages.broadcast(message)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def encode_room_message(room_id: Any, message: Any, peer: Peer | None) -> bytes:
+    """Return the line of a message to a room; raises as :func:`check_message` does."""
+    check_id("room_id", room_id)
+    check_message(message, peer)
+    try:
+        return messages.message_to_room(room_id, message)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def encode_private_message(client_id: Any, message: Any, peer: Peer | None) -> bytes:
+    """Return the line of a message to one client; raises as :func:`check_message` does."""
+    check_id("client_id", client_id)
+    check_message(message, peer)
+    try:
+        return messages.message_to_connection(client_id, message)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def _not_text(error: UnicodeEncodeError) -> MessageError:
+    return MessageError(f"the text can't be written in UTF-8 ({error.reason} at position {error.start})")

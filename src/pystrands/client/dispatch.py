@@ -1,0 +1,255 @@
+"""Runs handlers: each client's in order, different clients' at the same time, up to a bound."""
+
+import asyncio
+import contextvars
+import inspect
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any, Final
+
+from pystrands.client.base import Call, answer, refusal
+from pystrands.protocol.lanes import Lanes
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING: Final = 10_000
+"""Events that wait for a handler before the links are paused."""
+MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+"""The same in bytes of their lines."""
+SLICE_EVENTS: Final = 50
+SLICE_SECONDS: Final = 0.002
+"""A runner goes on for so many events and so long, then lets the loop read and write."""
+
+_runner_numbers = itertools.count(1)
+_handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
+
+
+class Dispatcher:
+    """Takes calls and runs them through ``invoke(name, args)``, which returns a result or an awaitable of one.
+
+    A task for each event would cost more than most handlers. So *runner* tasks take calls one after the other: a
+    handler that never suspends costs no task. Before a runner starts a handler while more is ready, it makes sure that
+    one successor is scheduled: if the handler suspends, the successor goes on with the rest; if not, the successor
+    finds nothing to do.
+
+    ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
+    False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
+    """
+
+    def __init__(
+        self,
+        invoke: Callable[[str, tuple[Any, ...]], Any],
+        *,
+        concurrency: int,
+        context: contextvars.Context,
+        flow: Callable[[bool], None],
+        abandoned: Callable[[], bool],
+        max_waiting: int = MAX_WAITING,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        self.full = False
+        self._invoke = invoke
+        self._context = context
+        self._flow = flow
+        self._abandoned = abandoned
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting_bytes = 0
+        self._lanes: Lanes[Call] = Lanes(concurrency)
+        self._loop = asyncio.get_running_loop()
+        self._runners: dict[int, asyncio.Task[None]] = {}
+        self._successor = 0  # the runner that is scheduled and has not started; 0: none
+        self._leaving: set[int] = set()
+        self._stopped = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # -- what comes in
+
+    def put(self, call: Call) -> None:
+        """Have ``call`` run when its turn comes."""
+        if self._stopped:
+            return
+        self._lanes.put(call.lane, call)
+        self._waiting_bytes += call.size
+        if not self._successor and self._lanes.runnable:
+            self._schedule()
+        if not self.full and (self._lanes.waiting > self._max_waiting or self._waiting_bytes > self._max_waiting_bytes):
+            self.full = True
+            self._flow(True)
+
+    def _take(self) -> tuple[Any, Call] | None:
+        taken = self._lanes.take()
+        if taken is not None:
+            self._waiting_bytes -= taken[1].size
+            if (
+                self.full
+                and self._lanes.waiting * 2 <= self._max_waiting
+                and self._waiting_bytes * 2 <= self._max_waiting_bytes
+            ):
+                self.full = False
+                self._flow(False)
+        return taken
+
+    # -- runners
+
+    def _schedule(self) -> None:
+        number = next(_runner_numbers)
+        context = self._context.copy()
+        context.run(_handled_by.set, number)
+        # Not through the loop's task factory: an eager one would start it inside of its predecessor.
+        task = asyncio.Task(self._run(number), loop=self._loop, context=context, name=f"pystrands-runner-{number}")
+        self._runners[number] = task
+        self._successor = number
+        task.add_done_callback(lambda done: self._ended(number, done), context=self._context)
+
+    async def _run(self, number: int) -> None:
+        if self._successor == number:
+            self._successor = 0
+        clean = contextvars.copy_context()
+        task = self._runners[number]
+        count, started = 0, time.monotonic()
+        while (taken := self._take()) is not None:
+            lane, call = taken
+            if not self._successor and self._lanes.runnable:
+                self._schedule()
+            successor = self._successor
+            try:
+                await self._handle(call)
+            finally:
+                self._lanes.finish(lane)
+                self._leaving.discard(number)
+            if _differs(clean) or task.cancelling():
+                break  # the next handler must not inherit what this one left in its context, or its cancellation
+            count += 1
+            if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
+                count, started = 0, time.monotonic()
+            elif count >= SLICE_EVENTS or time.monotonic() - started > SLICE_SECONDS:
+                break
+
+    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
+        del self._runners[number]
+        self._leaving.discard(number)
+        if self._successor == number:
+            self._successor = 0  # it was cancelled before it started
+        if (
+            not task.cancelled()
+            and (error := task.exception()) is not None
+            and not isinstance(error, KeyboardInterrupt | SystemExit)
+        ):
+            logger.error("a runner of handlers failed; this is a bug in PyStrands", exc_info=error)
+        if not self._successor and self._lanes.runnable and not self._abandoned():
+            self._schedule()
+        self._tell_change()
+
+    async def _handle(self, call: Call) -> None:
+        try:
+            result = self._invoke(call.name, call.args)
+            if type(result) is CoroutineType or inspect.isawaitable(result):
+                result = await result
+            if call.request is not None:
+                call.link.write(answer(call, result))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except asyncio.CancelledError as error:
+            if self._stopped or self._abandoned():
+                raise
+            _uncancel()
+            await self._failed(call, error)
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
+            await self._failed(call, error)
+
+    async def _failed(self, call: Call, error: BaseException) -> None:
+        client_id = call.context.client_id
+        if call.request is not None:
+            call.link.write(refusal(call))
+        logger.error("%s failed for client %s", call.name, client_id, exc_info=error)
+        if call.name == "on_error":
+            return
+        try:
+            text = f"{call.name} failed: {type(error).__name__}: {error}"
+            result = self._invoke("on_error", (text, call.context))
+            if inspect.isawaitable(result):
+                await result
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except asyncio.CancelledError:
+            if self._stopped or self._abandoned():
+                raise
+            _uncancel()
+            logger.exception("on_error was cancelled for client %s", client_id)
+        except BaseException:
+            logger.exception("on_error failed for client %s", client_id)
+
+    # -- the end
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not self._runners and not self._lanes
+
+    @property
+    def only_leavers(self) -> bool:
+        """Whether the only handlers left are those that asked for the end."""
+        return all(number in self._leaving for number in self._runners)
+
+    def caller(self) -> int:
+        """Return the number of the runner whose handler this code runs in, or 0."""
+        number = _handled_by.get()
+        return number if number in self._runners else 0
+
+    def leave(self, number: int) -> None:
+        """The handler of runner ``number`` is the one that asked for the end: nobody waits for it or cancels it."""
+        self._leaving.add(number)
+        self._tell_change()
+
+    async def others_finished(self) -> None:
+        """Wait until no handler runs but those that asked for the end."""
+        while not self.only_leavers:
+            await self._change()
+
+    async def finished(self) -> None:
+        """Wait until nothing runs or waits."""
+        while not self.idle:
+            await self._change()
+
+    async def _change(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    def _tell_change(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def stop(self) -> int:
+        """Cancel what runs, but for who asked for the end, drop what waits, take no more; return how many those are."""
+        self._stopped = True
+        running = [task for number, task in self._runners.items() if number not in self._leaving]
+        handlers = self._lanes.running - len(self._leaving)
+        dropped = self._lanes.clear()
+        self._waiting_bytes = 0
+        for task in running:
+            task.cancel()
+        return max(handlers, 0) + dropped
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def _differs(clean: contextvars.Context) -> bool:
+    try:
+        return contextvars.copy_context() != clean
+    except Exception:  # noqa: BLE001 - it compares values of the user's, whose == may do anything
+        return True

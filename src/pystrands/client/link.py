@@ -1,0 +1,244 @@
+"""One TCP connection to a broker: lines in, lines out."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast
+
+from pystrands.client.base import Peer
+from pystrands.protocol import messages
+from pystrands.protocol.framing import LineSplitter
+from pystrands.protocol.messages import HelloParams, line_limit
+
+__all__ = ["Link"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_MESSAGE_SIZE: Final = 4 * 1024 * 1024
+"""Bytes; decides the longest line taken from a broker that announces no size."""
+WRITE_LIMIT: Final = 256 * 1024
+"""Bytes that wait to be written before ``send`` waits."""
+
+
+class Link(asyncio.Protocol):
+    """One connection, from its first byte to its last; a new connection is a new object.
+
+    ``receive(link, lines)`` is called once for each read, with the whole lines it completed. What is written in one
+    turn of the loop goes out in one write. ``ready`` is done when the first line was there, ``closed`` when the
+    connection is gone; nothing is received after that.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        receive: Callable[["Link", list[bytes]], None],
+        *,
+        max_line: int = line_limit(DEFAULT_MAX_MESSAGE_SIZE),
+        write_limit: int = WRITE_LIMIT,
+    ) -> None:
+        self.peer = Peer()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.malformed = 0
+        self.exchanged = False
+        """Whether an event was received or a line was written, so that it is too late for a hello."""
+        self.heard = False
+        """Whether a line was received at all."""
+        self._loop = loop
+        self._receive = receive
+        self._splitter = LineSplitter(max_line)
+        self._overlong = 0
+        self._write_limit = write_limit
+        self._transport: asyncio.Transport | None = None
+        self._deaf = False
+        self._finished = False
+        self._read_paused = False
+        self._write_paused = False
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._waiting: deque[tuple[bytes, asyncio.Future[bool]]] = deque()
+        self._flush_scheduled = False
+
+    # -- reading
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start; called by the loop."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=self._write_limit)
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # Protocol 1 has no way to ask whether the broker is still there.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; called by the loop."""
+        if self._deaf:
+            return
+        lines = self._splitter.feed(data)
+        if self._splitter.overlong != self._overlong:
+            self._overlong = self._splitter.overlong
+            logger.warning(
+                "the broker sent a line of more than %d bytes; it was skipped (%d so far)",
+                self._splitter.max_line,
+                self._overlong,
+            )
+        if lines:
+            self._receive(self, lines)
+            self.heard = True
+            if not self.ready.done():
+                self.ready.set_result(None)
+
+    def eof_received(self) -> None:
+        """Close: a broker that sends no more takes no more. Called by the loop."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Finish; called by the loop."""
+        logger.debug("the link is closed: %s", exc or "end of stream")
+        self._deaf = True
+        self._finished = True
+        self._transport = None
+        self._out.clear()
+        self._out_size = 0
+        while self._waiting:
+            _, sent = self._waiting.popleft()
+            if not sent.done():
+                sent.set_result(False)
+        for future in (self.ready, self.closed):
+            if not future.done():
+                future.set_result(None)
+
+    def reject_line(self, reason: object) -> None:
+        """Count and log a line that is not of the protocol."""
+        self.malformed += 1
+        count = self.malformed
+        level = logging.WARNING if count & (count - 1) == 0 else logging.DEBUG  # 1, 2, 4, 8 ...
+        logger.log(level, "the broker sent a malformed line; it was skipped (%d so far): %s", count, reason)
+
+    def answer_hello(self, heard: HelloParams, name: str) -> None:
+        """Take in the broker's hello and answer it at once."""
+        self.peer.hear(heard)
+        self._splitter.max_line = max(self._splitter.max_line, line_limit(heard.max_message_size))
+        params = HelloParams(protocol=messages.PROTOCOL, binary=True, name=name, max_line=self._splitter.max_line)
+        self.write(messages.hello(params))
+        self._flush()
+
+    def deafen(self) -> None:
+        """Receive no more lines, for good. Bytes are still read: closing a socket with unread bytes would reset it."""
+        self._deaf = True
+        self.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Leave what comes to the kernel, and in the end to the broker."""
+        if self._transport is not None and not self._read_paused and not self._deaf:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self._read_paused:
+            self._read_paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # -- writing
+
+    @property
+    def is_open(self) -> bool:
+        """Whether lines can be written."""
+        return self._transport is not None and not self._finished and not self._transport.is_closing()
+
+    @property
+    def congested(self) -> bool:
+        """Whether a :meth:`send` would wait."""
+        return self._write_paused or self._out_size >= self._write_limit or bool(self._waiting)
+
+    def write(self, line: bytes) -> bool:
+        """Append ``line`` to what goes out, past every limit; return False when the link is closed."""
+        if not self.is_open:
+            return False
+        self.exchanged = True
+        self._out.append(line)
+        self._out_size += len(line)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+        return True
+
+    async def send(self, line: bytes) -> bool:
+        """Hand on ``line``; return whether the link took it.
+
+        Waits, in order, only while more than the write limit is on its way. A wait that is cancelled hands nothing on,
+        unless the link had taken the line before the cancellation arrived.
+        """
+        if not self.congested:
+            return self.write(line)
+        if not self.is_open:
+            return False
+        sent: asyncio.Future[bool] = self._loop.create_future()
+        entry = (line, sent)
+        self._waiting.append(entry)
+        try:
+            return await sent
+        finally:
+            if not sent.done() or sent.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(entry)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._out and self._transport is not None:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._out_size = 0
+            self._transport.write(data)  # may call pause_writing
+        self._refill()
+
+    def _refill(self) -> None:
+        while self._waiting and not self._write_paused and self._out_size < self._write_limit:
+            line, sent = self._waiting.popleft()
+            if not sent.done():
+                sent.set_result(self.write(line))
+
+    def pause_writing(self) -> None:
+        """Make senders wait; called by the transport."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """Let senders go on; called by the transport."""
+        self._write_paused = False
+        self._refill()
+
+    # -- the end
+
+    async def finish(self, within: float) -> bool:
+        """Close so that everything written arrives; return False when that took more than ``within`` seconds.
+
+        Half-closes, then waits for the broker to close its side: until then it may still be reading.
+        """
+        self.deafen()
+        loop = self._loop
+        deadline = loop.time() + within
+        while self.is_open and (self._waiting or self._out) and loop.time() < deadline:
+            self._flush()
+            if self._waiting:
+                await asyncio.wait([self._waiting[-1][1]], timeout=deadline - loop.time())
+        self._finished = True
+        if self._transport is not None:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:
+                self._transport.close()
+            await asyncio.wait([self.closed], timeout=max(deadline - loop.time(), 0))
+        return not self.abort()
+
+    def abort(self) -> bool:
+        """Drop the connection and what was not yet written; return False when it was gone already."""
+        if self._transport is None:
+            return False
+        self._transport.abort()
+        return True

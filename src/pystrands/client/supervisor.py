@@ -1,0 +1,128 @@
+"""Keeps one broker's link up: connects, waits, connects again."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from pystrands.client.base import Options
+from pystrands.client.link import Link
+from pystrands.protocol.backoff import Backoff
+
+__all__ = ["Supervisor"]
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds for the TCP connection."""
+HELLO_TIMEOUT: Final = 0.5
+"""Seconds for the broker's hello; a broker that is silent for longer speaks protocol 1. (LINK rule 6.)"""
+USEFUL_AFTER: Final = 1.0
+"""A link that lived for so many seconds was no failure, even when nothing came."""
+
+
+class Supervisor:
+    """Owns the life of the connection to one broker; each connection is a new Link from ``make_link``.
+
+    :meth:`run` is its task. It ends when the first attempt fails and ``persistent`` is not set, when the link is lost
+    and ``options.auto_reconnect`` is not set, or after :meth:`stop`.
+    """
+
+    def __init__(self, options: Options, make_link: Callable[[], Link], *, persistent: bool) -> None:
+        self.link: Link | None = None
+        """The link that commands go to; None while there is none."""
+        self.persistent = persistent
+        """Whether a first attempt that fails is followed by others."""
+        self.ended = False
+        """Whether :meth:`run` has ended."""
+        self._options = options
+        self._make_link = make_link
+        self._loop = asyncio.get_running_loop()
+        self._outcomes: list[asyncio.Future[bool]] = []
+        self._hurry = asyncio.Event()
+        self._stopping = False
+
+    async def attempt(self) -> bool:
+        """Return True when connected, else try now and return whether that succeeded. Cancelling stops only waiting."""
+        if self.link is not None:
+            return True
+        if self.ended:
+            return False
+        outcome: asyncio.Future[bool] = self._loop.create_future()
+        self._outcomes.append(outcome)
+        self._hurry.set()
+        return await outcome
+
+    async def run(self) -> None:
+        """Connect, and keep connected. Cancelling it drops a connection that is not up yet, and leaves one that is."""
+        options = self._options
+        backoff = Backoff(options.reconnect_delay, options.max_reconnect_delay, options.reconnect_backoff)
+        try:
+            while not self._stopping:
+                self._hurry.clear()
+                link = await self._open()
+                self._tell(link is not None)
+                if link is not None:
+                    self.persistent = True
+                    if await self._stays_up(link):
+                        backoff.reset()
+                if not (self.persistent and options.auto_reconnect):
+                    return
+                await self._pause(backoff.next())
+        finally:
+            self.ended = True
+            self._tell(False)
+
+    def stop(self) -> None:
+        """Make no more connections; the link that is up stays as it is."""
+        self._stopping = True
+        self._hurry.set()
+
+    async def _open(self) -> Link | None:
+        options = self._options
+        link = None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, link = await self._loop.create_connection(self._make_link, options.host, options.port)
+            await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError, UnicodeError a name that can't be one
+            reason = f"no answer within {CONNECT_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)
+            logger.warning("could not connect to the broker at %s:%d: %s", options.host, options.port, reason)
+            return None
+        except BaseException:
+            if link is not None:
+                link.abort()
+            raise
+        if not link.is_open:
+            logger.warning("the broker at %s:%d closed the connection at once", options.host, options.port)
+            link.abort()
+            return None
+        return link
+
+    async def _stays_up(self, link: Link) -> bool:
+        """Wait for the end of ``link``; return whether it was of use."""
+        options = self._options
+        started = self._loop.time()
+        self.link = link
+        logger.info("connected to the broker at %s:%d", options.host, options.port)
+        await asyncio.wait([link.closed])  # not awaited itself: cancelling this task must not cancel it
+        self.link = None
+        if not self._stopping:
+            level = logging.WARNING if options.auto_reconnect else logging.ERROR
+            then = "reconnecting" if options.auto_reconnect else "auto_reconnect is off"
+            logger.log(level, "lost the link to the broker at %s:%d; %s", options.host, options.port, then)
+        return link.heard or self._loop.time() - started >= USEFUL_AFTER
+
+    async def _pause(self, delay: float) -> None:
+        logger.debug("next attempt to connect in %.2f s", delay)
+        try:
+            async with asyncio.timeout(delay):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+
+    def _tell(self, connected: bool) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        for outcome in outcomes:
+            if not outcome.done():
+                outcome.set_result(connected)

@@ -1,0 +1,105 @@
+"""Which clients there are, and who is in which room."""
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pystrands.broker.backends import Link
+    from pystrands.broker.websocket import WebSocket
+
+__all__ = ["Client", "Rooms"]
+
+
+class Client:
+    """One WebSocket peer that was let in.
+
+    ``context`` is the JSON of its context, the constant part of all of its events. ``link`` is its owner's,
+    or None while it has none. ``number`` is the broker's own, never used twice.
+    """
+
+    __slots__ = ("client_id", "context", "link", "number", "rooms", "ws")
+
+    def __init__(self, number: int, client_id: str, context: bytes, ws: "WebSocket") -> None:
+        self.number = number
+        self.client_id = client_id
+        self.context = context
+        self.ws = ws
+        self.link: Link | None = None
+        self.rooms: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Client {self.number} {self.client_id!r}>"
+
+
+class Rooms:
+    """The clients of this broker by id and by room; a client may be in any number of rooms.
+
+    ``on_first`` and ``on_last`` are told of rooms that come and go with their first and last client.
+    """
+
+    def __init__(self, on_first: Callable[[str], None], on_last: Callable[[str], None]) -> None:
+        self._on_first = on_first
+        self._on_last = on_last
+        self._by_id: dict[str, Client] = {}
+        self._members: dict[str, set[WebSocket]] = {}
+        self._everyone: set[WebSocket] = set()
+
+    def __len__(self) -> int:
+        """How many clients there are."""
+        return len(self._by_id)
+
+    @property
+    def room_count(self) -> int:
+        """How many rooms have at least one client."""
+        return len(self._members)
+
+    @property
+    def everyone(self) -> Collection["WebSocket"]:
+        """The sockets of all clients."""
+        return self._everyone
+
+    def find(self, client_id: str) -> Client | None:
+        """Return the client of that id, if there is one."""
+        return self._by_id.get(client_id)
+
+    def members(self, room_id: str) -> Collection["WebSocket"]:
+        """Return the sockets of the clients in a room."""
+        return self._members.get(room_id, ())
+
+    def add(self, client: Client) -> None:
+        """Take in a client whose id is not in use; it is in no room yet."""
+        assert client.client_id not in self._by_id
+        self._by_id[client.client_id] = client
+        self._everyone.add(client.ws)
+
+    def remove(self, client: Client) -> None:
+        """Forget a client and take it out of all of its rooms."""
+        del self._by_id[client.client_id]
+        self._everyone.discard(client.ws)
+        for room_id in client.rooms:
+            self.leave(client, room_id)
+
+    def join(self, client: Client, room_id: str) -> bool:
+        """Put a client into a room; return False when it was in it."""
+        if room_id in client.rooms:
+            return False
+        client.rooms = (*client.rooms, room_id)
+        members = self._members.get(room_id)
+        if members is None:
+            self._members[room_id] = {client.ws}
+            self._on_first(room_id)
+        else:
+            members.add(client.ws)
+        return True
+
+    def leave(self, client: Client, room_id: str) -> bool:
+        """Take a client out of a room; return False when it was not in it."""
+        if room_id not in client.rooms:
+            return False
+        client.rooms = tuple(room for room in client.rooms if room != room_id)
+        members = self._members[room_id]
+        members.discard(client.ws)
+        if not members:
+            del self._members[room_id]
+            self._on_last(room_id)
+        return True

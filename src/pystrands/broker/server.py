@@ -1,0 +1,240 @@
+"""The broker: makes the parts, wires them together, and ends them in order."""
+
+import asyncio
+import logging
+import math
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from pystrands.broker.admission import Admission
+from pystrands.broker.backends import Backends
+from pystrands.broker.config import BrokerConfig
+from pystrands.broker.delivery import Delivery
+from pystrands.broker.fanout import Outbox
+from pystrands.broker.keepalive import KeepAlive
+from pystrands.broker.queue import EventQueue
+from pystrands.broker.rooms import Client, Rooms
+from pystrands.broker.router import Router
+from pystrands.broker.websocket import WebSocket, WebSocketShared
+from pystrands.engine.base import Engine
+from pystrands.engine.memory import MemoryEngine
+from pystrands.protocol import messages
+
+__all__ = ["Broker"]
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG: Final = 4096
+_POLL: Final = 0.02
+"""Seconds between two steps of the stopping."""
+_WAVE: Final = 20
+"""So many clients at least are closed in one step: that they come back together does no harm."""
+
+
+class Broker:
+    """A broker in this process, on the running event loop.
+
+    ``async with Broker(BrokerConfig(ws_port=0, tcp_port=0)) as broker:`` starts and stops it; ``broker.ws_port`` and
+    ``broker.tcp_port`` are the ports it got. ``pages`` maps paths to ``(content type, body)`` for plain GET requests;
+    ``engine`` carries messages between brokers. A broker is started once; make a new one to start again.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig | None = None,
+        *,
+        engine: Engine | None = None,
+        pages: Mapping[str, tuple[str, bytes]] | None = None,
+    ) -> None:
+        self.config = config or BrokerConfig()
+        self.broker_id = secrets.token_hex(16)
+        """New for every broker; backends tell by it that their clients are gone."""
+        self.counters: Counter[str] = Counter()
+        """What happened how often: see the docs for the names."""
+        self._engine: Engine = engine or MemoryEngine()
+        self._pages = dict(pages or {})
+        self._stop: asyncio.Task[None] | None = None
+        self._servers: list[asyncio.Server] = []
+        self._is_started = False
+
+    async def __aenter__(self) -> Self:
+        """Start it."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop it."""
+        await self.stop()
+
+    @property
+    def ws_port(self) -> int:
+        """The port for WebSocket clients, once it has started."""
+        return self._port(0)
+
+    @property
+    def tcp_port(self) -> int:
+        """The port for backends, once it has started."""
+        return self._port(1)
+
+    def _port(self, index: int) -> int:
+        if len(self._servers) <= index:
+            raise RuntimeError("the broker has not been started")
+        port: int = self._servers[index].sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def client_count(self) -> int:
+        """How many WebSocket clients are connected."""
+        return len(self._rooms)
+
+    @property
+    def backend_count(self) -> int:
+        """How many backends are connected."""
+        return len(self._backends)
+
+    @property
+    def queued_messages(self) -> int:
+        """How many messages wait for a backend."""
+        return len(self._queue)
+
+    # --- starting ---
+
+    async def start(self) -> None:
+        """Listen on both ports. Raises OSError when one can't be had, and then listens on neither."""
+        if self._is_started:
+            raise RuntimeError("a broker is started once: make a new one")
+        self._is_started = True
+        config = self.config
+        loop = asyncio.get_running_loop()
+        self._wire(loop)
+        try:
+            self._servers.append(
+                await loop.create_server(
+                    self._admission.protocol_factory, config.ws_host, config.ws_port, backlog=_BACKLOG
+                )
+            )
+            self._servers.append(
+                await loop.create_server(self._backends.link_factory, config.tcp_host, config.tcp_port)
+            )
+        except BaseException:
+            await self.stop()
+            raise
+        await self._engine.start(Delivery(self._rooms, self._outbox, self.counters))
+        self._backends.start()
+        self._keepalive.start(loop)
+        logger.info("listening for clients on %s:%d", config.ws_host, self.ws_port)
+        logger.info("listening for backends on %s:%d", config.tcp_host, self.tcp_port)
+
+    def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
+        config = self.config
+        self._rooms = Rooms(self._engine.subscribe, self._engine.unsubscribe)
+        self._queue: EventQueue[Client] = EventQueue(
+            config.queue_size, config.queue_bytes, config.queue_policy, counters=self.counters
+        )
+        self._router = Router(
+            self._engine,
+            self._rooms,
+            self._queue,
+            hold_time=config.hold_time,
+            answer_timeout=config.answer_timeout,
+            counters=self.counters,
+        )
+        self._backends = Backends(
+            self._router,
+            self._hello(),
+            max_line=messages.line_limit(config.max_message_size),
+            link_buffer=config.link_buffer,
+            heartbeat_interval=config.heartbeat_interval,
+            counters=self.counters,
+        )
+        self._router.use(self._backends)
+        self._outbox = Outbox(loop, policy=config.slow_client_policy, counters=self.counters)
+        self._keepalive = KeepAlive(
+            self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
+        )
+        self._shared = WebSocketShared(
+            loop=loop,
+            receiver=self._router,
+            outbox=self._outbox,
+            keepalive=self._keepalive,
+            counters=self.counters,
+            max_message_size=config.max_message_size,
+            send_limit=config.client_buffer,
+            close_timeout=config.close_timeout,
+        )
+        self._admission = Admission(
+            self._router,
+            self._shared,
+            max_head_size=config.max_head_size,
+            handshake_timeout=config.handshake_timeout,
+            pages=self._pages,
+        )
+
+    def _hello(self) -> bytes:
+        return messages.hello(
+            messages.HelloParams(
+                protocol=messages.PROTOCOL,
+                binary=True,
+                broker_id=self.broker_id,
+                max_line=messages.line_limit(self.config.max_message_size),
+                max_message_size=self.config.max_message_size,
+            )
+        )
+
+    # --- stopping ---
+
+    async def stop(self) -> None:
+        """Stop in order: let nobody in, close the clients with 1012 over the drain time, then the links.
+
+        May be called more than once; each call returns when it is done. Cancelling a call does not cancel the stopping.
+        """
+        if not self._is_started:
+            return
+        if self._stop is None:
+            self._stop = asyncio.get_running_loop().create_task(self._stop_in_order())
+        await asyncio.shield(self._stop)
+
+    async def _stop_in_order(self) -> None:
+        self._router.stop()
+        self._admission.close()
+        for server in self._servers:
+            server.close()
+        sockets = list(self._rooms.everyone)
+        await self._close_clients(sockets)
+        await self._backends.stop(self.config.close_timeout)
+        await self._engine.stop()
+        self._keepalive.stop()
+        await self._wait_for(sockets)
+        self._shared.hangups.close()
+        for server in self._servers:
+            await server.wait_closed()
+        logger.info("stopped")
+
+    async def _close_clients(self, sockets: Sequence[WebSocket]) -> None:
+        """Close them in waves, so that they don't all come back in the same instant."""
+        if not sockets:
+            return
+        logger.info("closing %d clients over at most %g s", len(sockets), self.config.drain_time)
+        waves = max(1, round(self.config.drain_time / _POLL))
+        size = max(_WAVE, math.ceil(len(sockets) / waves))
+        for first in range(0, len(sockets), size):
+            if first:
+                await asyncio.sleep(_POLL)
+            for ws in sockets[first : first + size]:
+                ws.close(1012, "the server is restarting")
+
+    async def _wait_for(self, sockets: Sequence[WebSocket]) -> None:
+        """Wait until clients have taken their close frames, and others their 503; the close time-out bounds it."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.config.close_timeout
+        while self._admission.handshakes or any(ws.transport for ws in sockets):
+            if loop.time() >= end:
+                break
+            await asyncio.sleep(_POLL)
+        for ws in sockets:
+            ws.abort()

@@ -1,0 +1,72 @@
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pystrands.broker.rooms import Client, Rooms
+
+
+def make_client(number: int) -> Client:
+    ws: Any = object()
+    return Client(number, f"c{number}", b"{}", ws)
+
+
+def make_rooms() -> tuple[Rooms, list[str]]:
+    told: list[str] = []
+    return Rooms(lambda room: told.append(f"+{room}"), lambda room: told.append(f"-{room}")), told
+
+
+def test_a_client_is_found_by_its_id_and_in_its_rooms():
+    rooms, told = make_rooms()
+    client = make_client(1)
+    rooms.add(client)
+    assert rooms.find("c1") is client
+    assert rooms.find("c2") is None
+    assert list(rooms.everyone) == [client.ws]
+    assert rooms.join(client, "lobby")
+    assert not rooms.join(client, "lobby")
+    assert rooms.join(client, "kitchen")
+    assert list(rooms.members("lobby")) == list(rooms.members("kitchen")) == [client.ws]
+    assert (len(rooms), rooms.room_count) == (1, 2)
+    rooms.remove(client)
+    assert rooms.find("c1") is None
+    assert (len(rooms), rooms.room_count, list(rooms.everyone), list(rooms.members("lobby"))) == (0, 0, [], [])
+    assert told == ["+lobby", "+kitchen", "-lobby", "-kitchen"]
+
+
+def test_leaving_a_room_one_is_not_in_changes_nothing():
+    rooms, told = make_rooms()
+    client = make_client(1)
+    rooms.add(client)
+    assert not rooms.leave(client, "lobby")
+    assert told == []
+
+
+@given(st.lists(st.tuples(st.sampled_from(["join", "leave", "remove"]), st.integers(0, 3), st.sampled_from("xyz"))))
+def test_any_sequence_agrees_with_a_plain_model(steps):
+    rooms, told = make_rooms()
+    clients = [make_client(number) for number in range(4)]
+    model: dict[int, set[str]] = {}
+    for step, number, room in steps:
+        client = clients[number]
+        if step == "remove":
+            if number in model:
+                rooms.remove(client)
+                del model[number]
+            continue
+        if number not in model:
+            rooms.add(client)
+            model[number] = set()
+        if step == "join":
+            assert rooms.join(client, room) == (room not in model[number])
+            model[number].add(room)
+        else:
+            assert rooms.leave(client, room) == (room in model[number])
+            model[number].discard(room)
+    for room in "xyz":
+        inside = {clients[number].ws for number, of in model.items() if room in of}
+        assert set(rooms.members(room)) == inside
+        changes = [change[0] for change in told if change[1:] == room]
+        assert changes == (["+", "-"] * len(changes))[: len(changes)]
+        assert bool(inside) == (len(changes) % 2 == 1)
+    assert len(rooms) == len(rooms.everyone) == len(model)

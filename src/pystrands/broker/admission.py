@@ -1,0 +1,344 @@
+"""From an accepted connection to a WebSocket: the HTTP request, the verdict, the answer."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol, cast
+
+from pystrands.broker import upgrade
+from pystrands.broker.linger import cut, finish
+from pystrands.broker.websocket import WebSocket, WebSocketShared
+
+logger = logging.getLogger(__name__)
+
+_MAX_EARLY: Final = 16_384  # bytes kept that a client sends before it has its answer
+_TLS_HANDSHAKE: Final = 0x16
+_READING, _DECIDING, _ACCEPTED, _DONE = range(4)
+
+_COUNTERS: Final = {
+    400: "handshake_bad_request",
+    405: "handshake_bad_request",
+    408: "handshake_timeout",
+    426: "handshake_not_websocket",
+    431: "handshake_head_too_large",
+    503: "handshake_stopping",
+}
+
+
+class Gate(Protocol):
+    """Who decides on clients. What it raises is logged, and refuses the client with 500."""
+
+    def connection_request(self, handshake: "Handshake", /) -> None:
+        """A client wants to come in: call `handshake.accept()` or `handshake.refuse()`, now or later."""
+
+    def connection_gone(self, handshake: "Handshake", /) -> None:
+        """Hear that a client left, or had to, before the verdict on it."""
+
+    def is_ready(self) -> bool:
+        """Tell whether clients can be served."""
+
+
+class Admission:
+    """Makes a `Handshake` of every connection; `protocol_factory` is for `loop.create_server()`.
+
+    `max_head_size`: bytes of a request's head (431). `handshake_timeout`: seconds until it must be whole (408).
+    `pages`: content type and body by path, for plain GET and HEAD requests.
+    """
+
+    __slots__ = ("closed", "gate", "handshake_timeout", "handshakes", "max_head_size", "pages", "shared")
+
+    def __init__(
+        self,
+        gate: Gate,
+        shared: WebSocketShared,
+        *,
+        max_head_size: int = 16_384,
+        handshake_timeout: float = 10.0,
+        pages: Mapping[str, tuple[str, bytes]] | None = None,
+    ) -> None:
+        self.gate = gate
+        self.shared = shared
+        self.max_head_size = max_head_size
+        self.handshake_timeout = handshake_timeout
+        self.pages: Mapping[str, tuple[str, bytes]] = {} if pages is None else pages
+        self.handshakes: set[Handshake] = set()
+        self.closed = False
+
+    def protocol_factory(self) -> "Handshake":
+        """Return the protocol of a new connection."""
+        return Handshake(self)
+
+    def close(self) -> None:
+        """Answer 503 to all that wait, and to all that still come. The gate hears that those it had are gone."""
+        self.closed = True
+        for handshake in list(self.handshakes):
+            handshake.stop()
+
+
+class Handshake(asyncio.Protocol):
+    """One connection until it is a WebSocket, or has had its answer.
+
+    The gate may read `path` (as sent, without the query), `query_string` (as sent), `headers` (canonical names),
+    `remote_addr` (`ip:port`) and `subprotocols` (as offered, in order of preference). The first call of `accept()` or
+    `refuse()` counts; later ones, and those after the client has left, do nothing.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_buffer",
+        "_key",
+        "_state",
+        "_timer",
+        "_transport",
+        "_ws",
+        "headers",
+        "path",
+        "query_string",
+        "remote_addr",
+        "subprotocols",
+    )
+
+    def __init__(self, admission: Admission) -> None:
+        self.path = ""
+        self.query_string = ""
+        self.headers: dict[str, list[str]] = {}
+        self.remote_addr = ""
+        self.subprotocols: list[str] = []
+        self._admission = admission
+        self._state = _READING
+        self._buffer = bytearray()
+        self._key = ""
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ws: WebSocket | None = None
+
+    # The verdict.
+
+    def accept(self, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> WebSocket | None:
+        """Answer 101 and return the WebSocket, or None if the client has left.
+
+        The WebSocket sends at once; it receives, or hears of its end, from the loop's next turn on. A `subprotocol`
+        that the client did not offer is not named in the answer, nor is a header that is not valid or not the gate's.
+        """
+        transport = self._transport
+        if self._state != _DECIDING or transport is None:
+            return None
+        if transport.is_closing():
+            self._state = _DONE
+            return None
+        self._state = _ACCEPTED
+        if subprotocol not in self.subprotocols:
+            subprotocol = None
+        shared = self._admission.shared
+        ws = self._ws = WebSocket(shared, transport, self.remote_addr)
+        transport.write(upgrade.switching_protocols(self._key, subprotocol, headers))
+        # Not here: this may be within data_received(), where a protocol of another kind can't be put in.
+        shared.loop.call_soon(self._hand_over)
+        return ws
+
+    def refuse(self, status: int, reason: str = "", headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Answer with an HTTP status (300 to 599, or else it is 403) and close. `reason` becomes the body."""
+        if self._state == _DECIDING:
+            self._admission.shared.counters["handshake_refused"] += 1
+            self._respond(status if 300 <= status <= 599 else 403, reason, headers)
+
+    def stop(self) -> None:
+        """Answer 503 if there has been no answer yet."""
+        waiting = self._state == _DECIDING
+        if waiting or self._state == _READING:
+            self._refuse(503, "the server is going down")
+        if waiting:
+            self._tell_gone()
+
+    # The transport's protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read the request."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.remote_addr = _address(transport.get_extra_info("peername"))
+        self._admission.handshakes.add(self)
+        self._timer = self._admission.shared.loop.call_later(self._admission.handshake_timeout, self._timed_out)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of the request, or what a client sends before it has its answer."""
+        try:
+            if self._state == _READING:
+                self._read_head(data)
+            elif self._state != _DONE:
+                self._buffer += data
+                if len(self._buffer) > _MAX_EARLY and self._transport is not None:
+                    self._transport.pause_reading()
+        except Exception:
+            logger.exception("a request could not be handled")
+            if self._transport is not None:
+                cut(self._transport, reset=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Clean up; the gate is told if it was about to decide."""
+        state, self._state = self._state, _DONE
+        self._leave()
+        self._transport = None
+        if state == _DECIDING:
+            self._tell_gone()
+        elif state == _ACCEPTED and self._ws is not None:
+            self._ws.connection_lost()
+        self._ws = None
+
+    def pause_writing(self) -> None:
+        """Pass it on, in the loop turn before the WebSocket is the transport's protocol."""
+        if self._ws is not None:
+            self._ws.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        if self._ws is not None:
+            self._ws.resume_writing()
+
+    # The request.
+
+    def _read_head(self, data: bytes) -> None:
+        buffer = self._buffer
+        searched = max(0, len(buffer) - 3)
+        buffer += data if buffer else data.lstrip(b"\r\n")  # RFC 9112, section 2.2
+        limit = self._admission.max_head_size
+        end = buffer.find(b"\r\n\r\n", searched) + 4
+        if end > limit or (end == 3 and len(buffer) > limit):
+            self._refuse(431, "the request's head is too large")
+        elif buffer and not 0x41 <= buffer[0] <= 0x5A:  # every method begins with a capital letter
+            if buffer[0] == _TLS_HANDSHAKE and self._transport is not None:
+                self._admission.shared.counters["handshake_bad_request"] += 1
+                cut(self._transport, reset=False)
+            else:
+                self._refuse(400, "this is not HTTP")
+        elif end > 3:
+            head = bytes(buffer[:end])
+            del buffer[:end]
+            self._on_head(head)
+
+    def _on_head(self, head: bytes) -> None:
+        try:
+            request = upgrade.parse_request(head)
+        except upgrade.BadRequestError as error:
+            self._refuse(400, str(error))
+            return
+        if not request.wants_websocket:
+            self._answer_plainly(request)
+            return
+        refusal = upgrade.check_upgrade(request)
+        if refusal is not None:
+            self._refuse(refusal.status, refusal.reason, refusal.headers)
+        elif self._admission.closed:
+            self._refuse(503, "the server is going down")
+        else:
+            self._ask(request)
+
+    def _ask(self, request: upgrade.Request) -> None:
+        self.path = request.path
+        self.query_string = request.query_string
+        self.headers = request.headers
+        self.subprotocols = request.tokens("Sec-Websocket-Protocol")
+        self._key = request.headers["Sec-Websocket-Key"][0]
+        self._state = _DECIDING
+        self._cancel_timer()
+        try:
+            self._admission.gate.connection_request(self)
+        except Exception:
+            logger.exception("a client could not be decided on")
+            self.refuse(500)
+
+    def _answer_plainly(self, request: upgrade.Request) -> None:
+        """Answer what is no WebSocket: health checks, pages, people who look at what this port is."""
+        path = request.path
+        without_body = request.method == "HEAD"
+        if request.method in ("GET", "HEAD"):
+            page = self._admission.pages.get(path)
+            if path == "/healthz":
+                page = ("text/plain; charset=utf-8", b"ok\n")
+            elif path == "/readyz":
+                ready = self._is_ready()
+                body = b"ready\n" if ready else b"not ready\n"
+                self._finish(upgrade.response(200 if ready else 503, body, without_body=without_body))
+                return
+            if page is not None:
+                self._finish(upgrade.response(200, page[1], page[0], without_body=without_body))
+                return
+        self._refuse(
+            426,
+            "this is a WebSocket endpoint: connect with a WebSocket client",
+            (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
+            without_body=without_body,
+        )
+
+    def _is_ready(self) -> bool:
+        try:
+            return not self._admission.closed and self._admission.gate.is_ready()
+        except Exception:
+            logger.exception("readiness could not be told")
+            return False
+
+    # The end.
+
+    def _hand_over(self) -> None:
+        """Make the WebSocket the transport's protocol."""
+        ws = self._ws
+        if ws is None:  # the connection was lost within the turn
+            return
+        early = bytes(self._buffer)
+        self._state = _DONE
+        self._leave()
+        self._ws = self._transport = None
+        ws.attach(early)
+
+    def _refuse(
+        self, status: int, reason: str, headers: Sequence[tuple[str, str]] = (), *, without_body: bool = False
+    ) -> None:
+        self._admission.shared.counters[_COUNTERS[status]] += 1
+        self._respond(status, reason, headers, without_body=without_body)
+
+    def _respond(
+        self, status: int, reason: str, headers: Sequence[tuple[str, str]], *, without_body: bool = False
+    ) -> None:
+        body = f"{reason or upgrade.phrase(status)}\n".encode(errors="replace")
+        self._finish(upgrade.response(status, body, headers=headers, without_body=without_body))
+
+    def _finish(self, response: bytes) -> None:
+        """Write the answer, and see to it that the peer gets it."""
+        self._state = _DONE
+        self._cancel_timer()
+        transport = self._transport
+        if transport is None:
+            return
+        if not transport.is_closing():
+            transport.write(response)
+        shared = self._admission.shared
+        self._timer = shared.loop.call_later(shared.close_timeout, cut, transport)
+        finish(transport)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        if self._state == _READING:
+            self._refuse(408, "the request took too long")
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _leave(self) -> None:
+        self._cancel_timer()
+        self._buffer.clear()
+        self._admission.handshakes.discard(self)
+
+    def _tell_gone(self) -> None:
+        try:
+            self._admission.gate.connection_gone(self)
+        except Exception:
+            logger.exception("a client's leaving before its verdict could not be handled")
+
+
+def _address(peername: object) -> str:
+    """Write a socket's address as `ip:port`, or `[ip]:port` for IPv6; what is no address is an empty string."""
+    if not isinstance(peername, tuple) or len(peername) < 2:
+        return ""
+    host, port = peername[:2]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -1,0 +1,86 @@
+"""Server-side WebSocket frames (RFC 6455, section 5): unmasked and whole, ready for the socket. Pure."""
+
+import struct
+from typing import Final
+
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+NORMAL_CLOSURE: Final = 1000
+PROTOCOL_ERROR: Final = 1002
+NO_STATUS: Final = 1005  # never on the wire: the peer's close frame was empty
+ABNORMAL_CLOSURE: Final = 1006  # never on the wire: there was no close frame
+INVALID_PAYLOAD: Final = 1007
+MESSAGE_TOO_BIG: Final = 1009
+INTERNAL_ERROR: Final = 1011
+TRY_AGAIN_LATER: Final = 1013
+
+MAX_CONTROL_PAYLOAD: Final = 125
+MAX_CLOSE_REASON: Final = MAX_CONTROL_PAYLOAD - 2
+
+_FIN: Final = 0x80
+_pack_16 = struct.Struct("!BBH").pack
+_pack_64 = struct.Struct("!BBQ").pack
+
+
+def text_frame(message: str) -> bytes:
+    """Frame `message` as UTF-8. A lone surrogate, which UTF-8 can't carry, becomes `?`: this never raises."""
+    try:
+        payload = message.encode()
+    except UnicodeEncodeError:
+        payload = message.encode(errors="replace")
+    return _frame(TEXT, payload)
+
+
+def binary_frame(message: bytes) -> bytes:
+    """Frame `message` as it is."""
+    return _frame(BINARY, message)
+
+
+def ping_frame(payload: bytes = b"") -> bytes:
+    """Frame a ping. Raises ValueError when `payload` is longer than 125 bytes."""
+    return _control_frame(PING, payload)
+
+
+def pong_frame(payload: bytes = b"") -> bytes:
+    """Frame the answer to a ping that carried `payload`. Raises ValueError when it is longer than 125 bytes."""
+    return _control_frame(PONG, payload)
+
+
+def close_frame(code: int | None = None, reason: str = "") -> bytes:
+    """Frame a close. Without a code it is empty, and `reason` is ignored.
+
+    `reason` is cut to 123 bytes, never inside a character. Raises ValueError when `code` must not be on the wire.
+    """
+    if code is None:
+        return _frame(CLOSE, b"")
+    if not close_code_is_valid(code):
+        raise ValueError(f"close code {code} must not be sent")
+    text = reason.encode(errors="replace")
+    if len(text) > MAX_CLOSE_REASON:
+        text = text[:MAX_CLOSE_REASON].decode(errors="ignore").encode()
+    return _frame(CLOSE, code.to_bytes(2, "big") + text)
+
+
+def close_code_is_valid(code: int) -> bool:
+    """Tell whether a close frame may carry `code` (RFC 6455, section 7.4, and the IANA registry)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def _control_frame(opcode: int, payload: bytes) -> bytes:
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"a control frame carries at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
+    return _frame(opcode, payload)
+
+
+def _frame(opcode: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((_FIN | opcode, size)) + payload
+    if size < 65536:
+        return _pack_16(_FIN | opcode, 126, size) + payload
+    return _pack_64(_FIN | opcode, 127, size) + payload

@@ -1,0 +1,220 @@
+"""The HTTP side of a WebSocket's beginning (RFC 6455, section 4): requests judged, responses rendered. Pure."""
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final
+
+import httptools
+
+logger = logging.getLogger(__name__)
+
+Headers = Iterable[tuple[str, str]]
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
+# What we say ourselves; a backend's word on these would contradict it.
+_OURS: Final = frozenset(
+    {
+        "Connection",
+        "Content-Length",
+        "Sec-Websocket-Accept",
+        "Sec-Websocket-Extensions",
+        "Sec-Websocket-Protocol",
+        "Transfer-Encoding",
+        "Upgrade",
+    }
+)
+
+
+@dataclass(slots=True)
+class Request:
+    """The head of an HTTP request. `headers` has canonical names, each with its values in the order of arrival."""
+
+    method: str
+    version: str
+    target: str
+    headers: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """The path as it was sent, without the query: neither decoded nor normalised."""
+        return _origin_form(self.target).partition("?")[0]
+
+    @property
+    def query_string(self) -> str:
+        """What follows the first `?`, as it was sent."""
+        return _origin_form(self.target).partition("?")[2]
+
+    def tokens(self, name: str) -> list[str]:
+        """Return a header's comma-separated values, over all its lines."""
+        values = self.headers.get(name, ())
+        return [token for value in values for part in value.split(",") if (token := part.strip(" \t"))]
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether this asks for an upgrade to WebSocket, properly or not. HTTP/1.0 can't (RFC 9110, section 7.8)."""
+        return (
+            self.version == "1.1"
+            and any(token.lower() == "websocket" for token in self.tokens("Upgrade"))
+            and any(token.lower() == "upgrade" for token in self.tokens("Connection"))
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Refusal:
+    """What is wrong with a request, and how to say so."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class BadRequestError(Exception):
+    """The request is no HTTP, or no HTTP that we take. The message is for the peer."""
+
+
+def parse_request(head: bytes) -> Request:
+    """Parse a request head that ends with its empty line. Raises BadRequestError, and nothing else."""
+    sink = _Sink()
+    try:
+        parser = httptools.HttpRequestParser(sink)
+        with contextlib.suppress(httptools.HttpParserUpgrade):  # it says that what follows is another protocol
+            parser.feed_data(head)
+        method = parser.get_method().decode("ascii")
+        version = parser.get_http_version()
+        target = bytes(sink.target).decode("ascii")
+    except (httptools.HttpParserError, UnicodeDecodeError) as error:
+        raise BadRequestError("malformed HTTP request") from error
+    if not sink.complete or not target:
+        raise BadRequestError("malformed HTTP request")
+    if version not in ("1.0", "1.1"):
+        raise BadRequestError("unsupported HTTP version")
+    hosts = len(sink.headers.get("Host", ()))
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise BadRequestError("there must be one Host header")
+    return Request(method, version, target, sink.headers)
+
+
+def check_upgrade(request: Request) -> Refusal | None:
+    """Judge a request that `wants_websocket` (RFC 6455, section 4.2.1); None when it may have one."""
+    headers = request.headers
+    if request.method != "GET":
+        return Refusal(405, "a WebSocket is opened with GET", (("Allow", "GET"),))
+    if "Transfer-Encoding" in headers or any(value.strip("0") for value in headers.get("Content-Length", ())):
+        return Refusal(400, "a WebSocket is opened without a body")
+    if headers.get("Sec-Websocket-Version") != ["13"]:
+        return Refusal(426, "WebSocket version 13 is needed", (("Sec-WebSocket-Version", "13"),))
+    keys = headers.get("Sec-Websocket-Key", [])
+    if len(keys) != 1 or not _key_is_valid(keys[0]):
+        return Refusal(400, "there must be one Sec-WebSocket-Key, of 16 bytes in base64")
+    return None
+
+
+def switching_protocols(key: str, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
+    """Render the 101 that answers a request with this Sec-WebSocket-Key."""
+    accept = base64.b64encode(hashlib.sha1(key.encode("ascii") + _GUID, usedforsecurity=False).digest()).decode("ascii")
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept}",
+    ]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    return _render([*lines, *_lines(headers)])
+
+
+def response(
+    status: int,
+    body: bytes,
+    content_type: str = "text/plain; charset=utf-8",
+    *,
+    headers: Headers = (),
+    without_body: bool = False,
+) -> bytes:
+    """Render a whole response, after which the connection closes. `without_body`: the request was HEAD."""
+    if status == HTTPStatus.NOT_MODIFIED:
+        body = b""
+    lines = [
+        f"HTTP/1.1 {status} {phrase(status)}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    ]
+    return _render([*lines, *_lines(headers)]) + (b"" if without_body else body)
+
+
+def phrase(status: int) -> str:
+    """Return the name of an HTTP status, or an empty string."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+@lru_cache(maxsize=512)
+def canonical_name(name: bytes) -> str:
+    """Write a header's name as Go does: `x-token` and `X-TOKEN` are `X-Token`."""
+    return "-".join(part.capitalize() for part in name.decode("latin-1").split("-"))
+
+
+class _Sink:
+    """Collects what the parser finds."""
+
+    __slots__ = ("complete", "headers", "target")
+
+    def __init__(self) -> None:
+        self.target = bytearray()
+        self.headers: dict[str, list[str]] = {}
+        self.complete = False
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.setdefault(canonical_name(name), []).append(value.decode("latin-1").strip(" \t"))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def _origin_form(target: str) -> str:
+    """Reduce `http://host/path` to `/path`."""
+    absolute = _ORIGIN.match(target)
+    if absolute is None:
+        return target
+    rest = target[absolute.end() :]
+    return rest if rest.startswith("/") else "/" + rest
+
+
+def _key_is_valid(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key.encode("ascii"), validate=True)) == 16
+    except (UnicodeEncodeError, binascii.Error):
+        return False
+
+
+def _lines(headers: Headers) -> Iterable[str]:
+    """Give the lines of additional headers; one that could end its line, or contradicts ours, is left out."""
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+            logger.warning("a response header was left out: its name or its value is not valid")
+        elif canonical_name(name.encode("ascii")) in _OURS:
+            logger.warning("the response header %s was left out: it is not for others to set", name)
+        else:
+            yield f"{name}: {value}"
+
+
+def _render(lines: Iterable[str]) -> bytes:
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

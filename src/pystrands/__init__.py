@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from pystrands.client import AsyncPyStrandsClient
+from pystrands.client import AsyncPyStrandsClient, PyStrands, PyStrandsClient
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import (
     BinaryNotSupported,
@@ -22,6 +22,8 @@ __all__ = [
     "MalformedLine",
     "MessageError",
     "MessageTooBig",
+    "PyStrands",
+    "PyStrandsClient",
     "PyStrandsError",
     "__version__",
 ]

@@ -1,5 +1,7 @@
 """The library for backends."""
 
+from pystrands.client.app import PyStrands
 from pystrands.client.async_client import AsyncPyStrandsClient
+from pystrands.client.sync_client import PyStrandsClient
 
-__all__ = ["AsyncPyStrandsClient"]
+__all__ = ["AsyncPyStrandsClient", "PyStrands", "PyStrandsClient"]

@@ -13,7 +13,7 @@ from pystrands.client.supervisor import Supervisor
 from pystrands.errors import MalformedLine
 from pystrands.protocol.messages import EVENTS, ConnectionRequest, Heartbeat, Hello, HelloParams
 
-__all__ = ["Core", "Invoke"]
+__all__ = ["Core", "Invoke", "Outage"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,26 @@ CANCEL_GRACE: Final = 1.0
 """Seconds for a cancelled handler to end, before it is left to itself."""
 LINGER: Final = 1.0
 """Seconds for what was written to reach the broker."""
+
+
+class Outage:
+    """Logs messages that find no link: one warning for each outage, the rest at DEBUG."""
+
+    __slots__ = ("_warned",)
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def over(self) -> None:
+        """Messages go out again."""
+        self._warned = False
+
+    def unsent(self) -> bool:
+        """Log that a message was not sent; return False, as its ``send`` does."""
+        level = logging.DEBUG if self._warned else logging.WARNING
+        self._warned = True
+        logger.log(level, "not connected to the broker: a message was not sent, and send returned False")
+        return False
 
 
 class Life:
@@ -210,11 +230,11 @@ class Life:
 class Core:
     """The methods of a client, on one event loop at a time; ``options()`` is asked at each connect."""
 
-    def __init__(self, options: Callable[[], Options], invoke: Invoke) -> None:
+    def __init__(self, options: Callable[[], Options], invoke: Invoke, outage: Outage | None = None) -> None:
+        self.outage = outage or Outage()
         self._options = options
         self._invoke = invoke
         self._life: Life | None = None
-        self._warned = False
 
     @property
     def life(self) -> Life | None:
@@ -244,6 +264,12 @@ class Core:
         """Whether a link is up and not about to be closed."""
         life = self.life
         return life is not None and not life.stopping and self.link is not None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a life goes on that is about to end, so that :meth:`connect` would begin a new one."""
+        life = self.life
+        return life is not None and life.stopping
 
     def _begin(self, *, persistent: bool) -> Life:
         life = self.life
@@ -287,13 +313,6 @@ class Core:
         """Hand ``line`` to the link; return whether it was taken. Waits only under back-pressure."""
         link = self.link
         if link is not None:
-            self._warned = False
+            self.outage.over()
             return await link.send(line)
-        self.note_unsent()
-        return False
-
-    def note_unsent(self) -> None:
-        """Log that a message found no link: one warning for each outage."""
-        level = logging.DEBUG if self._warned else logging.WARNING
-        self._warned = True
-        logger.log(level, "not connected to the broker: a message was not sent, and send returned False")
+        return self.outage.unsent()

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pystrands.client.base import Call, answer, refusal
 from pystrands.protocol.lanes import Lanes
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "in_handler"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,11 @@ SLICE_SECONDS: Final = 0.002
 
 _runner_numbers = itertools.count(1)
 _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
+
+
+def in_handler() -> bool:
+    """Whether this code was called by a handler, directly or on its behalf."""
+    return _handled_by.get() != 0
 
 
 class Dispatcher:

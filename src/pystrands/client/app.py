@@ -1,0 +1,268 @@
+"""The client as an application with decorators."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from pystrands.client.base import (
+    HANDLERS,
+    BaseClient,
+    check_whole,
+    encode_broadcast,
+    encode_private_message,
+    encode_room_message,
+)
+from pystrands.client.core import Core
+from pystrands.client.threads import Bridge, Gone, new_event_loop
+
+__all__ = ["PyStrands"]
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Any]
+H = TypeVar("H", bound=Handler)
+
+
+class PyStrands(BaseClient):
+    """A backend in decorator form.
+
+    For example::
+
+        app = PyStrands(host="localhost", port=8081)
+
+
+        @app.on_message
+        def echo(message, context):
+            app.send_room_message(context.room_id, f"echo: {message}")
+
+
+        app.run()
+
+    Handlers are async functions, which run on the event loop, or plain ones, which run on up to ``max_workers``
+    threads. The other parameters are those of :class:`pystrands.AsyncPyStrandsClient`, and so are order, concurrency
+    and errors. Events without a handler are accepted or logged.
+
+    ``send_room_message``, ``send_private_message``, ``broadcast_message`` and its other name ``broadcast`` return
+    whether the message was handed to the link. In async functions they are awaited; in plain handlers, and in every
+    thread that runs no event loop, they are called directly, and block only under back-pressure.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 8081,
+        auto_reconnect: bool = True,
+        reconnect_delay: float = 1.0,
+        max_reconnect_delay: float = 30.0,
+        reconnect_backoff: float = 2.0,
+        *,
+        max_concurrency: int = 1000,
+        max_workers: int = 32,
+        name: str | None = None,
+    ) -> None:
+        check_whole("max_workers", max_workers, 1)
+        super().__init__(
+            host,
+            port,
+            auto_reconnect,
+            reconnect_delay,
+            max_reconnect_delay,
+            reconnect_backoff,
+            max_concurrency=max_concurrency,
+            name=name,
+        )
+        self.max_workers = max_workers
+        self._handlers: dict[str, tuple[Handler, bool]] = {}
+        self._core = Core(self._options, self._invoke)
+        self._bridge: Bridge | None = None
+
+    # -- handlers
+
+    def _register(self, name: str, function: H) -> H:
+        if name in self._handlers:
+            raise ValueError(f"{name} has a handler already: {_name_of(self._handlers[name][0])}")
+        if not callable(function):
+            raise TypeError(
+                f"@app.{name} takes a function, not {type(function).__name__}; write it without parentheses"
+            )
+        count = HANDLERS[name]
+        with contextlib.suppress(ValueError):  # some built-in callables have no signature
+            signature = inspect.signature(function)
+            try:
+                signature.bind(*[None] * count)
+            except TypeError as error:
+                arguments = "1 argument" if count == 1 else f"{count} arguments"
+                raise TypeError(
+                    f"{name} is called with {arguments}, which {_name_of(function)}{signature} can't take: {error}"
+                ) from None
+        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
+        )
+        self._handlers[name] = (function, is_async)
+        return function
+
+    def on_connection_request(self, function: H) -> H:
+        """Register ``function(request)``, which decides whether a client may come in. Returns it.
+
+        This and the other decorators raise ValueError when there is a handler already, and TypeError when the function
+        can't be called with the arguments of its event.
+        """
+        return self._register("on_connection_request", function)
+
+    def on_new_connection(self, function: H) -> H:
+        """Register ``function(context)``, which is told of a client that is in. Returns it."""
+        return self._register("on_new_connection", function)
+
+    def on_message(self, function: H) -> H:
+        """Register ``function(message, context)``, which handles a client's message. Returns it."""
+        return self._register("on_message", function)
+
+    def on_disconnect(self, function: H) -> H:
+        """Register ``function(context)``, which is told of a client that is gone. Returns it."""
+        return self._register("on_disconnect", function)
+
+    def on_error(self, function: H) -> H:
+        """Register ``function(error, context)``, which is told of errors. Returns it."""
+        return self._register("on_error", function)
+
+    def _invoke(self, name: str, args: tuple[Any, ...]) -> Any:
+        registered = self._handlers.get(name)
+        if registered is not None:
+            function, is_async = registered
+            if is_async:
+                return function(*args)
+            assert self._bridge is not None  # it is there while the app runs
+            return self._bridge.run_plain(function, args)
+        if name == "on_error":
+            error, context = args
+            logger.error("client %s: %s", context.client_id, error)
+        return None
+
+    # -- running
+
+    @property
+    def connected(self) -> bool:
+        """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
+        return self._core.connected
+
+    def run(self) -> None:
+        """Connect, and block until the app is disconnected; on uvloop where there is one.
+
+        With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Ctrl-C, and in the main thread also
+        SIGTERM, disconnects, giving handlers a second, and returns. Raises RuntimeError inside a running event loop:
+        await :meth:`run_async` there.
+        """
+        if _loop_runs_here():
+            raise RuntimeError("app.run() was called inside a running event loop; use: await app.run_async()")
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            try:
+                runner.run(self._run_until_terminated())
+            except KeyboardInterrupt:
+                logger.info("interrupted; disconnected")
+
+    async def _run_until_terminated(self) -> None:
+        task = asyncio.ensure_future(self.run_async())
+        with _on_sigterm(task.cancel):
+            try:
+                await task
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if current is not None and current.cancelling():
+                    raise
+                logger.info("terminated; disconnected")
+
+    async def run_async(self) -> None:
+        """Connect, and wait until the app is disconnected, as :meth:`run` does.
+
+        Cancelling it disconnects, giving handlers a second, and raises CancelledError. Raises RuntimeError when the app
+        runs already.
+        """
+        if self._bridge is not None:
+            raise RuntimeError("the app runs already")
+        self._bridge = Bridge(self._core, self.max_workers)
+        try:
+            await self._core.run_forever()
+        finally:
+            self._bridge.close()
+            self._bridge = None
+
+    def disconnect(self, timeout: float = 5.0) -> Any:
+        """Disconnect, and wait until that is done; ``run`` returns. Awaited, or called directly, as the ``send`` are.
+
+        Handlers of what was received have ``timeout`` seconds, and what they send is still sent. Inside a handler it
+        does not wait for that handler.
+        """
+        return self._do(self._core.disconnect, timeout)
+
+    # -- sending
+
+    def broadcast_message(self, message: str | bytes) -> Any:
+        """Send ``message`` to all clients; return whether it was handed to the link. See the class for how to call."""
+        return self._send(encode_broadcast(message, self._core.peer))
+
+    broadcast = broadcast_message
+
+    def send_room_message(self, room_id: str, message: str | bytes) -> Any:
+        """Send ``message`` to the clients in a room; return whether it was handed to the link."""
+        return self._send(encode_room_message(room_id, message, self._core.peer))
+
+    def send_private_message(self, client_id: str, message: str | bytes) -> Any:
+        """Send ``message`` to one client; return whether it was handed to the link."""
+        return self._send(encode_private_message(client_id, message, self._core.peer))
+
+    def _send(self, line: bytes) -> Any:
+        if _loop_runs_here():
+            return self._do(self._core.send, line)
+        bridge = self._bridge
+        return self._core.outage.unsent() if bridge is None else bridge.send(line)
+
+    def _do(self, method: Callable[..., Coroutine[Any, Any, Any]], argument: Any) -> Any:
+        """Call a method of the Core: on its own loop, from another loop, or from a thread without one."""
+        bridge, life = self._bridge, self._core.life
+        if _loop_runs_here():
+            if bridge is None or life is None or life.loop is asyncio.get_running_loop():
+                return method(argument)
+            return _elsewhere(bridge, method, argument)
+        if bridge is None:
+            return None
+        try:
+            return bridge.call(method, argument)
+        except Gone:
+            return None
+
+
+async def _elsewhere(bridge: Bridge, method: Callable[..., Coroutine[Any, Any, Any]], argument: Any) -> Any:
+    try:
+        return await asyncio.wrap_future(bridge.start(method, argument))
+    except Gone:
+        return False
+
+
+def _loop_runs_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _on_sigterm(callback: Callable[[], object]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGTERM, callback)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", repr(function)))

@@ -1,0 +1,226 @@
+"""The client for threads."""
+
+import atexit
+import contextlib
+import inspect
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from pystrands.client.base import (
+    HANDLERS,
+    BaseClient,
+    Peer,
+    check_whole,
+    encode_broadcast,
+    encode_private_message,
+    encode_room_message,
+)
+from pystrands.client.core import CANCELLED_TIMEOUT, Core, Outage
+from pystrands.client.dispatch import in_handler
+from pystrands.client.threads import Gone, LoopThread, wait_for
+from pystrands.context import ConnectionRequestContext, Context
+
+__all__ = ["PyStrandsClient"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+JOIN_TIMEOUT: Final = 2.0
+EXIT_TIMEOUT: Final = 0.5
+"""Seconds that handlers have at the interpreter's exit."""
+
+
+class PyStrandsClient(BaseClient):
+    """A backend for threaded code: override the ``on_*`` callbacks, then call :meth:`run_forever` or :meth:`connect`.
+
+    The same as :class:`pystrands.AsyncPyStrandsClient` without ``async``. Callbacks are plain functions that run on up
+    to ``max_workers`` threads; one client's events are handled one at a time, in order. All methods may be called from
+    any thread and from callbacks. Raises ConfigError, naming the parameter, on a value that can't work, and TypeError
+    when a callback is ``async def``.
+
+    The ``send`` methods take ``str`` (a text frame) or ``bytes`` (a binary frame) and return whether the message was
+    handed to the link: False when not connected, which is logged as one warning for each outage. They block only while
+    more than 256 KiB are on their way to the broker. They raise as those of the asynchronous client do.
+
+    All threads are daemons: a client that is still connected does not keep the program running. At the interpreter's
+    exit it is disconnected. In a forked child it is not connected; ``connect()`` there makes a connection of its own.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 8081,
+        auto_reconnect: bool = True,
+        reconnect_delay: float = 1.0,
+        max_reconnect_delay: float = 30.0,
+        reconnect_backoff: float = 2.0,
+        *,
+        max_workers: int = 32,
+        name: str | None = None,
+    ) -> None:
+        check_whole("max_workers", max_workers, 1)
+        super().__init__(
+            host,
+            port,
+            auto_reconnect,
+            reconnect_delay,
+            max_reconnect_delay,
+            reconnect_backoff,
+            max_concurrency=max_workers,
+            name=name,
+        )
+        for handler in HANDLERS:
+            if inspect.iscoroutinefunction(getattr(self, handler)):
+                raise TypeError(
+                    f"{type(self).__name__}.{handler} is async def; PyStrandsClient calls plain functions on threads: "
+                    "write def, or use AsyncPyStrandsClient"
+                )
+        self.max_workers = max_workers
+        self._forget()
+        _clients.add(self)
+
+    def _forget(self) -> None:
+        """Have no connection, whatever there was."""
+        self._lock = threading.Lock()
+        self._running: LoopThread | None = None
+        self._outage = Outage()
+
+    def _make_core(self, thread: LoopThread) -> Core:
+        def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
+            return thread.bridge.run_plain(getattr(self, name), args)
+
+        return Core(self._options, invoke, self._outage)
+
+    def _start(self, method: Callable[[Core], Callable[..., Coroutine[Any, Any, T]]]) -> Any:
+        """Start a method of the Core, on the thread there is or on a new one."""
+        with self._lock:
+            running = self._running
+            if running is not None and not running.core.stopping:
+                try:
+                    return running.start(method(running.core))
+                except Gone:
+                    pass
+            running = self._running = LoopThread(self._make_core, self.max_workers)
+            return running.start(method(running.core))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
+        running = self._running
+        return running is not None and running.core.connected
+
+    def connect(self) -> bool:
+        """Connect; return whether that succeeded.
+
+        Tries once, and blocks for up to 10.5 s. When it succeeds, and ``auto_reconnect`` is set, a lost link is
+        replaced until :meth:`disconnect`. Returns True at once when connected; while a lost link is being replaced,
+        tries now. Raises ConfigError when an attribute was set to a value that can't work.
+        """
+        self._options()
+        try:
+            return bool(wait_for(self._start(lambda core: core.connect)))
+        except Gone:  # disconnected meanwhile, by another thread
+            return False
+
+    def disconnect(self, timeout: float = 5.0) -> None:
+        """Disconnect, and block until that is done; :meth:`run_forever` returns.
+
+        No new events are taken. Those received are still handled, and what handlers send is still sent; it returns as
+        soon as they are done. Those that are not after ``timeout`` seconds are left to themselves, and what they send
+        is not sent any more. Inside a handler it does not wait for that handler. May be called twice, from any thread,
+        also at once.
+        """
+        running = self._running
+        if running is None:
+            return
+        with contextlib.suppress(Gone):
+            wait_for(running.start(running.core.disconnect, timeout))
+        if not in_handler():
+            running.join(JOIN_TIMEOUT)
+
+    def run_forever(self) -> None:
+        """Connect if needed, and block until the client is disconnected.
+
+        With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
+        attempt fails or the link is lost, after the handlers of what was received. In the main thread Ctrl-C
+        disconnects, giving handlers a second, and returns.
+        """
+        self._options()
+        future = self._start(lambda core: core.run_forever)
+        try:
+            with contextlib.suppress(Gone):
+                wait_for(future)
+        except KeyboardInterrupt:
+            logger.info("interrupted; disconnecting")
+            self.disconnect(CANCELLED_TIMEOUT)
+
+    @property
+    def _peer(self) -> Peer | None:
+        running = self._running
+        return None if running is None else running.core.peer
+
+    def _send(self, line: bytes) -> bool:
+        running = self._running
+        return self._outage.unsent() if running is None else running.bridge.send(line)
+
+    def broadcast_message(self, message: str | bytes) -> bool:
+        """Send ``message`` to all clients; return whether it was handed to the link. See the class for errors."""
+        return self._send(encode_broadcast(message, self._peer))
+
+    def send_room_message(self, room_id: str, message: str | bytes) -> bool:
+        """Send ``message`` to the clients in a room; return whether it was handed to the link."""
+        return self._send(encode_room_message(room_id, message, self._peer))
+
+    def send_private_message(self, client_id: str, message: str | bytes) -> bool:
+        """Send ``message`` to one client; return whether it was handed to the link."""
+        return self._send(encode_private_message(client_id, message, self._peer))
+
+    # -- callbacks
+
+    def on_connection_request(self, request: ConnectionRequestContext) -> bool | None:
+        """Decide whether a client may come in: True or False; anything else leaves it to ``request.accepted``.
+
+        ``request.context`` has a fresh ``client_id`` and the path as ``room_id``; what is changed there counts. An
+        exception rejects. Accepts everyone unless overridden.
+        """
+        return request.accepted
+
+    def on_new_connection(self, context: Context) -> None:
+        """Take note of a client that is in."""
+        logger.debug("client %s is in", context.client_id)
+
+    def on_message(self, message: Any, context: Context) -> None:
+        """Handle a client's message: ``str`` from a text frame, ``bytes`` from a binary one."""
+        logger.debug("%s from client %s: on_message is not overridden", type(message).__name__, context.client_id)
+
+    def on_disconnect(self, context: Context) -> None:
+        """Take note of a client that is gone, after its last message."""
+        logger.debug("client %s is gone", context.client_id)
+
+    def on_error(self, error: str, context: Context) -> None:
+        """Take note of an error: one that a handler raised, or one that the broker tells of."""
+        logger.error("client %s: %s", context.client_id, error)
+
+
+_clients: "weakref.WeakSet[PyStrandsClient]" = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    # A forked child has the parent's objects, but not its threads: whoever waited for them would wait for ever.
+    for client in list(_clients):
+        client._forget()  # noqa: SLF001 - of this module
+
+
+def _disconnect_all() -> None:
+    for client in list(_clients):
+        client.disconnect(EXIT_TIMEOUT)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+atexit.register(_disconnect_all)

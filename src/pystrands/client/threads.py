@@ -1,0 +1,288 @@
+"""Between threads and an event loop: handlers that run on threads, and threads that send."""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import inspect
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from pystrands.client.core import Core
+
+__all__ = ["Bridge", "Gone", "LoopThread", "new_event_loop"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+POSTED_LIMIT: Final = 256 * 1024
+"""Bytes that threads have sent and the loop has not taken yet, before ``send`` waits."""
+
+
+class Gone(Exception):  # noqa: N818 - what happened; it never leaves the library
+    """The event loop has ended or is about to."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop: uvloop's where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415 - there is none on Windows, and it is slow to import
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Mailbox:
+    """Calls that other threads post to a loop; they run in order, and a batch of them wakes the loop once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._scheduled = False
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have ``function(*args)`` run on the loop. A loop that is closed drops it."""
+        self._calls.append((function, args))
+        # No lock: at worst two threads both wake the loop. The call is there before the flag is read, and run() clears
+        # the flag before it looks for calls, so none is forgotten.
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self.run)
+            except RuntimeError:
+                self._calls.clear()
+                logger.debug("a call came after the event loop was closed and was dropped")
+
+    def run(self) -> None:
+        """Run what was posted so far."""
+        self._scheduled = False
+        for _ in range(len(self._calls)):
+            function, args = self._calls.popleft()
+            try:
+                function(*args)
+            except Exception:
+                logger.exception("a call from another thread failed; this is a bug in PyStrands")
+
+
+class Workers:
+    """Daemon threads, started as needed up to ``max_workers``, that run functions for the loop.
+
+    Not a ThreadPoolExecutor: the interpreter would wait for its threads at exit, however long a handler takes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox, max_workers: int) -> None:
+        self._loop = loop
+        self._mailbox = mailbox
+        self._max_workers = max_workers
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._unfinished = 0
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """Run ``function(*args)`` on a thread, in a copy of the caller's context. Called on the loop."""
+        future = self._loop.create_future()
+        context = contextvars.copy_context()
+        self._unfinished += 1
+        self._jobs.put(lambda: self._work(future, context, function, args))
+        if self._unfinished > self._threads and self._threads < self._max_workers:
+            self._threads += 1
+            threading.Thread(target=self._serve, name=f"pystrands-worker-{self._threads}", daemon=True).start()
+        return future
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job  # it holds the arguments of the handler until the next one comes
+
+    def _work(
+        self,
+        future: asyncio.Future[Any],
+        context: contextvars.Context,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> None:
+        result, error = None, None
+        try:
+            result = context.run(function, *args)
+        except Exception as raised:  # noqa: BLE001 - it is the loop's to handle
+            error = raised
+        except BaseException as raised:  # noqa: BLE001 - sys.exit() on a worker thread can't end the program
+            error = RuntimeError(f"a handler on a worker thread raised {type(raised).__name__}")
+            error.__cause__ = raised
+        if isinstance(error, StopIteration):  # no future takes one
+            stopped, error = error, RuntimeError("a handler raised StopIteration")
+            error.__cause__ = stopped
+        self._mailbox.post(self._done, future, result, error)
+
+    def _done(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+        self._unfinished -= 1
+        if future.done():  # cancelled: disconnect() did not wait any longer
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def close(self) -> None:
+        """Let each thread end after the function that it runs now."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+
+class Bridge:
+    """Lets threads use a Core, and the Core use threads. Made on the Core's running loop, and closed there."""
+
+    def __init__(self, core: Core, max_workers: int) -> None:
+        self._core = core
+        self._loop = asyncio.get_running_loop()
+        self._mailbox = Mailbox(self._loop)
+        self._workers = Workers(self._loop, self._mailbox, max_workers)
+        self._lock = threading.Lock()
+        self._posted = 0
+        self._over = False
+        self._pending: set[concurrent.futures.Future[Any]] = set()
+
+    async def run_plain(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a handler that is a plain function on a thread; what it returns is awaited where that can be."""
+        result = await self._workers.run(function, args)
+        return await result if inspect.isawaitable(result) else result
+
+    def send(self, line: bytes) -> bool:
+        """Hand ``line`` to the link, from any thread but the loop's; return whether it was. Blocks under back-pressure.
+
+        The lines of one thread keep their order, and no line is ever mixed with another.
+        """
+        link = self._core.link
+        if link is None or self._over:
+            return self._core.outage.unsent()
+        if link.congested or self._posted > POSTED_LIMIT:
+            try:
+                return self.call(self._core.send, line)
+            except Gone:
+                return self._core.outage.unsent()
+        with self._lock:
+            self._posted += len(line)
+        self._core.outage.over()
+        self._mailbox.post(self._write, line)
+        return True
+
+    def _write(self, line: bytes) -> None:
+        with self._lock:
+            self._posted -= len(line)
+        link = self._core.link
+        if link is None or not link.write(line):
+            logger.debug("the link was lost before a message was written; the message is dropped")
+
+    def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run a coroutine function on the loop and return its result; from any thread but the loop's.
+
+        An exception in the waiting, such as KeyboardInterrupt, leaves it running. Raises Gone when the loop has ended.
+        """
+        return wait_for(self.start(function, *args))
+
+    def start(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> concurrent.futures.Future[T]:
+        """Start a coroutine function on the loop, in a copy of the caller's context. Raises Gone at its end."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        with self._lock:
+            if self._over:
+                raise Gone
+            self._pending.add(future)
+        self._mailbox.post(self._start, future, contextvars.copy_context(), function, args)
+        return future
+
+    def _start(
+        self,
+        future: concurrent.futures.Future[T],
+        context: contextvars.Context,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        args: tuple[Any, ...],
+    ) -> None:
+        def done(task: asyncio.Task[T]) -> None:
+            self._pending.discard(future)
+            if future.done():
+                return
+            if task.cancelled():
+                future.set_exception(Gone())
+            elif (error := task.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(task.result())
+
+        task = asyncio.Task(function(*args), loop=self._loop, context=context, name="pystrands-call")
+        task.add_done_callback(done)
+
+    def close(self, *, unless_pending: bool = False) -> bool:
+        """Take no more calls, and tell those that wait; return False when calls are pending that must not be."""
+        with self._lock:
+            if unless_pending and self._pending:
+                return False
+            self._over = True
+            pending, self._pending = self._pending, set()
+        for future in pending:
+            if not future.done():
+                future.set_exception(Gone())
+        self._workers.close()
+        return True
+
+
+def wait_for(future: concurrent.futures.Future[T]) -> T:
+    """Return the result of ``future``; Ctrl-C interrupts the wait."""
+    while not future.done():
+        concurrent.futures.wait([future], timeout=1.0)  # a wait without end can't be interrupted on Windows
+    return future.result()
+
+
+class LoopThread:
+    """A daemon thread with an event loop, a Core and its Bridge; it ends when the Core's life has ended."""
+
+    def __init__(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
+        self.core: Core
+        self.bridge: Bridge
+        self._started = threading.Event()
+        self._nudge: asyncio.Event
+        self._thread = threading.Thread(
+            target=self._serve, args=(make_core, max_workers), name="pystrands-loop", daemon=True
+        )
+        self._thread.start()
+        self._started.wait()
+
+    def _serve(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self._main(make_core, max_workers))
+
+    async def _main(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
+        self._nudge = asyncio.Event()
+        self.core = make_core(self)
+        self.bridge = Bridge(self.core, max_workers)
+        self._started.set()
+        try:
+            while True:
+                await self._nudge.wait()
+                self._nudge.clear()
+                life = self.core.life
+                if life is not None:
+                    life.closed.add_done_callback(lambda _: self._nudge.set())
+                elif self.bridge.close(unless_pending=True):
+                    return
+        finally:
+            self.bridge.close()
+
+    async def _nudging(self, function: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...]) -> T:
+        try:
+            return await function(*args)
+        finally:
+            # Two turns from now, when this call is no longer pending.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._nudge.set)
+
+    def start(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> concurrent.futures.Future[T]:
+        """Start a method of the Core. Raises Gone when the thread is at its end."""
+        return self.bridge.start(self._nudging, function, args)
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, up to ``timeout`` seconds."""
+        self._thread.join(timeout)

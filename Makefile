@@ -1,0 +1,49 @@
+# `make demo` shows it, `make test` checks it; each prepares .venv by itself the first time.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help demo test lint types format clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(VENV)/.ready ## a chat to open in two tabs: the broker, a backend and a page
+	@exec $(BIN)/pystrands demo
+
+test: lint types ## everything that must pass: ruff, mypy, all tests, coverage
+	$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report=term --durations=10
+	@echo "All checks passed."
+
+lint: $(VENV)/.ready-test ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.ready-test ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.ready-test ## put the code into ruff's format
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+clean: ## remove .venv and what tools leave behind
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say what is installed; they are older than what they are made of when that changes.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "PyStrands needs Python 3.11 or newer, and '$(PYTHON)' is not; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test
+	@touch $@ $(VENV)/.ready

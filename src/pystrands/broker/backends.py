@@ -5,7 +5,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pystrands.broker.rooms import Client
 from pystrands.errors import MalformedLine
@@ -138,8 +138,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello, and give the backend a second to answer."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         transport.set_write_buffer_limits(high=self._backends.link_buffer, low=self._backends.link_buffer // 4)
         peer = transport.get_extra_info("peername")
         self.name = f"backend {self.number} ({peer[0]}:{peer[1]})" if peer else self.name

@@ -1,0 +1,379 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pystrands.broker.fanout import BLOCKED, CLOSED, Outbox
+from tests.broker.ws_support import Double
+
+
+class Loop(Double):
+    """Runs one turn when told to."""
+
+    def __init__(self):
+        self.ready = []
+
+    def call_soon(self, function, *args):
+        self.ready.append((function, args))
+
+    def turn(self):
+        ready, self.ready = self.ready, []
+        for function, args in ready:
+            function(*args)
+        return len(ready)
+
+    def drain(self):
+        turns = 0
+        while self.ready:
+            self.turn()
+            turns += 1
+        return turns
+
+
+class Transport(Double):
+    def __init__(self, journal=None):
+        self.writes = []
+        self.closing = False
+        self.error = None
+        self.after_write = None
+        self.journal = journal
+
+    def is_closing(self):
+        return self.closing
+
+    def write(self, data):
+        if self.error is not None:
+            raise self.error
+        self.writes.append(data)
+        if self.journal is not None:
+            self.journal.append((self, data))
+        if self.after_write is not None:
+            self.after_write()
+
+
+class Client(Double):
+    def __init__(self, limit=1000, journal=None):
+        self.out = []
+        self.queued = 0
+        self.flags = 0
+        self.limit = limit
+        self.transport = Transport(journal)
+        self.closed = None
+        self.aborted = False
+        self.on_close = None
+
+    def close(self, code, reason):
+        self.flags |= CLOSED
+        self.closed = (code, reason, list(self.out))
+        if self.on_close is not None:
+            self.on_close()
+
+    def abort(self):
+        self.aborted = True
+        self.flags |= CLOSED
+
+    @property
+    def received(self):
+        return b"".join(self.transport.writes)
+
+    @property
+    def is_clean(self):
+        return not self.out and self.queued == 0
+
+
+@pytest.fixture
+def loop():
+    return Loop()
+
+
+@pytest.fixture
+def counters():
+    return Counter()
+
+
+@pytest.fixture
+def outbox(loop, counters):
+    return Outbox(loop, counters=counters)
+
+
+def test_a_turn_has_one_write_per_client(loop, outbox):
+    one, other = Client(), Client()
+    assert outbox.send(one, b"a")
+    assert outbox.send(other, b"b")
+    assert outbox.fan_out([one, other], b"c") == 2
+    assert outbox.send(one, b"d")
+    assert len(loop.ready) == 1
+    assert one.queued == 3
+    loop.drain()
+    assert one.transport.writes == [b"acd"]
+    assert other.transport.writes == [b"bc"]
+    assert one.is_clean
+    assert other.is_clean
+    assert not one.flags
+
+
+def test_a_single_frame_is_written_without_a_copy(loop, outbox):
+    clients = [Client() for _ in range(200)]
+    frame = b"x" * 100
+    assert outbox.fan_out(clients, frame) == 200
+    loop.drain()
+    assert all(len(client.transport.writes) == 1 and client.transport.writes[0] is frame for client in clients)
+
+
+def test_recipients_may_come_from_anywhere(loop, outbox):
+    clients = [Client() for _ in range(5)]
+    assert outbox.fan_out(iter(clients), b"a") == 5
+    assert outbox.fan_out(set(clients), b"b") == 5
+    assert outbox.fan_out([], b"c") == 0
+    loop.drain()
+    assert [client.received for client in clients] == [b"ab"] * 5
+
+
+def test_the_order_is_that_of_sending_whichever_way(loop, outbox):
+    clients = [Client() for _ in range(100)]
+    outbox.fan_out(clients, b"1")
+    outbox.send(clients[99], b"2")
+    outbox.fan_out(clients[95:], b"3")
+    outbox.fan_out(clients, b"4")
+    loop.drain()
+    assert clients[99].received == b"1234"
+    assert clients[95].received == b"134"
+    assert clients[0].received == b"14"
+
+
+def test_small_sends_go_between_the_slices_of_a_fan_out(loop, counters):
+    now = iter(range(1, 10_000))
+    journal = []
+    outbox = Outbox(loop, slice_seconds=4, clock=lambda: next(now))
+    many = [Client(journal=journal) for _ in range(100)]
+    quick = Client(journal=journal)
+    outbox.fan_out(many, b"bulk")
+    loop.turn()
+    slice_size = len(journal)
+    assert 0 < slice_size < 10
+    outbox.send(quick, b"quick")
+    outbox.fan_out([many[-1]], b"few")  # one that waits in bulk is not made to wait for the rest of it
+    loop.turn()
+    assert journal[slice_size] == (quick.transport, b"quick")
+    assert journal[slice_size + 1] == (many[-1].transport, b"bulkfew")
+    assert loop.drain() > 10
+    assert all(client.received.startswith(b"bulk") for client in many)
+    assert not any(client.flags for client in many)
+
+
+def test_a_slice_is_bounded_in_sends_where_the_clock_sees_nothing(loop):
+    outbox = Outbox(loop, slice_seconds=0.00007, clock=lambda: 0.0)
+    clients = [Client() for _ in range(100)]
+    outbox.fan_out(clients, b"x")
+    assert loop.drain() >= 10
+    assert all(client.received == b"x" for client in clients)
+
+
+def test_a_blocked_client_is_skipped_until_it_is_unblocked(loop, outbox):
+    client = Client()
+    outbox.block(client)
+    assert outbox.send(client, b"a")
+    assert outbox.fan_out([client], b"b") == 1
+    loop.drain()
+    assert client.transport.writes == []
+    assert client.queued == 2
+    outbox.unblock(client)
+    loop.drain()
+    assert client.transport.writes == [b"ab"]
+    assert client.is_clean
+    assert not client.flags
+
+
+def test_a_client_that_is_blocked_while_it_waits_keeps_its_frames(loop, outbox):
+    small, bulk = Client(), [Client() for _ in range(70)]
+    outbox.send(small, b"a")
+    outbox.fan_out(bulk, b"b")
+    for client in (small, bulk[3]):
+        outbox.block(client)
+    loop.drain()
+    assert (small.received, bulk[3].received, bulk[4].received) == (b"", b"", b"b")
+    assert small.flags == bulk[3].flags == BLOCKED
+    for client in (small, bulk[3]):
+        outbox.unblock(client)
+    loop.drain()
+    assert (small.received, bulk[3].received) == (b"a", b"b")
+
+
+def test_unblocking_an_empty_client_does_nothing(loop, outbox):
+    client = Client()
+    outbox.block(client)
+    outbox.unblock(client)
+    assert not client.flags
+    assert not loop.ready
+
+
+def test_a_long_queue_is_written_until_the_transport_blocks(loop, outbox):
+    client = Client(limit=1 << 30)
+    client.transport.after_write = lambda: outbox.block(client)
+    frames = [bytes([n]) * 50_000 for n in range(10)]
+    for frame in frames:
+        outbox.send(client, frame)
+    loop.drain()
+    assert client.transport.writes == [b"".join(frames[:2])]
+    assert client.queued == 400_000
+    while client.out:
+        outbox.unblock(client)
+        loop.drain()
+    assert client.received == b"".join(frames)
+    assert client.is_clean
+
+
+def test_a_frame_longer_than_a_part_is_written_whole(loop, outbox):
+    client = Client(limit=1 << 30)
+    outbox.send(client, b"a")
+    outbox.send(client, b"x" * 1_000_000)
+    outbox.send(client, b"b")
+    loop.drain()
+    assert client.received == b"a" + b"x" * 1_000_000 + b"b"
+    assert client.is_clean
+
+
+@pytest.mark.parametrize("way", ["send", "fan_out"])
+def test_a_slow_client_is_closed_later_and_without_its_queue(loop, outbox, counters, way):
+    clients = {Client(limit=10) for _ in range(100)}
+    slow = next(iter(clients))
+    slow.on_close = lambda: clients.discard(slow)
+    outbox.block(slow)
+    assert outbox.send(slow, b"12345678")
+    if way == "send":
+        assert not outbox.send(slow, b"abc")
+    else:
+        assert outbox.fan_out(clients, b"abc") == 99
+        assert outbox.fan_out(clients, b"def") == 99
+    assert slow in clients
+    assert not outbox.send(slow, b"more")
+    loop.drain()
+    assert slow not in clients
+    assert slow.closed == (1013, "too slow", [])
+    assert slow.is_clean
+    assert counters == {"slow_consumer_closed": 1}
+
+
+def test_a_slow_client_that_left_first_is_not_closed(loop, outbox, counters):
+    client = Client(limit=1)
+    outbox.block(client)
+    outbox.send(client, b"a")
+    outbox.send(client, b"b")
+    client.flags |= CLOSED
+    loop.drain()
+    assert client.closed is None
+    assert not counters
+
+
+def test_a_client_may_miss_messages_instead(loop, counters):
+    outbox = Outbox(loop, policy="drop", counters=counters)
+    client, other = Client(limit=10), Client(limit=10)
+    outbox.block(client)
+    assert outbox.send(client, b"12345678")
+    assert not outbox.send(client, b"abc")
+    assert outbox.fan_out([client, other], b"abc") == 1
+    assert outbox.send(client, b"90")
+    outbox.unblock(client)
+    loop.drain()
+    assert client.received == b"1234567890"
+    assert other.received == b"abc"
+    assert counters == {"slow_consumer_dropped": 2}
+    assert client.closed is None
+
+
+@pytest.mark.parametrize("way", ["send", "fan_out"])
+def test_one_message_above_the_limit_passes_into_an_empty_queue(loop, outbox, way):
+    client = Client(limit=10)
+    outbox.block(client)
+    assert outbox.send(client, b"x" * 100) if way == "send" else outbox.fan_out([client], b"x" * 100)
+    assert client.closed is None
+    outbox.unblock(client)
+    loop.drain()
+    assert client.received == b"x" * 100
+
+
+def test_a_closed_client_takes_nothing(loop, outbox):
+    closed, one = Client(), Client()
+    closed.flags |= CLOSED
+    assert not outbox.send(closed, b"a")
+    assert outbox.fan_out([closed, one], b"b") == 1
+    loop.drain()
+    assert closed.received == b""
+
+
+def break_by_closing(client):
+    client.transport.closing = True
+
+
+def break_by_error(client):
+    client.transport.error = RuntimeError("the handle is closed")
+
+
+def break_by_leaving(client):
+    client.transport = None
+
+
+@pytest.mark.parametrize("break_it", [break_by_closing, break_by_error, break_by_leaving])
+@pytest.mark.parametrize("size", [3, 100])
+def test_a_dead_client_harms_nobody_else(loop, outbox, break_it, size):
+    clients = [Client() for _ in range(size)]
+    outbox.fan_out(clients, b"x")
+    break_it(clients[1])
+    loop.drain()
+    assert [client.received for client in clients if client is not clients[1]] == [b"x"] * (size - 1)
+    assert clients[1].is_clean
+    assert clients[1].aborted is (break_it is break_by_error)
+
+
+def test_a_close_that_fails_harms_nobody_else(loop, outbox):
+    def fail():
+        raise RuntimeError
+
+    clients = [Client(limit=1) for _ in range(3)]
+    clients[0].on_close = fail
+    for _ in range(2):
+        outbox.fan_out(clients, b"xx")
+    loop.drain()
+    assert [client.closed and client.closed[0] for client in clients] == [1013] * 3
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(0, 69)),
+        st.tuples(st.just("some"), st.sets(st.integers(0, 69), max_size=10)),
+        st.tuples(st.just("all"), st.none()),
+        st.tuples(st.just("block"), st.integers(0, 69)),
+        st.tuples(st.just("unblock"), st.integers(0, 69)),
+        st.tuples(st.just("turn"), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@given(steps)
+def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
+    loop = Loop()
+    outbox = Outbox(loop, slice_seconds=0.0001, clock=lambda: 0.0)
+    clients = [Client(limit=1 << 20) for _ in range(70)]
+    expected = [b""] * 70
+    for number, (what, whom) in enumerate(steps):
+        frame = b"%d;" % number
+        if what == "turn":
+            loop.turn()
+            continue
+        if what in ("block", "unblock"):
+            getattr(outbox, what)(clients[whom])
+            continue
+        indexes = range(70) if what == "all" else sorted(whom) if what == "some" else [whom]
+        if what == "send":
+            outbox.send(clients[whom], frame)
+        else:
+            outbox.fan_out([clients[index] for index in indexes], frame)
+        for index in indexes:
+            expected[index] += frame
+    for client in clients:
+        outbox.unblock(client)
+    loop.drain()
+    assert [client.received for client in clients] == expected
+    assert all(client.is_clean and not client.flags for client in clients)

@@ -1,0 +1,240 @@
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from pystrands.broker.fanout import Outbox
+from pystrands.broker.keepalive import KeepAlive
+from tests.broker.ws_support import PATIENCE, PING, PONG, Double, Echo, Front, frame
+
+INTERVAL = 50.0
+
+
+class Loop(Double):
+    def call_soon(self, function, *args):
+        pass
+
+
+class Session(Double):
+    def __init__(self):
+        self.out = []
+        self.queued = 0
+        self.flags = 0
+        self.limit = 1000
+        self.transport = None
+        self.silent = 0
+        self.paused = False
+        self.partial = False
+        self.aborted: Any = 0
+        self.on_abort = None
+
+    def has_received(self):
+        return self.partial
+
+    def close(self, code, reason):
+        raise AssertionError
+
+    def abort(self):
+        self.aborted += 1
+        if self.on_abort is not None:
+            self.on_abort()
+
+
+@pytest.fixture
+def counters():
+    return Counter()
+
+
+@pytest.fixture
+def keepalive(counters):
+    return KeepAlive(Outbox(Loop()), interval=INTERVAL, missed=2, counters=counters)
+
+
+def sweep(keepalive, start, intervals=1.0):
+    """Tick every second over so many intervals, and return the time after."""
+    end = start + INTERVAL * intervals
+    while start < end:
+        keepalive.tick(start)
+        start += 1
+    return start
+
+
+def test_a_silent_client_is_pinged_and_then_dropped(keepalive, counters):
+    ws = Session()
+    keepalive.add(ws)
+    ws.on_abort = lambda: keepalive.discard(ws)
+    now = sweep(keepalive, 0)
+    assert ws.out == []
+    now = sweep(keepalive, now)
+    assert ws.out == [b"\x89\x00"]
+    now = sweep(keepalive, now)
+    assert ws.out == [b"\x89\x00"] * 2
+    assert not ws.aborted
+    now = sweep(keepalive, now)
+    assert ws.aborted == 1
+    assert counters == {"keepalive_timeout": 1}
+    sweep(keepalive, now)
+    assert ws.aborted == 1
+
+
+def test_whoever_is_heard_is_left_alone(keepalive):
+    ws = Session()
+    keepalive.add(ws)
+    now = 0.0
+    for _ in range(10):
+        now = sweep(keepalive, now)
+        ws.silent = 0
+    assert ws.out == []
+    assert not ws.aborted
+
+
+def test_an_answer_in_time_saves_a_client(keepalive):
+    ws = Session()
+    keepalive.add(ws)
+    now = sweep(keepalive, 0, 3)
+    assert len(ws.out) == 2
+    ws.silent = 0
+    now = sweep(keepalive, now, 3)
+    assert len(ws.out) == 4
+    assert not ws.aborted
+
+
+def test_a_part_of_a_frame_is_life(keepalive):
+    ws = Session()
+    ws.partial = True
+    keepalive.add(ws)
+    sweep(keepalive, 0, 10)
+    assert ws.out == []
+    assert not ws.aborted
+
+
+def test_a_paused_client_is_exempt(keepalive):
+    ws = Session()
+    keepalive.add(ws)
+    now = sweep(keepalive, 0, 3)
+    ws.paused = True
+    now = sweep(keepalive, now, 10)
+    assert not ws.aborted
+    assert len(ws.out) == 2
+    ws.paused = False
+    now = sweep(keepalive, now, 3)
+    assert not ws.aborted
+    sweep(keepalive, now)
+    assert ws.aborted
+
+
+def test_visits_are_spread_over_the_interval(keepalive):
+    sessions = [Session() for _ in range(500)]
+    for ws in sessions:
+        keepalive.add(ws)
+    visited = []
+    before = 0
+    for second in range(int(INTERVAL)):
+        keepalive.tick(second)
+        now = sum(ws.silent for ws in sessions)
+        visited.append(now - before)
+        before = now
+    assert before == 500
+    assert max(visited) < 100
+    assert all(ws.silent == 1 for ws in sessions)
+
+
+def test_after_a_long_gap_everyone_is_visited_once(keepalive):
+    sessions = [Session() for _ in range(100)]
+    for ws in sessions:
+        keepalive.add(ws)
+    keepalive.tick(0)
+    keepalive.tick(INTERVAL * 1000)
+    assert {ws.silent for ws in sessions} <= {1, 2}
+    assert not any(ws.aborted for ws in sessions)
+
+
+def test_a_client_may_leave_twice_or_without_having_come(keepalive):
+    ws = Session()
+    keepalive.discard(ws)
+    keepalive.add(ws)
+    keepalive.add(ws)
+    keepalive.discard(ws)
+    keepalive.discard(ws)
+    sweep(keepalive, 0, 5)
+    assert ws.silent == 0
+
+
+def test_clients_may_leave_and_one_may_fail_while_the_dead_are_dropped(keepalive):
+    sessions = [Session() for _ in range(200)]
+
+    def everyone_leaves():
+        for ws in sessions:
+            keepalive.discard(ws)
+        raise RuntimeError
+
+    for ws in sessions:
+        keepalive.add(ws)
+        ws.on_abort = everyone_leaves
+    sweep(keepalive, 0, 6)
+    assert 0 < sum(ws.aborted for ws in sessions) < 200
+
+
+def test_interval_0_is_off(counters):
+    keepalive = KeepAlive(Outbox(Loop()), interval=0, counters=counters)
+    ws = Session()
+    keepalive.add(ws)
+    keepalive.tick(0)
+    keepalive.start(Loop())
+    keepalive.stop()
+    assert ws.silent == 0
+
+
+async def test_the_loop_does_the_sweep():
+    keepalive = KeepAlive(Outbox(asyncio.get_running_loop()), interval=0.05)
+    pinged = asyncio.Event()
+
+    class Answering(Session):
+        def has_received(self):
+            pinged.set()
+            return True
+
+    ws = Answering()
+    keepalive.add(ws)
+    keepalive.start(asyncio.get_running_loop())
+    keepalive.start(asyncio.get_running_loop())
+    await asyncio.wait_for(pinged.wait(), PATIENCE)
+    keepalive.stop()
+    keepalive.stop()
+
+
+async def test_an_error_does_not_end_the_sweep():
+    keepalive = KeepAlive(Outbox(asyncio.get_running_loop()), interval=0.05)
+    again = asyncio.Event()
+
+    class Failing(Session):
+        count = 0
+
+        def has_received(self):
+            self.count += 1
+            if self.count > 1:
+                again.set()
+            raise RuntimeError
+
+    keepalive.add(Failing())
+    keepalive.start(asyncio.get_running_loop())
+    await asyncio.wait_for(again.wait(), PATIENCE)
+    keepalive.stop()
+
+
+def test_a_websocket_comes_and_goes_by_itself():
+    with Front(receiver=Echo()) as front:
+        keepalive = front.call(lambda: KeepAlive(front.outbox, interval=INTERVAL, counters=front.counters))
+        front.call(setattr, front.shared, "keepalive", keepalive)
+        with front.connect() as client:
+            client.send_frame(PING)
+            assert client.frame() == (PONG, b"")
+            assert front.call(sweep, keepalive, 0, 2)
+            assert client.frame() == (PING, b"")
+            client.send(frame(PONG) + frame(PING))
+            assert client.frame() == (PONG, b"")
+            front.call(sweep, keepalive, 200, 4)
+            assert front.closed() == (1006, "")
+        assert front.counters["keepalive_timeout"] == 1
+        assert not any(keepalive._buckets)

@@ -34,15 +34,12 @@ def page() -> bytes:
 @asynccontextmanager
 async def serve(config: BrokerConfig) -> AsyncIterator[Broker]:
     """Run the demo while the context is open, and give its broker. Raises OSError when an address is taken."""
-    broker = Broker(config, pages={"/": ("text/html; charset=utf-8", page())})
-    await broker.start()
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
-    backend = ChatBackend(host=everywhere.get(config.tcp_host, config.tcp_host), port=broker.tcp_port)
-    running = asyncio.create_task(backend.run_forever())
-    try:
-        yield broker
-    finally:
-        backend.auto_reconnect = False  # the broker goes first, so that the backend hears of every client that leaves
-        await broker.stop()
-        await backend.disconnect()
-        await running
+    async with Broker(config, pages={"/": ("text/html; charset=utf-8", page())}) as broker:
+        backend = ChatBackend(host=everywhere.get(config.tcp_host, config.tcp_host), port=broker.tcp_port)
+        running = asyncio.create_task(backend.run_forever())
+        try:
+            yield broker
+        finally:
+            await backend.disconnect()
+            await running

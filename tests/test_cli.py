@@ -1,0 +1,359 @@
+"""The command: where values come from, what a wrong one says, and how the process begins and ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from click.testing import CliRunner
+
+import pystrands
+from pystrands import cli
+from pystrands.broker.config import BrokerConfig, options
+from pystrands.cli import DEMO_OPTIONS, SERVER_OPTIONS, Failure, WrongValue, main, read_file, resolve, why_not_started
+
+POSIX = os.name == "posix"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("PYSTRANDS_", "PYSTRAND_")):
+            monkeypatch.delenv(name)
+
+
+def run(*args, **env):
+    """Run the command in this process; only for what ends before the broker begins."""
+    return CliRunner(env=env).invoke(main, args)
+
+
+def refusal(*args, **env):
+    """The one line on stderr of a command that is refused for a value."""
+    result = run("server", *args, **env)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+# ---- real processes
+
+
+@contextmanager
+def process(*args, **env):
+    """A command in a process of its own, which is gone in the end."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pystrands", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def end(child, number=signal.SIGTERM):
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=30)
+    return child.returncode, errors
+
+
+def listening(child):
+    """Wait for the two lines that say where a server listens; its ports."""
+    first, second = child.stdout.readline(), child.stdout.readline()
+    clients = re.fullmatch(r"WebSocket clients: ws://127\.0\.0\.1:(\d+)\n", first)
+    backends = re.fullmatch(r"backends: 127\.0\.0\.1:(\d+)\n", second)
+    assert clients, (first, child.stderr.read() if not first else "")
+    assert backends, second
+    return int(clients[1]), int(backends[1])
+
+
+# ---- help
+
+
+def test_help_names_every_option_with_its_default():
+    result = run("server", "--help")
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    for option in SERVER_OPTIONS:
+        assert option.flag in text
+        assert f"[{option.default_text}]" in text
+    assert "--config FILE" in text
+
+
+def test_the_version():
+    assert run("--version").stdout == f"pystrands, version {pystrands.__version__}\n"
+
+
+def test_the_group_lists_its_commands():
+    text = run("-h").stdout
+    assert "server" in text
+    assert "demo" in text
+
+
+def test_the_demo_takes_the_addresses():
+    assert [option.flag for option in DEMO_OPTIONS] == ["--ws-host", "--ws-port", "--tcp-host", "--tcp-port"]
+    assert run("demo", "--help").exit_code == 0
+
+
+# ---- precedence
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file():
+    env = {"PYSTRANDS_WS_PORT": "2", "PYSTRANDS_TCP_PORT": "2", "PYSTRANDS_CLIENT_BUFFER": ""}
+    file = {"ws_port": 3, "tcp_port": 3, "queue_size": 3, "client_buffer": "8 MiB", "hold_time": 3}
+    values, sources = resolve(options(), {"ws_port": "1", "tcp_port": None}, env, file, "broker.toml")
+    assert values == {"ws_port": 1, "tcp_port": 2, "queue_size": 3, "client_buffer": 8 << 20, "hold_time": 3.0}
+    assert sources == {
+        "ws_port": "",
+        "tcp_port": "PYSTRANDS_TCP_PORT",
+        "queue_size": "broker.toml",
+        "client_buffer": "broker.toml",
+        "hold_time": "broker.toml",
+    }
+
+
+def test_the_older_names_are_understood_and_the_new_ones_win():
+    older = {"PYSTRAND_WS_PORT": "1", "PYSTRAND_TCP_PORT": "2", "PYSTRAND_QUEUE_SIZE": "3"}
+    assert resolve(options(), {}, older, {})[0] == {"ws_port": 1, "tcp_port": 2, "queue_size": 3}
+    both = {**older, "PYSTRANDS_WS_PORT": "9", "PYSTRANDS_TCP_PORT": ""}
+    assert resolve(options(), {}, both, {})[0] == {"ws_port": 9, "tcp_port": 2, "queue_size": 3}
+    assert "(from PYSTRAND_QUEUE_SIZE)" in refusal(PYSTRAND_QUEUE_SIZE="x")
+
+
+@pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
+def test_every_option_can_come_from_everywhere(option, tmp_path):
+    text = option.default_text
+    assert resolve(options(), {option.name: text}, {}, {})[0] == {option.name: option.default}
+    assert resolve(options(), {}, {option.env: text}, {})[0] == {option.name: option.default}
+    path = tmp_path / "broker.toml"
+    value = f'"{text}"' if isinstance(option.default, str) else option.default
+    for key in (option.key, option.name):
+        path.write_text(f"{key} = {value}\n")
+        assert resolve(options(), {}, {}, read_file(str(path), options()))[0] == {option.name: option.default}
+
+
+# ---- wrong values
+
+
+def test_a_wrong_flag():
+    line = refusal("--ws-port", "99999")
+    assert line == "Error: --ws-port: 99999 is not a whole number from 0 to 65535"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--queue-policy", "drop-newest"),
+        ("--hold-time", "soon"),
+        ("--max-message-size", "0"),
+        ("--ws-host", ""),
+        ("--log-level", "loud"),
+        ("--tcp-port", "7\n8"),
+        ("--tcp-port", "8080"),
+        ("--client-buffer", "1 KiB"),
+    ],
+)
+def test_wrong_flags_are_named(args):
+    assert refusal(*args).startswith(f"Error: {args[0]}: ")
+
+
+def test_a_wrong_variable_is_named_with_its_option():
+    line = refusal(PYSTRANDS_WS_PORT="http")
+    assert line == "Error: --ws-port (from PYSTRANDS_WS_PORT): 'http' is not a whole number from 0 to 65535"
+    assert refusal(PYSTRANDS_LOG_LEVEL="loud").startswith("Error: --log-level (from PYSTRANDS_LOG_LEVEL): ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ws-port = 99999", "--ws-port (from {}): 99999 is not a whole number from 0 to 65535"),
+        ("ws_port = true", "--ws-port (from {}): True is not a whole number from 0 to 65535"),
+        ("hold-time = []", "--hold-time (from {}): [] is not a number of seconds from 0 to 86400"),
+        ("queue-bytes = '1 TB'", "--queue-bytes (from {}): '1 TB' is not a whole number of bytes from 1 to 1 GiB"),
+        ("ws-prt = 1", "{}: unknown key 'ws-prt': the nearest right one is 'ws-port'"),
+        ("[broker]\nws-port = 1", "{}: unknown key 'broker': the nearest right one is "),
+        ("ws-port = 1\nws_port = 2", "{}: 'ws-port' is there twice, with - and with _: remove one"),
+        ("ws-port", "--config: {} is not a TOML file: "),
+        ("ws-host = '\xff'", "--config: {} is not a TOML file: "),
+    ],
+)
+def test_a_wrong_file(tmp_path, text, message):
+    path = tmp_path / "broker.toml"
+    path.write_text(text, "latin-1")
+    assert refusal("--config", str(path)).startswith("Error: " + message.format(path))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    path = str(tmp_path / "none.toml")
+    assert refusal("--config", path) == f"Error: --config: can't read {path}: No such file or directory"
+    assert refusal(PYSTRANDS_CONFIG=path).startswith(f"Error: --config (from PYSTRANDS_CONFIG): can't read {path}")
+    assert refusal("--config", str(tmp_path)).startswith("Error: --config: can't read")
+    assert refusal("--config", "").startswith("Error: --config: can't read")
+
+
+def test_values_that_do_not_go_together_name_the_source():
+    line = refusal(PYSTRANDS_TCP_PORT="9000", PYSTRANDS_WS_PORT="9000")
+    assert line.startswith("Error: --tcp-port (from PYSTRANDS_TCP_PORT): 9000 is the port for WebSocket clients too")
+
+
+@pytest.mark.parametrize("args", [("--ws-prt", "1"), ("--ws-port",), ("extra",)])
+def test_what_is_misspelt_takes_one_line_too(args):
+    assert refusal(*args).startswith("Error: ")
+
+
+def test_a_wrong_value_for_the_demo():
+    result = run("demo", "--ws-port", "x")
+    assert result.exit_code == 2
+    assert result.stderr == "Error: --ws-port: 'x' is not a whole number from 0 to 65535\n"
+
+
+# ---- addresses that can't be had
+
+
+def test_a_host_that_is_none():
+    for host in ("no.such.host.invalid", "192.0.2.1", "a" * 70 + ".example", "a..b"):
+        failure = why_not_started(BrokerConfig(ws_host=host, ws_port=0), OSError("?"))
+        assert isinstance(failure, WrongValue)
+        assert failure.message == f"--ws-host: {host!r} is not an address of this machine"
+
+
+def test_any_other_reason_is_told_as_it_is(monkeypatch):
+    failure = why_not_started(BrokerConfig(ws_port=0, tcp_port=0), OSError("no more of it"))
+    assert (failure.message, failure.exit_code) == ("can't listen: no more of it", 1)
+    monkeypatch.setattr(cli, "_bind_problem", lambda _host, _port: PermissionError(13, "Permission denied"))
+    failure = why_not_started(BrokerConfig(ws_port=80), OSError("?"))
+    assert failure.message == "can't listen on 127.0.0.1:80: Permission denied; choose another --ws-port"
+    assert failure.exit_code == 1
+    assert "[::1]:80" in why_not_started(BrokerConfig(ws_host="::1", ws_port=80), OSError("?")).message
+
+
+def test_a_message_is_always_one_line():
+    assert Failure("one\ntwo").message == "one two"
+
+
+@pytest.mark.parametrize("side", ["ws", "tcp"])
+@pytest.mark.parametrize("command", ["server", "demo"])
+def test_a_port_that_is_taken(side, command):
+    other = "tcp" if side == "ws" else "ws"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with process(command, f"--{side}-port", str(port), f"--{other}-port", "0") as child:
+            output, errors = child.communicate(timeout=30)
+    assert child.returncode == 1
+    assert output == ""
+    lines = [line for line in errors.splitlines() if " INFO " not in line]
+    assert lines == [
+        f"Error: 127.0.0.1:{port} is in use by another program: end it, or choose another --{side}-port",
+    ]
+
+
+# ---- the process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_in_order(number):
+    with process("server", "--ws-port", "0", "--tcp-port", "0") as child:
+        ws_port, tcp_port = listening(child)
+        assert ws_port != tcp_port
+        socket.create_connection(("127.0.0.1", tcp_port), timeout=10).close()
+        with urllib.request.urlopen(f"http://127.0.0.1:{ws_port}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+        code, errors = end(child, number)
+    assert code == 0, errors
+    assert "Traceback" not in errors
+
+
+def admit(client, backend):
+    """Open a WebSocket by hand, and be the backend that lets it in."""
+    head = (
+        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    client.sendall(head.encode())
+    with backend.makefile("r") as lines:
+        request = next(line for line in map(json.loads, lines) if line["action"] == "connection_request")
+    answer = {"accepted": True, "client_id": "1", "room_id": "r", "metadata": {}}
+    line = {"action": "response", "request_id": request["request_id"], "params": answer}
+    backend.sendall(json.dumps(line).encode() + b"\n")
+    assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
+
+
+def test_a_second_signal_ends_it_at_once():
+    with process("server", "--ws-port", "0", "--tcp-port", "0", "--close-timeout", "3000") as child:
+        ws_port, tcp_port = listening(child)
+        with (
+            socket.create_connection(("127.0.0.1", tcp_port), timeout=30) as backend,
+            socket.create_connection(("127.0.0.1", ws_port), timeout=30) as client,
+        ):
+            backend.sendall(b'{"action": "heartbeat", "request_id": "", "params": {}}\n')
+            admit(client, backend)
+            child.send_signal(signal.SIGTERM)
+            assert client.recv(1)[0] == 0x88, "a close frame, which this client never answers"
+            code, _ = end(child, signal.SIGTERM)
+    assert code == -signal.SIGTERM
+
+
+def test_the_environment_and_a_file_reach_the_process(tmp_path):
+    path = tmp_path / "broker.toml"
+    path.write_text('ws-port = 0\nlog-level = "debug"\n')
+    with process("server", PYSTRANDS_CONFIG=str(path), PYSTRANDS_TCP_PORT="0") as child:
+        listening(child)
+        assert end(child)[0] == 0
+
+
+@pytest.mark.skipif(not POSIX, reason="this system has no such limit")
+def test_the_limit_of_open_files_is_raised():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, {before[1]})); "
+    ask = (
+        "from pystrands.cli import raise_file_limit as r; r(); r(); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", low + ask], check=True, capture_output=True, text=True)
+    soft, hard = map(int, done.stdout.split())
+    assert soft == hard == before[1]
+
+
+@pytest.mark.skipif(not POSIX, reason="this system has no such limit")
+def test_a_limit_that_cannot_be_raised_is_no_reason_to_fail(monkeypatch, caplog):
+    import resource
+
+    def refuse(*_):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 128))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    cli.raise_file_limit()
+    assert "stays at 64" in caplog.text
+
+
+def test_it_works_without_what_windows_does_not_have(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    cli.raise_file_limit()
+    assert cli._loop_factory() is None
+
+
+def test_the_demo_runs():
+    with process("demo", "--ws-port", "0", "--tcp-port", "0") as child:
+        first = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+/) in two tabs\n", child.stdout.readline())
+        assert first
+        with urllib.request.urlopen(first[1], timeout=10) as answer:
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert "<title>PyStrands chat</title>" in answer.read().decode()
+        code, errors = end(child, signal.SIGINT)
+    assert code == 0, errors
+    assert "Traceback" not in errors

@@ -1,0 +1,150 @@
+"""What holds for the project as a whole: documents in step with the code, and who may import whom."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import pystrands
+from pystrands.broker.config import options, options_table
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "pystrands"
+MODULES = sorted(SOURCE.rglob("*.py"))
+IGNORED = {".git", ".venv", "venv", "__pycache__", "build", "dist", "htmlcov", "site", "node_modules"}
+
+
+def imports(path):
+    """Every absolute name that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def found(pattern, text):
+    match = re.search(pattern, text, re.DOTALL)
+    assert match, pattern
+    return match[match.lastindex or 0]
+
+
+def package(name):
+    """``pystrands.protocol.framing`` belongs to ``protocol``, ``pystrands.errors`` is its own."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "pystrands" and len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize(
+    ("layer", "allowed"),
+    [
+        ("protocol", {"protocol", "context", "errors"}),
+        ("engine", {"engine", "protocol", "context", "errors"}),
+        ("client", {"client", "protocol", "context", "errors"}),
+    ],
+)
+def test_a_layer_imports_nothing_above_it(layer, allowed):
+    paths = sorted((SOURCE / layer).rglob("*.py"))
+    assert paths
+    for path in paths:
+        for name in imports(path):
+            assert name != "pystrands", f"{path.relative_to(ROOT)} imports the whole package"
+            above = package(name)
+            assert not above or above in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["asyncio", "socket", "threading", "time", "selectors", "uvloop", "picows"])
+def test_the_protocol_is_pure(module):
+    for path in (SOURCE / "protocol").rglob("*.py"):
+        assert module not in {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_importing_the_library_does_not_import_the_broker():
+    code = "import sys, pystrands; print(*(name for name in sys.modules if name.startswith(('pystrands.b', 'picows'))))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == ""
+
+
+def test_help_does_not_import_the_broker_that_runs():
+    code = "import sys, pystrands.cli; print(*(m for m in sys.modules if m in ('picows', 'pystrands.broker.server')))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == ""
+
+
+def test_every_public_name_is_explained():
+    for name in pystrands.__all__:
+        value = getattr(pystrands, name)
+        if not isinstance(value, str):
+            assert inspect.getdoc(value), name
+            assert value.__doc__, f"{name} has only its base class's docstring"
+
+
+def test_every_module_says_what_it_is():
+    for path in MODULES:
+        if path.read_text("utf-8").strip():
+            assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
+
+
+def test_the_version_is_the_same_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    released = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert released[0] == version
+    assert pystrands.__version__ == version
+
+
+def test_every_dependency_has_its_reason_in_the_changelog():
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    for dependency in dependencies:
+        name = found(r"^[\w-]+", dependency)
+        assert f"- `{name}`" in changelog
+
+
+def test_the_readme_has_every_option_as_it_is():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = found(r"<!-- options:.*?-->\n(.*?)<!-- end of options -->", readme)
+    assert table == options_table(), "run: python -c 'from pystrands.broker.config import *; print(options_table())'"
+
+
+def test_the_readme_names_only_flags_that_there_are():
+    flags = {option.flag for option in options()} | {"--config", "--log-level"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text("utf-8"))) <= flags
+
+
+def test_the_readmes_python_is_python():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        compile(block, "README.md", "exec")
+
+
+def test_constraints_cover_the_dependencies_with_names_and_versions_only():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if not line.startswith("#")}
+    assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.+]*", line) for line in lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    for need in project["project"]["dependencies"] + project["dependency-groups"]["test"]:
+        assert found(r"^[\w-]+", need).lower() in pinned, need
+
+
+def test_no_package_index_is_named():
+    # Which index packages come from is the business of the machine that installs them.
+    option = re.compile(r"(--(extra-)?index-url|--trusted-host|--find-links|PIP_INDEX)|\b(index-url|find-links)\s*=")
+    host = re.compile(r"https?://[^\s/]*(pypi|pythonhosted|artifact|nexus|devpi)[^\s]*", re.IGNORECASE)
+    me = Path(__file__).resolve()
+    for path in ROOT.rglob("*"):
+        folder = set(path.relative_to(ROOT).parts)
+        hidden = any(part.startswith(".") and part != ".ci" for part in path.relative_to(ROOT).parts[:-1])
+        if folder & IGNORED or hidden or not path.is_file() or path.resolve() == me:
+            continue
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:
+            continue
+        assert not option.search(text), path
+        assert not host.search(text), path

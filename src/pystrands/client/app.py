@@ -91,7 +91,7 @@ class PyStrands(BaseClient):
             )
         count = HANDLERS[name]
         with contextlib.suppress(ValueError):  # some built-in callables have no signature
-            signature = inspect.signature(function)
+            signature = inspect.signature(function, follow_wrapped=False)  # a wrapper may add arguments
             try:
                 signature.bind(*[None] * count)
             except TypeError as error:

@@ -88,6 +88,9 @@ class Life:
         return link
 
     def _receive(self, link: Link, lines: list[bytes]) -> None:
+        if not link.heard:
+            link.heard = True
+            self.supervisor.first_line(link)
         decode, put, peer = EVENTS.decode, self.dispatcher.put, link.peer
         for line in lines:
             try:
@@ -191,6 +194,8 @@ class Life:
         self._timers.append(self.loop.call_later(timeout, self._expire))
         if self._closer is None:
             self.supervisor.stop()
+            for link in self._links:
+                link.deafen()
             self._closer = asyncio.Task(self._close(), loop=self.loop, context=self._context, name="pystrands-closer")
 
     def _expire(self) -> None:
@@ -207,8 +212,6 @@ class Life:
 
     async def _close(self) -> None:
         try:
-            for link in list(self._links):
-                link.deafen()
             if self.link is None:
                 self._own_cancels = 1
                 self._task.cancel()

@@ -46,7 +46,7 @@ class Link(asyncio.Protocol):
         self.exchanged = False
         """Whether an event was received or a line was written, so that it is too late for a hello."""
         self.heard = False
-        """Whether a line was received at all."""
+        """Whether a line was received; the receiver sets it."""
         self._loop = loop
         self._receive = receive
         self._splitter = LineSplitter(max_line)
@@ -89,7 +89,6 @@ class Link(asyncio.Protocol):
             )
         if lines:
             self._receive(self, lines)
-            self.heard = True
             if not self.ready.done():
                 self.ready.set_result(None)
 

@@ -44,7 +44,7 @@ class Supervisor:
 
     async def attempt(self) -> bool:
         """Return True when connected, else try now and return whether that succeeded. Cancelling stops only waiting."""
-        if self.link is not None:
+        if self.link is not None and self.link.is_open:
             return True
         if self.ended:
             return False
@@ -61,9 +61,10 @@ class Supervisor:
             while not self._stopping:
                 self._hurry.clear()
                 link = await self._open()
-                self._tell(link is not None)
+                connected = link is not None and link.is_open
+                self._tell(connected)
+                self.persistent |= connected
                 if link is not None:
-                    self.persistent = True
                     if await self._stays_up(link):
                         backoff.reset()
                 if not (self.persistent and options.auto_reconnect):
@@ -72,6 +73,10 @@ class Supervisor:
         finally:
             self.ended = True
             self._tell(False)
+
+    def first_line(self, link: Link) -> None:
+        """Note that the broker spoke: handlers may send from now on."""
+        self.link = link
 
     def stop(self) -> None:
         """Make no more connections; the link that is up stays as it is."""
@@ -93,7 +98,7 @@ class Supervisor:
             if link is not None:
                 link.abort()
             raise
-        if not link.is_open:
+        if not link.is_open and not link.heard:
             logger.warning("the broker at %s:%d closed the connection at once", options.host, options.port)
             link.abort()
             return None

@@ -6,12 +6,16 @@ import re
 import subprocess
 import sys
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 import pystrands
-from pystrands.broker.config import options, options_table
+from pystrands.broker.config import BrokerConfig, options, options_table
+from pystrands.broker.server import Broker
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "pystrands"
@@ -121,6 +125,40 @@ def test_the_readmes_python_is_python():
     assert len(blocks) == 2
     for block in blocks:
         compile(block, "README.md", "exec")
+
+
+@contextmanager
+def backend(*blocks, port):
+    """The README's programs, run as one in a process of its own, against a broker on a free port."""
+    code = "\n".join(blocks).replace("port=8081", f"port={port}")
+    child = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        yield
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def test_the_readmes_backend_does_what_it_says():
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    definition, run = first.split("asyncio.run(")
+    async with Broker(BrokerConfig(ws_port=0, tcp_port=0, hold_time=50)) as broker:
+        url = f"ws://127.0.0.1:{broker.ws_port}/lobby"
+        with backend(first, port=broker.tcp_port):
+            async with connect(url, open_timeout=50) as one, connect(url) as two, connect(url + "2") as elsewhere:
+                await one.send("Hello, everybody")
+                assert await one.recv() == await two.recv() == "Hello, everybody"
+                await elsewhere.send("alone")
+                assert await elsewhere.recv() == "alone"
+    async with Broker(BrokerConfig(ws_port=0, tcp_port=0, hold_time=50)) as broker:
+        url = f"ws://127.0.0.1:{broker.ws_port}/lobby"
+        with backend(definition, second, f"asyncio.run({run}".replace("Chat(", "Members("), port=broker.tcp_port):
+            async with connect(url + "?token=secret", open_timeout=50) as one:
+                await one.send("in")
+                assert await one.recv() == "in"
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url + "?token=other")
+            assert refused.value.response.status_code == 403
 
 
 def test_constraints_cover_the_dependencies_with_names_and_versions_only():

@@ -174,7 +174,6 @@ def server(config: str | None, **flags: str | None) -> None:
     values, sources = resolve(SERVER_OPTIONS, flags, os.environ, file, path)
     level = str(values.pop(LOG_LEVEL.name, LOG_LEVEL.default))
     broker_config = _config(values, sources)
-    _log_to_stderr(level)
     raise_file_limit()
 
     from pystrands.broker.server import Broker  # noqa: PLC0415 - picows and uvloop are not needed for --help
@@ -185,7 +184,7 @@ def server(config: str | None, **flags: str | None) -> None:
             f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}",
         ]
 
-    _run(broker_config, Broker(broker_config), lines, long_lived=True)
+    _run(broker_config, Broker(broker_config), lines, log_level=level, long_lived=True)
 
 
 @main.command(cls=_Command)
@@ -193,7 +192,6 @@ def server(config: str | None, **flags: str | None) -> None:
 def demo(**flags: str | None) -> None:
     """Run a chat to try out: the broker, a backend and a web page, in one process."""
     config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))
-    _log_to_stderr("warning")
     raise_file_limit()
 
     from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
@@ -202,7 +200,7 @@ def demo(**flags: str | None) -> None:
         host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
         return [f"Open http://{_address(host, broker.ws_port)}/ in two tabs", "Ctrl+C ends the demo"]
 
-    _run(config, serve(config), lines)
+    _run(config, serve(config), lines, log_level="warning")
 
 
 # ---- the process
@@ -213,16 +211,18 @@ def _run(
     serving: "AbstractAsyncContextManager[Broker]",
     lines: "Callable[[Broker], list[str]]",
     *,
+    log_level: str,
     long_lived: bool = False,
 ) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_until_signal(config, serving, lines, long_lived=long_lived))
+        runner.run(_until_signal(config, serving, lines, log_level, long_lived=long_lived))
 
 
 async def _until_signal(
     config: BrokerConfig,
     serving: "AbstractAsyncContextManager[Broker]",
     lines: "Callable[[Broker], list[str]]",
+    log_level: str,
     *,
     long_lived: bool,
 ) -> None:
@@ -230,10 +230,9 @@ async def _until_signal(
     async with AsyncExitStack() as stack:
         try:
             broker = await stack.enter_async_context(serving)
-        except ConfigError as error:
-            raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
         except OSError as error:
             raise why_not_started(config, error) from None
+        _log_to_stderr(log_level)  # from here on: a start that fails says so in one line, without a log around it
         if long_lived:
             # What exists now lives as long as the process: collections need not look at it again, and are
             # rare, since a full one over many connections stops everything for a while.
@@ -306,14 +305,12 @@ def _bind_problem(host: str, port: int) -> OSError | None:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             with socket.socket(family, kind, protocol) as probe:
-                if os.name == "posix":  # elsewhere the option would let two programs share the port
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # As the event loop does it; on Windows the option would let two programs share the port.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
                 probe.bind(address)
                 probe.listen(1)
     except OSError as error:
         return error
-    except UnicodeError:  # a label of the name is too long, or empty
-        return socket.gaierror(socket.EAI_NONAME, "not a host name")
     return None
 
 

@@ -59,6 +59,8 @@ def test_every_option_tells_all_about_itself(option):
         ("tcp_port", 10**30),
         ("ws_host", ""),
         ("ws_host", "a b"),
+        ("ws_host", "a..b"),
+        ("ws_host", "a" * 64 + ".example"),
         ("ws_host", 7),
         ("queue_policy", "drop-newest"),
         ("queue_bytes", 0),
@@ -97,6 +99,11 @@ def test_whole_seconds_are_numbers_too():
     assert isinstance(config.ping_interval, float)
 
 
+@pytest.mark.parametrize("host", ["localhost", "localhost.", "0.0.0.0", "::", "fe80::1%eth0", "bücher.example"])
+def test_hosts_are_names_and_addresses(host):
+    assert BrokerConfig(ws_host=host).ws_host == host
+
+
 def test_one_address_cannot_serve_clients_and_backends():
     assert problem(ws_port=9000, tcp_port=9000).option == "tcp_port"
     BrokerConfig(ws_port=9000, tcp_port=9000, tcp_host="::1")
@@ -124,6 +131,7 @@ def test_a_client_buffer_holds_at_least_one_message():
         ("hold_time", "0.25", 0.25),
         ("hold_time", "3", 3.0),
         ("queue_policy", "drop-oldest", "drop-oldest"),
+        ("queue_policy", "Backpressure", "backpressure"),
         ("ws_host", "::1", "::1"),
     ],
 )
@@ -150,7 +158,7 @@ def test_texts_are_read(name, text, value):
         ("hold_time", "soon"),
         ("hold_time", "nan"),
         ("hold_time", "1e999"),
-        ("queue_policy", "Backpressure"),
+        ("queue_policy", "backpresure"),
     ],
 )
 def test_texts_that_mean_nothing_are_refused(name, text):

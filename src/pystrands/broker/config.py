@@ -65,16 +65,14 @@ class Option:
     def default_text(self) -> str:
         """The default as people write it; a text that :meth:`parse` takes."""
         if self.unit == "bytes" and isinstance(self.default, int):
-            for scale, name in ((MIB, "MiB"), (KIB, "KiB")):
-                if self.default and self.default % scale == 0:
-                    return f"{self.default // scale} {name}"
+            return self._amount(self.default)
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
     def parse(self, text: str) -> Value:
         """Return the value that ``text`` stands for. Raises ConfigError."""
         text = text.strip()
         if isinstance(self.default, str):
-            return self.check(text)
+            return self.check(text.lower() if self.choices else text)
         try:
             if isinstance(self.default, float):
                 return self.check(float(text))
@@ -95,7 +93,7 @@ class Option:
         if type(value) is not type(self.default):
             raise ConfigError(self.name, f"{_shown(value)} is not {self._expected()}")
         if isinstance(value, str):
-            good = value in self.choices if self.choices else bool(value) and not re.search(r"\s", value)
+            good = value in self.choices if self.choices else _can_be_host(value)
         else:
             good = (
                 math.isfinite(value)
@@ -132,6 +130,13 @@ class Option:
                 if number and number % scale == 0:
                     return f"{number / scale:g} {name}"
         return str(int(number)) if number == int(number) else f"{number:g}"
+
+
+def _can_be_host(text: str) -> bool:
+    try:
+        return bool(text.encode("idna")) and not re.search(r"\s", text)
+    except UnicodeError:  # a label of it is empty or too long, which the resolver would raise as well
+        return False
 
 
 def _shown(value: object) -> str:

@@ -8,6 +8,7 @@ A binary message travels as base64 with ``"binary": true`` beside it.
 """
 
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,28 +18,52 @@ from pystrands.context import Context
 from pystrands.errors import MalformedLine
 
 __all__ = [
+    "BYE",
     "COMMANDS",
     "EVENTS",
     "HEARTBEAT",
+    "LEAVE",
+    "LEAVING",
     "PROTOCOL",
     "Broadcast",
+    "Bye",
+    "ClientAdopted",
     "ClientError",
     "Command",
     "ConnectionRequest",
     "Decoder",
+    "DisconnectClient",
     "Disconnected",
+    "Done",
     "Event",
     "Heartbeat",
     "Hello",
+    "HelloParams",
+    "JoinRoom",
+    "Leave",
+    "LeaveRoom",
+    "Leaving",
     "MessageToConnection",
     "MessageToRoom",
     "NewConnection",
     "NewMessage",
+    "Received",
+    "Released",
+    "Request",
     "Response",
+    "ResponseParams",
+    "Result",
+    "ResultParams",
+    "RoomMembers",
+    "UpdateMetadata",
+    "Welcome",
+    "WelcomeParams",
     "broadcast",
+    "client_adopted",
     "connection_request",
     "context_json",
     "disconnected",
+    "done",
     "error",
     "hello",
     "line_limit",
@@ -47,7 +72,12 @@ __all__ = [
     "message_to_room",
     "new_connection",
     "new_message",
+    "received",
+    "released",
+    "request",
     "response",
+    "result",
+    "welcome",
 ]
 
 PROTOCOL = 1
@@ -67,7 +97,7 @@ def line_limit(max_message_size: int) -> int:
 # --- both directions ---------------------------------------------------------------------------------------------
 
 
-class HelloParams(Struct):
+class HelloParams(Struct, omit_defaults=True):
     """``protocol``: the highest version the sender speaks; the link uses the lower of both."""
 
     protocol: int = 1
@@ -78,8 +108,17 @@ class HelloParams(Struct):
     """The longest line, in bytes, that the sender takes; 0 where it does not say."""
     max_message_size: int = 0
     """The longest message, in bytes, that the broker takes; 0 where it does not say."""
+    heartbeat: float = 15.0
+    """Seconds between heartbeats, each way; the broker's counts."""
     name: str = ""
     """What names a backend in the broker's log."""
+    session_id: str = ""
+    """Of a backend of protocol 2: the session that it begins, or resumes."""
+    resume: bool = False
+    next_session_id: str = ""
+    """With ``resume``: the session to begin should the other one be gone."""
+    received: int = 0
+    """With ``resume``: the last number of the broker's that the backend has received."""
 
 
 class Hello(Struct, tag="hello", tag_field="action"):
@@ -87,6 +126,32 @@ class Hello(Struct, tag="hello", tag_field="action"):
 
     params: HelloParams
     request_id: str | None = None
+
+
+class WelcomeParams(Struct):
+    """``received``: the last number of the session that the backend named; None when the broker does not know it."""
+
+    session_id: str
+    resumed: bool = False
+    received: int | None = 0
+
+
+class Welcome(Struct, tag="welcome", tag_field="action"):
+    """The broker's answer to a hello of protocol 2: the session is as it says, and events may come."""
+
+    params: WelcomeParams
+
+
+class ReceivedParams(Struct):
+    """``seq``: the last number that arrived."""
+
+    seq: int
+
+
+class Received(Struct, tag="received", tag_field="action"):
+    """All of the peer's lines up to that number have arrived (LINK rule 2)."""
+
+    params: ReceivedParams
 
 
 class Heartbeat(Struct, tag="heartbeat", tag_field="action"):
@@ -113,6 +178,7 @@ class ConnectionRequest(Struct, tag="connection_request", tag_field="action"):
 
     params: ConnectionRequestParams
     request_id: str | None = None
+    seq: int = 0
 
 
 class ContextParams(Struct):
@@ -126,6 +192,9 @@ class NewConnection(Struct, tag="new_connection", tag_field="action"):
 
     params: ContextParams
     request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
 
 
 class Disconnected(Struct, tag="disconnected", tag_field="action"):
@@ -133,6 +202,9 @@ class Disconnected(Struct, tag="disconnected", tag_field="action"):
 
     params: ContextParams
     request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
 
 
 class NewMessageParams(Struct):
@@ -148,6 +220,9 @@ class NewMessage(Struct, tag="new_message", tag_field="action"):
 
     params: NewMessageParams
     request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
 
 
 class ClientErrorParams(Struct):
@@ -162,9 +237,60 @@ class ClientError(Struct, tag="error", tag_field="action"):
 
     params: ClientErrorParams
     request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
 
 
-Event = ConnectionRequest | NewConnection | NewMessage | Disconnected | ClientError | Heartbeat | Hello
+class ClientAdopted(Struct, tag="client_adopted", tag_field="action"):
+    """A client whose backend is gone has this one now (LINK rule 17)."""
+
+    params: ContextParams
+    request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
+
+
+class ResultParams(Struct):
+    """What became of a command; each has its own."""
+
+    found: bool = False
+    matched: int = 0
+    skipped: int = 0
+    members: list[Context] = msgspec.field(default_factory=list)
+    error: str = ""
+
+
+class Result(Struct, tag="result", tag_field="action"):
+    """The answer to a command that asked for one, with its ``request_id``."""
+
+    params: ResultParams
+    request_id: str
+    seq: int = 0
+
+
+class Leaving(Struct, tag="leaving", tag_field="action"):
+    """The answer to a :class:`Leave`: no event comes after this."""
+
+    params: Any = None
+    seq: int = 0
+
+
+Event = (
+    ConnectionRequest
+    | NewConnection
+    | NewMessage
+    | Disconnected
+    | ClientError
+    | ClientAdopted
+    | Result
+    | Leaving
+    | Heartbeat
+    | Hello
+    | Welcome
+    | Received
+)
 
 
 # --- commands: backend to broker ---------------------------------------------------------------------------------
@@ -184,6 +310,7 @@ class Response(Struct, tag="response", tag_field="action"):
 
     params: ResponseParams
     request_id: str
+    seq: int = 0
 
 
 class MessageToRoomParams(Struct):
@@ -192,6 +319,9 @@ class MessageToRoomParams(Struct):
     room_id: str
     message: str
     binary: bool = False
+    exclude: tuple[str, ...] = ()
+    """The ``client_id`` of those in the room who don't get it."""
+    confirm: bool = False
 
 
 class MessageToRoom(Struct, tag="message_to_room", tag_field="action"):
@@ -199,6 +329,7 @@ class MessageToRoom(Struct, tag="message_to_room", tag_field="action"):
 
     params: MessageToRoomParams
     request_id: str | None = None
+    seq: int = 0
 
 
 class MessageToConnectionParams(Struct):
@@ -207,6 +338,7 @@ class MessageToConnectionParams(Struct):
     conn_id: str
     message: str
     binary: bool = False
+    confirm: bool = False
 
 
 class MessageToConnection(Struct, tag="message_to_connection", tag_field="action"):
@@ -214,6 +346,7 @@ class MessageToConnection(Struct, tag="message_to_connection", tag_field="action
 
     params: MessageToConnectionParams
     request_id: str | None = None
+    seq: int = 0
 
 
 class BroadcastParams(Struct):
@@ -221,6 +354,8 @@ class BroadcastParams(Struct):
 
     message: str
     binary: bool = False
+    exclude: tuple[str, ...] = ()
+    confirm: bool = False
 
 
 class Broadcast(Struct, tag="broadcast", tag_field="action"):
@@ -228,9 +363,132 @@ class Broadcast(Struct, tag="broadcast", tag_field="action"):
 
     params: BroadcastParams
     request_id: str | None = None
+    seq: int = 0
 
 
-Command = Response | MessageToRoom | MessageToConnection | Broadcast | Heartbeat | Hello
+class MembershipParams(Struct):
+    """Which client, and which room."""
+
+    client_id: str
+    room_id: str
+
+
+class JoinRoom(Struct, tag="join_room", tag_field="action"):
+    """Put a client into one more room."""
+
+    params: MembershipParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class LeaveRoom(Struct, tag="leave_room", tag_field="action"):
+    """Take a client out of a room."""
+
+    params: MembershipParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class RoomMembersParams(Struct):
+    """Which room."""
+
+    room_id: str
+
+
+class RoomMembers(Struct, tag="room_members", tag_field="action"):
+    """Ask who is in a room."""
+
+    params: RoomMembersParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class DisconnectClientParams(Struct):
+    """Which client, and what its close frame says."""
+
+    client_id: str
+    code: int = 1000
+    reason: str = ""
+
+
+class DisconnectClient(Struct, tag="disconnect_client", tag_field="action"):
+    """Close a client's WebSocket."""
+
+    params: DisconnectClientParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class UpdateMetadataParams(Struct):
+    """Which client, and the keys to set."""
+
+    client_id: str
+    metadata: dict[str, Any]
+
+
+class UpdateMetadata(Struct, tag="update_metadata", tag_field="action"):
+    """Set keys of a client's metadata."""
+
+    params: UpdateMetadataParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class RangesParams(Struct):
+    """Numbers of events, as inclusive ranges."""
+
+    events: list[tuple[int, int]]
+
+
+class Done(Struct, tag="done", tag_field="action"):
+    """These events are finished, and all that their handlers sent came before (LINK rule 3)."""
+
+    params: RangesParams
+    seq: int = 0
+
+
+class Released(Struct, tag="released", tag_field="action"):
+    """These events were not started and will not be (LINK rule 16)."""
+
+    params: RangesParams
+    seq: int = 0
+
+
+class Leave(Struct, tag="leave", tag_field="action"):
+    """The backend wants no more clients and events (LINK rule 16)."""
+
+    params: Any = None
+    seq: int = 0
+
+
+class Bye(Struct, tag="bye", tag_field="action"):
+    """The session ends here and is not to be resumed."""
+
+    params: Any = None
+    seq: int = 0
+
+
+Request = JoinRoom | LeaveRoom | RoomMembers | DisconnectClient | UpdateMetadata
+"""Commands that are always answered by a :class:`Result`, when they have a ``request_id``."""
+
+Command = (
+    Response
+    | MessageToRoom
+    | MessageToConnection
+    | Broadcast
+    | JoinRoom
+    | LeaveRoom
+    | RoomMembers
+    | DisconnectClient
+    | UpdateMetadata
+    | Done
+    | Released
+    | Leave
+    | Bye
+    | Heartbeat
+    | Hello
+    | Received
+)
 
 
 # --- decoding ----------------------------------------------------------------------------------------------------
@@ -306,6 +564,32 @@ def hello(params: HelloParams) -> bytes:
     return b'{"action":"hello","request_id":"","params":' + _json(params) + b"}\n"
 
 
+def welcome(session_id: str, resumed: bool, received: int | None) -> bytes:
+    """Encode the broker's answer to a hello of protocol 2."""
+    params = WelcomeParams(session_id, resumed, received)
+    return b'{"action":"welcome","request_id":"","params":' + _json(params) + b"}\n"
+
+
+def received(seq: int) -> bytes:
+    """Encode that all up to that number has arrived."""
+    return b'{"action":"received","request_id":"","params":{"seq":%d}}\n' % seq
+
+
+def done(ranges: list[tuple[int, int]]) -> bytes:
+    """Encode that events are finished."""
+    return b'{"action":"done","request_id":"","params":{"events":' + _json(ranges) + b"}}\n"
+
+
+def released(ranges: list[tuple[int, int]]) -> bytes:
+    """Encode that events were not started and will not be."""
+    return b'{"action":"released","request_id":"","params":{"events":' + _json(ranges) + b"}}\n"
+
+
+LEAVE = b'{"action":"leave","request_id":"","params":{}}\n'
+LEAVING = b'{"action":"leaving","request_id":"","params":{}}\n'
+BYE = b'{"action":"bye","request_id":"","params":{}}\n'
+
+
 HEARTBEAT = b'{"action":"heartbeat","request_id":"","params":{}}\n'
 
 
@@ -334,6 +618,16 @@ def new_message(context: bytes, message: str | bytes) -> bytes:
     )
 
 
+def client_adopted(context: bytes) -> bytes:
+    """Encode that a client has a new backend."""
+    return b'{"action":"client_adopted","request_id":"","params":{"context":' + context + b"}}\n"
+
+
+def result(request_id: str, params: dict[str, Any]) -> bytes:
+    """Encode the answer to a command."""
+    return b'{"action":"result","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
+
+
 def disconnected(context: bytes) -> bytes:
     """Encode that a client is gone."""
     return b'{"action":"disconnected","request_id":"","params":{"context":' + context + b"}}\n"
@@ -352,28 +646,54 @@ def response(request_id: str, accepted: bool, client_id: str = "", room_id: str 
     return b'{"action":"response","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
 
 
-def message_to_room(room_id: str, message: str | bytes) -> bytes:
+def request(action: str, request_id: str, params: dict[str, Any]) -> bytes:
+    """Encode a command that wants an answer. Raises TypeError when ``params`` is not made of JSON values."""
+    return _json({"action": action, "request_id": request_id, "params": params}) + b"\n"
+
+
+def message_to_room(room_id: str, message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
     """Encode a message to every client in a room. Raises TypeError and ValueError as any message does."""
     return (
-        b'{"action":"message_to_room","request_id":"","params":{"room_id":'
+        b'{"action":"message_to_room","request_id":'
+        + (_json(confirm_as) if confirm_as else b'""')
+        + b',"params":{"room_id":'
         + _json(room_id)
+        + _options(exclude, confirm_as)
         + b","
         + _content(message)
         + b"}}\n"
     )
 
 
-def message_to_connection(client_id: str, message: str | bytes) -> bytes:
+def message_to_connection(client_id: str, message: str | bytes, confirm_as: str = "") -> bytes:
     """Encode a message to one client. Raises TypeError and ValueError as any message does."""
     return (
-        b'{"action":"message_to_connection","request_id":"","params":{"conn_id":'
+        b'{"action":"message_to_connection","request_id":'
+        + (_json(confirm_as) if confirm_as else b'""')
+        + b',"params":{"conn_id":'
         + _json(client_id)
+        + _options((), confirm_as)
         + b","
         + _content(message)
         + b"}}\n"
     )
 
 
-def broadcast(message: str | bytes) -> bytes:
+def broadcast(message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
     """Encode a message to every client. Raises TypeError and ValueError as any message does."""
-    return b'{"action":"broadcast","request_id":"","params":{' + _content(message) + b"}}\n"
+    options = _options(exclude, confirm_as)
+    return (
+        b'{"action":"broadcast","request_id":'
+        + (_json(confirm_as) if confirm_as else b'""')
+        + b',"params":{'
+        + (options[1:] + b"," if options else b"")
+        + _content(message)
+        + b"}}\n"
+    )
+
+
+def _options(exclude: Sequence[str], confirm_as: str) -> bytes:
+    """Return what few messages have, each with a comma before it."""
+    if not exclude and not confirm_as:
+        return b""
+    return (b',"exclude":' + _json(exclude) if exclude else b"") + (b',"confirm":true' if confirm_as else b"")

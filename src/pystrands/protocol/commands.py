@@ -1,0 +1,141 @@
+"""The backend's side of a link session: commands out, events in, through any number of links. No I/O and no clock."""
+
+from collections import deque
+from typing import Final
+
+from pystrands.protocol import messages
+from pystrands.protocol.link import LinkSession, Receipt, ranges
+
+__all__ = ["BackendSession"]
+
+MAX_LINES: Final = 4096
+MAX_BYTES: Final = 4 * 1024 * 1024
+
+_TO_ONE: Final = b'{"action":"message_to_connection"'
+_TO_MANY: Final = (b'{"action":"message_to_room"', b'{"action":"broadcast"')
+_SENDS: Final = (_TO_ONE, *_TO_MANY)
+
+
+class BackendSession:
+    """A session with one broker process, and what is to be sent to whatever broker comes.
+
+    While the link is up, commands are numbered and written; while it is down they are kept *unwritten*, up to
+    ``max_lines`` lines and ``max_bytes`` bytes, together with those that were written and not received (LINK rule 11).
+    """
+
+    __slots__ = ("_finished", "_unwritten", "_unwritten_bytes", "is_up", "max_bytes", "max_lines", "session")
+
+    def __init__(self, session_id: str, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
+        self.session = LinkSession(session_id)
+        self.max_lines = max_lines
+        self.max_bytes = max_bytes
+        self.is_up = False
+        """Whether the stream goes on: between the welcome and the loss of the link."""
+        self._unwritten: deque[bytes] = deque()
+        self._unwritten_bytes = 0
+        self._finished: list[int] = []
+
+    # --- commands ---
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the window takes another command."""
+        session = self.session
+        return (
+            session.kept + len(self._unwritten) < self.max_lines
+            and session.kept_bytes + self._unwritten_bytes < self.max_bytes
+        )
+
+    def put(self, line: bytes) -> bytes:
+        """Take a command; return what to write now, which is nothing while the link is down."""
+        if self.is_up:
+            return self.session.number(line)
+        self._unwritten.append(line)
+        self._unwritten_bytes += len(line)
+        return b""
+
+    # --- events ---
+
+    def accept(self, seq: int) -> Receipt:
+        """Count a numbered line that arrived, and tell what to do with it."""
+        return self.session.accept(seq)
+
+    def finished(self, seq: int) -> None:
+        """The handler of that event is done; all its commands were put before this."""
+        self._finished.append(seq)
+
+    def take_done(self) -> bytes:
+        """Return the line that tells which events are finished, or nothing. It follows their handlers' commands."""
+        if not self._finished or not self.is_up:
+            return b""
+        line = self.session.number(messages.done(ranges(self._finished)))
+        self._finished.clear()
+        return line
+
+    # --- links ---
+
+    def lost(self) -> None:
+        """The link is gone; what was written and not acknowledged is kept."""
+        self.is_up = False
+
+    def resumed(self, received: int) -> list[bytes] | None:
+        """The broker has the session, and ``received`` so many of its lines; return what to write.
+
+        None when that can't be: the link is to be closed.
+        """
+        lines = self.session.resume(received)
+        if lines is None:
+            return None
+        return lines + self._begin(deque())
+
+    def replaced(self, session_id: str, received: int | None) -> tuple[list[bytes], int]:
+        """The broker process is the same, the session is not any more (LINK rule 18). Return what to write, and losses.
+
+        ``received``: the last line of the old session that the broker carried out; None when it does not know, and then
+        what was written counts as lost.
+        """
+        old = self.session
+        kept = old.resume(received) if received is not None else None
+        lost = 0
+        again: deque[bytes] = deque()
+        if kept is None:
+            lost = sum(_is_send(line) for line in (old.resume(old.acknowledged) or ()))
+        else:
+            again.extend(_without_number(line) for line in kept if _is_send(line))
+        self.session = LinkSession(session_id)
+        self._finished.clear()
+        return self._begin(again), lost
+
+    def new_broker(self, session_id: str) -> int:
+        """The broker process is a new one: its clients are gone (LINK rules 22, 23). Return how many messages are lost.
+
+        Lost are those that were written, and those to single clients. The rest goes out with :meth:`started`.
+        """
+        lost = sum(_is_send(line) for line in (self.session.resume(self.session.acknowledged) or ()))
+        unwritten = self._unwritten
+        self._unwritten = deque(line for line in unwritten if line.startswith(_TO_MANY))
+        self._unwritten_bytes = sum(map(len, self._unwritten))
+        lost += len(unwritten) - len(self._unwritten)
+        self.session = LinkSession(session_id)
+        self._finished.clear()
+        self.is_up = False
+        return lost
+
+    def started(self) -> list[bytes]:
+        """The broker has taken the session as a new one; return what to write."""
+        return self._begin(deque())
+
+    def _begin(self, before: deque[bytes]) -> list[bytes]:
+        self.is_up = True
+        before.extend(self._unwritten)
+        self._unwritten.clear()
+        self._unwritten_bytes = 0
+        return [self.session.number(line) for line in before]
+
+
+def _without_number(line: bytes) -> bytes:
+    return b"{" + line[line.index(b",") + 1 :]
+
+
+def _is_send(line: bytes) -> bool:
+    return _without_number(line).startswith(_SENDS)

@@ -1,0 +1,351 @@
+"""The broker's side of events: in order for each client, bounded by credit, handed over when a backend goes.
+
+A :class:`Lane` is one client's events; a :class:`Holder` is the session of a backend that lanes are given to. The
+:class:`Ledger` moves events between them. No I/O and no clock: ``send`` writes an event and gives its number in the
+session's stream, or 0 where the backend never says that it is done (protocol 1).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from typing import Final, Protocol
+
+__all__ = ["Event", "Holder", "Kind", "Lane", "Ledger"]
+
+HOLDER_EVENTS: Final = 1000
+HOLDER_BYTES: Final = 16 * 1024 * 1024
+LANE_EVENTS: Final = 32
+LANE_BYTES: Final = 256 * 1024
+MAX_DELIVERIES: Final = 3
+"""Deliveries of a message that may end in a dead session, before it is dropped (LINK rule 21)."""
+
+
+class Kind(Enum):
+    """What happened. Only messages need credit, and only messages are ever dropped."""
+
+    NEW = "new_connection"
+    ADOPTED = "client_adopted"
+    MESSAGE = "new_message"
+    ERROR = "error"
+    GONE = "disconnected"
+
+
+class Event:
+    """One thing that happened to a client. ``content`` is the message, or the text of an error; ``size`` in bytes."""
+
+    __slots__ = ("content", "deliveries", "kind", "lane", "number", "redelivered", "size")
+
+    def __init__(self, lane: "Lane", kind: Kind, number: int, content: str | bytes = "") -> None:
+        self.lane = lane
+        self.kind = kind
+        self.number = number
+        """The broker's own, the same in every delivery."""
+        self.content = content
+        self.size = len(content)
+        self.deliveries = 0
+        """How many have ended in a dead session."""
+        self.redelivered = False
+        """Whether it may have been handled before."""
+
+
+class Lane:
+    """One client's events. ``waiting`` are those that no session has; None stands for none."""
+
+    __slots__ = ("bytes_in_flight", "holder", "in_flight", "messages_in_flight", "waiting", "was_held")
+
+    def __init__(self) -> None:
+        self.holder: Holder | None = None
+        self.waiting: deque[Event] | None = None
+        self.in_flight = 0
+        """Events that the holder has and has not finished."""
+        self.messages_in_flight = 0
+        self.bytes_in_flight = 0
+        self.was_held = False
+        """Whether a session had it before the present one, so that the next one has to adopt it."""
+
+
+class Holder:
+    """The events of one session: what it may get, and what it has not finished.
+
+    ``is_up``: events can be written to it now. ``is_leaving``: it gets no more (LINK rule 16).
+    """
+
+    __slots__ = ("bytes_in_flight", "is_leaving", "is_up", "lanes", "messages_in_flight", "starved", "unfinished")
+
+    def __init__(self) -> None:
+        self.is_up = False
+        self.is_leaving = False
+        self.lanes: set[Lane] = set()
+        self.unfinished: dict[int, Event] = {}
+        self.messages_in_flight = 0
+        self.bytes_in_flight = 0
+        self.starved: dict[Lane, None] = {}
+        """Lanes whose next event waits for the session's credit, in the order in which they get it."""
+
+
+class Keeper(Protocol):
+    """Who bounds what waits, and is told of what no longer does."""
+
+    def taken(self, event: Event) -> None:
+        """A message that waited was sent or dropped."""
+        ...
+
+    def caught_up(self, lane: Lane) -> None:
+        """Nothing of the lane waits any more: its client may be read from."""
+        ...
+
+    def gave_up(self, event: Event) -> None:
+        """A message was dropped: it was in too many sessions that died."""
+        ...
+
+
+class Ledger:
+    """Which session has which lane, and what of it is on its way.
+
+    ``choose`` returns the session that a lane without one is given to, or None. ``new_number`` numbers the events that
+    the ledger makes itself.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[], Holder | None],
+        send: Callable[[Holder, Event], int],
+        keeper: Keeper,
+        new_number: Callable[[], int],
+    ) -> None:
+        self._choose = choose
+        self._send = send
+        self._keeper = keeper
+        self._new_number = new_number
+        self._orphans: dict[Lane, None] = {}  # lanes with waiting events and no holder, oldest first
+
+    # --- what happens to clients ---
+
+    def own(self, lane: Lane, holder: Holder) -> None:
+        """The session let this client in, and owns it from its first event."""
+        lane.holder = holder
+        holder.lanes.add(lane)
+
+    def submit(self, event: Event) -> bool:
+        """Send an event, if its turn has come and there is credit; False when it has to :meth:`wait`."""
+        lane = event.lane
+        if lane.waiting:
+            return False
+        holder = lane.holder
+        if holder is None:
+            if not self._assign(lane):
+                return False
+            holder = lane.holder
+            assert holder is not None
+            if lane.waiting:  # the adoption could not go out
+                return False
+        if not self._may_send(holder, event):
+            return False
+        self._deliver(holder, event)
+        return True
+
+    def wait(self, event: Event) -> None:
+        """Append an event to what waits in its lane."""
+        lane = event.lane
+        if lane.waiting is None:
+            lane.waiting = deque()
+        lane.waiting.append(event)
+        holder = lane.holder
+        if holder is None:
+            self._orphans[lane] = None
+        elif holder.is_up and not holder.is_leaving:
+            holder.starved[lane] = None
+
+    def drop_waiting(self, event: Event) -> None:
+        """Take out a message that waits, to make room."""
+        waiting = event.lane.waiting
+        assert waiting is not None
+        waiting.remove(event)
+        self._keeper.taken(event)
+        if not waiting:
+            self._caught_up(event.lane)
+
+    # --- what sessions say ---
+
+    def available(self, holder: Holder) -> None:
+        """The session takes events: those of its own lanes that wait first, then those of lanes without a session."""
+        for lane in list(holder.lanes):
+            if lane.waiting:
+                self._pump(lane)
+        for lane in list(self._orphans):
+            if not self._assign(lane):
+                break
+            self._pump(lane)
+
+    def done(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
+        """The session has finished these events (LINK rule 3)."""
+        for event in _take(holder.unfinished, ranges):
+            self._finished(holder, event)
+        if holder.starved:
+            self._feed(holder)
+
+    def leave(self, holder: Holder) -> None:
+        """The session gets no more events; lanes of which it has none unfinished have no session from now on."""
+        holder.is_leaving = True
+        for lane in list(holder.lanes):
+            if not lane.in_flight:
+                self._orphan(holder, lane)
+
+    def released(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
+        """The session has not started these events and will not: they go elsewhere, unmarked."""
+        back: dict[Lane, list[Event]] = {}
+        for event in _take(holder.unfinished, ranges):
+            self._uncount(holder, event)
+            back.setdefault(event.lane, []).append(event)
+        for lane, events in back.items():
+            self._put_back(lane, events)
+            if not lane.in_flight:
+                self._orphan(holder, lane)
+
+    def died(self, holder: Holder) -> None:
+        """The session is dead: what it has not finished goes elsewhere, marked (LINK rules 14 to 16, 21)."""
+        holder.is_up = False
+        back: dict[Lane, list[Event]] = {}
+        for event in holder.unfinished.values():
+            self._uncount(holder, event)
+            event.deliveries += 1
+            event.redelivered = True
+            if event.kind is Kind.MESSAGE and event.deliveries >= MAX_DELIVERIES:
+                self._keeper.gave_up(event)
+            elif event.kind is not Kind.ADOPTED:
+                back.setdefault(event.lane, []).append(event)
+        holder.unfinished.clear()
+        for lane, events in back.items():
+            self._put_back(lane, events)
+        for lane in list(holder.lanes):
+            self._orphan(holder, lane)
+
+    # --- how it moves ---
+
+    def _may_send(self, holder: Holder, event: Event) -> bool:
+        """Tell whether there is credit; a lane that waits for its session's is listed as starved."""
+        if not holder.is_up or holder.is_leaving:
+            return False
+        if event.kind is not Kind.MESSAGE:
+            return True
+        lane = event.lane
+        if lane.messages_in_flight and (
+            lane.messages_in_flight >= LANE_EVENTS or lane.bytes_in_flight + event.size > LANE_BYTES
+        ):
+            return False
+        return not holder.messages_in_flight or (
+            holder.messages_in_flight < HOLDER_EVENTS and holder.bytes_in_flight + event.size <= HOLDER_BYTES
+        )
+
+    def _deliver(self, holder: Holder, event: Event) -> None:
+        number = self._send(holder, event)
+        lane = event.lane
+        if number:
+            holder.unfinished[number] = event
+            lane.in_flight += 1
+            if event.kind is Kind.MESSAGE:
+                lane.messages_in_flight += 1
+                lane.bytes_in_flight += event.size
+                holder.messages_in_flight += 1
+                holder.bytes_in_flight += event.size
+        elif event.kind is Kind.GONE:
+            self._over(holder, lane)
+
+    def _uncount(self, holder: Holder, event: Event) -> None:
+        lane = event.lane
+        lane.in_flight -= 1
+        if event.kind is Kind.MESSAGE:
+            lane.messages_in_flight -= 1
+            lane.bytes_in_flight -= event.size
+            holder.messages_in_flight -= 1
+            holder.bytes_in_flight -= event.size
+
+    def _finished(self, holder: Holder, event: Event) -> None:
+        self._uncount(holder, event)
+        lane = event.lane
+        if event.kind is Kind.GONE:
+            self._over(holder, lane)
+        elif holder.is_leaving:
+            if not lane.in_flight:
+                self._orphan(holder, lane)
+        elif lane.waiting:
+            self._pump(lane)
+
+    def _over(self, holder: Holder, lane: Lane) -> None:
+        holder.lanes.discard(lane)
+        holder.starved.pop(lane, None)
+        lane.holder = None
+
+    def _feed(self, holder: Holder) -> None:
+        """Give the session's credit to lanes that wait for it, in turn."""
+        for lane in list(holder.starved):
+            self._pump(lane)
+            if holder.messages_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight >= HOLDER_BYTES:
+                return
+
+    def _pump(self, lane: Lane) -> None:
+        """Send what waits in a lane, as far as there is credit."""
+        holder, waiting = lane.holder, lane.waiting
+        if holder is None or not waiting:
+            return
+        while waiting and self._may_send(holder, waiting[0]):
+            event = waiting.popleft()
+            if event.kind is Kind.MESSAGE:
+                self._keeper.taken(event)
+            self._deliver(holder, event)
+        if not waiting:
+            self._caught_up(lane)
+        elif holder.is_up and not holder.is_leaving:
+            holder.starved[lane] = None
+
+    def _caught_up(self, lane: Lane) -> None:
+        lane.waiting = None
+        self._orphans.pop(lane, None)
+        if lane.holder is not None:
+            lane.holder.starved.pop(lane, None)
+        self._keeper.caught_up(lane)
+
+    def _put_back(self, lane: Lane, events: list[Event]) -> None:
+        if lane.waiting is None:
+            lane.waiting = deque()
+        lane.waiting.extendleft(reversed(events))
+
+    def _orphan(self, holder: Holder, lane: Lane) -> None:
+        """Take a lane away from its session; if events wait in it, another one gets it now."""
+        holder.lanes.discard(lane)
+        holder.starved.pop(lane, None)
+        lane.holder = None
+        lane.was_held = True
+        if lane.waiting:
+            self._orphans[lane] = None
+            if self._assign(lane):
+                self._pump(lane)
+
+    def _assign(self, lane: Lane) -> bool:
+        """Give a lane to the least loaded session, which hears of it first (LINK rule 17); False when there is none."""
+        holder = self._choose()
+        if holder is None:
+            return False
+        self._orphans.pop(lane, None)
+        lane.holder = holder
+        holder.lanes.add(lane)
+        if lane.was_held:
+            adoption = Event(lane, Kind.ADOPTED, self._new_number())
+            if self._may_send(holder, adoption):
+                self._deliver(holder, adoption)
+            else:
+                self._put_back(lane, [adoption])
+        return True
+
+
+def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> Iterator[Event]:
+    """Take the events of those numbers out, in order of the ranges; numbers that are not there are ignored."""
+    for first, last in ranges:
+        if last - first > len(unfinished):  # a peer that says more than there can be costs no time
+            numbers: Iterable[int] = [number for number in unfinished if first <= number <= last]
+        else:
+            numbers = range(first, last + 1)
+        for number in numbers:
+            event = unfinished.pop(number, None)
+            if event is not None:
+                yield event

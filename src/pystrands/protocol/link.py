@@ -1,0 +1,133 @@
+"""A link session: what survives a link. Both ends run this, for what they send and for what they receive.
+
+Each direction is one numbered stream (LINK rule 1). The sender keeps a copy of each line until the peer has
+acknowledged it; a new link goes on where the old one broke off. No I/O and no clock: drivers write what they are given.
+"""
+
+from collections import deque
+from enum import Enum
+
+__all__ = ["LinkSession", "Liveness", "Receipt", "ranges", "seq_of"]
+
+
+class Receipt(Enum):
+    """What a numbered line is to its receiver (LINK rule 2)."""
+
+    NEW = "the next one: handle it"
+    SEEN = "seen before: drop it"
+    GAP = "one before it is missing: close the link"
+
+
+class LinkSession:
+    """The two streams of one session, as one end sees them.
+
+    Numbers begin with 1. ``sent`` and ``received`` are the last ones, 0 at first.
+    """
+
+    __slots__ = ("_announced", "_kept", "acknowledged", "kept_bytes", "received", "sent", "session_id")
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.sent = 0
+        self.received = 0
+        self.acknowledged = 0
+        """The last of our numbers that the peer has said it received."""
+        self.kept_bytes = 0
+        """Bytes of what was sent and not acknowledged."""
+        self._kept: deque[bytes] = deque()  # the lines from acknowledged + 1 to sent
+        self._announced = 0  # the last number that we said we received
+
+    # --- what we send ---
+
+    def number(self, line: bytes, also: bytes = b"") -> bytes:
+        """Give ``line``, a JSON object, the next number, and keep it. ``also``: further members, ``"name":value,``."""
+        self.sent += 1
+        line = b'{"seq":%d,%b%b' % (self.sent, also, line[1:])
+        self._kept.append(line)
+        self.kept_bytes += len(line)
+        return line
+
+    @property
+    def kept(self) -> int:
+        """How many lines were sent and not acknowledged."""
+        return len(self._kept)
+
+    def acknowledge(self, received: int) -> bool:
+        """The peer has received all up to that number. False when that can't be: the link is to be closed."""
+        if not self.acknowledged <= received <= self.sent:
+            return received < self.acknowledged  # an old one that a newer one overtook says nothing new
+        kept = self._kept
+        for _ in range(received - self.acknowledged):
+            self.kept_bytes -= len(kept.popleft())
+        self.acknowledged = received
+        return True
+
+    def resume(self, received: int) -> list[bytes] | None:
+        """Return what a new link has to begin with: all that the peer, which has ``received`` so many, has missed.
+
+        None when the two can't be of the same session.
+        """
+        if not self.acknowledged <= received <= self.sent:
+            return None
+        self.acknowledge(received)
+        self._announced = self.received  # hello and welcome say it
+        return list(self._kept)
+
+    # --- what we receive ---
+
+    def accept(self, seq: int) -> Receipt:
+        """Count a numbered line that arrived, and tell what to do with it."""
+        expected = self.received + 1
+        if seq == expected:
+            self.received = expected
+            return Receipt.NEW
+        return Receipt.SEEN if 0 < seq < expected else Receipt.GAP
+
+    @property
+    def unannounced(self) -> int:
+        """How many lines were received since the last acknowledgement."""
+        return self.received - self._announced
+
+    def acknowledgement(self) -> int | None:
+        """Return the number to acknowledge now, once; None when there is nothing new."""
+        if self._announced == self.received:
+            return None
+        self._announced = self.received
+        return self.received
+
+
+class Liveness:
+    """When to send a heartbeat, and when the peer's silence means that the link is dead (LINK rule 8).
+
+    ``interval`` in seconds. ``now`` is any steady clock's.
+    """
+
+    __slots__ = ("_heard", "interval")
+
+    def __init__(self, interval: float, now: float) -> None:
+        self.interval = interval
+        self._heard = now
+
+    def heard(self, now: float) -> None:
+        """Something came."""
+        self._heard = now
+
+    def is_dead(self, now: float) -> bool:
+        """Whether two heartbeats are missing."""
+        return now - self._heard > 2.5 * self.interval  # half a beat for the way
+
+
+def ranges(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return the numbers, which come in any order, as inclusive ranges in order."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] + 1 >= number:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def seq_of(line: bytes) -> int:
+    """Return the number that :meth:`LinkSession.number` gave to a line."""
+    return int(line[7 : line.index(b",", 7)])

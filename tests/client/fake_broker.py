@@ -5,7 +5,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -123,6 +123,11 @@ class FakeBroker:
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", self.port
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """The arguments of a client's constructor."""
+        return {"host": "127.0.0.1", "port": self.port}
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
@@ -140,7 +145,7 @@ class FakeBroker:
                 await connection.writer.wait_closed()
         self._server = None
 
-    async def __aenter__(self) -> "FakeBroker":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -181,7 +186,7 @@ class BrokerThread:
     def run(self, awaitable: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(PATIENCE)
 
-    def __enter__(self) -> "BrokerThread":
+    def __enter__(self) -> Self:
         self.run(self.broker.start())
         return self
 
@@ -194,6 +199,10 @@ class BrokerThread:
     @property
     def address(self) -> tuple[str, int]:
         return self.broker.address
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return self.broker.where
 
     def link(self) -> Connection:
         connection: Connection = self.run(self.broker.link())

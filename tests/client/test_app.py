@@ -13,7 +13,7 @@ from tests.client.fake_broker import PATIENCE, context, line, message, request, 
 
 
 async def test_async_and_plain_handlers(broker):
-    app = PyStrands(*broker.address)
+    app = PyStrands(**broker.where)
     loop_thread = threading.get_ident()
 
     @app.on_connection_request
@@ -57,7 +57,7 @@ async def test_async_and_plain_handlers(broker):
 
 
 async def test_events_without_a_handler(broker, caplog):
-    app = PyStrands(*broker.address)
+    app = PyStrands(**broker.where)
     running = asyncio.create_task(app.run_async())
     connection = await broker.link()
     await connection.send(message("x") + line("error", {"error": "bad luck"}) + request())
@@ -76,7 +76,7 @@ async def test_sending_when_not_running():
 
 
 async def test_on_error_and_other_callables(broker):
-    app = PyStrands(*broker.address)
+    app = PyStrands(**broker.where)
 
     class Handler:
         async def __call__(self, message, context):
@@ -97,7 +97,7 @@ async def test_on_error_and_other_callables(broker):
 
 
 def test_from_other_loops_and_threads(broker_thread):
-    app = PyStrands(*broker_thread.address)
+    app = PyStrands(**broker_thread.where)
 
     @app.on_message
     def stop(message, context):
@@ -130,15 +130,15 @@ def test_registering():
         pass
 
     assert callable(first)
-    with pytest.raises(ValueError, match="on_message has a handler already: .*first"):
+    with pytest.raises(ValueError, match=r"on_message has a handler already: .*first"):
         app.on_message(first)
     with pytest.raises(TypeError, match="on_disconnect is called with 1 argument, which"):
         app.on_disconnect(first)
     with pytest.raises(TypeError, match="without parentheses"):
-        app.on_error(None)
+        app.on_error(None)  # type: ignore[type-var]
     app.on_error(lambda *args: None)
     with pytest.raises(ConfigError, match="max_workers"):
-        PyStrands(max_workers="many")
+        PyStrands(max_workers="many")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="port"):
         PyStrands(port=-1)
 

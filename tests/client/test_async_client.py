@@ -3,6 +3,7 @@ import base64
 import logging
 import socket
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from pystrands import (
 )
 from tests.client.fake_broker import FakeBroker, context, line, message, request, soon, until
 
-QUICK = {"reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
+QUICK: dict[str, Any] = {"reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
 
 
 class Echo(AsyncPyStrandsClient):
@@ -53,7 +54,7 @@ class Recorder(AsyncPyStrandsClient):
 
 @asynccontextmanager
 async def up(broker: FakeBroker, kind=Echo, **options):
-    client = kind(*broker.address, **(QUICK | options))
+    client = kind(**broker.where, **(QUICK | options))
     before = asyncio.all_tasks()
     assert await client.connect() is True
     connection = await broker.link()
@@ -68,7 +69,7 @@ async def up(broker: FakeBroker, kind=Echo, **options):
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        return int(listener.getsockname()[1])
 
 
 # --- life --------------------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ async def test_connect_to_nobody_returns_false_and_does_not_retry():
 
 async def test_connect_to_a_broker_that_refuses(broker):
     broker.refuse = True
-    client = Echo(*broker.address)
+    client = Echo(**broker.where)
     assert await client.connect() is False
 
 
@@ -104,7 +105,7 @@ async def test_connect_with_a_host_that_cannot_be_one():
 async def test_run_forever_retries_a_first_connect_that_fails():
     fake = FakeBroker()
     fake.port = free_port()
-    client = Echo(*fake.address, **QUICK)
+    client = Echo(**fake.where, **QUICK)
     running = asyncio.create_task(client.run_forever())
     await until(lambda: client._core.life)
     assert not client.connected
@@ -119,7 +120,7 @@ async def test_run_forever_retries_a_first_connect_that_fails():
 async def test_run_forever_without_auto_reconnect_returns(broker, caplog):
     client = Echo("127.0.0.1", free_port(), auto_reconnect=False)
     await soon(client.run_forever())
-    client = Echo(*broker.address, auto_reconnect=False)
+    client = Echo(**broker.where, auto_reconnect=False)
     running = asyncio.create_task(client.run_forever())
     (await broker.link()).cut()
     await soon(running)
@@ -128,7 +129,7 @@ async def test_run_forever_without_auto_reconnect_returns(broker, caplog):
 
 
 async def test_run_forever_cancelled_disconnects(broker):
-    client = Echo(*broker.address)
+    client = Echo(**broker.where)
     running = asyncio.create_task(client.run_forever())
     connection = await broker.link()
     running.cancel()
@@ -139,7 +140,7 @@ async def test_run_forever_cancelled_disconnects(broker):
 
 
 async def test_connect_cancelled_leaves_nothing(old_broker):
-    client = Echo(*old_broker.address)
+    client = Echo(**old_broker.where)
     connecting = asyncio.create_task(client.connect())
     connection = await old_broker.link()
     connecting.cancel()
@@ -160,7 +161,7 @@ async def test_disconnect_ends_the_wait_for_a_reconnect():
 
 
 async def test_reconnects_and_a_pending_wait_is_cut_short_by_connect(broker):
-    client = Echo(*broker.address, reconnect_delay=1000, max_reconnect_delay=1000)
+    client = Echo(**broker.where, reconnect_delay=1000, max_reconnect_delay=1000)
     await client.connect()
     (await broker.link()).cut()
     await until(lambda: not client.connected)
@@ -172,7 +173,7 @@ async def test_reconnects_and_a_pending_wait_is_cut_short_by_connect(broker):
 
 
 async def test_may_connect_again_after_disconnect(broker):
-    client = Echo(*broker.address)
+    client = Echo(**broker.where)
     for _ in range(3):
         assert await client.connect() is True
         connection = await broker.link()
@@ -209,7 +210,7 @@ async def test_connected_on_another_loop_is_an_error(broker):
 async def test_backoff_grows_while_the_broker_refuses(broker, monkeypatch):
     delays = []
     broker.refuse = True
-    client = Echo(*broker.address, reconnect_delay=1, max_reconnect_delay=8)
+    client = Echo(**broker.where, reconnect_delay=1, max_reconnect_delay=8)
     running = asyncio.create_task(client.run_forever())
     await until(lambda: client._core.life)
     supervisor = client._core.life.supervisor
@@ -218,7 +219,7 @@ async def test_backoff_grows_while_the_broker_refuses(broker, monkeypatch):
         delays.append(delay)
         await asyncio.sleep(0)
 
-    supervisor._pause = pause
+    monkeypatch.setattr(supervisor, "_pause", pause)
     await until(lambda: len(delays) >= 6)
     client._core.life.supervisor.stop()
     await client.disconnect()
@@ -227,16 +228,16 @@ async def test_backoff_grows_while_the_broker_refuses(broker, monkeypatch):
     assert 0.75 * 8 <= delays[4] <= 8
 
 
-async def test_reconnect_delay_starts_over_after_a_useful_link(broker):
+async def test_reconnect_delay_starts_over_after_a_useful_link(broker, monkeypatch):
     delays = []
-    client = Echo(*broker.address, reconnect_delay=1, max_reconnect_delay=8)
+    client = Echo(**broker.where, reconnect_delay=1, max_reconnect_delay=8)
     assert await client.connect()
 
     async def pause(delay):
         delays.append(delay)
         await asyncio.sleep(0)
 
-    client._core.life.supervisor._pause = pause
+    monkeypatch.setattr(client._core.life.supervisor, "_pause", pause)
     for _ in range(4):
         (await broker.link()).cut()
     await broker.link()
@@ -405,9 +406,8 @@ async def test_at_most_max_concurrency_handlers_run(broker):
         await connection.send(b"".join(message("x", name) for name in gates) + line("heartbeat"))
         await until(lambda: len(client.calls) == 3)
         assert client._core.life.dispatcher._lanes.running == 3
-        for name, gate in gates.items():
+        for gate in gates.values():
             gate.set()
-            await until(lambda name=name: ("message", name, "x") in client.calls)
         await until(lambda: len(client.calls) == 6)
 
 
@@ -481,8 +481,7 @@ async def test_send_waits_under_backpressure_and_goes_on(broker):
         taken = []
 
         async def pour():
-            for n in range(200):
-                taken.append(await client.broadcast_message(f"{n:06}" + "x" * 100_000))
+            taken.extend([await client.broadcast_message(f"{n:06}" + "x" * 100_000) for n in range(200)])
 
         pouring = asyncio.create_task(pour())
         await until(lambda: client._core.link._waiting)
@@ -658,7 +657,7 @@ async def test_disconnect_inside_a_handler(broker, wrapped):
             await self.broadcast_message(f"bye {message}")
             after.set()
 
-    client = Leaver(*broker.address)
+    client = Leaver(**broker.where)
     running = asyncio.create_task(client.run_forever())
     connection = await broker.link()
     await connection.send(message("1") + message("2", "c2") + message("3"))

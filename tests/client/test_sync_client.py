@@ -34,7 +34,7 @@ class Gated(PyStrandsClient):
 
 
 def test_echo_and_disconnect(broker_thread):
-    client = Echo(*broker_thread.address)
+    client = Echo(**broker_thread.where)
     assert client.connect() is True
     assert client.connect() is True
     assert client.connected
@@ -64,7 +64,7 @@ def test_all_callbacks(broker_thread):
         def on_error(self, error, context):
             self.broadcast_message(error)
 
-    client = All(*broker_thread.address)
+    client = All(**broker_thread.where)
     client.connect()
     connection = broker_thread.link()
     broker_thread.run(connection.send(request()))
@@ -76,7 +76,7 @@ def test_all_callbacks(broker_thread):
 
 
 def test_default_callbacks(broker_thread, caplog):
-    client = PyStrandsClient(*broker_thread.address)
+    client = PyStrandsClient(**broker_thread.where)
     client.connect()
     connection = broker_thread.link()
     for action in ("new_connection", "disconnected", "error"):
@@ -95,7 +95,7 @@ def test_odd_exceptions_on_workers(broker_thread, raised, caplog):
                 raise raised
             super().on_message(message, context)
 
-    client = Odd(*broker_thread.address)
+    client = Odd(**broker_thread.where)
     client.connect()
     connection = broker_thread.link()
     broker_thread.run(connection.send(message("odd") + message("fine")))
@@ -113,7 +113,7 @@ def test_connect_to_nobody():
 
 def test_threads_that_send_at_once_do_not_interleave():
     with BrokerThread(max_message_size=10**6) as broker:
-        client = PyStrandsClient(*broker.address)
+        client = PyStrandsClient(**broker.where)
         client.connect()
         connection = broker.link()
         threads, each = 8, 300
@@ -134,7 +134,7 @@ def test_threads_that_send_at_once_do_not_interleave():
 
 def test_send_blocks_under_backpressure_and_ends_with_the_link():
     with BrokerThread(max_message_size=10**6) as broker:
-        client = PyStrandsClient(*broker.address, auto_reconnect=False)
+        client = PyStrandsClient(**broker.where, auto_reconnect=False)
         client.connect()
         connection = broker.link()
         broker.loop.call_soon_threadsafe(connection.pause)
@@ -163,17 +163,17 @@ def test_send_blocks_under_backpressure_and_ends_with_the_link():
 
 
 def test_messages_that_cannot_be_sent(broker_thread):
-    client = Echo(*broker_thread.address)
+    client = Echo(**broker_thread.where)
     client.connect()
     with pytest.raises(TypeError):
-        client.broadcast_message(1)
+        client.broadcast_message(1)  # type: ignore[arg-type]
     with pytest.raises(MessageTooBig):
         client.broadcast_message("x" * 1001)
     client.disconnect()
 
 
 def test_slow_handlers_delay_only_their_own_client_and_drain(broker_thread):
-    client = Gated(*broker_thread.address)
+    client = Gated(**broker_thread.where)
     client.connect()
     connection = broker_thread.link()
     broker_thread.run(connection.send(message("wait") + message("after") + message("quick", "c2")))
@@ -189,7 +189,7 @@ def test_slow_handlers_delay_only_their_own_client_and_drain(broker_thread):
 
 
 def test_at_most_max_workers_handlers_run(broker_thread):
-    client = Gated(*broker_thread.address, max_workers=2)
+    client = Gated(**broker_thread.where, max_workers=2)
     assert client.max_concurrency == 2
     client.connect()
     connection = broker_thread.link()
@@ -203,7 +203,7 @@ def test_at_most_max_workers_handlers_run(broker_thread):
 
 
 def test_past_the_timeout_handlers_are_left_to_themselves(broker_thread):
-    client = Gated(*broker_thread.address)
+    client = Gated(**broker_thread.where)
     client.connect()
     connection = broker_thread.link()
     broker_thread.run(connection.send(message("wait")))
@@ -219,7 +219,7 @@ def test_disconnect_inside_a_handler_ends_run_forever(broker_thread):
             self.disconnect()
             self.broadcast_message("bye")
 
-    client = Leaver(*broker_thread.address)
+    client = Leaver(**broker_thread.where)
     running = threading.Thread(target=client.run_forever)
     running.start()
     connection = broker_thread.link()
@@ -245,7 +245,7 @@ def test_run_forever_retries_and_disconnect_ends_it():
 
 
 def test_may_connect_again(broker_thread):
-    client = Echo(*broker_thread.address)
+    client = Echo(**broker_thread.where)
     for _ in range(3):
         assert client.connect()
         connection = broker_thread.link()

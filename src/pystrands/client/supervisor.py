@@ -64,9 +64,8 @@ class Supervisor:
                 connected = link is not None and link.is_open
                 self._tell(connected)
                 self.persistent |= connected
-                if link is not None:
-                    if await self._stays_up(link):
-                        backoff.reset()
+                if link is not None and await self._stays_up(link):
+                    backoff.reset()
                 if not (self.persistent and options.auto_reconnect):
                     return
                 await self._pause(backoff.next())

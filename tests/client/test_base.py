@@ -1,0 +1,134 @@
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+
+from pystrands import BinaryNotSupported, Context, MessageTooBig
+from pystrands.client.base import Call, Ownership, Peer, answer, call_for, check_json, check_message
+from pystrands.context import ConnectionRequestContext
+from pystrands.protocol.messages import COMMANDS, EVENTS
+from tests.client.fake_broker import context, line, message, request
+from tests.protocol.test_messages import values
+
+
+def event(raw):
+    return EVENTS.decode(raw)
+
+
+def test_every_event_has_its_call():
+    peer = Peer()
+    expected = {
+        message("x"): ("on_message", ("x", Context("c1", "r1"))),
+        line("new_connection", {"context": context()}): ("on_new_connection", (Context("c1", "r1"),)),
+        line("disconnected", {"context": context()}): ("on_disconnect", (Context("c1", "r1"),)),
+        line("error", {"error": "e", "context": context()}): ("on_error", ("e", Context("c1", "r1"))),
+    }
+    for raw, (name, args) in expected.items():
+        call = call_for(event(raw), peer)
+        assert call is not None
+        assert (call.name, call.args, call.lane) == (name, args, "c1")
+    assert call_for(event(line("heartbeat")), peer) is None
+
+
+def test_a_request_has_no_lane():
+    call = call_for(event(request("q7", query_string="a=1")), Peer())
+    assert call is not None
+    assert (call.name, call.lane, call.request_id) == ("on_connection_request", None, "q7")
+    assert call.request is not None
+    assert call.request.query == {"a": ["1"]}
+    assert call.request.headers["x-token"] == ["secret"]
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"accepted": True}, {"accepted": 1, "client_id": 2, "room_id": 3, "metadata": 4, "more": 5}, [], None]
+)
+def test_only_the_original_nesting_is_unwrapped(metadata):
+    raw = line("new_connection", {"context": {"client_id": "c", "room_id": "r", "metadata": metadata}})
+    call = call_for(event(raw), Peer())
+    assert call is not None
+    assert call.context.metadata == metadata
+
+
+def make_call(request):
+    return Call("on_connection_request", (request,), request.context, None, request, "q")
+
+
+@pytest.mark.parametrize(
+    ("result", "accepted", "decision"),
+    [
+        (True, False, True),
+        (False, True, False),
+        (None, True, True),
+        (None, False, False),
+        (1, False, False),
+        (0, True, True),
+        ("no", True, True),
+    ],
+)
+def test_only_true_and_false_decide(result, accepted, decision):
+    asked = ConnectionRequestContext(accepted=accepted)
+    assert COMMANDS.decode(answer(make_call(asked), result)).params.accepted is decision
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("client_id", 7, "client_id as int"),
+        ("room_id", None, "room_id as NoneType"),
+        ("metadata", object(), "a object into request.context.metadata"),
+        ("metadata", {"a": [datetime.now(UTC)]}, r"a datetime into request.context.metadata\['a'\]\[0\]"),
+        ("metadata", {"id": uuid4()}, r"a UUID into request.context.metadata\['id'\]"),
+        ("metadata", {1: 2}, "a key of type int"),
+        ("metadata", float("nan"), "no such number"),
+        ("metadata", "\ud800", "JSON can't hold"),
+    ],
+)
+def test_contexts_that_cannot_be_sent(field, value, told):
+    asked = ConnectionRequestContext()
+    setattr(asked.context, field, value)
+    with pytest.raises(TypeError, match=told):
+        answer(make_call(asked), True)
+    assert not COMMANDS.decode(answer(make_call(asked), False)).params.accepted
+
+
+def test_metadata_that_contains_itself():
+    loop: list[object] = []
+    loop.append(loop)
+    with pytest.raises(TypeError, match="contain itself"):
+        check_json(loop)
+
+
+@given(values)
+def test_json_values_pass(value):
+    check_json(value)
+
+
+def test_sizes_are_those_of_utf_8():
+    peer = Peer(binary=True, max_message_size=10)
+    for fits in ("x" * 10, "ü" * 5, b"x" * 10, "€€€"):
+        check_message(fits, peer)
+    for too_big in ("x" * 11, "ü" * 6, b"x" * 11, "€€€€"):
+        with pytest.raises(MessageTooBig, match=r"1[12] bytes and the broker takes 10"):
+            check_message(too_big, peer)
+    check_message("x" * 10**6, Peer())
+    check_message(b"x", None)
+    with pytest.raises(BinaryNotSupported):
+        check_message(b"", Peer())
+    check_message("\ud800" * 10, peer)  # left to the encoder
+
+
+def test_ownership():
+    owned = Ownership()
+    assert owned.hello("b1") == []
+    for raw in (message("x", "c1"), line("new_connection", {"context": context("c2")}), message("y", "c1")):
+        owned.saw(event(raw))
+    assert len(owned) == 2
+    owned.saw(event(line("disconnected", {"context": context("c2")})))
+    owned.saw(event(line("disconnected", {"context": context("c9")})))
+    owned.saw(event(request()))
+    assert owned.hello("b2") == [Context("c1", "r1")]
+    assert owned.hello("b3") == []
+    owned.saw(event(message("x", "c1")))
+    assert owned.hello("b3") == []
+    assert owned.hello("b4") == []

@@ -384,6 +384,65 @@ async def test_a_request_whose_handler_fails_is_rejected(broker, caplog):
     assert "on_connection_request put a set into request.context.metadata['when']" in caplog.text
 
 
+async def test_an_answer_that_the_broker_would_not_take_is_a_rejection(broker):
+    class Door(Recorder):
+        async def on_connection_request(self, request):
+            request.context.metadata = "x" * 1000
+
+    broker.hello_params["max_line"] = 500
+    async with up(broker, Door) as (client, connection):
+        await connection.send(request())
+        assert (await connection.receive())["params"] == {"accepted": False}
+        await until(lambda: client.calls)
+        assert "put less into request.context.metadata" in client.calls[0][2]
+
+
+async def test_default_callbacks(broker, caplog):
+    caplog.set_level(logging.DEBUG)
+    async with up(broker, AsyncPyStrandsClient) as (_, connection):
+        about = {"context": context("c5"), "error": "bad luck"}
+        for action in ("new_connection", "disconnected", "error"):
+            await connection.send(line(action, about))
+        await connection.send(message("hidden", "c5") + request())
+        assert (await connection.receive())["params"]["accepted"] is True
+    assert "client c5 is in" in caplog.text
+    assert "client c5 is gone" in caplog.text
+    assert "client c5: bad luck" in caplog.text
+    assert "str from client c5: on_message is not overridden" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_the_end_of_asyncio_run_ends_handlers():
+    ended = []
+
+    class Stuck(AsyncPyStrandsClient):
+        async def on_message(self, message, context):
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(message)
+
+        async def on_error(self, error, context):
+            await asyncio.Event().wait()
+
+    async def main(*, lost):
+        async with FakeBroker() as fake:
+            client = Stuck(**fake.where, auto_reconnect=False)
+            await client.connect()
+            connection = await fake.link()
+            await connection.send(message("1") + message("2", "c2"))
+            await soon(started.wait())
+            if lost:
+                connection.cut()
+                await until(lambda: not client.connected)
+
+    for lost in (False, True):
+        started = asyncio.Event()
+        asyncio.run(main(lost=lost))
+    assert sorted(ended) == ["1", "1", "2", "2"]
+
+
 # --- order and concurrency ---------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from pystrands.client.base import Call
 from pystrands.client.dispatch import SLICE_EVENTS, Dispatcher, in_handler
 from tests.client.fake_broker import soon, until
 
-VARIABLE = contextvars.ContextVar("VARIABLE", default="clean")
+VARIABLE: contextvars.ContextVar[Any] = contextvars.ContextVar("VARIABLE", default="clean")
 
 
 class Hostile:
@@ -75,12 +75,16 @@ async def test_each_handler_starts_with_a_clean_context():
         VARIABLE.set(value)
         assert in_handler()
 
-    dispatcher = make(handler)
-    for value in ("dirty", Hostile(), "dirty", "dirty"):
-        dispatcher.put(call("c1", value))
-        dispatcher.put(call("c2", value))
-    await soon(dispatcher.finished())
-    assert seen == ["clean"] * 8
+    hostile = Hostile()
+    for clean in ("clean", hostile):
+        base = contextvars.copy_context()
+        base.run(VARIABLE.set, clean)
+        dispatcher = make(handler, context=base)
+        for value in ("dirty", Hostile(), "dirty", "dirty"):
+            dispatcher.put(call("c1", value))
+            dispatcher.put(call("c2", value))
+        await soon(dispatcher.finished())
+    assert all(one is expected for one, expected in zip(seen, ["clean"] * 8 + [hostile] * 8, strict=True))
 
 
 async def test_the_number_of_tasks_stays_bounded_under_a_backlog():

@@ -143,6 +143,8 @@ class Peer(msgspec.Struct):
     broker_id: str = ""
     max_message_size: int = 0
     """In bytes; 0 where the broker does not say."""
+    max_line: int = 0
+    """The same for a whole line."""
 
     def hear(self, params: HelloParams) -> None:
         """Take in the broker's hello."""
@@ -150,6 +152,7 @@ class Peer(msgspec.Struct):
         self.binary = params.binary
         self.broker_id = params.broker_id
         self.max_message_size = params.max_message_size
+        self.max_line = params.max_line
 
 
 class Ownership:
@@ -253,8 +256,8 @@ def synthesised_disconnect(context: Context) -> Call:
 def answer(call: Call, result: Any) -> bytes:
     """Return the line that answers a connection request whose handler returned ``result``.
 
-    True and False decide; anything else leaves it to ``request.accepted``. Raises TypeError or ValueError, with what to
-    change, when ``request.context`` holds what can't be sent.
+    True and False decide; anything else leaves it to ``request.accepted``. Raises TypeError or MessageTooBig, with what
+    to change, when ``request.context`` holds what can't be sent.
     """
     request = call.request
     assert request is not None
@@ -270,9 +273,16 @@ def answer(call: Call, result: Any) -> bytes:
             )
     check_json(context.metadata)
     try:
-        return messages.response(call.request_id, True, context.client_id, context.room_id, context.metadata)
+        line = messages.response(call.request_id, True, context.client_id, context.room_id, context.metadata)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"on_connection_request left what JSON can't hold in request.context: {error}") from None
+    limit = call.link.peer.max_line if call.link is not None else 0
+    if limit and len(line) > limit:
+        raise MessageTooBig(
+            f"on_connection_request made an answer of {len(line)} bytes and the broker takes {limit}: "
+            "put less into request.context.metadata"
+        )
+    return line
 
 
 def refusal(call: Call) -> bytes:

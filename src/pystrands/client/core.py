@@ -83,8 +83,6 @@ class Life:
         link = Link(self.loop, self._receive)
         self._links.add(link)
         link.closed.add_done_callback(lambda _: self._links.discard(link))
-        if self.dispatcher.full:
-            self.loop.call_soon(self._set_flow, True)  # once it has its transport
         return link
 
     def _receive(self, link: Link, lines: list[bytes]) -> None:
@@ -114,6 +112,8 @@ class Life:
             elif peer.said_hello:
                 self._ownership.saw(event)
             put(call)
+        if self.dispatcher.full:
+            link.pause_reading()  # a link that is newer than the last change of flow, too
 
     def _hear_hello(self, link: Link, params: HelloParams) -> None:
         if link.exchanged:
@@ -147,8 +147,10 @@ class Life:
         return self.supervisor.link
 
     def _is_abandoned(self) -> bool:
-        # asyncio.run cancels every task at its end, this one too; a handler's own cancellation is only its own.
-        return self._task.cancelling() > self._own_cancels or self.loop.is_closed()
+        # asyncio.run cancels every task at its end, these too; a handler's own cancellation is only its own.
+        if self._task.cancelling() > self._own_cancels or self.closed.done() or self.loop.is_closed():
+            return True
+        return self._closer is not None and self._closer.cancelling() > 0
 
     def _supervisor_ended(self) -> None:
         if not self._task.cancelled() and (error := self._task.exception()) is not None:

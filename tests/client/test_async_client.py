@@ -98,6 +98,17 @@ async def test_connect_to_a_broker_that_refuses(broker):
     assert await client.connect() is False
 
 
+async def test_attempts_that_fail_leave_nothing_behind():
+    client = Echo("127.0.0.1", free_port(), reconnect_delay=0)
+    running = asyncio.create_task(client.run_forever())
+    await until(lambda: client._core.life)
+    for _ in range(3):
+        assert await client.connect() is False
+    assert client._core.life._links == set()
+    await client.disconnect()
+    await soon(running)
+
+
 async def test_connect_with_a_host_that_cannot_be_one():
     assert await Echo("x" * 70 + ".example").connect() is False
 

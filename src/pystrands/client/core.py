@@ -80,10 +80,13 @@ class Life:
     # -- receiving
 
     def _make_link(self) -> Link:
-        link = Link(self.loop, self._receive)
+        return Link(self.loop, self._receive, opened=self._opened)
+
+    def _opened(self, link: Link) -> None:
         self._links.add(link)
         link.closed.add_done_callback(lambda _: self._links.discard(link))
-        return link
+        if self.stopping:
+            link.deafen()
 
     def _receive(self, link: Link, lines: list[bytes]) -> None:
         if not link.heard:

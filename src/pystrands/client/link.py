@@ -26,6 +26,7 @@ WRITE_LIMIT: Final = 256 * 1024
 class Link(asyncio.Protocol):
     """One connection, from its first byte to its last; a new connection is a new object.
 
+    ``opened(link)`` is called when it is connected; a loop may make objects for attempts that fail.
     ``receive(link, lines)`` is called once for each read, with the whole lines it completed. What is written in one
     turn of the loop goes out in one write. ``ready`` is done when the first line was there, ``closed`` when the
     connection is gone; nothing is received after that.
@@ -36,6 +37,7 @@ class Link(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         receive: Callable[["Link", list[bytes]], None],
         *,
+        opened: Callable[["Link"], None] = lambda _: None,
         max_line: int = line_limit(DEFAULT_MAX_MESSAGE_SIZE),
         write_limit: int = WRITE_LIMIT,
     ) -> None:
@@ -49,6 +51,7 @@ class Link(asyncio.Protocol):
         """Whether a line was received; the receiver sets it."""
         self._loop = loop
         self._receive = receive
+        self._opened = opened
         self._splitter = LineSplitter(max_line)
         self._overlong = 0
         self._write_limit = write_limit
@@ -74,6 +77,7 @@ class Link(asyncio.Protocol):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 # Protocol 1 has no way to ask whether the broker is still there.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; called by the loop."""

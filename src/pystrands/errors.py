@@ -20,7 +20,7 @@ class PyStrandsError(Exception):
 class ConfigError(PyStrandsError, ValueError):
     """An option has a value that can't work.
 
-    ``option`` is the field's name in :class:`pystrands.broker.config.BrokerConfig`; ``problem`` says what is wrong.
+    ``option`` is the parameter of a client's constructor, or the broker's option; ``problem`` says what is wrong.
     """
 
     def __init__(self, option: str, problem: str) -> None:

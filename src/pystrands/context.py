@@ -16,6 +16,8 @@ class Context(msgspec.Struct, dict=True):
     ``client_id``: what names the client, chosen in ``on_connection_request`` or a fresh UUID4.
     ``room_id``: the room that ``on_connection_request`` chose; by default the path of the client's URL.
     ``metadata``: exactly what ``on_connection_request`` put there; JSON values only.
+    ``event_id``: names the event that this context came with, the same in every delivery; empty where the link to the
+    broker speaks protocol 1. ``redelivered``: True when the event may have been handled before, by a backend that died.
 
     Each event has a ``Context`` of its own: what a handler changes in it stays with that object.
     """
@@ -23,6 +25,14 @@ class Context(msgspec.Struct, dict=True):
     client_id: str = ""
     room_id: str = ""
     metadata: Any = msgspec.field(default_factory=dict)
+    event_id: str = ""
+    redelivered: bool = False
+    _rooms: tuple[str, ...] | None = msgspec.field(default=None, name="rooms")
+
+    @property
+    def rooms(self) -> tuple[str, ...]:
+        """All rooms that the client was in when the event was sent; at first only ``room_id``."""
+        return (self.room_id,) if self._rooms is None else self._rooms
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Context":

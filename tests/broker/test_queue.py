@@ -1,105 +1,106 @@
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.queue import EventQueue, Put
+from pystrands.broker.queue import EventQueue, Offer
+from pystrands.protocol.events import Event, Kind, Lane
 
 POLICIES = ("backpressure", "drop-oldest", "disconnect")
 
 
-def contents(queue: EventQueue[str]) -> list[tuple[str, str | bytes | None, bytes]]:
-    return [(event.owner, event.message, event.line) for event in queue.drain()]
+def make(max_messages, max_bytes, policy):
+    return EventQueue(max_messages, max_bytes, policy, Counter())
 
 
-def test_events_come_out_in_the_order_in_which_they_came():
-    queue = EventQueue[str](10, 1000, "backpressure")
-    assert queue.put_message("a", "one") is Put.KEPT
-    queue.put_lifecycle("b", b"gone")
-    assert queue.put_message("a", b"two") is Put.KEPT
-    assert (len(queue), queue.size) == (2, 6)
-    assert contents(queue) == [("a", "one", b""), ("b", None, b"gone"), ("a", b"two", b"")]
-    assert (len(queue), queue.size) == (0, 0)
-    assert contents(queue) == []
+def message(content):
+    return Event(Lane(), Kind.MESSAGE, 1, content)
+
+
+def offer(queue, content):
+    """Offer a message and make room, as the router does; return the outcome and what was dropped."""
+    event = message(content)
+    outcome = queue.offer(event)
+    dropped = []
+    while (old := queue.overdue()) is not None:
+        queue.taken(old)
+        dropped.append(old.content)
+    return outcome, dropped
 
 
 def test_backpressure_keeps_what_was_taken_and_says_when_to_stop_reading():
-    queue = EventQueue[str](2, 1000, "backpressure")
-    assert [queue.put_message("a", str(n)) for n in range(4)] == [Put.KEPT, Put.FULL, Put.FULL, Put.FULL]
-    assert [message for _, message, _ in contents(queue)] == ["0", "1", "2", "3"]
-    assert queue._counters["queue_dropped"] == 0
+    queue = make(2, 1000, "backpressure")
+    assert [offer(queue, str(n))[0] for n in range(4)] == [Offer.KEPT, Offer.FULL, Offer.FULL, Offer.FULL]
+    assert len(queue) == 4
+    assert not queue._counters
 
 
 def test_backpressure_by_bytes():
-    queue = EventQueue[str](100, 10, "backpressure")
-    assert queue.put_message("a", "12345") is Put.KEPT
-    assert queue.put_message("a", "12345") is Put.FULL
+    queue = make(100, 10, "backpressure")
+    assert offer(queue, "12345") == (Offer.KEPT, [])
+    assert offer(queue, b"12345") == (Offer.FULL, [])
+    assert queue.size == 10
 
 
-def test_drop_oldest_drops_messages_and_never_lifecycle_events():
-    queue = EventQueue[str](2, 1000, "drop-oldest")
-    queue.put_message("a", "1")
-    queue.put_lifecycle("a", b"gone")
-    for text in ("2", "3", "4"):
-        assert queue.put_message("b", text) is Put.KEPT
+def test_drop_oldest_drops_the_oldest():
+    queue = make(2, 1000, "drop-oldest")
+    assert [offer(queue, text) for text in "1234"] == [
+        (Offer.KEPT, []), (Offer.KEPT, []), (Offer.KEPT, ["1"]), (Offer.KEPT, ["2"])
+    ]  # fmt: skip
     assert queue._counters["queue_dropped"] == 2
-    assert contents(queue) == [("a", None, b"gone"), ("b", "3", b""), ("b", "4", b"")]
 
 
 def test_drop_oldest_by_bytes_keeps_at_least_the_newest():
-    queue = EventQueue[str](100, 10, "drop-oldest")
-    queue.put_message("a", "12345")
-    queue.put_message("a", "12345")
-    assert queue.put_message("a", "x" * 50) is Put.KEPT
-    assert contents(queue) == [("a", "x" * 50, b"")]
-    assert queue._counters["queue_dropped"] == 2
+    queue = make(100, 10, "drop-oldest")
+    offer(queue, "12345")
+    offer(queue, "12345")
+    assert offer(queue, "x" * 50) == (Offer.KEPT, ["12345", "12345"])
+    assert len(queue) == 1
 
 
 def test_disconnect_refuses_when_full():
-    queue = EventQueue[str](2, 1000, "disconnect")
-    assert [queue.put_message("a", "x") for _ in range(3)] == [Put.KEPT, Put.KEPT, Put.REFUSED]
-    queue.put_lifecycle("a", b"gone")
-    assert len(contents(queue)) == 3
+    queue = make(2, 1000, "disconnect")
+    assert [offer(queue, "x")[0] for _ in range(3)] == [Offer.KEPT, Offer.KEPT, Offer.REFUSED]
+    assert len(queue) == 2
     assert queue._counters["queue_dropped"] == 1
 
 
-def test_zero_turns_messages_off_and_keeps_lifecycle_events():
+def test_zero_turns_the_queue_off():
     for policy in POLICIES:
-        queue = EventQueue[str](0, 1000, policy)
-        assert queue.put_message("a", "x") is Put.DROPPED
-        queue.put_lifecycle("a", b"gone")
-        assert contents(queue) == [("a", None, b"gone")]
+        queue = make(0, 1000, policy)
+        assert offer(queue, "x") == (Offer.DROPPED, [])
         assert queue._counters["queue_dropped"] == 1
 
 
-@given(
-    st.sampled_from(POLICIES),
-    st.integers(1, 5),
-    st.integers(1, 30),
-    st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.text("x", max_size=12))),
-)
-def test_bounds_and_order_hold_for_any_sequence(policy, max_messages, max_bytes, puts):
-    queue = EventQueue[str](max_messages, max_bytes, policy)
-    put: list[tuple[str, str | bytes | None, bytes]] = []
-    refused = lifecycle = 0
-    for number, (owner, message) in enumerate(puts):
-        if message is None:
-            queue.put_lifecycle(owner, b"%d" % number)
-            put.append((owner, None, b"%d" % number))
-            lifecycle += 1
-            continue
+def test_what_is_no_longer_waiting_is_not_counted_and_lifecycle_events_never_are():
+    queue = make(2, 1000, "backpressure")
+    event = message("x")
+    queue.keep(event)
+    queue.taken(Event(Lane(), Kind.GONE, 2))
+    assert (len(queue), queue.size) == (1, 1)
+    queue.taken(event)
+    queue.taken(event)
+    assert (len(queue), queue.size) == (0, 0)
+
+
+@given(st.sampled_from(POLICIES), st.integers(1, 5), st.integers(1, 30), st.lists(st.text("x", max_size=12)))
+def test_bounds_and_order_hold_for_any_sequence(policy, max_messages, max_bytes, contents):
+    queue = make(max_messages, max_bytes, policy)
+    kept: list[str] = []
+    dropped = 0
+    for content in contents:
         was_full = queue.is_full
-        outcome = queue.put_message(owner, message)
-        assert (outcome is Put.REFUSED) == (policy == "disconnect" and was_full)
-        assert (outcome is Put.FULL) == (policy == "backpressure" and queue.is_full)
-        if outcome is Put.REFUSED:
-            refused += 1
-        else:
-            put.append((owner, message, b""))
+        outcome, old = offer(queue, content)
+        assert (outcome is Offer.REFUSED) == (policy == "disconnect" and was_full)
+        assert (outcome is Offer.FULL) == (policy == "backpressure" and queue.is_full)
+        if outcome is not Offer.REFUSED:
+            kept.append(content)
+        assert old == kept[: len(old)]
+        del kept[: len(old)]
+        dropped += len(old) + (outcome is Offer.REFUSED)
+        assert [event.content for event in queue._events] == kept
+        assert queue.size == sum(map(len, kept))
         if policy != "backpressure":
             assert len(queue) <= max_messages
             assert policy == "disconnect" or queue.size <= max_bytes or len(queue) == 1
-    waiting = len(queue)
-    out = contents(queue)
-    assert len(out) == waiting + lifecycle
-    assert len(put) - len(out) + refused == queue._counters["queue_dropped"]
-    iterator = iter(put)  # what comes out is a subsequence of what went in
-    assert all(event in iterator for event in out)
+    assert queue._counters["queue_dropped"] == dropped

@@ -8,7 +8,7 @@ from pystrands.broker.rooms import Client, Rooms
 
 def make_client(number: int) -> Client:
     ws: Any = object()
-    return Client(number, f"c{number}", b"{}", ws)
+    return Client(number, f"c{number}", "lobby", b"{}", ws)
 
 
 def make_rooms() -> tuple[Rooms, list[str]]:
@@ -34,6 +34,19 @@ def test_a_client_is_found_by_its_id_and_in_its_rooms():
     assert told == ["+lobby", "+kitchen", "-lobby", "-kitchen"]
 
 
+def test_a_context_names_the_rooms_once_they_are_more_than_the_first():
+    rooms, _ = make_rooms()
+    client = make_client(1)
+    rooms.add(client)
+    rooms.join(client, "lobby")
+    assert client.context == b'{"client_id":"c1","room_id":"lobby","metadata":{}}'
+    rooms.join(client, "kitchen")
+    assert client.context == b'{"client_id":"c1","room_id":"lobby","rooms":["lobby","kitchen"],"metadata":{}}'
+    client.metadata = b'{"a":1}'
+    rooms.leave(client, "kitchen")
+    assert client.context == b'{"client_id":"c1","room_id":"lobby","metadata":{"a":1}}'
+
+
 def test_leaving_a_room_one_is_not_in_changes_nothing():
     rooms, told = make_rooms()
     client = make_client(1)
@@ -52,6 +65,7 @@ def test_any_sequence_agrees_with_a_plain_model(steps):
         if step == "remove":
             if number in model:
                 rooms.remove(client)
+                clients[number] = make_client(number)  # one that is gone never comes back
                 del model[number]
             continue
         if number not in model:

@@ -3,15 +3,18 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
-from pystrands.broker.backends import Backends, Link
+from pystrands.broker.backends import Backends
+from pystrands.broker.commands import Commands
+from pystrands.broker.links import Link, LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
-from pystrands.broker.rooms import Client, Rooms
+from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
-from pystrands.engine.base import Audience
+from pystrands.engine.base import Audience, Delivered
 
 from .doubles import FakeHandshake, FakeTransport, FakeWebSocket
 
@@ -20,7 +23,7 @@ class RecordingEngine:
     """Keeps what is published."""
 
     def __init__(self) -> None:
-        self.published: list[tuple[Audience, str, str | bytes]] = []
+        self.published: list[tuple[Any, ...]] = []
 
     async def start(self, sink: Any) -> None: ...
 
@@ -30,8 +33,11 @@ class RecordingEngine:
 
     def unsubscribe(self, room_id: str) -> None: ...
 
-    def publish(self, audience: Audience, address: str, message: str | bytes) -> None:
-        self.published.append((audience, address, message))
+    def publish(
+        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+    ) -> Delivered:
+        self.published.append((audience, address, message, *exclude))
+        return Delivered(2, 1)
 
 
 class Peer:
@@ -39,11 +45,16 @@ class Peer:
 
     def __init__(self, world: "World", *, hello: bool = True, binary: bool = True) -> None:
         self.world = world
-        self.link: Link = world.backends.link_factory()
+        self.link: Link = world.make_link()
         self.transport = FakeTransport()
         self.link.connection_made(self.transport)
         if hello:
             self.say("hello", protocol=1, binary=binary)
+
+    @property
+    def session(self) -> Any:
+        assert self.link.session is not None
+        return self.link.session
 
     def say(self, action: str, request_id: str = "", **params: Any) -> None:
         self.raw(json.dumps({"action": action, "request_id": request_id, "params": params}).encode() + b"\n")
@@ -71,24 +82,28 @@ class Peer:
 class World:
     """A router and what is around it."""
 
-    def __init__(self, queue: EventQueue[Client] | None = None, **options: Any) -> None:
+    def __init__(self, queue_size: int = 1000, policy: str = "backpressure", **options: Any) -> None:
+        loop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
         self.engine = RecordingEngine()
         self.rooms = Rooms(self.engine.subscribe, self.engine.unsubscribe)
-        self.queue = EventQueue[Client](1000, 1 << 20, "backpressure") if queue is None else queue
+        self.queue = EventQueue(queue_size, 1 << 20, policy, self.counters)
         self.router: Any = Router(
-            self.engine, self.rooms, self.queue,
+            self.rooms, self.queue, Commands(self.engine, self.rooms, self.counters), loop,
             **({"hold_time": 5.0, "answer_timeout": 10.0} | options), counters=self.counters,
         )  # fmt: skip
-        self.backends = Backends(
-            self.router, b'{"action":"hello","params":{"protocol":1}}\n',
-            max_line=10_000, link_buffer=1000, heartbeat_interval=15, counters=self.counters, decision_time=1000,
+        self.gate: Any = self.router.doorkeeper
+        self.backends = Backends(self.router, loop, resume_window=5, heartbeat=15, counters=self.counters)
+        self.router.backends = self.backends
+        self.links = LinkShared(
+            loop=loop, owner=self.backends, hello=b'{"action":"hello","params":{"protocol":1}}\n',
+            max_line=10_000, link_buffer=1000, decision_time=1000, counters=self.counters,
         )  # fmt: skip
-        self.router.use(self.backends)
+        self.make_link = link_factory(self.links)
 
     def knock(self, path: str = "/room") -> FakeHandshake:
         handshake = FakeHandshake(self.router, path)
-        self.router.connection_request(handshake)
+        self.gate.connection_request(handshake)
         return handshake
 
     async def admit(self, peer: Peer, client_id: str | None = None, **answer: Any) -> FakeWebSocket:
@@ -123,7 +138,7 @@ async def test_a_client_is_asked_for_admitted_and_announced():
     handshake.ws.gone()
     assert await peer.events() == [("disconnected", "me")]
     assert len(world.rooms) == 0
-    assert not peer.link.clients
+    assert not peer.session.lanes
 
 
 async def test_an_answer_that_says_only_yes_gets_a_fresh_id_and_the_path_as_room():
@@ -142,13 +157,13 @@ async def test_a_rejection_is_a_403():
     (request,) = await peer.heard()
     peer.say("response", request["request_id"], accepted=False)
     assert handshake.refused is not None and handshake.refused[0] == 403
-    assert world.router.waiting_handshakes == 0
+    assert len(world.gate) == 0
 
 
 async def test_without_a_backend_a_client_is_held_and_then_let_in_by_the_one_that_comes():
     world = World()
     handshake = world.knock()
-    assert not world.router.is_ready()
+    assert not world.gate.is_ready()
     peer = Peer(world)
     (request,) = await peer.heard()
     peer.say("response", request["request_id"], accepted=True)
@@ -172,7 +187,7 @@ async def test_no_answer_is_a_504_and_the_silent_link_gets_no_new_clients_until_
         await asyncio.sleep(0)
     assert handshake.refused[0] == 504
     (request,) = await peer.heard()
-    assert not world.router.is_ready()
+    assert not world.gate.is_ready()
     held = world.knock()
     assert await peer.heard() == []
     peer.say("response", request["request_id"], accepted=True)  # too late, but a sign of life
@@ -210,8 +225,8 @@ async def test_a_client_that_leaves_before_the_verdict_is_forgotten():
     handshake = world.knock()
     (request,) = await peer.heard()
     handshake.is_gone = True
-    world.router.connection_gone(handshake)
-    assert (world.router.waiting_handshakes, peer.link.load) == (0, 0)
+    world.gate.connection_gone(handshake)
+    assert (len(world.gate), peer.session.load) == (0, 0)
     peer.say("response", request["request_id"], accepted=True)
     assert await peer.heard() == []
 
@@ -238,7 +253,7 @@ async def test_new_clients_go_to_the_least_loaded_backend_and_their_events_stay_
                 if line["action"] == "connection_request":
                     peer.say("response", line["request_id"], accepted=True)
         sockets.append(handshake.ws)
-    assert [len(peer.link.clients) for peer in peers] == [3, 3]
+    assert [len(peer.session.lanes) for peer in peers] == [3, 3]
     for peer in peers:
         await peer.heard()
     for ws in sockets:
@@ -246,7 +261,7 @@ async def test_new_clients_go_to_the_least_loaded_backend_and_their_events_stay_
     for peer in peers:
         heard = await peer.heard()
         assert len(heard) == 3
-        assert {client.client_id for client in peer.link.clients} == {line["params"]["message"] for line in heard}
+        assert {client.client_id for client in peer.session.lanes} == {line["params"]["message"] for line in heard}
 
 
 async def test_an_owner_that_goes_leaves_its_clients_to_others():
@@ -276,13 +291,13 @@ async def test_what_is_sent_while_no_backend_is_there_waits_in_order():
         ("new_message", "0"), ("new_message", "1"), ("new_message", "2"), ("new_message", "bye"),
         ("disconnected", "leaver"),
     ]  # fmt: skip
-    assert {client.client_id for client in second.link.clients} == {"me"}
+    assert {client.client_id for client in second.session.lanes} == {"me"}
     world.router.client_message(ws, "3")
     assert await second.events() == [("new_message", "3")]
 
 
 async def test_backpressure_stops_reading_until_a_backend_comes():
-    world = World(EventQueue[Client](2, 1000, "backpressure"))
+    world = World(2, "backpressure")
     first = Peer(world)
     ws = await world.admit(first)
     first.lose()
@@ -297,7 +312,7 @@ async def test_backpressure_stops_reading_until_a_backend_comes():
 
 
 async def test_the_disconnect_policy_closes_who_finds_the_queue_full():
-    world = World(EventQueue[Client](1, 1000, "disconnect"))
+    world = World(1, "disconnect")
     first = Peer(world)
     ws = await world.admit(first, "me")
     first.lose()
@@ -309,7 +324,7 @@ async def test_the_disconnect_policy_closes_who_finds_the_queue_full():
 
 
 async def test_a_queue_of_no_size_drops_messages_only():
-    world = World(EventQueue[Client](0, 1000, "backpressure"))
+    world = World(0, "backpressure")
     first = Peer(world)
     ws = await world.admit(first, "me")
     first.lose()
@@ -363,6 +378,7 @@ async def test_binary_goes_to_those_who_take_it_and_closes_1003_with_others():
     modern.lose()
     Peer(world, binary=False)
     world.router.client_message(ws, b"\x00")
+    await asyncio.sleep(0)
     assert ws.close_code == 1003
 
 
@@ -431,7 +447,7 @@ async def test_unknown_actions_and_params_are_ignored():
 async def test_a_peer_whose_first_line_is_garbage_never_becomes_a_backend():
     world = World()
     peer = Peer(world, hello=False)
-    assert not world.router.is_ready()
+    assert not world.gate.is_ready()
     peer.raw(b"GET /healthz HTTP/1.1\r\n\r\n")
     assert peer.transport.closed
     assert len(world.backends) == 0
@@ -439,19 +455,19 @@ async def test_a_peer_whose_first_line_is_garbage_never_becomes_a_backend():
 
 async def test_a_silent_peer_is_a_backend_of_protocol_1_after_a_while():
     world = World()
-    world.backends.decision_time = 0
+    world.links.decision_time = 0
     peer = Peer(world, hello=False)
     assert len(world.backends) == 0
-    while not peer.link.ready:
+    while peer.link.session is None:
         await asyncio.sleep(0)
-    assert world.router.is_ready()
-    assert not peer.link.binary
+    assert world.gate.is_ready()
+    assert not peer.session.binary
 
 
 async def test_stopping_refuses_who_waits_and_who_comes():
     world = World()
     waiting = world.knock()
-    world.router.stop()
+    world.gate.stop()
     late = world.knock()
     assert waiting.refused is not None and late.refused is not None
     assert (waiting.refused[0], late.refused[0]) == (503, 503)

@@ -68,7 +68,7 @@ async def test_without_a_backend_a_client_waits_and_then_hears_503():
 async def test_a_held_client_gets_in_when_a_backend_comes():
     async with running_broker(hold_time=30.0) as broker:
         opening = asyncio.ensure_future(asyncio.wait_for(connect(broker), 20))
-        await until(lambda: broker._router.waiting_handshakes)
+        await until(lambda: len(broker._router.doorkeeper))
         async with backend(broker):
             await (await opening).close()
 

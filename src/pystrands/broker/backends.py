@@ -1,307 +1,377 @@
-"""The backends' side of the broker: links, and the choice of one for a new client."""
+"""The backends' sessions: which link carries which, how long one is waited for, and who gets a new client."""
 
 import asyncio
 import logging
-import socket
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
-from pystrands.broker.rooms import Client
-from pystrands.errors import MalformedLine
+from pystrands.broker.links import Link
 from pystrands.protocol import messages
-from pystrands.protocol.framing import LineSplitter
+from pystrands.protocol.events import Holder
+from pystrands.protocol.link import LinkSession, Receipt, is_silent
+from pystrands.protocol.messages import Command, HelloParams
 
-__all__ = ["Backends", "Link", "LinkReceiver"]
+__all__ = ["Backends", "Session", "SessionReceiver"]
 
 logger = logging.getLogger(__name__)
 
-_LOGGED_MALFORMED_LINES = 10
-"""How many malformed lines of one link are logged; all are counted."""
+_REMEMBERED_DEAD: Final = 10_000
+_ACKNOWLEDGE_AFTER: Final = 256
+"""Lines that are acknowledged at once; fewer wait for :data:`_ACKNOWLEDGE_WITHIN` seconds."""
+_ACKNOWLEDGE_WITHIN: Final = 0.1
+_MAX_REQUESTS: Final = 1000
+"""Connection requests that one session may have unanswered: the credit of handshakes."""
 
 
-class LinkReceiver(Protocol):
-    """Who is told what happens on links. Nothing here may raise."""
+class SessionReceiver(Protocol):
+    """Who is told what happens to sessions. Nothing here may raise."""
 
-    def link_ready(self, link: "Link") -> None:
-        """The link takes events from now on (again, after it had left a question unanswered)."""
+    def session_available(self, session: "Session") -> None:
+        """The session takes events, from now on or again."""
         ...
 
-    def link_lost(self, link: "Link") -> None:
-        """The link is gone: told once for each that was ready, after its last command."""
+    def session_unlinked(self, session: "Session") -> None:
+        """The session's link is gone; it may come back."""
         ...
 
-    def link_drained(self, link: "Link") -> None:
-        """What waited for a slow link has been written; its clients may be read from again."""
+    def session_leaving(self, session: "Session") -> None:
+        """The backend wants no more clients and events."""
         ...
 
-    def command(self, link: "Link", command: messages.Command) -> None:
-        """A backend wants something done; never a hello or a heartbeat."""
+    def session_died(self, session: "Session") -> None:
+        """The session is over: told once for each, after its last command."""
+        ...
+
+    def command(self, session: "Session", command: Command) -> None:
+        """A backend wants something done."""
         ...
 
 
-class Link(asyncio.Protocol):
-    """One TCP connection of a backend.
+class Session(Holder):
+    """A backend as its clients' owner. In protocol 1 it lives as long as its link, and ``stream`` is None.
 
-    It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6); until
-    then it gets no events. ``clients`` are those it owns. ``requests`` are the connection requests it has not answered,
-    by request id, with whatever the router keeps for each.
+    ``requests`` are the connection requests it has not answered, by request id, with what the router keeps for each.
     """
 
-    __slots__ = (
-        "_backends",
-        "_decision",
-        "_malformed",
-        "_out",
-        "_splitter",
-        "_transport",
-        "binary",
-        "blocked",
-        "clients",
-        "name",
-        "number",
-        "paused",
-        "ready",
-        "requests",
-        "unresponsive",
-    )
+    __slots__ = ("binary", "is_expired", "link", "name", "requests", "session_id", "stream", "timer", "unresponsive")
 
-    def __init__(self, number: int, backends: "Backends") -> None:
-        self.number = number
-        self.name = f"backend {number}"
-        self.ready = False
-        self.binary = False
-        """Whether it takes binary messages."""
-        self.blocked = False
-        """Whether more waits for it than it should: its clients are not to be read from."""
+    def __init__(self, name: str, session_id: str, stream: LinkSession | None) -> None:
+        super().__init__()
+        self.name = name
+        self.session_id = session_id
+        self.stream = stream
+        self.link: Link | None = None
+        self.binary = stream is not None
         self.unresponsive = False
         """Whether it has left a connection request unanswered and been silent since (LINK rule 8)."""
-        self.clients: set[Client] = set()
-        self.paused: set[Client] = set()
-        """Clients that are not read from because of ``blocked``."""
+        self.is_expired = False
+        """Whether its link has been gone for the resume window."""
         self.requests: dict[str, Any] = {}
-        self._backends = backends
-        self._transport: asyncio.Transport | None = None
-        self._splitter = LineSplitter(backends.max_line)
-        self._out: list[bytes] = []
-        self._malformed = 0
-        self._decision: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        """When there is a link: to acknowledge. When there is none: the resume window."""
 
     def __repr__(self) -> str:
-        return f"<Link {self.name}>"
+        return f"<Session {self.name}>"
 
     @property
     def load(self) -> int:
         """What the choice for a new client goes by."""
-        return len(self.clients) + len(self.requests)
+        return len(self.lanes) + len(self.requests)
 
     @property
     def is_available(self) -> bool:
         """Whether it may get new clients."""
-        return self.ready and not self.unresponsive
+        return (
+            self.link is not None
+            and not self.is_leaving
+            and not self.unresponsive
+            and len(self.requests) < _MAX_REQUESTS
+        )
 
-    # --- outgoing ---
-
-    def write(self, line: bytes) -> None:
-        """Queue a whole line; all of a loop turn go out in one write. Nothing happens on a link that is gone."""
-        if self._transport is not None:
-            if not self._out:
-                self._backends.loop.call_soon(self._flush)
-            self._out.append(line)
-
-    def _flush(self) -> None:
-        if self._out and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
-
-    def pause_writing(self) -> None:
-        """The transport holds as much as it should."""
-        self.blocked = True
-
-    def resume_writing(self) -> None:
-        """The transport has room again."""
-        self.blocked = False
-        self._backends.receiver.link_drained(self)
-
-    def close(self) -> None:
-        """Write what waits, then end the connection."""
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """End the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    # --- incoming ---
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say hello, and give the backend a second to answer."""
-        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        transport.set_write_buffer_limits(high=self._backends.link_buffer, low=self._backends.link_buffer // 4)
-        peer = transport.get_extra_info("peername")
-        self.name = f"backend {self.number} ({peer[0]}:{peer[1]})" if peer else self.name
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._backends.opened(self)
-        self.write(self._backends.hello)
-        self._decision = self._backends.loop.call_later(self._backends.decision_time, self._decided)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Half a line at the end is discarded."""
-        self._transport = None
-        self._out.clear()
-        if self._decision is not None:
-            self._decision.cancel()
-        self._backends.closed(self)
-        if self.ready:
-            self.ready = False
-            logger.info("%s is gone%s", self.name, f": {exc}" if exc else "")
-            self._backends.receiver.link_lost(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Take commands, one by one; none of them can end the link."""
-        overlong = self._splitter.overlong
-        for line in self._splitter.feed(data):
-            if self._transport is None or self._transport.is_closing():
-                return
-            try:
-                command = messages.COMMANDS.decode(line)
-            except MalformedLine as error:
-                self._is_malformed(error)
-                continue
-            self._spoke(command)
-            if command is not None and not isinstance(command, messages.Hello | messages.Heartbeat):
-                self._backends.receiver.command(self, command)
-            elif command is None:
-                self._backends.counters["commands_unknown"] += 1
-        if self._splitter.overlong != overlong:
-            self._backends.counters["lines_overlong"] += self._splitter.overlong - overlong
-            logger.warning(
-                "%s sent a line of more than %d bytes, which was dropped: raise --max-message-size, or send less",
-                self.name,
-                self._splitter.max_line,
-            )
-
-    def _is_malformed(self, error: MalformedLine) -> None:
-        self._malformed += 1
-        self._backends.counters["lines_malformed"] += 1
-        if not self.ready:
-            logger.warning("%s does not speak the protocol of backends and is disconnected: %s", self.name, error)
-            self.abort()
-        elif self._malformed <= _LOGGED_MALFORMED_LINES:
-            last = " (the last one of this link that is logged)" if self._malformed == _LOGGED_MALFORMED_LINES else ""
-            logger.warning("%s sent a malformed line, which was skipped: %s%s", self.name, error, last)
-
-    def _spoke(self, command: messages.Command | None) -> None:
-        if isinstance(command, messages.Hello):
-            self.binary = command.params.binary
-            if command.params.name:
-                self.name = f"{self.name} {command.params.name[:100]!r}"
-        if not self.ready:
-            self._decided()
-        elif self.unresponsive:
-            self.unresponsive = False
-            self._backends.receiver.link_ready(self)
-
-    def _decided(self) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        assert self._decision is not None
-        self._decision.cancel()
-        self.ready = True
-        logger.info("%s is connected", self.name)
-        self._backends.receiver.link_ready(self)
+    def write(self, line: bytes, also: bytes = b"") -> int:
+        """Write a line of the stream; return its number, 0 in protocol 1. Without a link the stream keeps it."""
+        stream, link = self.stream, self.link
+        if stream is None:
+            if link is not None:
+                link.write(line)
+            return 0
+        line = stream.number(line, also)
+        if link is not None:
+            link.write(line)
+        return stream.sent
 
 
 class Backends:
-    """All links, and the choice among them.
-
-    ``max_line`` and ``link_buffer`` are in bytes: the longest line taken, and how much may wait for one link before its
-    clients are not read from any more. ``decision_time`` is how long, in seconds, a silent link stays undecided.
-    """
+    """All sessions, and the choice among them. ``resume_window`` and ``heartbeat`` in seconds."""
 
     def __init__(
         self,
-        receiver: LinkReceiver,
-        hello: bytes,
+        receiver: SessionReceiver,
+        loop: asyncio.AbstractEventLoop,
         *,
-        max_line: int,
-        link_buffer: int,
-        heartbeat_interval: float,
+        resume_window: float,
+        heartbeat: float,
         counters: Counter[str],
-        decision_time: float = 1.0,
     ) -> None:
-        self.receiver = receiver
-        self.hello = hello
-        self.max_line = max_line
-        self.link_buffer = link_buffer
-        self.heartbeat_interval = heartbeat_interval
-        self.counters = counters
-        self.decision_time = decision_time
-        self.loop = asyncio.get_running_loop()
-        self._links: dict[int, Link] = {}
-        self._next = 1
-        self._all_closed: asyncio.Event = asyncio.Event()
-        self._heartbeat: asyncio.TimerHandle | None = None
+        self._receiver = receiver
+        self._loop = loop
+        self._resume_window = resume_window
+        self._heartbeat = heartbeat
+        self._counters = counters
+        self._links: set[Link] = set()
+        self._sessions: dict[str, Session] = {}
+        self._dead: OrderedDict[str, int] = OrderedDict()  # id to the last number that was carried out (LINK rule 18)
+        self._no_links = asyncio.Event()
+        self._beat: asyncio.TimerHandle | None = None
+        self._stopping = False
 
     def __len__(self) -> int:
-        """How many links take events."""
-        return sum(link.ready for link in self._links.values())
+        """How many backends are connected."""
+        return sum(session.link is not None for session in self._sessions.values())
 
     @property
-    def link_factory(self) -> Callable[[], Link]:
-        """What makes the protocol of an accepted connection."""
-        return self._make_link
+    def sessions(self) -> Iterable[Session]:
+        """All sessions that live."""
+        return self._sessions.values()
 
-    def _make_link(self) -> Link:
-        link = Link(self._next, self)
-        self._next += 1
-        return link
-
-    def opened(self, link: Link) -> None:
-        """A connection was accepted."""
-        self._links[link.number] = link
-        self._all_closed.clear()
-
-    def closed(self, link: Link) -> None:
-        """A connection is gone. What was chosen least recently comes first again, see :meth:`choose`."""
-        del self._links[link.number]
-        if not self._links:
-            self._all_closed.set()
-
-    def choose(self) -> Link | None:
-        """Return the least loaded link that may get a new client, of equals the one that has waited longest."""
+    def choose(self, besides: Iterable[Session] = ()) -> Session | None:
+        """Return the least loaded session that may get a new client, of equals the one that has waited longest."""
         chosen = min(
-            (link for link in self._links.values() if link.is_available), key=lambda link: link.load, default=None
+            (session for session in self._sessions.values() if session.is_available and session not in besides),
+            key=lambda session: session.load,
+            default=None,
         )
-        if chosen is not None and len(self._links) > 1:  # to the end of the dictionary: the next of equals comes first
-            self._links[chosen.number] = self._links.pop(chosen.number)
+        if chosen is not None and len(self._sessions) > 1:  # to the end: of equals the next one comes first
+            self._sessions[chosen.session_id] = self._sessions.pop(chosen.session_id)
         return chosen
 
-    def start(self) -> None:
-        """Begin to send heartbeats."""
-        self._heartbeat = self.loop.call_later(self.heartbeat_interval, self._beat)
+    # --- links: what LinkOwner asks for ---
 
-    def _beat(self) -> None:
-        for link in self._links.values():
-            if link.ready and not link.blocked:
+    def link_opened(self, link: Link) -> None:
+        """A connection was accepted."""
+        self._links.add(link)
+        self._no_links.clear()
+
+    def link_decided(self, link: Link, hello: HelloParams | None) -> None:
+        """Give the link a session: a new one, or the one that it resumes."""
+        if hello is None or min(hello.protocol, messages.PROTOCOL) < 2 or not hello.session_id:
+            session = Session(link.name, f"protocol 1, link {link.number}", None)
+            session.binary = hello is not None and hello.binary
+            self._attach(session, link)
+            logger.info("%s is connected (protocol 1)", link.name)
+            self._become_available(session)
+        else:
+            self._begin_protocol_2(link, hello)
+
+    def link_hello(self, link: Link, hello: HelloParams) -> None:
+        """Take a late hello where nothing was exchanged yet (LINK rule 7)."""
+        session = link.session
+        if session is None or session.stream is not None or session.lanes or session.requests:
+            self._counters["hellos_late"] += 1
+            return
+        self._die(session)
+        self.link_decided(link, hello)
+
+    def link_received(self, link: Link, commands: list[Command]) -> None:
+        """Carry out commands in order, each once."""
+        session = link.session
+        if session is None:
+            return
+        if session.unresponsive:
+            session.unresponsive = False
+            self._become_available(session)
+        stream = session.stream
+        receiver = self._receiver
+        if stream is None:
+            for command in commands:
+                receiver.command(session, command)
+            return
+        for command in commands:
+            if type(command) is messages.Received:
+                if not stream.acknowledge(command.params.seq):
+                    self._break(link, "acknowledged a line that it was never sent")
+                    return
+                continue
+            receipt = stream.accept(getattr(command, "seq", 0))
+            if receipt is Receipt.NEW:
+                self._carry_out(session, command)
+                if link.session is not session:  # it ended the session
+                    return
+            elif receipt is Receipt.GAP:
+                self._break(link, "left out a line")
+                return
+        if stream.unannounced >= _ACKNOWLEDGE_AFTER:
+            self._acknowledge(session)
+        elif stream.unannounced and session.timer is None:
+            session.timer = self._loop.call_later(_ACKNOWLEDGE_WITHIN, self._acknowledge, session)
+
+    def link_flow(self, link: Link) -> None:
+        """A slow link of protocol 1 takes no events, or does again. Protocol 2 goes by credit (LINK rule 11)."""
+        session = link.session
+        if session is not None and session.stream is None:
+            session.is_up = False
+            if not link.blocked:
+                self._become_available(session)
+
+    def link_closed(self, link: Link) -> None:
+        """Wait for the session's next link, where its protocol knows one."""
+        self._links.discard(link)
+        if not self._links:
+            self._no_links.set()
+        session, link.session = link.session, None
+        if session is None or session.link is not link:
+            return
+        session.link = None
+        session.is_up = False
+        if session.stream is None or self._stopping:
+            logger.info("%s is gone", link.name)
+            self._die(session)
+            return
+        logger.info("%s lost its link; its session may be resumed for %g s", link.name, self._resume_window)
+        self._set_timer(session, self._loop.call_later(self._resume_window, self._expire, session))
+        self._receiver.session_unlinked(session)
+
+    # --- sessions ---
+
+    def _begin_protocol_2(self, link: Link, hello: HelloParams) -> None:
+        known = self._sessions.get(hello.session_id)
+        if hello.resume and known is not None and known.stream is not None:
+            missed = known.stream.resume(hello.received)
+            if missed is None:
+                self._break(link, "resumes a session with a number that was never sent")
+                return
+            self._attach(known, link)
+            link.write(messages.welcome(known.session_id, True, known.stream.received))
+            for line in missed:
+                link.write(line)
+            self._counters["sessions_resumed"] += 1
+            logger.info("%s has resumed its session; %d lines are sent again", link.name, len(missed))
+            self._become_available(known)
+            return
+        session_id = hello.next_session_id if hello.resume else hello.session_id
+        if not session_id or session_id in self._sessions:
+            self._break(link, "named no session of its own")
+            return
+        session = Session(link.name, session_id, LinkSession(session_id))
+        self._attach(session, link)
+        link.write(messages.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
+        logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")
+        self._become_available(session)
+
+    def _attach(self, session: Session, link: Link) -> None:
+        """Make ``link`` the session's; an older one is dropped (LINK rule 19)."""
+        older = session.link
+        if older is not None:
+            older.session = None
+            older.abort()
+        self._set_timer(session, None)
+        session.link = link
+        session.name = link.name
+        session.is_expired = False
+        link.session = session
+        self._sessions[session.session_id] = session
+
+    def _become_available(self, session: Session) -> None:
+        """Let events flow to a session, and end those that only lived because nobody could take their clients."""
+        link = session.link
+        if link is None:
+            return
+        session.is_up = session.stream is not None or not link.blocked
+        if session.is_leaving or not session.is_up:
+            return
+        self._receiver.session_available(session)
+        if session.is_available:
+            for other in [other for other in self._sessions.values() if other.is_expired]:
+                self._die(other)
+
+    def _expire(self, session: Session) -> None:
+        """The resume window is over: the session ends as soon as another backend can take its clients (rule 14)."""
+        session.timer = None
+        session.is_expired = True
+        if self.choose() is not None:
+            self._die(session)
+
+    def _carry_out(self, session: Session, command: Command) -> None:
+        if type(command) is messages.Leave:
+            session.is_leaving = True
+            self._receiver.session_leaving(session)
+            session.write(messages.LEAVING)
+            logger.info("%s is leaving", session.name)
+        elif type(command) is messages.Bye:
+            logger.info("%s has left", session.name)
+            self._die(session)
+        else:
+            self._receiver.command(session, command)
+
+    def _acknowledge(self, session: Session) -> None:
+        self._set_timer(session, None)
+        assert session.stream is not None
+        number = session.stream.acknowledgement()
+        if number is not None and session.link is not None:
+            session.link.write(messages.received(number))
+
+    def _die(self, session: Session) -> None:
+        """End a session for good, and remember it."""
+        self._set_timer(session, None)
+        del self._sessions[session.session_id]
+        session.is_up = False
+        link, session.link = session.link, None
+        if link is not None:
+            link.session = None
+        if session.stream is not None:
+            self._dead[session.session_id] = session.stream.received
+            while len(self._dead) > _REMEMBERED_DEAD:
+                self._dead.popitem(last=False)
+            if session.unfinished or session.lanes:
+                logger.warning("the session of %s is given up: %d clients, %d events go to other backends",
+                               session.name, len(session.lanes), len(session.unfinished))  # fmt: skip
+        self._receiver.session_died(session)
+
+    def _break(self, link: Link, what: str) -> None:
+        self._counters["links_broken"] += 1
+        logger.warning("%s %s; the link is closed", link.name, what)
+        link.abort()
+
+    @staticmethod
+    def _set_timer(session: Session, timer: asyncio.TimerHandle | None) -> None:
+        if session.timer is not None:
+            session.timer.cancel()
+        session.timer = timer
+
+    # --- time ---
+
+    def start(self) -> None:
+        """Begin to send heartbeats, and to look for links that have fallen silent."""
+        self._beat = self._loop.call_later(self._heartbeat, self._on_beat)
+
+    def _on_beat(self) -> None:
+        now = self._loop.time()
+        for link in list(self._links):
+            session = link.session
+            if session is None:
+                continue
+            if session.stream is not None and is_silent(link.heard, now, self._heartbeat):
+                self._break(link, f"has been silent for {now - link.heard:.0f} s")
+            elif not link.blocked:
                 link.write(messages.HEARTBEAT)
         self.start()
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a wait, cancels nothing
         """Write what waits and end all links; those that have not taken it after ``timeout`` seconds are aborted."""
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-        links = list(self._links.values())
-        for link in links:
+        self._stopping = True
+        if self._beat is not None:
+            self._beat.cancel()
+        for session in list(self._sessions.values()):
+            if session.link is None:
+                self._die(session)
+            else:
+                self._set_timer(session, None)
+        for link in list(self._links):
             link.close()
-        if links:
+        if self._links:
             try:
-                await asyncio.wait_for(self._all_closed.wait(), timeout)
+                await asyncio.wait_for(self._no_links.wait(), timeout)
             except TimeoutError:
-                for link in links:
+                for link in list(self._links):
                     link.abort()

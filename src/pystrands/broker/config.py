@@ -230,6 +230,13 @@ class BrokerConfig:
     drain_time: float = option(
         5.0, "time over which clients are closed when the broker stops", unit="s", minimum=0, maximum=DAY
     )
+    resume_window: float = option(
+        5.0,
+        "time that a backend may be without its link before its clients go to others",
+        unit="s",
+        minimum=0,
+        maximum=DAY,
+    )
     heartbeat_interval: float = option(15.0, "time between heartbeats to a backend", unit="s", above=0, maximum=DAY)
 
     def __post_init__(self) -> None:

@@ -1,13 +1,17 @@
 """The last step of a message: from the engine to the sockets of this broker's clients."""
 
 from collections import Counter
+from collections.abc import Collection
+from typing import Final
 
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
 from pystrands.broker.rooms import Rooms
-from pystrands.engine.base import Audience
+from pystrands.engine.base import Audience, Delivered
 
 __all__ = ["Delivery"]
+
+_NOBODY: Final = Delivered(0, 0)
 
 
 class Delivery:
@@ -18,16 +22,24 @@ class Delivery:
         self._outbox = outbox
         self._counters = counters
 
-    def deliver(self, audience: Audience, address: str, message: str | bytes) -> int:
-        """Queue ``message`` for the clients it is for; return how many took it."""
+    def deliver(
+        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+    ) -> Delivered:
+        """Queue ``message`` for the clients it is for, but for those with an excluded ``client_id``."""
         if audience is Audience.CLIENT:
             client = self._rooms.find(address)
-            taken = int(client is not None and client.ws.send(self._frame(message)))
+            if client is None:
+                return _NOBODY
+            matched, taken = 1, int(client.ws.send(self._frame(message)))
         else:
             recipients = self._rooms.members(address) if audience is Audience.ROOM else self._rooms.everyone
-            taken = self._outbox.fan_out(recipients, self._frame(message)) if recipients else 0
+            if exclude:
+                recipients = [ws for ws in recipients if ws.client.client_id not in exclude]
+            if not recipients:
+                return _NOBODY
+            matched, taken = len(recipients), self._outbox.fan_out(recipients, self._frame(message))
         self._counters["messages_delivered"] += taken
-        return taken
+        return Delivered(matched, taken)
 
     @staticmethod
     def _frame(message: str | bytes) -> bytes:

@@ -1,102 +1,86 @@
-"""What waits while no backend is connected."""
+"""The bounds on what waits for a backend, and what happens when they are reached."""
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from enum import Enum
-from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["EventQueue", "Put", "Waiting"]
+from pystrands.protocol.events import Event, Kind
 
-T = TypeVar("T")
-
-
-class Waiting(NamedTuple, Generic[T]):
-    """One event in the queue: whose it is, and either a ``message`` or the whole ``line`` of a lifecycle event."""
-
-    owner: T
-    message: str | bytes | None
-    line: bytes = b""
+__all__ = ["EventQueue", "Offer"]
 
 
-class Put(Enum):
-    """What became of a message that was put into the queue."""
+class Offer(Enum):
+    """What becomes of a message that no backend can take now."""
 
-    KEPT = "kept"
-    FULL = "kept, and now its sender should not be read from until the queue has been drained"
-    DROPPED = "dropped: the queue is off"
-    REFUSED = "not kept: the queue is full, and its sender is to be disconnected"
+    KEPT = "it waits"
+    FULL = "it waits, and its sender is not to be read from until it no longer does"
+    DROPPED = "it is dropped: the queue is off"
+    REFUSED = "it is dropped, and its sender is to be disconnected: the queue is full"
 
 
-class EventQueue(Generic[T]):
-    """Events in the order in which they came, with at most ``max_messages`` and ``max_bytes`` of messages.
+class EventQueue:
+    """Counts the messages that wait, oldest first; the lanes hold them.
 
-    What happens when a message finds it full is the ``policy``:
+    At most ``max_messages`` messages and ``max_bytes`` bytes wait for a backend. When a message finds it full the
+    ``policy`` says what happens:
 
-    - ``backpressure``: it is kept, and its sender is not read from any more. What was taken is never refused later, so
-      the bounds may be passed by what each client's socket had already been read from.
-    - ``drop-oldest``: the oldest messages make room.
-    - ``disconnect``: it is not kept, and its sender is to be disconnected.
+    - ``backpressure``: it waits, and its sender is not read from. What was taken is never refused later, so the bounds
+      may be passed by what each client's socket had already been read from (LINK rule 12).
+    - ``drop-oldest``: :meth:`overdue` names the oldest messages, which make room.
+    - ``disconnect``: it is dropped, and its sender is to be disconnected.
 
-    With ``max_messages`` 0 messages are dropped. One message is always kept, however big. Lifecycle events are neither
-    counted nor dropped: there are at most two for each client. ``T`` is whatever says whose event it is.
-    What is dropped or refused is counted as ``queue_dropped``.
+    With ``max_messages`` 0 messages are dropped. One message is always kept, however big. Lifecycle events are not
+    counted, nor dropped. What is dropped is counted as ``queue_dropped``.
     """
 
-    def __init__(self, max_messages: int, max_bytes: int, policy: str, *, counters: Counter[str] | None = None) -> None:
+    def __init__(self, max_messages: int, max_bytes: int, policy: str, counters: Counter[str]) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.policy = policy
         self.size = 0
-        """Bytes of the messages that wait."""
-        self._counters: Counter[str] = Counter() if counters is None else counters
-        self._events: dict[int, Waiting[T]] = {}  # by a running number: dropping from the middle keeps the order
-        self._messages: deque[int] = deque()  # the numbers of those that are messages, oldest first
-        self._next = 0
+        """Bytes of the messages that wait; a ``str`` counts as many as it has characters."""
+        self._counters = counters
+        self._events: OrderedDict[Event, None] = OrderedDict()
 
     def __len__(self) -> int:
         """How many messages wait."""
-        return len(self._messages)
+        return len(self._events)
+
+    def __bool__(self) -> bool:
+        """A queue is one, whether or not anything waits."""
+        return True
 
     @property
     def is_full(self) -> bool:
         """Whether a bound is reached."""
-        return len(self._messages) >= self.max_messages or self.size >= self.max_bytes
+        return len(self._events) >= self.max_messages or self.size >= self.max_bytes
 
-    def put_lifecycle(self, owner: T, line: bytes) -> None:
-        """Append an event that must not get lost."""
-        self._append(Waiting(owner, None, line))
-
-    def put_message(self, owner: T, message: str | bytes) -> Put:
-        """Append a message, as the policy says. A ``str`` counts as many bytes as it has characters."""
+    def offer(self, event: Event) -> Offer:
+        """Decide on a message for which there is no backend; it is counted when it is to wait."""
         if not self.max_messages:
             self._counters["queue_dropped"] += 1
-            return Put.DROPPED
+            return Offer.DROPPED
         if self.policy == "disconnect" and self.is_full:
             self._counters["queue_dropped"] += 1
-            return Put.REFUSED
-        size = len(message)
-        if self.policy == "drop-oldest":
-            while self._messages and (len(self) >= self.max_messages or self.size + size > self.max_bytes):
-                self._drop_oldest()
-        self._messages.append(self._append(Waiting(owner, message)))
-        self.size += size
-        return Put.FULL if self.policy == "backpressure" and self.is_full else Put.KEPT
+            return Offer.REFUSED
+        self.keep(event)
+        return Offer.FULL if self.policy == "backpressure" and self.is_full else Offer.KEPT
 
-    def drain(self) -> list[Waiting[T]]:
-        """Take everything out, in order."""
-        events = list(self._events.values())
-        self._events.clear()
-        self._messages.clear()
-        self.size = 0
-        return events
-
-    def _append(self, event: Waiting[T]) -> int:
-        number = self._next
-        self._next += 1
-        self._events[number] = event
-        return number
-
-    def _drop_oldest(self) -> None:
-        message = self._events.pop(self._messages.popleft()).message
-        assert message is not None
-        self.size -= len(message)
+    def overdue(self) -> Event | None:
+        """Return the message to drop next to be within the bounds again; the newest is never one."""
+        if self.policy != "drop-oldest" or len(self._events) < 2:
+            return None
+        if len(self._events) <= self.max_messages and self.size <= self.max_bytes:
+            return None
         self._counters["queue_dropped"] += 1
+        return next(iter(self._events))
+
+    def keep(self, event: Event) -> None:
+        """Count a message that waits whatever the policy: its sender is not read from meanwhile."""
+        self._events[event] = None
+        self.size += event.size
+
+    def taken(self, event: Event) -> None:
+        """A message waits no longer."""
+        if event.kind is Kind.MESSAGE and event in self._events:
+            del self._events[event]
+            self.size -= event.size

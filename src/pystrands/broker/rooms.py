@@ -3,32 +3,59 @@
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from pystrands.protocol import messages
+from pystrands.protocol.events import Lane
+
 if TYPE_CHECKING:
-    from pystrands.broker.backends import Link
     from pystrands.broker.websocket import WebSocket
 
 __all__ = ["Client", "Rooms"]
 
 
-class Client:
-    """One WebSocket peer that was let in.
+class Client(Lane):
+    """One WebSocket peer that was let in, with the lane of its events.
 
-    ``context`` is the JSON of its context, the constant part of all of its events. ``link`` is its owner's,
-    or None while it has none. ``number`` is the broker's own, never used twice.
+    ``number`` is the broker's own, never used twice (LINK rule 24). ``room_id`` is the room it was let into, ``rooms``
+    all that it is in.
     """
 
-    __slots__ = ("client_id", "context", "link", "number", "rooms", "ws")
+    __slots__ = ("_context", "_metadata", "client_id", "number", "room_id", "rooms", "ws")
 
-    def __init__(self, number: int, client_id: str, context: bytes, ws: "WebSocket") -> None:
+    def __init__(self, number: int, client_id: str, room_id: str, metadata: bytes, ws: "WebSocket") -> None:
+        super().__init__()
         self.number = number
         self.client_id = client_id
-        self.context = context
+        self.room_id = room_id
         self.ws = ws
-        self.link: Link | None = None
         self.rooms: tuple[str, ...] = ()
+        self._metadata = metadata
+        self._context = b""
 
     def __repr__(self) -> str:
         return f"<Client {self.number} {self.client_id!r}>"
+
+    @property
+    def metadata(self) -> bytes:
+        """JSON, as the backend gave it."""
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: bytes) -> None:
+        self._metadata = metadata
+        self._context = b""
+
+    @property
+    def context(self) -> bytes:
+        """The JSON of its context: the constant part of all of its events, made when first needed."""
+        if not self._context:
+            rooms = self.rooms if self.rooms != (self.room_id,) else None
+            self._context = messages.context_json(self.client_id, self.room_id, self._metadata, rooms)
+        return self._context
+
+    def moved(self, rooms: tuple[str, ...]) -> None:
+        """Note that it is in these rooms now."""
+        self.rooms = rooms
+        self._context = b""
 
 
 class Rooms:
@@ -73,17 +100,17 @@ class Rooms:
         self._everyone.add(client.ws)
 
     def remove(self, client: Client) -> None:
-        """Forget a client and take it out of all of its rooms."""
+        """Forget a client and take it out of all of its rooms; ``client.rooms`` still says which those were."""
         del self._by_id[client.client_id]
         self._everyone.discard(client.ws)
         for room_id in client.rooms:
-            self.leave(client, room_id)
+            self._take_out(client, room_id)
 
     def join(self, client: Client, room_id: str) -> bool:
         """Put a client into a room; return False when it was in it."""
         if room_id in client.rooms:
             return False
-        client.rooms = (*client.rooms, room_id)
+        client.moved((*client.rooms, room_id))
         members = self._members.get(room_id)
         if members is None:
             self._members[room_id] = {client.ws}
@@ -96,10 +123,13 @@ class Rooms:
         """Take a client out of a room; return False when it was not in it."""
         if room_id not in client.rooms:
             return False
-        client.rooms = tuple(room for room in client.rooms if room != room_id)
+        client.moved(tuple(room for room in client.rooms if room != room_id))
+        self._take_out(client, room_id)
+        return True
+
+    def _take_out(self, client: Client, room_id: str) -> None:
         members = self._members[room_id]
         members.discard(client.ws)
         if not members:
             del self._members[room_id]
             self._on_last(room_id)
-        return True

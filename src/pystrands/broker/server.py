@@ -11,12 +11,14 @@ from typing import Final, Self
 
 from pystrands.broker.admission import Admission
 from pystrands.broker.backends import Backends
+from pystrands.broker.commands import Commands
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.keepalive import KeepAlive
+from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
-from pystrands.broker.rooms import Client, Rooms
+from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
@@ -118,9 +120,7 @@ class Broker:
                     self._admission.protocol_factory, config.ws_host, config.ws_port, backlog=_BACKLOG
                 )
             )
-            self._servers.append(
-                await loop.create_server(self._backends.link_factory, config.tcp_host, config.tcp_port)
-            )
+            self._servers.append(await loop.create_server(self._make_link, config.tcp_host, config.tcp_port))
         except BaseException:
             await self.stop()
             raise
@@ -133,26 +133,34 @@ class Broker:
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
         self._rooms = Rooms(self._engine.subscribe, self._engine.unsubscribe)
-        self._queue: EventQueue[Client] = EventQueue(
-            config.queue_size, config.queue_bytes, config.queue_policy, counters=self.counters
-        )
+        self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters)
         self._router = Router(
-            self._engine,
             self._rooms,
             self._queue,
+            Commands(self._engine, self._rooms, self.counters),
+            loop,
             hold_time=config.hold_time,
             answer_timeout=config.answer_timeout,
             counters=self.counters,
         )
         self._backends = Backends(
             self._router,
-            self._hello(),
-            max_line=messages.line_limit(config.max_message_size),
-            link_buffer=config.link_buffer,
-            heartbeat_interval=config.heartbeat_interval,
+            loop,
+            resume_window=config.resume_window,
+            heartbeat=config.heartbeat_interval,
             counters=self.counters,
         )
-        self._router.use(self._backends)
+        self._router.backends = self._backends
+        self._make_link = link_factory(
+            LinkShared(
+                loop=loop,
+                owner=self._backends,
+                hello=self._hello(),
+                max_line=messages.line_limit(config.max_message_size),
+                link_buffer=config.link_buffer,
+                counters=self.counters,
+            )
+        )
         self._outbox = Outbox(loop, policy=config.slow_client_policy, counters=self.counters)
         self._keepalive = KeepAlive(
             self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
@@ -168,7 +176,7 @@ class Broker:
             close_timeout=config.close_timeout,
         )
         self._admission = Admission(
-            self._router,
+            self._router.doorkeeper,
             self._shared,
             max_head_size=config.max_head_size,
             handshake_timeout=config.handshake_timeout,
@@ -183,6 +191,7 @@ class Broker:
                 broker_id=self.broker_id,
                 max_line=messages.line_limit(self.config.max_message_size),
                 max_message_size=self.config.max_message_size,
+                heartbeat=self.config.heartbeat_interval,
             )
         )
 
@@ -200,7 +209,7 @@ class Broker:
         await asyncio.shield(self._stop)
 
     async def _stop_in_order(self) -> None:
-        self._router.stop()
+        self._router.doorkeeper.stop()
         self._admission.close()
         for server in self._servers:
             server.close()

@@ -1,9 +1,17 @@
 """The two small interfaces between a broker and what carries messages between brokers."""
 
+from collections.abc import Collection
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["Audience", "Engine", "Sink"]
+__all__ = ["Audience", "Delivered", "Engine", "Sink"]
+
+
+class Delivered(NamedTuple):
+    """How many clients a message was for, and how many of them took it; the others were too slow."""
+
+    matched: int
+    taken: int
 
 
 class Audience(Enum):
@@ -20,8 +28,13 @@ class Audience(Enum):
 class Sink(Protocol):
     """Takes messages for the clients of this broker."""
 
-    def deliver(self, audience: Audience, address: str, message: str | bytes) -> int:
-        """Queue ``message`` for the clients it is for; return how many took it. Never blocks, never raises."""
+    def deliver(
+        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+    ) -> Delivered:
+        """Queue ``message`` for the clients it is for, but for those with an excluded ``client_id``.
+
+        Never blocks, never raises.
+        """
         ...
 
 
@@ -44,6 +57,8 @@ class Engine(Protocol):
         """The last client of this broker has left the room."""
         ...
 
-    def publish(self, audience: Audience, address: str, message: str | bytes) -> None:
-        """Send ``message`` on its way. Never blocks."""
+    def publish(
+        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+    ) -> Delivered:
+        """Send ``message`` on its way, and tell what became of it at this broker. Never blocks."""
         ...

@@ -1,6 +1,8 @@
 """The engine of a single broker: what is published is delivered at once."""
 
-from pystrands.engine.base import Audience, Sink
+from collections.abc import Collection
+
+from pystrands.engine.base import Audience, Delivered, Sink
 
 __all__ = ["MemoryEngine"]
 
@@ -25,7 +27,10 @@ class MemoryEngine:
     def unsubscribe(self, room_id: str) -> None:
         """Nothing to do: there is no other broker to tell."""
 
-    def publish(self, audience: Audience, address: str, message: str | bytes) -> None:
+    def publish(
+        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+    ) -> Delivered:
         """Deliver now."""
-        if self._sink is not None:
-            self._sink.deliver(audience, address, message)
+        if self._sink is None:
+            return Delivered(0, 0)
+        return self._sink.deliver(audience, address, message, exclude)

@@ -150,11 +150,8 @@ class Ledger:
         if lane.waiting is None:
             lane.waiting = deque()
         lane.waiting.append(event)
-        holder = lane.holder
-        if holder is None:
+        if lane.holder is None:
             self._orphans[lane] = None
-        elif holder.is_up and not holder.is_leaving:
-            holder.starved[lane] = None
 
     def drop_waiting(self, event: Event) -> None:
         """Take out a message that waits, to make room."""
@@ -233,9 +230,12 @@ class Ledger:
             lane.messages_in_flight >= LANE_EVENTS or lane.bytes_in_flight + event.size > LANE_BYTES
         ):
             return False
-        return not holder.messages_in_flight or (
-            holder.messages_in_flight < HOLDER_EVENTS and holder.bytes_in_flight + event.size <= HOLDER_BYTES
-        )
+        if holder.messages_in_flight and (
+            holder.messages_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight + event.size > HOLDER_BYTES
+        ):
+            holder.starved[lane] = None
+            return False
+        return True
 
     def _deliver(self, holder: Holder, event: Event) -> None:
         number = self._send(holder, event)
@@ -279,6 +279,7 @@ class Ledger:
     def _feed(self, holder: Holder) -> None:
         """Give the session's credit to lanes that wait for it, in turn."""
         for lane in list(holder.starved):
+            del holder.starved[lane]  # one that stays hungry is listed again, behind the others
             self._pump(lane)
             if holder.messages_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight >= HOLDER_BYTES:
                 return
@@ -295,8 +296,6 @@ class Ledger:
             self._deliver(holder, event)
         if not waiting:
             self._caught_up(lane)
-        elif holder.is_up and not holder.is_leaving:
-            holder.starved[lane] = None
 
     def _caught_up(self, lane: Lane) -> None:
         lane.waiting = None

@@ -7,7 +7,7 @@ acknowledged it; a new link goes on where the old one broke off. No I/O and no c
 from collections import deque
 from enum import Enum
 
-__all__ = ["LinkSession", "Liveness", "Receipt", "ranges", "seq_of"]
+__all__ = ["LinkSession", "Receipt", "is_silent", "ranges"]
 
 
 class Receipt(Enum):
@@ -96,25 +96,12 @@ class LinkSession:
         return self.received
 
 
-class Liveness:
-    """When to send a heartbeat, and when the peer's silence means that the link is dead (LINK rule 8).
+def is_silent(heard: float, now: float, interval: float) -> bool:
+    """Whether a link of protocol 2 is dead: two heartbeats are missing (LINK rule 8).
 
-    ``interval`` in seconds. ``now`` is any steady clock's.
+    ``heard`` is when the last bytes came, ``now`` is now, by the same steady clock; all in seconds.
     """
-
-    __slots__ = ("_heard", "interval")
-
-    def __init__(self, interval: float, now: float) -> None:
-        self.interval = interval
-        self._heard = now
-
-    def heard(self, now: float) -> None:
-        """Something came."""
-        self._heard = now
-
-    def is_dead(self, now: float) -> bool:
-        """Whether two heartbeats are missing."""
-        return now - self._heard > 2.5 * self.interval  # half a beat for the way
+    return now - heard > 2.5 * interval  # half a beat for the way
 
 
 def ranges(numbers: list[int]) -> list[tuple[int, int]]:
@@ -126,8 +113,3 @@ def ranges(numbers: list[int]) -> list[tuple[int, int]]:
         else:
             found.append((number, number))
     return found
-
-
-def seq_of(line: bytes) -> int:
-    """Return the number that :meth:`LinkSession.number` gave to a line."""
-    return int(line[7 : line.index(b",", 7)])

@@ -601,9 +601,21 @@ def connection_request(
     return b'{"action":"connection_request","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
 
 
-def context_json(client_id: str, room_id: str, metadata: bytes) -> bytes:
-    """Encode the constant part of all of a client's events; ``metadata`` is JSON already."""
-    return b'{"client_id":' + _json(client_id) + b',"room_id":' + _json(room_id) + b',"metadata":' + metadata + b"}"
+def context_json(client_id: str, room_id: str, metadata: bytes, rooms: Sequence[str] | None = None) -> bytes:
+    """Encode the constant part of all of a client's events; ``metadata`` is JSON already.
+
+    ``rooms`` is only given where it is something else than ``room_id`` alone.
+    """
+    return (
+        b'{"client_id":'
+        + _json(client_id)
+        + b',"room_id":'
+        + _json(room_id)
+        + (b"" if rooms is None else b',"rooms":' + _json(rooms))
+        + b',"metadata":'
+        + metadata
+        + b"}"
+    )
 
 
 def new_connection(context: bytes) -> bytes:

@@ -1,0 +1,95 @@
+"""What backends want done, apart from answering and finishing: messages, rooms, clients."""
+
+import logging
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from pystrands.broker.backends import Session
+from pystrands.broker.frames import close_code_is_valid
+from pystrands.broker.rooms import Client, Rooms
+from pystrands.engine.base import Audience, Engine
+from pystrands.errors import MalformedLine
+from pystrands.protocol import messages
+from pystrands.protocol.messages import (
+    Broadcast,
+    Command,
+    DisconnectClient,
+    JoinRoom,
+    LeaveRoom,
+    MessageToConnection,
+    MessageToRoom,
+    RoomMembers,
+    UpdateMetadata,
+)
+
+__all__ = ["Commands"]
+
+logger = logging.getLogger(__name__)
+
+
+class Commands:
+    """Carries out commands. Those that ask for an answer get a ``result``."""
+
+    def __init__(self, engine: Engine, rooms: Rooms, counters: Counter[str]) -> None:
+        self._engine = engine
+        self._rooms = rooms
+        self._counters = counters
+
+    def carry_out(self, session: Session, command: Command) -> None:
+        """Do what a backend wants. Never raises: what can't be done is counted, logged and skipped."""
+        try:
+            kind = type(command)
+            if kind is MessageToConnection or kind is MessageToRoom or kind is Broadcast:
+                self._publish(session, command)  # type: ignore[arg-type]  # the three, told apart there
+            else:
+                result = self._manage(command)
+                request_id = getattr(command, "request_id", None)
+                if result is not None and request_id:
+                    session.write(messages.result(request_id, result))
+        except MalformedLine as error:
+            self._counters["lines_malformed"] += 1
+            logger.warning("%s sent a malformed message, which was skipped: %s", session.name, error)
+
+    def _publish(self, session: Session, command: MessageToConnection | MessageToRoom | Broadcast) -> None:
+        params = command.params
+        message = messages.message_content(params.message, True) if params.binary else params.message
+        if type(params) is messages.MessageToConnectionParams:
+            delivered = self._engine.publish(Audience.CLIENT, params.conn_id, message)
+        elif type(params) is messages.MessageToRoomParams:
+            delivered = self._engine.publish(Audience.ROOM, params.room_id, message, params.exclude)
+        else:
+            assert type(params) is messages.BroadcastParams
+            delivered = self._engine.publish(Audience.EVERYONE, "", message, params.exclude)
+        if params.confirm and command.request_id:
+            result = {"matched": delivered.matched, "skipped": delivered.matched - delivered.taken}
+            session.write(messages.result(command.request_id, result))
+
+    def _manage(self, command: Command) -> dict[str, Any] | None:
+        """Return the result of a command about a client or a room; None when it is none of those."""
+        if isinstance(command, RoomMembers):
+            return {"members": [msgspec.Raw(ws.client.context) for ws in self._rooms.members(command.params.room_id)]}
+        if not isinstance(command, JoinRoom | LeaveRoom | DisconnectClient | UpdateMetadata):
+            return None
+        client = self._rooms.find(command.params.client_id)
+        if client is None:
+            return {"found": False}
+        if isinstance(command, JoinRoom):
+            self._rooms.join(client, command.params.room_id)
+        elif isinstance(command, LeaveRoom):
+            self._rooms.leave(client, command.params.room_id)
+        elif isinstance(command, UpdateMetadata):
+            self._update(client, command.params.metadata)
+        else:
+            code = command.params.code
+            if not close_code_is_valid(code):
+                return {"found": True, "error": f"{code} is no close code that can be sent (1000, 3000 to 4999)"}
+            client.ws.close(code, command.params.reason)
+        return {"found": True}
+
+    @staticmethod
+    def _update(client: Client, changes: dict[str, Any]) -> None:
+        old = msgspec.json.decode(client.metadata)
+        new = {**old, **changes} if isinstance(old, dict) else changes
+        client.metadata = msgspec.json.encode(new)

@@ -1,0 +1,197 @@
+"""Clients that want to come in: which backend is asked, for how long, and what they hear."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+from pystrands.broker.admission import Handshake
+from pystrands.broker.backends import Session
+from pystrands.protocol import messages
+from pystrands.protocol.messages import ResponseParams
+
+__all__ = ["Doorkeeper"]
+
+logger = logging.getLogger(__name__)
+
+_RETRY_AFTER: Final = ("Retry-After", "2")
+_STOPPING: Final = "the server is going down"
+_WITHOUT_LINK: Final = 1.0
+"""Seconds that a backend without link keeps a question to itself, before another one is asked (LINK rule 20)."""
+
+
+class _Question:
+    """A client that no backend has decided on yet; ``asked`` are those that may, each with its request id."""
+
+    __slots__ = ("asked", "handshake", "timer", "was_asked")
+
+    def __init__(self, handshake: Handshake, timer: asyncio.TimerHandle) -> None:
+        self.handshake = handshake
+        self.timer = timer
+        self.asked: dict[Session, str] = {}
+        self.was_asked = False
+
+
+class Choose(Protocol):
+    """Chooses a backend."""
+
+    def __call__(self, besides: Collection[Session] = ()) -> Session | None:
+        """Return the one that should get the next client, but none of ``besides``."""
+        ...
+
+
+class Doorkeeper:
+    """The gate of the WebSocket side. Callbacks only; nothing waits.
+
+    ``hold_time``: seconds that a client waits for a backend to be there (503). ``answer_timeout``: seconds that there
+    are for the answer, however many backends are asked (504). ``admit(session, handshake, answer)`` lets a client in.
+    """
+
+    def __init__(
+        self,
+        choose: Choose,
+        admit: Callable[[Session, Handshake, ResponseParams], None],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        hold_time: float,
+        answer_timeout: float,
+        counters: Counter[str],
+    ) -> None:
+        self._choose = choose
+        self._admit = admit
+        self._loop = loop
+        self._hold_time = hold_time
+        self._answer_timeout = answer_timeout
+        self._counters = counters
+        self._questions: dict[Handshake, _Question] = {}
+        self._next_request = 1
+        self._stopping = False
+
+    def __len__(self) -> int:
+        """How many clients wait for a decision."""
+        return len(self._questions)
+
+    def stop(self) -> None:
+        """Let nobody in any more."""
+        self._stopping = True
+        for question in list(self._questions.values()):
+            self._refuse(question, 503, _STOPPING, "refused_stopping")
+
+    # --- what clients do ---
+
+    def is_ready(self) -> bool:
+        """Whether a new client would find a backend."""
+        return not self._stopping and self._choose() is not None
+
+    def connection_request(self, handshake: Handshake) -> None:
+        """A client wants to come in: ask a backend, or hold it until there is one."""
+        if self._stopping:
+            handshake.refuse(503, _STOPPING, (_RETRY_AFTER,))
+            return
+        timer = self._loop.call_later(self._hold_time, self._timed_out, handshake)
+        question = self._questions[handshake] = _Question(handshake, timer)
+        self._ask(question)
+
+    def connection_gone(self, handshake: Handshake) -> None:
+        """The client did not wait for the decision."""
+        question = self._questions.get(handshake)
+        if question is not None:
+            self._forget(question)
+            self._counters["handshakes_abandoned"] += 1
+
+    # --- what sessions do ---
+
+    def available(self) -> None:
+        """A backend is there: ask it about those whom nobody was asked about."""
+        for question in list(self._questions.values()):
+            if not question.asked:
+                self._ask(question)
+
+    def unlinked(self, session: Session) -> None:
+        """A backend that was asked lost its link: ask another one, unless it is soon back."""
+        if session.requests:
+            self._loop.call_later(_WITHOUT_LINK, self._ask_others, session)
+
+    def died(self, session: Session) -> None:
+        """A backend will not answer: ask another one."""
+        questions = list(session.requests.values())
+        session.requests.clear()
+        for question in questions:
+            del question.asked[session]
+            if not question.asked:
+                self._ask(question)
+
+    def answered(self, session: Session, request_id: str, answer: ResponseParams) -> None:
+        """A backend has decided; the first answer wins, and those about clients that left are ignored."""
+        question = session.requests.get(request_id)
+        if question is None:
+            self._counters["responses_unexpected"] += 1
+        elif not answer.accepted:
+            self._refuse(question, 403, "the connection was rejected", "refused_by_backend")
+        elif _is_utf8(bytes(answer.metadata)):
+            self._forget(question)
+            self._admit(session, question.handshake, answer)
+        else:
+            self._refuse(question, 502, "the backend's answer is not UTF-8", "lines_malformed")
+
+    # --- how ---
+
+    def _ask(self, question: _Question) -> None:
+        """Put the question to the least loaded backend that has not heard it, under a request id of its own."""
+        session = self._choose(question.asked)
+        if session is None:
+            return
+        if not question.was_asked:  # one deadline over all backends that get to hear it
+            question.was_asked = True
+            question.timer.cancel()
+            question.timer = self._loop.call_later(self._answer_timeout, self._timed_out, question.handshake)
+        request_id = str(self._next_request)
+        self._next_request += 1
+        question.asked[session] = request_id
+        session.requests[request_id] = question
+        shake = question.handshake
+        session.write(
+            messages.connection_request(request_id, shake.path, shake.query_string, shake.headers, shake.remote_addr)
+        )
+
+    def _ask_others(self, session: Session) -> None:
+        if session.link is None:
+            for question in list(session.requests.values()):
+                self._ask(question)
+
+    def _forget(self, question: _Question) -> None:
+        question.timer.cancel()
+        del self._questions[question.handshake]
+        for session, request_id in question.asked.items():
+            session.requests.pop(request_id, None)
+
+    def _refuse(self, question: _Question, status: int, reason: str, counter: str) -> None:
+        self._forget(question)
+        self._counters[counter] += 1
+        question.handshake.refuse(status, reason, (_RETRY_AFTER,) if status == 503 else ())
+
+    def _timed_out(self, handshake: Handshake) -> None:
+        question = self._questions[handshake]
+        if not question.asked:
+            self._refuse(question, 503, "no backend is connected; try again soon", "refused_no_backend")
+            return
+        asked = list(question.asked)
+        self._refuse(question, 504, "the backend did not answer in time", "refused_no_answer")
+        for session in asked:
+            if not session.unresponsive:
+                session.unresponsive = True
+                logger.warning(
+                    "%s left a connection request unanswered for %g s (--answer-timeout): "
+                    "it gets no new clients until it speaks",
+                    session.name,
+                    self._answer_timeout,
+                )
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -98,6 +98,8 @@ class ConnectionRequestContext:
     ``url``: the path; ``query_string``: what follows the ``?``; ``query``: the same as ``dict[str, list[str]]``.
     ``remote_addr``: ``ip:port``. ``context``: the :class:`Context` that the client will have; change it freely.
     ``accepted``: decides when the callback returns neither True nor False; True at first.
+    ``subprotocol``: None, or the one that the client gets of those that it offered in ``Sec-WebSocket-Protocol``.
+    Browsers fail a connection for which they offered some and got none.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class ConnectionRequestContext:
         accepted: bool = True,
         *,
         query_string: str = "",
+        subprotocol: str | None = None,
     ) -> None:
         if not query_string and "?" in url:  # a broker that sends both as one
             url, _, query_string = url.partition("?")
@@ -118,6 +121,7 @@ class ConnectionRequestContext:
         self.remote_addr = remote_addr
         self.context = context if context is not None else Context(client_id=str(uuid4()), room_id=url)
         self.accepted = accepted
+        self.subprotocol = subprotocol
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -135,6 +139,7 @@ class ConnectionRequestContext:
             context=Context.from_json(context) if isinstance(context, Mapping) else context,
             accepted=data.get("accepted", True),
             query_string=data.get("query_string", ""),
+            subprotocol=data.get("subprotocol"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -146,6 +151,7 @@ class ConnectionRequestContext:
             "remote_addr": self.remote_addr,
             "context": self.context.to_json(),
             "accepted": self.accepted,
+            "subprotocol": self.subprotocol,
         }
 
     def __repr__(self) -> str:

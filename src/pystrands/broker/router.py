@@ -68,7 +68,7 @@ class Router:
     # --- clients ---
 
     def _admit(self, session: Session, handshake: Handshake, answer: ResponseParams) -> None:
-        ws = handshake.accept()
+        ws = handshake.accept(answer.subprotocol)
         if ws is None:
             self._counters["handshakes_abandoned"] += 1
             return

@@ -271,9 +271,16 @@ def answer(call: Call, result: Any) -> bytes:
             raise TypeError(
                 f"on_connection_request left request.context.{field} as {type(value).__name__}; it must be a str"
             )
+    if request.subprotocol is not None and not isinstance(request.subprotocol, str):
+        raise TypeError(
+            f"on_connection_request left request.subprotocol as {type(request.subprotocol).__name__}; "
+            "it must be a str or None"
+        )
     check_json(context.metadata)
     try:
-        line = messages.response(call.request_id, True, context.client_id, context.room_id, context.metadata)
+        line = messages.response(
+            call.request_id, True, context.client_id, context.room_id, context.metadata, request.subprotocol
+        )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"on_connection_request left what JSON can't hold in request.context: {error}") from None
     limit = call.link.peer.max_line if call.link is not None else 0

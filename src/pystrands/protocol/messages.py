@@ -303,6 +303,8 @@ class ResponseParams(Struct):
     client_id: str | None = None
     room_id: str | None = None
     metadata: Raw = Raw(b"{}")
+    subprotocol: str | None = None
+    """The one of those that the client offered which the 101 names."""
 
 
 class Response(Struct, tag="response", tag_field="action"):
@@ -650,11 +652,20 @@ def error(context: bytes, text: str) -> bytes:
     return b'{"action":"error","request_id":"","params":{"context":' + context + b',"error":' + _json(text) + b"}}\n"
 
 
-def response(request_id: str, accepted: bool, client_id: str = "", room_id: str = "", metadata: Any = None) -> bytes:
+def response(
+    request_id: str,
+    accepted: bool,
+    client_id: str = "",
+    room_id: str = "",
+    metadata: Any = None,
+    subprotocol: str | None = None,
+) -> bytes:
     """Encode the answer to a connection request. Raises TypeError when ``metadata`` is not made of JSON values."""
     params: dict[str, Any] = {"accepted": accepted}
     if accepted:
         params |= {"client_id": client_id, "room_id": room_id, "metadata": metadata}
+        if subprotocol is not None:
+            params["subprotocol"] = subprotocol
     return b'{"action":"response","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
 
 

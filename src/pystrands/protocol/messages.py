@@ -25,6 +25,7 @@ __all__ = [
     "LEAVE",
     "LEAVING",
     "PROTOCOL",
+    "TOOL",
     "Broadcast",
     "Bye",
     "ClientAdopted",
@@ -55,7 +56,12 @@ __all__ = [
     "Result",
     "ResultParams",
     "RoomMembers",
+    "Status",
+    "Unwatch",
     "UpdateMetadata",
+    "Watch",
+    "Watched",
+    "WatchedParams",
     "Welcome",
     "WelcomeParams",
     "broadcast",
@@ -77,11 +83,15 @@ __all__ = [
     "request",
     "response",
     "result",
+    "watched",
     "welcome",
 ]
 
 PROTOCOL = 1
 """The highest version of the protocol that this library speaks."""
+
+TOOL = "tool"
+"""The ``role`` in the hello of a link that is no backend's: it may send commands, and gets no clients and no events."""
 
 _json = msgspec.json.Encoder().encode
 
@@ -119,6 +129,8 @@ class HelloParams(Struct, omit_defaults=True):
     """With ``resume``: the session to begin should the other one be gone."""
     received: int = 0
     """With ``resume``: the last number of the broker's that the backend has received."""
+    role: str = ""
+    """What the link is for, where that is not to be a backend: :data:`TOOL`."""
 
 
 class Hello(Struct, tag="hello", tag_field="action"):
@@ -293,6 +305,35 @@ Event = (
 )
 
 
+# --- broker to tool ----------------------------------------------------------------------------------------------
+
+
+class WatchedParams(Struct, omit_defaults=True):
+    """``kind``: ``message_in``, ``message_out``, ``joined``, ``left`` or ``dropped``; ``time`` in seconds since 1970.
+
+    ``message`` is base64 where ``binary`` is true.
+    """
+
+    kind: str
+    time: float
+    room_id: str | None = None
+    """The room; of a client's messages the one that it was let into. None for what goes to everyone."""
+    client_id: str | None = None
+    """Whom it comes from, or, of a private message, whom it is for."""
+    message: str | None = None
+    binary: bool = False
+    clients: int | None = None
+    """Of ``message_out``: for how many clients it was."""
+    dropped: int = 0
+    """Of ``dropped``: how many lines the tool missed here, since it did not read fast enough."""
+
+
+class Watched(Struct, tag="watched", tag_field="action"):
+    """Something flowed in a room that a tool watches. Backends never get it."""
+
+    params: WatchedParams
+
+
 # --- commands: backend to broker ---------------------------------------------------------------------------------
 
 
@@ -436,6 +477,36 @@ class UpdateMetadata(Struct, tag="update_metadata", tag_field="action"):
     seq: int = 0
 
 
+class Status(Struct, tag="status", tag_field="action"):
+    """Ask what the broker has: clients, rooms, backends, its queue and its counters."""
+
+    params: Any = None
+    request_id: str | None = None
+    seq: int = 0
+
+
+class WatchParams(Struct):
+    """Which room; None stands for all of them."""
+
+    room_id: str | None = None
+
+
+class Watch(Struct, tag="watch", tag_field="action"):
+    """A tool wants a :class:`Watched` line for what flows in a room, from now on."""
+
+    params: WatchParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class Unwatch(Struct, tag="unwatch", tag_field="action"):
+    """A tool wants those lines no more; without a room, none at all."""
+
+    params: WatchParams
+    request_id: str | None = None
+    seq: int = 0
+
+
 class RangesParams(Struct):
     """Numbers of events, as inclusive ranges."""
 
@@ -470,7 +541,7 @@ class Bye(Struct, tag="bye", tag_field="action"):
     seq: int = 0
 
 
-Request = JoinRoom | LeaveRoom | RoomMembers | DisconnectClient | UpdateMetadata
+Request = JoinRoom | LeaveRoom | RoomMembers | DisconnectClient | UpdateMetadata | Status | Watch | Unwatch
 """Commands that are always answered by a :class:`Result`, when they have a ``request_id``."""
 
 Command = (
@@ -483,6 +554,9 @@ Command = (
     | RoomMembers
     | DisconnectClient
     | UpdateMetadata
+    | Status
+    | Watch
+    | Unwatch
     | Done
     | Released
     | Leave
@@ -640,6 +714,23 @@ def client_adopted(context: bytes) -> bytes:
 def result(request_id: str, params: dict[str, Any]) -> bytes:
     """Encode the answer to a command."""
     return b'{"action":"result","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
+
+
+def watched(
+    kind: str,
+    time: float,
+    room_id: str | None = None,
+    client_id: str | None = None,
+    message: str | bytes | None = None,
+    *,
+    clients: int | None = None,
+    dropped: int = 0,
+) -> bytes:
+    """Encode for a tool what flowed in a room."""
+    binary = isinstance(message, bytes)
+    text = b64encode(message).decode() if isinstance(message, bytes) else message
+    params = WatchedParams(kind, time, room_id, client_id, text, binary, clients, dropped)
+    return b'{"action":"watched","request_id":"","params":' + _json(params) + b"}\n"
 
 
 def disconnected(context: bytes) -> bytes:

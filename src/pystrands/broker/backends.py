@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 from pystrands.broker.links import Link
+from pystrands.broker.taps import ToolOutput
 from pystrands.protocol import messages
 from pystrands.protocol.events import Holder
 from pystrands.protocol.link import LinkSession, Receipt, is_silent
 from pystrands.protocol.messages import Command, HelloParams
 
-__all__ = ["Backends", "Session", "SessionReceiver"]
+__all__ = ["Backends", "Session", "SessionReceiver", "ToolSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,30 @@ class Session(Holder):
         return stream.sent
 
 
+class ToolSession(Session):
+    """The link of a tool, such as ``pystrands tail``: it may send commands, and is no backend.
+
+    It is in no list of sessions: it is never chosen, counted, waited for or resumed, and nothing is owed to it.
+    """
+
+    __slots__ = ("output",)
+
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(link.name, f"tool, link {link.number}", None)
+        self.link = link
+        self.output = ToolOutput(link, loop)
+
+    @property
+    def is_available(self) -> bool:
+        """It gets no clients."""
+        return False
+
+    def write(self, line: bytes, also: bytes = b"") -> int:  # noqa: ARG002 - nothing of a tool's is numbered
+        """Write an answer."""
+        self.output.answer(line)
+        return 0
+
+
 class Backends:
     """All sessions, and the choice among them. ``resume_window`` and ``heartbeat`` in seconds."""
 
@@ -155,6 +180,10 @@ class Backends:
 
     def link_decided(self, link: Link, hello: HelloParams | None) -> None:
         """Give the link a session: a new one, or the one that it resumes."""
+        if hello is not None and hello.role == messages.TOOL:
+            link.session = ToolSession(link, self._loop)
+            logger.info("%s is a tool", link.name)
+            return
         if hello is None or min(hello.protocol, messages.PROTOCOL) < 2 or not hello.session_id:
             session = Session(link.name, f"protocol 1, link {link.number}", None)
             session.binary = hello is not None and hello.binary
@@ -167,7 +196,13 @@ class Backends:
     def link_hello(self, link: Link, hello: HelloParams) -> None:
         """Take a late hello where nothing was exchanged yet (LINK rule 7)."""
         session = link.session
-        if session is None or session.stream is not None or session.lanes or session.requests:
+        if (
+            session is None
+            or isinstance(session, ToolSession)
+            or session.stream is not None
+            or session.lanes
+            or session.requests
+        ):
             self._counters["hellos_late"] += 1
             return
         self._die(session)
@@ -209,7 +244,9 @@ class Backends:
     def link_flow(self, link: Link) -> None:
         """A slow link of protocol 1 takes no events, or does again. Protocol 2 goes by credit (LINK rule 11)."""
         session = link.session
-        if session is not None and session.stream is None:
+        if isinstance(session, ToolSession):
+            session.output.flow()
+        elif session is not None and session.stream is None:
             session.is_up = False
             if not link.blocked:
                 self._become_available(session)
@@ -220,6 +257,9 @@ class Backends:
         if not self._links:
             self._no_links.set()
         session, link.session = link.session, None
+        if isinstance(session, ToolSession):
+            session.output.close()
+            return
         if session is None or session.link is not link:
             return
         session.link = None

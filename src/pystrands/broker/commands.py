@@ -2,11 +2,12 @@
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from pystrands.broker.backends import Session
+from pystrands.broker.backends import Session, ToolSession
 from pystrands.broker.frames import close_code_is_valid
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.engine.base import Audience, Engine
@@ -21,7 +22,10 @@ from pystrands.protocol.messages import (
     MessageToConnection,
     MessageToRoom,
     RoomMembers,
+    Status,
+    Unwatch,
     UpdateMetadata,
+    Watch,
 )
 
 __all__ = ["Commands"]
@@ -30,7 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 class Commands:
-    """Carries out commands. Those that ask for an answer get a ``result``."""
+    """Carries out commands. Those that ask for an answer get a ``result``.
+
+    ``status`` says what the broker has; it is set once there is a broker.
+    """
+
+    status: Callable[[], dict[str, Any]]
 
     def __init__(self, engine: Engine, rooms: Rooms, counters: Counter[str]) -> None:
         self._engine = engine
@@ -44,7 +53,9 @@ class Commands:
             if kind is MessageToConnection or kind is MessageToRoom or kind is Broadcast:
                 self._publish(session, command)  # type: ignore[arg-type]  # the three, told apart there
             else:
-                result = self._manage(command)
+                result = self._look(session, command)
+                if result is None:
+                    result = self._manage(command)
                 request_id = getattr(command, "request_id", None)
                 if result is not None and request_id:
                     session.write(messages.result(request_id, result))
@@ -87,6 +98,22 @@ class Commands:
                 return {"found": True, "error": f"{code} is no close code that can be sent (1000, 3000 to 4999)"}
             client.ws.close(code, command.params.reason)
         return {"found": True}
+
+    def _look(self, session: Session, command: Command) -> dict[str, Any] | None:
+        """Return the result of a tool's command; None when it is none of those."""
+        if isinstance(command, Status):
+            return self.status()
+        if not isinstance(command, Watch | Unwatch):
+            return None
+        if not isinstance(session, ToolSession):
+            return {"watching": False, "error": "only a link whose hello has the role of a tool may watch"}
+        taps, room_id = self._rooms.taps, command.params.room_id
+        if isinstance(command, Unwatch):
+            taps.unwatch(session.output, room_id)
+            return {"watching": session.output in taps.watchers}
+        if not taps.watch(session.output, room_id):
+            return {"watching": True, "error": "a tool can't watch so many rooms: watch all of them"}
+        return {"watching": True}
 
     @staticmethod
     def _update(client: Client, changes: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Final
 
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
@@ -11,14 +10,13 @@ from pystrands.engine.base import Audience, Delivered
 
 __all__ = ["Delivery"]
 
-_NOBODY: Final = Delivered(0, 0)
-
 
 class Delivery:
     """The engine's sink. A message is framed once, however many clients it is for."""
 
     def __init__(self, rooms: Rooms, outbox: Outbox, counters: Counter[str]) -> None:
         self._rooms = rooms
+        self._taps = rooms.taps
         self._outbox = outbox
         self._counters = counters
 
@@ -26,18 +24,20 @@ class Delivery:
         self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
     ) -> Delivered:
         """Queue ``message`` for the clients it is for, but for those with an excluded ``client_id``."""
+        matched = taken = 0
+        client = None
         if audience is Audience.CLIENT:
             client = self._rooms.find(address)
-            if client is None:
-                return _NOBODY
-            matched, taken = 1, int(client.ws.send(self._frame(message)))
+            if client is not None:
+                matched, taken = 1, int(client.ws.send(self._frame(message)))
         else:
             recipients = self._rooms.members(address) if audience is Audience.ROOM else self._rooms.everyone
             if exclude:
                 recipients = [ws for ws in recipients if ws.client.client_id not in exclude]
-            if not recipients:
-                return _NOBODY
-            matched, taken = len(recipients), self._outbox.fan_out(recipients, self._frame(message))
+            if recipients:
+                matched, taken = len(recipients), self._outbox.fan_out(recipients, self._frame(message))
+        if self._taps.watchers:
+            self._taps.message_out(audience, address, message, matched, client)
         self._counters["messages_delivered"] += taken
         return Delivered(matched, taken)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from pystrands.broker.taps import Taps
 from pystrands.protocol import messages
 from pystrands.protocol.events import Lane
 
@@ -61,10 +62,14 @@ class Client(Lane):
 class Rooms:
     """The clients of this broker by id and by room; a client may be in any number of rooms.
 
-    ``on_first`` and ``on_last`` are told of rooms that come and go with their first and last client.
+    ``on_first`` and ``on_last`` are told of rooms that come and go with their first and last client, ``taps`` of all
+    who join and leave.
     """
 
-    def __init__(self, on_first: Callable[[str], None], on_last: Callable[[str], None]) -> None:
+    def __init__(
+        self, on_first: Callable[[str], None], on_last: Callable[[str], None], taps: Taps | None = None
+    ) -> None:
+        self.taps = taps or Taps()
         self._on_first = on_first
         self._on_last = on_last
         self._by_id: dict[str, Client] = {}
@@ -117,6 +122,8 @@ class Rooms:
             self._on_first(room_id)
         else:
             members.add(client.ws)
+        if self.taps.watchers:
+            self.taps.moved("joined", client, room_id)
         return True
 
     def leave(self, client: Client, room_id: str) -> bool:
@@ -133,3 +140,5 @@ class Rooms:
         if not members:
             del self._members[room_id]
             self._on_last(room_id)
+        if self.taps.watchers:
+            self.taps.moved("left", client, room_id)

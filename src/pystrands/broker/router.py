@@ -47,6 +47,7 @@ class Router:
         counters: Counter[str],
     ) -> None:
         self._rooms = rooms
+        self._taps = rooms.taps
         self._queue = queue
         self._commands = commands
         self._loop = loop
@@ -89,6 +90,8 @@ class Router:
         """A client sent a message: it goes to its owner, or waits for credit, or for a backend."""
         self._counters["messages_received"] += 1
         client: Client = ws.client
+        if self._taps.watchers:
+            self._taps.message_in(client, message)
         holder = cast("Session | None", client.holder)
         if holder is not None and not holder.binary and isinstance(message, bytes):
             self._only_takes_text(client)

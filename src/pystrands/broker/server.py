@@ -20,6 +20,8 @@ from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
+from pystrands.broker.status import StatusReport
+from pystrands.broker.taps import Taps
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
@@ -132,12 +134,13 @@ class Broker:
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
-        self._rooms = Rooms(self._engine.subscribe, self._engine.unsubscribe)
+        self._rooms = Rooms(self._engine.subscribe, self._engine.unsubscribe, Taps(self.counters))
+        commands = Commands(self._engine, self._rooms, self.counters)
         self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters)
         self._router = Router(
             self._rooms,
             self._queue,
-            Commands(self._engine, self._rooms, self.counters),
+            commands,
             loop,
             hold_time=config.hold_time,
             answer_timeout=config.answer_timeout,
@@ -151,6 +154,9 @@ class Broker:
             counters=self.counters,
         )
         self._router.backends = self._backends
+        commands.status = StatusReport(
+            self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time
+        ).make
         self._make_link = link_factory(
             LinkShared(
                 loop=loop,

@@ -1,0 +1,180 @@
+"""The WebSocket client of tests without an event loop."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pystrands.context import Headers
+from pystrands.testing import threads
+from pystrands.testing.client import TIMEOUT, Client, Expected, HasClients, connect
+from pystrands.testing.connection import Closed
+
+__all__ = ["SyncClient", "connect_sync"]
+
+
+class SyncClient:
+    """The blocking twin of :class:`Client`: the same methods, which do the same; made by :func:`connect_sync`.
+
+    It reads and answers pings on a thread in the background. In a ``with`` it is closed at the end.
+    """
+
+    def __init__(self, client: Client, thread: threads.LoopThread) -> None:
+        self._client = client
+        self._thread = thread
+        self._has_thread = True
+
+    def __enter__(self) -> Self:
+        """Give the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it, if it is open."""
+        if kind is not None:
+            self.abort()
+        self.close()
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the backend chose, None when it chose none."""
+        return self._client.subprotocol
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the answer to the handshake."""
+        return self._client.headers
+
+    @property
+    def pending(self) -> list[str | bytes]:
+        """The messages that have arrived and were not taken."""
+        pending: list[str | bytes] = self._call(lambda: self._client.pending)
+        return pending
+
+    @property
+    def closed(self) -> Closed | None:
+        """None while it is open, then what ended it."""
+        return self._client.closed
+
+    def send(self, message: str | bytes, *, timeout: float = TIMEOUT) -> None:
+        """Send a text or a binary message."""
+        self._run(self._client.send, message, timeout=timeout)
+
+    def send_json(self, value: Any, *, timeout: float = TIMEOUT) -> None:
+        """Send a value as JSON text."""
+        self._run(self._client.send_json, value, timeout=timeout)
+
+    def receive(self, timeout: float = TIMEOUT) -> str | bytes:
+        """Take the next message. Raises Closed, or TimeoutError."""
+        message: str | bytes = self._run(self._client.receive, timeout)
+        return message
+
+    def receive_json(self, timeout: float = TIMEOUT) -> Any:
+        """Take the next message, which is JSON, and return its value."""
+        return self._run(self._client.receive_json, timeout)
+
+    def expect(self, expected: Expected, timeout: float = TIMEOUT, *, skip: bool = False) -> str | bytes:
+        """Take the next message, which must be the expected one, and return it. See :meth:`Client.expect`."""
+        message: str | bytes = self._run(self._client.expect, expected, timeout, skip=skip)
+        return message
+
+    def expect_json(self, expected: Any, timeout: float = TIMEOUT) -> Any:
+        """Take the next message, which must be JSON of the expected value; return it."""
+        return self._run(self._client.expect_json, expected, timeout)
+
+    def expect_nothing(self, timeout: float = TIMEOUT) -> None:
+        """Make sure that the broker has sent nothing that was not taken. See :meth:`Client.expect_nothing`."""
+        self._run(self._client.expect_nothing, timeout)
+
+    def close(self, code: int = 1000, reason: str = "", *, timeout: float = TIMEOUT) -> None:
+        """Close, and block until the connection has ended; does nothing when it has."""
+        if not self._has_thread:
+            return
+        try:
+            self._run(self._client.close, code, reason, timeout=timeout)
+        finally:
+            self._has_thread = False
+            threads.give_back()
+
+    def expect_close(self, code: int | None = None, timeout: float = TIMEOUT) -> Closed:
+        """Block until the broker closes, with ``code`` unless that is None; no message may come before."""
+        closed: Closed = self._run(self._client.expect_close, code, timeout)
+        return closed
+
+    def abort(self) -> None:
+        """Vanish: end the connection at once, with a TCP reset and no close frame."""
+        if self._has_thread:
+            self._call(self._client.abort)
+
+    def stop_reading(self) -> None:
+        """Be a client that does not read, until :meth:`resume_reading`."""
+        self._call(self._client.stop_reading)
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._call(self._client.resume_reading)
+
+    def send_frame(
+        self,
+        opcode: int,
+        payload: bytes = b"",
+        *,
+        fin: bool = True,
+        rsv: int = 0,
+        masked: bool = True,
+        length: int | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        """Send one frame as it is given, right or wrong."""
+        self._run(
+            self._client.send_frame,
+            opcode, payload, fin=fin, rsv=rsv, masked=masked, length=length, timeout=timeout,
+        )  # fmt: skip
+
+    def send_raw(self, data: bytes, *, timeout: float = TIMEOUT) -> None:
+        """Send bytes as they are, where a frame should be."""
+        self._run(self._client.send_raw, data, timeout=timeout)
+
+    def ping(self, timeout: float = TIMEOUT) -> None:
+        """Send a ping and block until its pong is there."""
+        self._run(self._client.ping, timeout)
+
+    def _run(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        self._check()
+        return self._thread.run(method, *args, **options)
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        self._check()
+        return self._thread.call(function)
+
+    def _check(self) -> None:
+        if not self._has_thread:
+            raise self._client.closed or Closed(1006, "")
+
+
+def connect_sync(
+    broker: HasClients | str,
+    path: str = "/",
+    *,
+    headers: Mapping[str, str | Iterable[str]] | None = None,
+    subprotocols: Iterable[str] = (),
+    receive_buffer: int | None = None,
+    timeout: float = 10.0,
+) -> SyncClient:
+    """Return a WebSocket client that is in; for ``with``, or to be closed.
+
+    Parameters and exceptions are those of :func:`connect`. The broker must not run on the calling thread.
+    """
+    connecting = connect(
+        broker, path, headers=headers, subprotocols=subprotocols, receive_buffer=receive_buffer, timeout=timeout
+    )
+
+    async def opening() -> Client:
+        return await connecting
+
+    thread = threads.borrow()
+    try:
+        return SyncClient(thread.run(opening), thread)
+    except BaseException:
+        threads.give_back()
+        raise

@@ -1,4 +1,4 @@
-"""The command ``pystrands``: ``server`` and ``demo``.
+"""The command ``pystrands``: ``server`` and ``demo``, and the tools for a running broker.
 
 Each option comes from its flag, else from the environment, else from the TOML file, else from its default.
 Exit codes: 0 after an orderly end, 1 when the broker can't start, 2 for a value that can't work; always with one line.
@@ -28,7 +28,7 @@ from pystrands.errors import ConfigError
 if TYPE_CHECKING:
     from pystrands.broker.server import Broker
 
-__all__ = ["main"]
+__all__ = ["Command", "Failure", "WrongValue", "add_options", "main", "resolve"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ DEMO_OPTIONS = tuple(each for each in SERVER_OPTIONS if each.name in {"ws_host",
 
 
 class Failure(click.ClickException):
-    """The broker can't start: one line on stderr, exit code 1."""
+    """What was asked for can't be done: one line on stderr, exit code 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
@@ -54,14 +54,35 @@ class WrongValue(Failure):
     exit_code = 2
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command that reports a misspelt option in one line as well, without the usage block."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does, but for what is raised."""
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             raise WrongValue(error.format_message()) from None
+
+
+class _Commands(click.Group):
+    """The commands. Those for a running broker are loaded when they are looked for: they use this module."""
+
+    def _load(self) -> None:
+        if "tail" not in self.commands:
+            from pystrands.cli_tools import COMMANDS  # noqa: PLC0415 - see above
+
+            self.commands.update(COMMANDS)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        self._load()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name."""
+        self._load()
+        return super().get_command(ctx, cmd_name)
 
 
 # ---- where values come from
@@ -138,7 +159,9 @@ def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConf
         raise WrongValue(f"{_label(flag, sources.get(error.option, ''))}: {error.problem}") from None
 
 
-def _add_options(known: Iterable[Option]) -> Callable[[_Function], _Function]:
+def add_options(known: Iterable[Option]) -> Callable[[_Function], _Function]:
+    """Give a command these options; their values come as the text that was given, or None: see :func:`resolve`."""
+
     def decorate(function: _Function) -> _Function:
         for each in reversed(list(known)):
             text = f"{each.help[0].upper()}{each.help[1:]}.  [{each.default_text}]"
@@ -151,19 +174,19 @@ def _add_options(known: Iterable[Option]) -> Callable[[_Function], _Function]:
 # ---- the commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pystrands", prog_name="pystrands")
 def main() -> None:
     """PyStrands: WebSockets that stay open while your Python code comes and goes."""
 
 
 @main.command(
-    cls=_Command,
+    cls=Command,
     epilog="Each option can also be set in the environment (PYSTRANDS_WS_PORT=8080) or in the file (ws-port = 8080)."
     " A flag wins over the environment, and the environment over the file."
     " SIZE is a number of bytes, or one with KiB, MiB or GiB.",
 )
-@_add_options(SERVER_OPTIONS)
+@add_options(SERVER_OPTIONS)
 @click.option("--config", metavar="FILE", help="TOML file with options.  [PYSTRANDS_CONFIG]")
 def server(config: str | None, **flags: str | None) -> None:
     """Run the broker: WebSocket clients on one port, backends on the other."""
@@ -187,8 +210,8 @@ def server(config: str | None, **flags: str | None) -> None:
     _run(broker_config, Broker(broker_config), lines, log_level=level, long_lived=True)
 
 
-@main.command(cls=_Command)
-@_add_options(DEMO_OPTIONS)
+@main.command(cls=Command)
+@add_options(DEMO_OPTIONS)
 def demo(**flags: str | None) -> None:
     """Run a chat to try out: the broker, a backend and a web page, in one process."""
     config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))

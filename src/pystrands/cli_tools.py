@@ -1,0 +1,213 @@
+"""The commands for a broker that runs: ``send``, ``tail`` and ``status``."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from pystrands.broker.config import options
+from pystrands.cli import Command, Failure, WrongValue, add_options, resolve
+from pystrands.errors import PyStrandsError
+from pystrands.protocol import messages
+from pystrands.protocol.messages import WatchedParams
+from pystrands.tools import Sent, Tool, ToolError
+
+if TYPE_CHECKING:
+    from pystrands.status_table import Picture
+
+__all__ = ["COMMANDS", "TOOL_OPTIONS", "watched_line"]
+
+_SHOWN: Final = 120
+"""Characters of a message that ``tail`` shows; of a binary one, bytes."""
+_ADDRESS_HELP: Final = {
+    "tcp_host": "address where the broker listens for backends",
+    "tcp_port": "port where the broker listens for backends",
+}
+TOOL_OPTIONS: Final = tuple(
+    dataclasses.replace(each, help=_ADDRESS_HELP[each.name], minimum=1 if each.name == "tcp_port" else None)
+    for each in options()
+    if each.name in _ADDRESS_HELP
+)
+
+
+@contextlib.contextmanager
+def _link(flags: Mapping[str, str | None]) -> Iterator[Tool]:
+    """Yield a link to the broker that flags and environment name; whatever goes wrong there is one line."""
+    values, _ = resolve(TOOL_OPTIONS, flags, os.environ, {})
+    defaults = {each.name: each.default for each in TOOL_OPTIONS}
+    values = {**defaults, **values}
+    try:
+        with Tool(values["tcp_host"], values["tcp_port"]) as tool:
+            yield tool
+    except PyStrandsError as error:
+        raise Failure(str(error)) from None
+
+
+def _printable(text: str) -> str:
+    """Return text that stays on one line, and with which no client can steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _clients(count: int) -> str:
+    return f"{count} client" if count == 1 else f"{count} clients"
+
+
+# ---- send
+
+
+@click.command(cls=Command, epilog="Put -- before a TEXT that begins with a dash.")
+@click.option("--room", metavar="ROOM", help="Send to every client in this room.")
+@click.option("--client", metavar="ID", help="Send to the client with this client_id.")
+@click.option("--all", "everyone", is_flag=True, help="Send to every client.")
+@click.option("--binary", is_flag=True, help="Send a binary message: the bytes of TEXT, or of stdin as they are.")
+@click.option("--require-match", is_flag=True, help="Fail, with exit code 1, when there is nobody to send to.")
+@add_options(TOOL_OPTIONS)
+@click.argument("text")
+def send(
+    text: str,
+    room: str | None,
+    client: str | None,
+    everyone: bool,
+    binary: bool,
+    require_match: bool,
+    **flags: str | None,
+) -> None:
+    """Send TEXT to clients, from outside of any backend; - stands for what comes on stdin."""
+    if (room is not None) + (client is not None) + everyone != 1:
+        raise WrongValue("say whom to send to: --room ROOM, --client ID or --all, and only one of them")
+    with _link(flags) as tool:
+        message = _message(text, binary, tool.hello.max_message_size)
+        if room is not None:
+            sent, nobody = tool.send_to_room(room, message), f"nobody is in room {room!r}"
+        elif client is not None:
+            sent, nobody = tool.send_to_client(client, message), f"no client has the client_id {client!r}"
+        else:
+            sent, nobody = tool.send_to_all(message), "no client is connected"
+    if require_match and not sent.matched:
+        raise Failure(nobody)
+    click.echo(_sent(sent, nobody))
+
+
+def _message(text: str, binary: bool, max_size: int) -> str | bytes:
+    """Return what to send; of stdin not much more is read than the broker takes."""
+    if text != "-":
+        return os.fsencode(text) if binary else text
+    data = sys.stdin.buffer.read(max_size + 2 if max_size else -1)
+    if binary:
+        return data
+    try:
+        return data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise Failure("stdin is not UTF-8 text: use --binary") from None
+
+
+def _sent(sent: Sent, nobody: str) -> str:
+    if not sent.matched:
+        return f"Sent to 0 clients: {nobody}"
+    if not sent.skipped:
+        return f"Sent to {_clients(sent.matched)}"
+    return f"Sent to {sent.matched - sent.skipped} of {_clients(sent.matched)}: the others read too slowly"
+
+
+# ---- tail
+
+
+@click.command(cls=Command)
+@click.option("--room", metavar="ROOM", help="Show what flows in this room.")
+@click.option("--all", "everything", is_flag=True, help="Show what flows in every room.")
+@click.option("--full", is_flag=True, help=f"Show messages in full, not only their first {_SHOWN} characters.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, with messages in full.")
+@add_options(TOOL_OPTIONS)
+def tail(room: str | None, everything: bool, full: bool, as_json: bool, **flags: str | None) -> None:
+    """Show what flows in a room, as it happens: messages from and to clients, who joins and who leaves."""
+    if (room is not None) + everything != 1:
+        raise WrongValue("say what to watch: --room ROOM or --all, and only one of them")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have every character of a message
+    with contextlib.suppress(KeyboardInterrupt), _link(flags) as tool:
+        tool.watch(room)
+        what = "every room" if room is None else f"room {room!r}"
+        click.echo(f"Watching {what} at {tool.address}; Ctrl+C ends it", err=True)
+        for params in tool.watched():
+            click.echo(
+                json.dumps(msgspec.to_builtins(params)) if as_json else watched_line(params, everything, full=full)
+            )
+
+
+def watched_line(params: WatchedParams, with_room: bool, *, full: bool = False) -> str:
+    """Return the line that ``tail`` prints. Raises MalformedLine where a binary message is none."""
+    moment = datetime.fromtimestamp(params.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    if params.kind == "dropped":
+        return f"{moment} {params.dropped} lines are missing here: they came faster than they were read"
+    kind = {"message_in": "in", "message_out": "out"}.get(params.kind, params.kind)
+    room = f"[{_printable(params.room_id)}] " if with_room and params.room_id is not None else ""
+    line = f"{moment} {_printable(kind):<6} {room}{_who(params)}"
+    if params.message is None:
+        return line
+    return f"{line}: {_payload(messages.message_content(params.message, params.binary), full)}"
+
+
+def _who(params: WatchedParams) -> str:
+    client = _printable(params.client_id or "")
+    if params.clients is None:
+        return client
+    if params.client_id is not None:
+        return client if params.clients else f"{client} (not connected)"
+    return _clients(params.clients) if params.room_id is not None else f"everyone, {_clients(params.clients)}"
+
+
+def _payload(message: str | bytes, full: bool) -> str:
+    shown = message if full else message[:_SHOWN]
+    rest = len(message) - len(shown)
+    if isinstance(shown, bytes):
+        return f"<{len(message)} bytes> {shown.hex(' ')}{' ...' if rest else ''}"
+    return f"{_printable(shown)}... ({rest} more)" if rest else _printable(shown)
+
+
+# ---- status
+
+
+@click.command(cls=Command)
+@click.option("--once", is_flag=True, help="Print it once and end; so it is when the output is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS",
+              help="How often it is looked at.  [1]")  # fmt: skip
+@add_options(TOOL_OPTIONS)
+def status(once: bool, as_json: bool, interval: float, **flags: str | None) -> None:
+    """Show what a broker has: clients, rooms, backends, its queue, and how much flows."""
+    show: Callable[[dict[str, Any]], None] = _print_json
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        tool = stack.enter_context(_link(flags))
+        if not as_json:
+            once = once or not sys.stdout.isatty()
+            show = stack.enter_context(_picture(tool.address, live=not once)).show
+        show(tool.status())
+        while not once:
+            time.sleep(interval)
+            show(tool.status())
+
+
+def _print_json(report: dict[str, Any]) -> None:
+    click.echo(json.dumps(report))
+
+
+def _picture(address: str, *, live: bool) -> "Picture":
+    try:
+        from pystrands.status_table import Picture  # noqa: PLC0415 - rich is an extra
+    except ImportError:
+        raise ToolError("the table needs rich: pip install 'pystrands[cli]', or use --json") from None
+    return Picture(address, live=live)
+
+
+COMMANDS: Final[Mapping[str, click.Command]] = {"send": send, "status": status, "tail": tail}

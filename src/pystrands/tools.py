@@ -1,0 +1,202 @@
+"""A small blocking client for tools: it looks at a running broker and sends messages, and is no backend."""
+
+import contextlib
+import itertools
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+from msgspec import Struct
+
+from pystrands.errors import MalformedLine, PyStrandsError
+from pystrands.protocol import messages
+from pystrands.protocol.framing import LineSplitter
+from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, Watched, WatchedParams
+
+__all__ = ["Sent", "Tool", "ToolError"]
+
+_READ: Final = 65536
+_MAX_LINE: Final = 1 << 28
+"""Bytes; the broker bounds its lines by its own options. This one is against what is no broker."""
+_SILENT_BEATS: Final = 3
+"""Heartbeats that may be missing before a broker counts as gone."""
+_EVERYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
+
+
+class ToolError(PyStrandsError):
+    """The broker can't be reached, is gone, or refuses; the message is one line for people."""
+
+
+class _Result(Struct, tag="result", tag_field="action"):
+    """The answer to a command; each has params of its own."""
+
+    params: dict[str, Any]
+    request_id: str
+
+
+_Line = Hello | Heartbeat | Watched | _Result
+_LINES: Final[Decoder[_Line]] = Decoder(_Line)
+
+
+class Sent(Struct):
+    """For how many clients a message was, and how many of them did not take it: they read too slowly."""
+
+    matched: int
+    skipped: int
+
+
+class Tool:
+    """A link to the broker. Everything blocks, for ``timeout`` seconds at most unless it says otherwise.
+
+    Every method raises ToolError. Use it in a ``with``, from one thread.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 8081, *, timeout: float = 10.0) -> None:
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._timeout = timeout
+        self.hello = HelloParams()
+        """What the broker has said of itself."""
+        self._requests = itertools.count(1)
+        self._splitter = LineSplitter(_MAX_LINE)
+        self._lines: deque[_Line] = deque()
+        self._watched: deque[WatchedParams] = deque()
+        try:
+            self._socket = socket.create_connection((_EVERYWHERE.get(host, host), port), timeout)
+        except OSError as error:
+            reason = error.strerror or str(error) or "it does not answer"
+            raise ToolError(f"no broker at {self.address}: {reason}") from None
+        try:
+            self.hello = self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the link."""
+        self.close()
+
+    def close(self) -> None:
+        """End the link; may be called twice."""
+        self._socket.close()
+
+    # --- what tools do ---
+
+    def send_to_room(self, room_id: str, message: str | bytes) -> Sent:
+        """Send a message to every client in a room."""
+        return self._send(messages.message_to_room, room_id, message)
+
+    def send_to_client(self, client_id: str, message: str | bytes) -> Sent:
+        """Send a message to one client."""
+        return self._send(messages.message_to_connection, client_id, message)
+
+    def send_to_all(self, message: str | bytes) -> Sent:
+        """Send a message to every client."""
+        return self._send(messages.broadcast, message)
+
+    def status(self) -> dict[str, Any]:
+        """Return what the broker has now: see the documentation of the command line for the keys."""
+        return self._request("status", {})
+
+    def watch(self, room_id: str | None = None) -> None:
+        """Ask for what flows in a room from now on, or in every room; :meth:`watched` returns it."""
+        self._request("watch", {"room_id": room_id})
+
+    def watched(self) -> Iterator[WatchedParams]:
+        """Yield what flows in the watched rooms, for ever: it waits as long as the broker is there."""
+        self._socket.settimeout(max(1.0, self.hello.heartbeat) * _SILENT_BEATS)
+        while True:
+            while self._watched:
+                yield self._watched.popleft()
+            self._take(self._read())
+
+    # --- the link ---
+
+    def _greet(self) -> HelloParams:
+        """Wait for the broker's hello: one that says none (the original) would take a tool for a backend."""
+        with contextlib.suppress(ToolError):
+            line = self._read()
+            if type(line) is Hello:
+                self._write(messages.hello(HelloParams(name="tool", role=messages.TOOL)))
+                return line.params
+        raise ToolError(f"what listens at {self.address} is no PyStrands broker of version 2 or newer")
+
+    def _send(self, encode: Callable[..., bytes], *values: str | bytes) -> Sent:
+        """Send a message, the last of ``values``, and return what became of it."""
+        name = self._next_name()
+        message = values[-1]
+        try:
+            line = encode(*values, confirm_as=name)
+            size = len(message.encode() if isinstance(message, str) else message)
+        except ValueError:
+            raise ToolError("what is to be sent is not valid Unicode text") from None
+        limit = self.hello.max_message_size
+        if limit and size > limit:
+            raise ToolError(f"the message has {size} bytes, and the broker takes {limit} (its --max-message-size)")
+        self._write(line)
+        return msgspec.convert(self._answer(name), Sent)
+
+    def _request(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
+        name = self._next_name()
+        self._write(messages.request(action, name, params))
+        return self._answer(name)
+
+    def _next_name(self) -> str:
+        return str(next(self._requests))
+
+    def _answer(self, name: str) -> dict[str, Any]:
+        self._socket.settimeout(self._timeout)
+        while True:
+            line = self._read()
+            if type(line) is _Result and line.request_id == name:
+                if problem := line.params.get("error"):
+                    raise ToolError(str(problem))
+                return line.params
+            self._take(line)
+
+    def _take(self, line: _Line) -> None:
+        if type(line) is Watched:
+            self._watched.append(line.params)
+
+    def _write(self, line: bytes) -> None:
+        if 0 < self.hello.max_line < len(line):
+            raise ToolError("the name of the room or client is too long for the broker")
+        try:
+            self._socket.sendall(line)
+        except OSError as error:
+            raise self._gone(error) from None
+
+    def _read(self) -> _Line:
+        """Return the next line that is known."""
+        while not self._lines:
+            try:
+                data = self._socket.recv(_READ)
+            except OSError as error:
+                raise self._gone(error) from None
+            if not data:
+                raise self._gone(None)
+            self._lines.extend(self._decoded(data))
+        return self._lines.popleft()
+
+    def _decoded(self, data: bytes) -> Iterator[_Line]:
+        for raw in self._splitter.feed(data):
+            try:
+                line = _LINES.decode(raw)
+            except MalformedLine:
+                raise ToolError(f"what answers at {self.address} does not speak as a broker does") from None
+            if isinstance(line, _Line):
+                yield line
+
+    def _gone(self, error: OSError | None) -> ToolError:
+        if isinstance(error, TimeoutError):
+            return ToolError(f"the broker at {self.address} does not answer")
+        reason = f": {error.strerror or error}" if error is not None else ""
+        return ToolError(f"the broker at {self.address} has closed the connection{reason}")

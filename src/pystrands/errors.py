@@ -7,10 +7,23 @@
     ├── MessageError (ValueError)      a message can't be sent
     │   ├── MessageTooBig              longer than the broker takes
     │   └── BinaryNotSupported         bytes, and the broker only knows text
+    ├── NotConnected (ConnectionError) there is no link, and an answer of the broker is needed
+    ├── NotSupported                   the broker is too old for that
+    ├── OutcomeUnknown                 the broker went before it answered
     └── MalformedLine (ValueError)     a line on a link is not what the protocol allows; never leaves the library
 """
 
-__all__ = ["BinaryNotSupported", "ConfigError", "MalformedLine", "MessageError", "MessageTooBig", "PyStrandsError"]
+__all__ = [
+    "BinaryNotSupported",
+    "ConfigError",
+    "MalformedLine",
+    "MessageError",
+    "MessageTooBig",
+    "NotConnected",
+    "NotSupported",
+    "OutcomeUnknown",
+    "PyStrandsError",
+]
 
 
 class PyStrandsError(Exception):
@@ -42,4 +55,23 @@ class BinaryNotSupported(MessageError):  # noqa: N818 - see MessageTooBig
 
 
 class MalformedLine(PyStrandsError, ValueError):  # noqa: N818 - see MessageTooBig
-    """A line on a link is not a message of the protocol. Drivers count it, log it and go on."""
+    """A line on a link is not a message of the protocol. Drivers count it, log it and go on.
+
+    ``seq`` is its number in the stream, 0 where it has none that can be read.
+    """
+
+    def __init__(self, problem: str, *, seq: int = 0) -> None:
+        super().__init__(problem)
+        self.seq = seq
+
+
+class NotConnected(PyStrandsError, ConnectionError):  # noqa: N818 - see MessageTooBig
+    """There is no link to the broker now, and what was asked for needs its answer."""
+
+
+class NotSupported(PyStrandsError):  # noqa: N818 - see MessageTooBig
+    """The broker at the other end is too old for what was asked for."""
+
+
+class OutcomeUnknown(PyStrandsError):  # noqa: N818 - see MessageTooBig
+    """The broker was replaced, or its link lost for good, before its answer came: it may have done it or not."""

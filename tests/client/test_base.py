@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 
 from pystrands import BinaryNotSupported, Context, MessageTooBig
-from pystrands.client.base import Call, Ownership, Peer, answer, call_for, check_json, check_message
+from pystrands.client.base import Call, Ownership, Peer, answer, call_for, check_json
+from pystrands.client.commands import check_message
 from pystrands.context import ConnectionRequestContext
 from pystrands.protocol.messages import COMMANDS, EVENTS
 from tests.client.fake_broker import context, line, message, request

@@ -11,7 +11,7 @@ from pystrands.broker.taps import ToolOutput
 from pystrands.protocol import messages
 from pystrands.protocol.events import Holder
 from pystrands.protocol.link import LinkSession, Receipt, is_silent
-from pystrands.protocol.messages import Command, HelloParams
+from pystrands.protocol.messages import Command, HelloParams, Unknown
 
 __all__ = ["Backends", "Session", "SessionReceiver", "ToolSession"]
 
@@ -208,7 +208,7 @@ class Backends:
         self._die(session)
         self.link_decided(link, hello)
 
-    def link_received(self, link: Link, commands: list[Command]) -> None:
+    def link_received(self, link: Link, commands: list[Command | Unknown]) -> None:
         """Carry out commands in order, each once."""
         session = link.session
         if session is None:
@@ -220,7 +220,8 @@ class Backends:
         receiver = self._receiver
         if stream is None:
             for command in commands:
-                receiver.command(session, command)
+                if not isinstance(command, Unknown):
+                    receiver.command(session, command)
             return
         for command in commands:
             if type(command) is messages.Received:
@@ -229,7 +230,7 @@ class Backends:
                     return
                 continue
             receipt = stream.accept(getattr(command, "seq", 0))
-            if receipt is Receipt.NEW:
+            if receipt is Receipt.NEW and not isinstance(command, Unknown):
                 self._carry_out(session, command)
                 if link.session is not session:  # it ended the session
                     return
@@ -397,7 +398,7 @@ class Backends:
                 link.write(messages.HEARTBEAT)
         self.start()
 
-    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds a wait, cancels nothing
+    async def stop(self, timeout: float) -> None:
         """Write what waits and end all links; those that have not taken it after ``timeout`` seconds are aborted."""
         self._stopping = True
         if self._beat is not None:

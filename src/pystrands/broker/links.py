@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from pystrands.errors import MalformedLine
 from pystrands.protocol.framing import LineSplitter
-from pystrands.protocol.messages import COMMANDS, Command, Heartbeat, Hello, HelloParams
+from pystrands.protocol.messages import COMMANDS, Command, Heartbeat, Hello, HelloParams, Unknown
 
 if TYPE_CHECKING:
     from pystrands.broker.backends import Session
@@ -38,7 +38,7 @@ class LinkOwner(Protocol):
         """A hello came late, on a link that has its session."""
         ...
 
-    def link_received(self, link: "Link", commands: list[Command]) -> None:
+    def link_received(self, link: "Link", commands: list[Command | Unknown]) -> None:
         """These commands came in one read: all but hellos and heartbeats."""
         ...
 
@@ -165,7 +165,7 @@ class Link(asyncio.Protocol):
         shared = self._shared
         self.heard = shared.loop.time()
         overlong = self._splitter.overlong
-        commands: list[Command] = []
+        commands: list[Command | Unknown] = []
         for line in self._splitter.feed(data):
             try:
                 command = COMMANDS.decode(line)
@@ -173,14 +173,16 @@ class Link(asyncio.Protocol):
                 self._is_malformed(error)
                 if self._decision is not None:
                     return
+                if error.seq:
+                    commands.append(Unknown(error.seq))
                 continue
             if self._decision is not None:
                 self._decide(command.params if type(command) is Hello else None)
             elif type(command) is Hello:
                 shared.owner.link_hello(self, command.params)
-            if command is None:
+            if command is None or type(command) is Unknown:
                 shared.counters["commands_unknown"] += 1
-            elif type(command) is not Hello and type(command) is not Heartbeat:
+            if command is not None and type(command) is not Hello and type(command) is not Heartbeat:
                 commands.append(command)
         if not self.is_open:
             return

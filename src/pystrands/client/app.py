@@ -5,18 +5,16 @@ import contextlib
 import inspect
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from pystrands.client import commands
 from pystrands.client.base import (
     HANDLERS,
     BaseClient,
     check_whole,
-    encode_broadcast,
-    encode_private_message,
-    encode_room_message,
 )
-from pystrands.client.core import Core
+from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.client.threads import Bridge, Gone, new_event_loop
 
 __all__ = ["PyStrands"]
@@ -125,6 +123,14 @@ class PyStrands(BaseClient):
         """Register ``function(context)``, which is told of a client that is gone. Returns it."""
         return self._register("on_disconnect", function)
 
+    def on_client_adopted(self, function: H) -> H:
+        """Register ``function(context)``, told of a client taken over from a backend that is gone. Returns it."""
+        return self._register("on_client_adopted", function)
+
+    def on_client_released(self, function: H) -> H:
+        """Register ``function(context)``, told of a client that another backend has taken over. Returns it."""
+        return self._register("on_client_released", function)
+
     def on_error(self, function: H) -> H:
         """Register ``function(error, context)``, which is told of errors. Returns it."""
         return self._register("on_error", function)
@@ -200,19 +206,96 @@ class PyStrands(BaseClient):
 
     # -- sending
 
-    def broadcast_message(self, message: str | bytes) -> Any:
-        """Send ``message`` to all clients; return whether it was handed to the link. See the class for how to call."""
-        return self._send(encode_broadcast(message, self._core.peer))
+    def broadcast_message(
+        self,
+        message: str | bytes,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> Any:
+        """Send ``message`` to all clients; return whether it was handed on. See the class for how, and errors.
+
+        ``exclude``: the ``client_id`` of one or more who don't get it. With ``confirm`` it waits up to ``timeout``
+        seconds for the broker's answer and returns a :class:`Confirmation`; raises as :meth:`join_room` does.
+        """
+        if confirm:
+            return self._do(
+                self._core.confirm, lambda as_: commands.broadcast(message, self._core.peer, exclude, as_), timeout
+            )
+        return self._send(commands.broadcast(message, self._core.peer, exclude))
 
     broadcast = broadcast_message
 
-    def send_room_message(self, room_id: str, message: str | bytes) -> Any:
-        """Send ``message`` to the clients in a room; return whether it was handed to the link."""
-        return self._send(encode_room_message(room_id, message, self._core.peer))
+    def send_room_message(
+        self,
+        room_id: str,
+        message: str | bytes,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> Any:
+        """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        if confirm:
+            return self._do(
+                self._core.confirm,
+                lambda as_: commands.room_message(room_id, message, self._core.peer, exclude, as_),
+                timeout,
+            )
+        return self._send(commands.room_message(room_id, message, self._core.peer, exclude))
 
-    def send_private_message(self, client_id: str, message: str | bytes) -> Any:
-        """Send ``message`` to one client; return whether it was handed to the link."""
-        return self._send(encode_private_message(client_id, message, self._core.peer))
+    def send_private_message(
+        self,
+        client_id: str,
+        message: str | bytes,
+        *,
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> Any:
+        """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        if confirm:
+            return self._do(
+                self._core.confirm,
+                lambda as_: commands.private_message(client_id, message, self._core.peer, as_),
+                timeout,
+            )
+        return self._send(commands.private_message(client_id, message, self._core.peer))
+
+    # -- rooms and clients
+
+    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
+        """Put a client into one more room; return whether the client existed.
+
+        This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
+        without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
+        was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+        """
+        return self._do(self._core.found, commands.join_room(client_id, room_id), timeout)
+
+    def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
+        """Take a client out of a room; return whether the client existed."""
+        return self._do(self._core.found, commands.leave_room(client_id, room_id), timeout)
+
+    def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
+        """Return the contexts of the clients in a room, in no order."""
+        return self._do(self._core.members, commands.room_members(room_id), timeout)
+
+    def disconnect_client(
+        self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
+    ) -> Any:
+        """Close a client's WebSocket with this code and reason; return whether the client existed.
+
+        Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
+        """
+        return self._do(self._core.found, commands.disconnect_client(client_id, code, reason), timeout)
+
+    def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Any:
+        """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
+
+        Raises TypeError on what is not made of JSON values.
+        """
+        return self._do(self._core.found, commands.update_metadata(client_id, metadata), timeout)
 
     def _send(self, line: bytes) -> Any:
         if _loop_runs_here():
@@ -220,24 +303,26 @@ class PyStrands(BaseClient):
         bridge = self._bridge
         return self._core.outage.unsent() if bridge is None else bridge.send(line)
 
-    def _do(self, method: Callable[..., Coroutine[Any, Any, Any]], argument: Any) -> Any:
+    def _do(self, method: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
         """Call a method of the Core: on its own loop, from another loop, or from a thread without one."""
         bridge, life = self._bridge, self._core.life
         if _loop_runs_here():
             if bridge is None or life is None or life.loop is asyncio.get_running_loop():
-                return method(argument)
-            return _elsewhere(bridge, method, argument)
+                return method(*arguments)
+            return _elsewhere(bridge, method, arguments)
         if bridge is None:
             return None
         try:
-            return bridge.call(method, argument)
+            return bridge.call(method, *arguments)
         except Gone:
             return None
 
 
-async def _elsewhere(bridge: Bridge, method: Callable[..., Coroutine[Any, Any, Any]], argument: Any) -> Any:
+async def _elsewhere(
+    bridge: Bridge, method: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...]
+) -> Any:
     try:
-        return await asyncio.wrap_future(bridge.start(method, argument))
+        return await asyncio.wrap_future(bridge.start(method, *arguments))
     except Gone:
         return False
 

@@ -1,15 +1,15 @@
 """The client for asyncio."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pystrands.client import commands
 from pystrands.client.base import (
     BaseClient,
-    encode_broadcast,
-    encode_private_message,
-    encode_room_message,
 )
-from pystrands.client.core import Core
+from pystrands.client.commands import Confirmation
+from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.context import ConnectionRequestContext, Context
 
 __all__ = ["AsyncPyStrandsClient"]
@@ -83,7 +83,7 @@ class AsyncPyStrandsClient(BaseClient):
         """
         return await self._core.connect()
 
-    async def disconnect(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the specified name
+    async def disconnect(self, timeout: float = 5.0) -> None:
         """Disconnect, and wait until that is done; :meth:`run_forever` returns.
 
         No new events are taken. Those received are still handled, and what handlers send is still sent; handlers that
@@ -103,17 +103,92 @@ class AsyncPyStrandsClient(BaseClient):
         """
         await self._core.run_forever()
 
-    async def broadcast_message(self, message: str | bytes) -> bool:
-        """Send ``message`` to all clients; return whether it was handed to the link. See the class for errors."""
-        return await self._core.send(encode_broadcast(message, self._core.peer))
+    async def broadcast_message(
+        self,
+        message: str | bytes,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> bool | Confirmation:
+        """Send ``message`` to all clients; return whether it was handed on. See the class for errors.
 
-    async def send_room_message(self, room_id: str, message: str | bytes) -> bool:
-        """Send ``message`` to the clients in a room; return whether it was handed to the link."""
-        return await self._core.send(encode_room_message(room_id, message, self._core.peer))
+        ``exclude``: the ``client_id`` of one or more who don't get it. With ``confirm`` it waits up to ``timeout``
+        seconds for the broker's answer and returns a :class:`Confirmation`; raises as :meth:`join_room` does.
+        """
+        if confirm:
+            return await self._core.confirm(
+                lambda as_: commands.broadcast(message, self._core.peer, exclude, as_), timeout
+            )
+        return await self._core.send(commands.broadcast(message, self._core.peer, exclude))
 
-    async def send_private_message(self, client_id: str, message: str | bytes) -> bool:
-        """Send ``message`` to one client; return whether it was handed to the link."""
-        return await self._core.send(encode_private_message(client_id, message, self._core.peer))
+    async def send_room_message(
+        self,
+        room_id: str,
+        message: str | bytes,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> bool | Confirmation:
+        """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        if confirm:
+            return await self._core.confirm(
+                lambda as_: commands.room_message(room_id, message, self._core.peer, exclude, as_), timeout
+            )
+        return await self._core.send(commands.room_message(room_id, message, self._core.peer, exclude))
+
+    async def send_private_message(
+        self,
+        client_id: str,
+        message: str | bytes,
+        *,
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> bool | Confirmation:
+        """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        if confirm:
+            return await self._core.confirm(
+                lambda as_: commands.private_message(client_id, message, self._core.peer, as_), timeout
+            )
+        return await self._core.send(commands.private_message(client_id, message, self._core.peer))
+
+    # -- rooms and clients
+
+    async def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
+        """Put a client into one more room; return whether the client existed.
+
+        This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
+        without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
+        was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+        """
+        return await self._core.found(commands.join_room(client_id, room_id), timeout)
+
+    async def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
+        """Take a client out of a room; return whether the client existed."""
+        return await self._core.found(commands.leave_room(client_id, room_id), timeout)
+
+    async def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
+        """Return the contexts of the clients in a room, in no order."""
+        return await self._core.members(commands.room_members(room_id), timeout)
+
+    async def disconnect_client(
+        self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
+    ) -> bool:
+        """Close a client's WebSocket with this code and reason; return whether the client existed.
+
+        Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
+        """
+        return await self._core.found(commands.disconnect_client(client_id, code, reason), timeout)
+
+    async def update_metadata(
+        self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT
+    ) -> bool:
+        """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
+
+        Raises TypeError on what is not made of JSON values.
+        """
+        return await self._core.found(commands.update_metadata(client_id, metadata), timeout)
 
     # -- callbacks
 
@@ -136,6 +211,17 @@ class AsyncPyStrandsClient(BaseClient):
     async def on_disconnect(self, context: Context) -> None:
         """Take note of a client that is gone, after its last message."""
         logger.debug("client %s is gone", context.client_id)
+
+    async def on_client_adopted(self, context: Context) -> None:
+        """Take note of a client that this backend takes over from one that is gone, before its next event."""
+        logger.debug("client %s is this backend's now", context.client_id)
+
+    async def on_client_released(self, context: Context) -> None:
+        """Take note of a client that another backend has taken over: this one had not been heard from for too long.
+
+        Its events go there now, and its ``on_disconnect`` too.
+        """
+        logger.debug("client %s is another backend's now", context.client_id)
 
     async def on_error(self, error: str, context: Context) -> None:
         """Take note of an error: one that a handler raised, or one that the broker tells of."""

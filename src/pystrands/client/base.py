@@ -2,14 +2,16 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from pystrands.context import ConnectionRequestContext, Context
-from pystrands.errors import BinaryNotSupported, ConfigError, MessageError, MessageTooBig
+from pystrands.errors import ConfigError, MessageTooBig
 from pystrands.protocol import messages
 from pystrands.protocol.messages import (
+    ClientAdopted,
     ClientError,
     ConnectionRequest,
     Disconnected,
@@ -28,8 +30,9 @@ __all__ = [
     "Peer",
     "answer",
     "call_for",
-    "check_message",
+    "lost_messages",
     "synthesised_disconnect",
+    "synthesised_release",
 ]
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ HANDLERS: Final = {
     "on_message": 2,
     "on_disconnect": 1,
     "on_error": 2,
+    "on_client_adopted": 1,
+    "on_client_released": 1,
 }
 """The callbacks of a client, each with the number of its arguments."""
 
@@ -156,10 +161,10 @@ class Peer(msgspec.Struct):
 
 
 class Ownership:
-    """The clients that this backend owns at one broker, so that each gets its ``on_disconnect`` when that broker dies.
+    """The clients that this backend owns at one broker, so that each is told of when that broker or session dies.
 
-    Only kept for brokers that say hello. A client is owned from the first event of it on a link until it is told as
-    disconnected. A link that comes back to the *same* broker process starts with none: protocol 1 gave its clients to
+    Only kept for brokers that say hello. A client is owned from the first event of it until it is told as disconnected.
+    In protocol 1 a link that comes back to the *same* broker process starts with none: that broker gave its clients to
     other backends meanwhile, which hear of their end; those that come back here are owned again from their next event.
     """
 
@@ -172,16 +177,25 @@ class Ownership:
     def __len__(self) -> int:
         return len(self._contexts)
 
-    def hello(self, broker_id: str) -> list[Context]:
+    def hello(self, broker_id: str, *, keeps_sessions: bool = False) -> list[Context]:
         """A link is up to the broker process ``broker_id``; return the clients that died with the one before."""
-        lost = list(self._contexts.values()) if broker_id != self._broker_id else []
+        if broker_id == self._broker_id and keeps_sessions:
+            return []
+        lost = self.take_all()
+        if broker_id == self._broker_id:
+            return []
         self._broker_id = broker_id
+        return lost
+
+    def take_all(self) -> list[Context]:
+        """Return the clients that are owned, which are no longer."""
+        contexts = list(self._contexts.values())
         self._contexts.clear()
-        return [msgspec.json.decode(context, type=Context) for context in lost]
+        return [msgspec.json.decode(context, type=Context) for context in contexts]
 
     def saw(self, event: Event) -> None:
         """Note whose event came."""
-        if isinstance(event, NewMessage | NewConnection):
+        if isinstance(event, NewMessage | NewConnection | ClientAdopted):
             context = event.params.context
             if context.client_id not in self._contexts:
                 self._contexts[context.client_id] = msgspec.json.encode(context)
@@ -204,10 +218,21 @@ class Call(msgspec.Struct):
     request_id: str = ""
     size: int = 0
     """Bytes of the event's line, for the bound on what waits."""
-    link: Any = None
-    """The link that takes the answer; None where there is none."""
+    reply: Callable[[bytes], object] | None = None
+    """Takes the answer to a connection request."""
+    max_line: int = 0
+    """The longest answer that the broker takes, in bytes; 0 where it does not say."""
+    seq: int = 0
+    """The event's number in the session's stream; 0 in protocol 1."""
+    session: Any = None
+    """The session that the event belongs to; None in protocol 1."""
 
 
+_LIFE: Final[dict[type, str]] = {
+    NewConnection: "on_new_connection",
+    Disconnected: "on_disconnect",
+    ClientAdopted: "on_client_adopted",
+}
 _NESTED = frozenset({"accepted", "client_id", "room_id", "metadata"})
 
 
@@ -227,6 +252,9 @@ def call_for(event: Event, peer: Peer) -> Call | None:
     if isinstance(event, NewMessage):
         params = event.params
         context = params.context if peer.said_hello else _unwrapped(params.context)
+        if event.event:
+            context.event_id = f"{peer.broker_id}-{event.event}"
+            context.redelivered = event.redelivered
         content = messages.message_content(params.message, params.binary) if params.binary else params.message
         return Call("on_message", (content, context), context, context.client_id)
     if isinstance(event, ConnectionRequest):
@@ -235,12 +263,18 @@ def call_for(event: Event, peer: Peer) -> Call | None:
             headers=asked.headers, url=asked.url, remote_addr=asked.remote_addr, query_string=asked.query_string
         )
         return Call("on_connection_request", (request,), request.context, None, request, event.request_id or "")
-    if isinstance(event, NewConnection | Disconnected):
+    if isinstance(event, NewConnection | Disconnected | ClientAdopted):
         context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
-        name = "on_new_connection" if isinstance(event, NewConnection) else "on_disconnect"
+        if event.event:
+            context.event_id = f"{peer.broker_id}-{event.event}"
+            context.redelivered = event.redelivered
+        name = _LIFE[type(event)]
         return Call(name, (context,), context, context.client_id)
     if isinstance(event, ClientError):
         context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
+        if event.event:
+            context.event_id = f"{peer.broker_id}-{event.event}"
+            context.redelivered = event.redelivered
         return Call("on_error", (event.params.error, context), context, context.client_id or None)
     return None
 
@@ -248,6 +282,18 @@ def call_for(event: Event, peer: Peer) -> Call | None:
 def synthesised_disconnect(context: Context) -> Call:
     """Return the call that tells of a client that died with its broker."""
     return Call("on_disconnect", (context,), context, context.client_id)
+
+
+def synthesised_release(context: Context) -> Call:
+    """Return the call that tells of a client that was given to another backend meanwhile."""
+    return Call("on_client_released", (context,), context, context.client_id)
+
+
+def lost_messages(count: int) -> Call:
+    """Return the call that tells of messages that were lost with a broker or a session (LINK rule 23)."""
+    context = Context()
+    text = f"{count} messages were lost: they were on their way when the broker, or its session with it, ended"
+    return Call("on_error", (text, context), context, None)
 
 
 # --- result to reply ---------------------------------------------------------------------------------------------
@@ -283,10 +329,9 @@ def answer(call: Call, result: Any) -> bytes:
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"on_connection_request left what JSON can't hold in request.context: {error}") from None
-    limit = call.link.peer.max_line if call.link is not None else 0
-    if limit and len(line) > limit:
+    if call.max_line and len(line) > call.max_line:
         raise MessageTooBig(
-            f"on_connection_request made an answer of {len(line)} bytes and the broker takes {limit}: "
+            f"on_connection_request made an answer of {len(line)} bytes and the broker takes {call.max_line}: "
             "put less into request.context.metadata"
         )
     return line
@@ -297,7 +342,9 @@ def refusal(call: Call) -> bytes:
     return messages.response(call.request_id, False)
 
 
-def check_json(value: Any, path: str = "request.context.metadata", depth: int = 0) -> None:
+def check_json(
+    value: Any, path: str = "request.context.metadata", depth: int = 0, caller: str = "on_connection_request"
+) -> None:
     """Raise TypeError, naming ``path`` and the type, unless ``value`` comes back from JSON as it was (tuples as lists).
 
     The encoder alone would turn dates, UUIDs and bytes into strings that handlers would not recognise.
@@ -306,95 +353,19 @@ def check_json(value: Any, path: str = "request.context.metadata", depth: int = 
         return
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise TypeError(f"on_connection_request put {value!r} into {path}; JSON has no such number")
+            raise TypeError(f"{caller} put {value!r} into {path}; JSON has no such number")
     elif depth > 100:
-        raise TypeError(f"on_connection_request nested {path} deeper than 100 levels (does it contain itself?)")
+        raise TypeError(f"{caller} nested {path} deeper than 100 levels (does it contain itself?)")
     elif isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise TypeError(
-                    f"on_connection_request put a key of type {type(key).__name__} into {path}; JSON keys are str"
-                )
-            check_json(inner, f"{path}[{key!r}]", depth + 1)
+                raise TypeError(f"{caller} put a key of type {type(key).__name__} into {path}; JSON keys are str")
+            check_json(inner, f"{path}[{key!r}]", depth + 1, caller)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            check_json(inner, f"{path}[{index}]", depth + 1)
+            check_json(inner, f"{path}[{index}]", depth + 1, caller)
     else:
         raise TypeError(
-            f"on_connection_request put a {type(value).__name__} into {path}; "
+            f"{caller} put a {type(value).__name__} into {path}; "
             "use JSON values: dict, list, str, int, float, bool, None"
         )
-
-
-# --- outgoing ----------------------------------------------------------------------------------------------------
-
-
-def check_message(message: Any, peer: Peer | None) -> None:
-    """Raise what a message that can't be sent to ``peer`` deserves; a peer of None is not connected.
-
-    TypeError: neither str nor bytes. MessageTooBig: more bytes (a str's in UTF-8) than the broker takes.
-    BinaryNotSupported: bytes, to a broker that only knows text.
-    """
-    if isinstance(message, str):
-        if peer is None or not peer.max_message_size or len(message) * 4 <= peer.max_message_size:
-            return
-        try:
-            size = len(message) if message.isascii() else len(message.encode())
-        except UnicodeEncodeError:
-            return  # the encoder says it better
-    elif isinstance(message, bytes | bytearray | memoryview):
-        if peer is None:
-            return
-        if not peer.binary:
-            raise BinaryNotSupported(
-                "the message is bytes, and this broker only knows text: send a str, or use the broker of PyStrands 2"
-            )
-        size = memoryview(message).nbytes
-    else:
-        raise TypeError(
-            f"a message is str or bytes, not {type(message).__name__}; json.dumps() makes a str of most values"
-        )
-    if peer.max_message_size and size > peer.max_message_size:
-        raise MessageTooBig(
-            f"the message has {size} bytes and the broker takes {peer.max_message_size}: "
-            "send less, or raise the broker's --max-message-size"
-        )
-
-
-def check_id(parameter: str, value: Any) -> None:
-    """Raise TypeError unless ``value``, the argument ``parameter``, is a str."""
-    if not isinstance(value, str):
-        raise TypeError(f"{parameter} must be a str, not {type(value).__name__}")
-
-
-def encode_broadcast(message: Any, peer: Peer | None) -> bytes:
-    """Return the line of a broadcast; raises as :func:`check_message` does."""
-    check_message(message, peer)
-    try:
-        return messages.broadcast(message)
-    except UnicodeEncodeError as error:
-        raise _not_text(error) from None
-
-
-def encode_room_message(room_id: Any, message: Any, peer: Peer | None) -> bytes:
-    """Return the line of a message to a room; raises as :func:`check_message` does."""
-    check_id("room_id", room_id)
-    check_message(message, peer)
-    try:
-        return messages.message_to_room(room_id, message)
-    except UnicodeEncodeError as error:
-        raise _not_text(error) from None
-
-
-def encode_private_message(client_id: Any, message: Any, peer: Peer | None) -> bytes:
-    """Return the line of a message to one client; raises as :func:`check_message` does."""
-    check_id("client_id", client_id)
-    check_message(message, peer)
-    try:
-        return messages.message_to_connection(client_id, message)
-    except UnicodeEncodeError as error:
-        raise _not_text(error) from None
-
-
-def _not_text(error: UnicodeEncodeError) -> MessageError:
-    return MessageError(f"the text can't be written in UTF-8 ({error.reason} at position {error.start})")

@@ -1,32 +1,26 @@
-"""What every client does on its event loop: connect, keep connected, hand events to handlers, send, disconnect."""
+"""What every client does on its event loop: connect, keep connected, send, ask, disconnect."""
 
 import asyncio
-import contextvars
+import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, Final, cast
 
-from pystrands.client.base import Options, Ownership, Peer, call_for, synthesised_disconnect
-from pystrands.client.dispatch import Dispatcher
+from pystrands.client.base import Options, Peer
+from pystrands.client.commands import Confirmation, Encode
+from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
 from pystrands.client.link import Link
-from pystrands.client.supervisor import Supervisor
-from pystrands.errors import MalformedLine
-from pystrands.protocol.messages import EVENTS, ConnectionRequest, Heartbeat, Hello, HelloParams
+from pystrands.context import Context
+from pystrands.errors import NotConnected, NotSupported
+from pystrands.protocol.messages import ResultParams
 
-__all__ = ["Core", "Invoke", "Outage"]
+__all__ = ["REQUEST_TIMEOUT", "Core", "Outage"]
 
 logger = logging.getLogger(__name__)
 
-Invoke = Callable[[str, tuple[Any, ...]], Any]
-"""Calls the handler of that name; gives its result, or an awaitable of it."""
+REQUEST_TIMEOUT = 10.0
+"""Seconds for the broker's answer, unless the caller says otherwise."""
 
-DISCONNECT_TIMEOUT: Final = 5.0
-CANCELLED_TIMEOUT: Final = 1.0
-"""Seconds that handlers have when ``run_forever`` is cancelled."""
-CANCEL_GRACE: Final = 1.0
-"""Seconds for a cancelled handler to end, before it is left to itself."""
-LINGER: Final = 1.0
-"""Seconds for what was written to reach the broker."""
+_request_numbers = itertools.count(1)
 
 
 class Outage:
@@ -47,192 +41,6 @@ class Outage:
         self._warned = True
         logger.log(level, "not connected to the broker: a message was not sent, and send returned False")
         return False
-
-
-class Life:
-    """A client from ``connect()`` to ``disconnect()``: its link, its handlers. The next ``connect()`` makes a new one.
-
-    ``closed`` is done when everything of it has ended.
-    """
-
-    def __init__(self, options: Options, invoke: Invoke, *, persistent: bool) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.closed: asyncio.Future[None] = self.loop.create_future()
-        self._options = options
-        self._context = contextvars.copy_context()
-        self._ownership = Ownership()
-        self._own_cancels = 0
-        self._links: set[Link] = set()  # all that may receive; one, or while an old one drains two
-        self._closer: asyncio.Task[None] | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._gave_up: asyncio.Future[None] = self.loop.create_future()
-        self.dispatcher = Dispatcher(
-            invoke,
-            concurrency=options.max_concurrency,
-            context=self._context,
-            flow=self._set_flow,
-            abandoned=self._is_abandoned,
-        )
-        self.supervisor = Supervisor(options, self._make_link, persistent=persistent)
-        self._task = asyncio.Task(self.supervisor.run(), loop=self.loop, context=self._context, name="pystrands-link")
-        self._task.add_done_callback(lambda _: self._supervisor_ended())
-
-    # -- receiving
-
-    def _make_link(self) -> Link:
-        return Link(self.loop, self._receive, opened=self._opened)
-
-    def _opened(self, link: Link) -> None:
-        self._links.add(link)
-        link.closed.add_done_callback(lambda _: self._links.discard(link))
-        if self.stopping:
-            link.deafen()
-
-    def _receive(self, link: Link, lines: list[bytes]) -> None:
-        if not link.heard:
-            link.heard = True
-            self.supervisor.first_line(link)
-        decode, put, peer = EVENTS.decode, self.dispatcher.put, link.peer
-        for line in lines:
-            try:
-                event = decode(line)
-                kind = type(event)
-                if event is None or kind is Heartbeat:
-                    continue
-                if kind is Hello:
-                    self._hear_hello(link, cast("Hello", event).params)
-                    continue
-                call = call_for(event, peer)
-            except MalformedLine as error:
-                link.reject_line(error)
-                continue
-            if call is None:
-                continue
-            link.exchanged = True
-            call.size = len(line)
-            if kind is ConnectionRequest:
-                call.link = link
-            elif peer.said_hello:
-                self._ownership.saw(event)
-            put(call)
-        if self.dispatcher.full:
-            link.pause_reading()  # a link that is newer than the last change of flow, too
-
-    def _hear_hello(self, link: Link, params: HelloParams) -> None:
-        if link.exchanged:
-            logger.debug("the broker's hello came too late and was ignored")
-            return
-        link.answer_hello(params, self._options.name)
-        died = self._ownership.hello(params.broker_id)
-        if died:
-            logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
-        for context in died:
-            self.dispatcher.put(synthesised_disconnect(context))
-
-    def _set_flow(self, full: bool) -> None:
-        logger.debug("reading is %s: %s", "paused" if full else "resumed", "too many events wait" if full else "room")
-        for link in self._links:
-            if full:
-                link.pause_reading()
-            else:
-                link.resume_reading()
-
-    # -- state
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the end has begun."""
-        return self._closer is not None or self.supervisor.ended
-
-    @property
-    def link(self) -> Link | None:
-        """The link that commands go to."""
-        return self.supervisor.link
-
-    def _is_abandoned(self) -> bool:
-        # asyncio.run cancels every task at its end, these too; a handler's own cancellation is only its own.
-        if self._task.cancelling() > self._own_cancels or self.closed.done() or self.loop.is_closed():
-            return True
-        return self._closer is not None and self._closer.cancelling() > 0
-
-    def _supervisor_ended(self) -> None:
-        if not self._task.cancelled() and (error := self._task.exception()) is not None:
-            logger.error("the connection's supervisor failed", exc_info=error)
-        if self._is_abandoned():
-            self._drop()
-        elif self._closer is None:
-            self.begin_closing(DISCONNECT_TIMEOUT)
-
-    def _drop(self) -> None:
-        for link in list(self._links):
-            link.abort()
-        self.supervisor.link = None
-        for timer in self._timers:
-            timer.cancel()
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    # -- the end
-
-    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - a bound on others, not on this call
-        """End: what was received is still handled and may still send; past ``timeout`` seconds it is cancelled.
-
-        Inside a handler it does not wait for that handler, after which the link is closed. Cancelling it, or calling
-        it again, does not stop the closing; the earliest timeout counts.
-        """
-        caller = self.dispatcher.caller()
-        self.begin_closing(timeout)
-        if not caller:
-            await asyncio.wait([self.closed])
-            return
-        self.dispatcher.leave(caller)
-        others = asyncio.ensure_future(self.dispatcher.others_finished())
-        try:
-            await asyncio.wait([others, self.closed], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            others.cancel()
-
-    def begin_closing(self, timeout: float) -> None:
-        """Start what :meth:`close` waits for."""
-        if self.closed.done():
-            return
-        self._timers.append(self.loop.call_later(timeout, self._expire))
-        if self._closer is None:
-            self.supervisor.stop()
-            for link in self._links:
-                link.deafen()
-            self._closer = asyncio.Task(self._close(), loop=self.loop, context=self._context, name="pystrands-closer")
-
-    def _expire(self) -> None:
-        count = self.dispatcher.stop()
-        if count:
-            logger.warning("disconnecting: %d events were not handled in time and are dropped", count)
-        self._timers.append(self.loop.call_later(CANCEL_GRACE, self._give_up))
-        if self.dispatcher.only_leavers:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        if not self._gave_up.done():
-            self._gave_up.set_result(None)
-
-    async def _close(self) -> None:
-        try:
-            if self.link is None:
-                self._own_cancels = 1
-                self._task.cancel()
-            finished = asyncio.ensure_future(self.dispatcher.finished())
-            try:
-                await asyncio.wait([finished, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                finished.cancel()
-            if not self.dispatcher.only_leavers:
-                logger.warning("disconnecting: some handlers did not end; they are left to themselves")
-            for link in list(self._links):
-                if not await link.finish(LINGER):
-                    logger.debug("the broker did not close the link in time")
-            await asyncio.wait([self._task])
-        finally:
-            self._drop()
 
 
 class Core:
@@ -263,9 +71,9 @@ class Core:
 
     @property
     def peer(self) -> Peer | None:
-        """What is known of the broker; None when not connected."""
-        link = self.link
-        return None if link is None else link.peer
+        """What is known of the broker, from its link or the last one; None before the first."""
+        life = self.life
+        return None if life is None else life.outgoing.peer
 
     @property
     def connected(self) -> bool:
@@ -311,16 +119,55 @@ class Core:
             await life.close(CANCELLED_TIMEOUT)
             raise
 
-    async def disconnect(self, timeout: float = DISCONNECT_TIMEOUT) -> None:  # noqa: ASYNC109 - the specified name
+    async def disconnect(self, timeout: float = DISCONNECT_TIMEOUT) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.disconnect`."""
         life = self.life
         if life is not None:
             await life.close(timeout)
 
     async def send(self, line: bytes) -> bool:
-        """Hand ``line`` to the link; return whether it was taken. Waits only under back-pressure."""
-        link = self.link
-        if link is not None:
+        """Hand ``line`` on; return whether it was taken. Waits only under back-pressure."""
+        life = self.life
+        if life is not None and await life.outgoing.send(line):
             self.outage.over()
-            return await link.send(line)
+            return True
         return self.outage.unsent()
+
+    async def ask(
+        self,
+        encode: Encode,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> ResultParams:
+        """Send the command that ``encode(request_id)`` gives, and return the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker never answers such things, TimeoutError after
+        ``timeout`` seconds (the command is not withdrawn), and OutcomeUnknown when the broker is replaced meanwhile.
+        """
+        life, peer = self.life, self.peer
+        if life is None or peer is None or not life.outgoing.is_up:
+            raise NotConnected("not connected to the broker, and this needs its answer")
+        if not peer.said_hello:
+            raise NotSupported("the broker at the other end is the original one, which can't do this")
+        request_id = str(next(_request_numbers))
+        answer: asyncio.Future[ResultParams] = life.loop.create_future()
+        life.incoming.results[request_id] = answer
+        try:
+            if not await life.outgoing.send(encode(request_id)):
+                raise NotConnected("the link to the broker was lost before this could be sent")
+            async with asyncio.timeout(timeout):
+                return await answer
+        finally:
+            del life.incoming.results[request_id]
+
+    async def found(self, encode: Encode, timeout: float) -> bool:
+        """Ask something about a client; return whether it existed."""
+        return (await self.ask(encode, timeout)).found
+
+    async def members(self, encode: Encode, timeout: float) -> list[Context]:
+        """Ask who is in a room."""
+        return (await self.ask(encode, timeout)).members
+
+    async def confirm(self, encode: Encode, timeout: float) -> Confirmation:
+        """Send a message, and return what became of it at the broker."""
+        answer = await self.ask(encode, timeout)
+        return Confirmation(answer.matched, answer.skipped)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pystrands.client.base import Call, answer, refusal
 from pystrands.protocol.lanes import Lanes
 
-__all__ = ["Dispatcher", "in_handler"]
+__all__ = ["Dispatcher", "current_runner", "in_handler"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,11 @@ _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_run
 def in_handler() -> bool:
     """Whether this code was called by a handler, directly or on its behalf."""
     return _handled_by.get() != 0
+
+
+def current_runner() -> int:
+    """Return the number of the runner on whose handler's behalf this code runs, or 0."""
+    return _handled_by.get()
 
 
 class Dispatcher:
@@ -54,14 +59,18 @@ class Dispatcher:
         context: contextvars.Context,
         flow: Callable[[bool], None],
         abandoned: Callable[[], bool],
+        finished: Callable[[Call], None] = lambda _: None,
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self.full = False
+        self.stale: set[int] = set()
+        """Runners with a handler that began before :meth:`forget` was called."""
         self._invoke = invoke
         self._context = context
         self._flow = flow
         self._abandoned = abandoned
+        self._finished = finished
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._waiting_bytes = 0
@@ -125,9 +134,13 @@ class Dispatcher:
             successor = self._successor
             try:
                 await self._handle(call)
+                if call.seq:
+                    self._finished(call)
             finally:
                 self._lanes.finish(lane)
                 self._leaving.discard(number)
+                if self.stale:
+                    self.stale.discard(number)
             if _differs(clean) or task.cancelling():
                 break  # the next handler must not inherit what this one left in its context, or its cancellation
             count += 1
@@ -157,7 +170,7 @@ class Dispatcher:
             if type(result) is CoroutineType or inspect.isawaitable(result):
                 result = await result
             if call.request is not None:
-                call.link.write(answer(call, result))
+                _reply(call, answer(call, result))
         except (KeyboardInterrupt, SystemExit):
             raise
         except asyncio.CancelledError as error:
@@ -171,7 +184,7 @@ class Dispatcher:
     async def _failed(self, call: Call, error: BaseException) -> None:
         client_id = call.context.client_id
         if call.request is not None:
-            call.link.write(refusal(call))
+            _reply(call, refusal(call))
         logger.error("%s failed for client %s", call.name, client_id, exc_info=error)
         if call.name == "on_error":
             return
@@ -235,16 +248,38 @@ class Dispatcher:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def release(self) -> list[Call]:
+        """Take out and return what the broker sent and no handler has begun with; what is our own stays."""
+        released = []
+        for lane, call in self._lanes.drain():
+            if call.seq or call.request is not None:
+                self._waiting_bytes -= call.size
+                released.append(call)
+            else:
+                self._lanes.put(lane, call)
+        self._tell_change()
+        return released
+
+    def forget(self) -> list[Call]:
+        """Take out what :meth:`release` does; the handlers that run now are :attr:`stale` until they end."""
+        self.stale |= self._runners.keys() - {self._successor}
+        return self.release()
+
     def stop(self) -> int:
         """Cancel what runs, but for who asked for the end, drop what waits, take no more; return how many those are."""
         self._stopped = True
         running = [task for number, task in self._runners.items() if number not in self._leaving]
         handlers = self._lanes.running - len(self._leaving)
-        dropped = self._lanes.clear()
+        dropped = len(self._lanes.drain())
         self._waiting_bytes = 0
         for task in running:
             task.cancel()
         return max(handlers, 0) + dropped
+
+
+def _reply(call: Call, line: bytes) -> None:
+    if call.reply is not None:
+        call.reply(line)
 
 
 def _uncancel() -> None:

@@ -49,6 +49,14 @@ class Link(asyncio.Protocol):
         """Whether an event was received or a line was written, so that it is too late for a hello."""
         self.heard = False
         """Whether a line was received; the receiver sets it."""
+        self.heard_at = loop.time()
+        """When the last bytes came, by the loop's clock."""
+        self.awaits_welcome = False
+        """Whether it is not ready before the broker's welcome."""
+        self.collect: Callable[[], bytes] | None = None
+        """Gives what goes out after the lines of a loop turn."""
+        self.drained: Callable[[], None] | None = None
+        """Called when there may be room again."""
         self._loop = loop
         self._receive = receive
         self._opened = opened
@@ -81,6 +89,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; called by the loop."""
+        self.heard_at = self._loop.time()
         if self._deaf:
             return
         lines = self._splitter.feed(data)
@@ -93,8 +102,13 @@ class Link(asyncio.Protocol):
             )
         if lines:
             self._receive(self, lines)
-            if not self.ready.done():
-                self.ready.set_result(None)
+            if not self.awaits_welcome:
+                self.is_ready()
+
+    def is_ready(self) -> None:
+        """Have :attr:`ready` done."""
+        if not self.ready.done():
+            self.ready.set_result(None)
 
     def eof_received(self) -> None:
         """Close: a broker that sends no more takes no more. Called by the loop."""
@@ -122,11 +136,15 @@ class Link(asyncio.Protocol):
         level = logging.WARNING if count & (count - 1) == 0 else logging.DEBUG  # 1, 2, 4, 8 ...
         logger.log(level, "the broker sent a malformed line; it was skipped (%d so far): %s", count, reason)
 
-    def answer_hello(self, heard: HelloParams, name: str) -> None:
-        """Take in the broker's hello and answer it at once."""
+    def hear_hello(self, heard: HelloParams) -> None:
+        """Take in what the broker says of itself."""
         self.peer.hear(heard)
         self._splitter.max_line = max(self._splitter.max_line, line_limit(heard.max_message_size))
-        params = HelloParams(protocol=messages.PROTOCOL, binary=True, name=name, max_line=self._splitter.max_line)
+
+    def say_hello(self, params: HelloParams) -> None:
+        """Answer the broker's hello at once."""
+        params.binary = True
+        params.max_line = self._splitter.max_line
         self.write(messages.hello(params))
         self._flush()
 
@@ -167,10 +185,14 @@ class Link(asyncio.Protocol):
         self.exchanged = True
         self._out.append(line)
         self._out_size += len(line)
+        self.schedule_flush()
+        return True
+
+    def schedule_flush(self) -> None:
+        """Write at the end of this loop turn what there is, and what :attr:`collect` gives then."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
-        return True
 
     async def send(self, line: bytes) -> bool:
         """Hand on ``line``; return whether the link took it.
@@ -194,6 +216,8 @@ class Link(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flush_scheduled = False
+        if self.collect is not None and self.is_open and (more := self.collect()):
+            self._out.append(more)
         if self._out and self._transport is not None:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
@@ -206,6 +230,8 @@ class Link(asyncio.Protocol):
             line, sent = self._waiting.popleft()
             if not sent.done():
                 sent.set_result(self.write(line))
+        if self.drained is not None and not self._write_paused:
+            self.drained()
 
     def pause_writing(self) -> None:
         """Make senders wait; called by the transport."""

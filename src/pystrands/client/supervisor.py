@@ -24,11 +24,20 @@ USEFUL_AFTER: Final = 1.0
 class Supervisor:
     """Owns the life of the connection to one broker; each connection is a new Link from ``make_link``.
 
+    ``attach(link)`` is called once for each that commands can go out on.
+
     :meth:`run` is its task. It ends when the first attempt fails and ``persistent`` is not set, when the link is lost
     and ``options.auto_reconnect`` is not set, or after :meth:`stop`.
     """
 
-    def __init__(self, options: Options, make_link: Callable[[], Link], *, persistent: bool) -> None:
+    def __init__(
+        self,
+        options: Options,
+        make_link: Callable[[], Link],
+        *,
+        persistent: bool,
+        attach: Callable[[Link], None] = lambda _: None,
+    ) -> None:
         self.link: Link | None = None
         """The link that commands go to; None while there is none."""
         self.persistent = persistent
@@ -37,6 +46,7 @@ class Supervisor:
         """Whether :meth:`run` has ended."""
         self._options = options
         self._make_link = make_link
+        self._attach = attach
         self._loop = asyncio.get_running_loop()
         self._outcomes: list[asyncio.Future[bool]] = []
         self._hurry = asyncio.Event()
@@ -73,9 +83,11 @@ class Supervisor:
             self.ended = True
             self._tell(False)
 
-    def first_line(self, link: Link) -> None:
-        """Note that the broker spoke: handlers may send from now on."""
-        self.link = link
+    def usable(self, link: Link) -> None:
+        """Note that commands can go out on a link: handlers may send from now on."""
+        if self.link is not link:
+            self.link = link
+            self._attach(link)
 
     def stop(self) -> None:
         """Make no more connections; the link that is up stays as it is."""
@@ -89,6 +101,8 @@ class Supervisor:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 _, link = await self._loop.create_connection(self._make_link, options.host, options.port)
             await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
+            if link.awaits_welcome and link.is_open:
+                await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError, UnicodeError a name that can't be one
             reason = f"no answer within {CONNECT_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)
             logger.warning("could not connect to the broker at %s:%d: %s", options.host, options.port, reason)
@@ -97,6 +111,10 @@ class Supervisor:
             if link is not None:
                 link.abort()
             raise
+        if link.awaits_welcome:
+            logger.warning("the broker at %s:%d did not finish the greeting", options.host, options.port)
+            link.abort()
+            return None
         if not link.is_open and not link.heard:
             logger.warning("the broker at %s:%d closed the connection at once", options.host, options.port)
             link.abort()
@@ -107,7 +125,7 @@ class Supervisor:
         """Wait for the end of ``link``; return whether it was of use."""
         options = self._options
         started = self._loop.time()
-        self.link = link
+        self.usable(link)
         logger.info("connected to the broker at %s:%d", options.host, options.port)
         await asyncio.wait([link.closed])  # not awaited itself: cancelling this task must not cancel it
         self.link = None

@@ -7,22 +7,23 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
+from pystrands.client import commands
 from pystrands.client.base import (
     HANDLERS,
     BaseClient,
     Peer,
     check_whole,
-    encode_broadcast,
-    encode_private_message,
-    encode_room_message,
 )
-from pystrands.client.core import CANCELLED_TIMEOUT, Core, Outage
+from pystrands.client.commands import Confirmation
+from pystrands.client.core import REQUEST_TIMEOUT, Core, Outage
 from pystrands.client.dispatch import in_handler
+from pystrands.client.life import CANCELLED_TIMEOUT
 from pystrands.client.threads import Gone, LoopThread, wait_for
 from pystrands.context import ConnectionRequestContext, Context
+from pystrands.errors import NotConnected
 
 __all__ = ["PyStrandsClient"]
 
@@ -168,17 +169,102 @@ class PyStrandsClient(BaseClient):
         running = self._running
         return self._outage.unsent() if running is None else running.bridge.send(line)
 
-    def broadcast_message(self, message: str | bytes) -> bool:
-        """Send ``message`` to all clients; return whether it was handed to the link. See the class for errors."""
-        return self._send(encode_broadcast(message, self._peer))
+    def _ask(self, method: Callable[[Core], Callable[..., Coroutine[Any, Any, T]]], *args: Any) -> T:
+        """Call a method of the Core that waits for the broker, and return what it returns."""
+        running = self._running
+        if running is not None:
+            with contextlib.suppress(Gone):
+                return running.bridge.call(method(running.core), *args)
+        raise NotConnected("not connected to the broker, and this needs its answer")
 
-    def send_room_message(self, room_id: str, message: str | bytes) -> bool:
-        """Send ``message`` to the clients in a room; return whether it was handed to the link."""
-        return self._send(encode_room_message(room_id, message, self._peer))
+    def broadcast_message(
+        self,
+        message: str | bytes,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> bool | Confirmation:
+        """Send ``message`` to all clients; return whether it was handed on. See the class for errors.
 
-    def send_private_message(self, client_id: str, message: str | bytes) -> bool:
-        """Send ``message`` to one client; return whether it was handed to the link."""
-        return self._send(encode_private_message(client_id, message, self._peer))
+        ``exclude``: the ``client_id`` of one or more who don't get it. With ``confirm`` it waits up to ``timeout``
+        seconds for the broker's answer and returns a :class:`Confirmation`; raises as :meth:`join_room` does.
+        """
+        if confirm:
+            return self._ask(
+                lambda core: core.confirm, lambda as_: commands.broadcast(message, self._peer, exclude, as_), timeout
+            )
+        return self._send(commands.broadcast(message, self._peer, exclude))
+
+    def send_room_message(
+        self,
+        room_id: str,
+        message: str | bytes,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> bool | Confirmation:
+        """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        if confirm:
+            return self._ask(
+                lambda core: core.confirm,
+                lambda as_: commands.room_message(room_id, message, self._peer, exclude, as_),
+                timeout,
+            )
+        return self._send(commands.room_message(room_id, message, self._peer, exclude))
+
+    def send_private_message(
+        self,
+        client_id: str,
+        message: str | bytes,
+        *,
+        confirm: bool = False,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> bool | Confirmation:
+        """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        if confirm:
+            return self._ask(
+                lambda core: core.confirm,
+                lambda as_: commands.private_message(client_id, message, self._peer, as_),
+                timeout,
+            )
+        return self._send(commands.private_message(client_id, message, self._peer))
+
+    # -- rooms and clients
+
+    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
+        """Put a client into one more room; return whether the client existed.
+
+        This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
+        without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
+        was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+        """
+        return self._ask(lambda core: core.found, commands.join_room(client_id, room_id), timeout)
+
+    def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
+        """Take a client out of a room; return whether the client existed."""
+        return self._ask(lambda core: core.found, commands.leave_room(client_id, room_id), timeout)
+
+    def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
+        """Return the contexts of the clients in a room, in no order."""
+        return self._ask(lambda core: core.members, commands.room_members(room_id), timeout)
+
+    def disconnect_client(
+        self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
+    ) -> bool:
+        """Close a client's WebSocket with this code and reason; return whether the client existed.
+
+        Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
+        """
+        return self._ask(lambda core: core.found, commands.disconnect_client(client_id, code, reason), timeout)
+
+    def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> bool:
+        """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
+
+        Raises TypeError on what is not made of JSON values.
+        """
+        return self._ask(lambda core: core.found, commands.update_metadata(client_id, metadata), timeout)
 
     # -- callbacks
 
@@ -201,6 +287,17 @@ class PyStrandsClient(BaseClient):
     def on_disconnect(self, context: Context) -> None:
         """Take note of a client that is gone, after its last message."""
         logger.debug("client %s is gone", context.client_id)
+
+    def on_client_adopted(self, context: Context) -> None:
+        """Take note of a client that this backend takes over from one that is gone, before its next event."""
+        logger.debug("client %s is this backend's now", context.client_id)
+
+    def on_client_released(self, context: Context) -> None:
+        """Take note of a client that another backend has taken over: this one had not been heard from for too long.
+
+        Its events go there now, and its ``on_disconnect`` too.
+        """
+        logger.debug("client %s is another backend's now", context.client_id)
 
     def on_error(self, error: str, context: Context) -> None:
         """Take note of an error: one that a handler raised, or one that the broker tells of."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from pystrands.client.core import Core
+from pystrands.client.outgoing import Outgoing
 
 __all__ = ["Bridge", "Gone", "LoopThread", "new_event_loop"]
 
@@ -156,25 +157,26 @@ class Bridge:
 
         The lines of one thread keep their order, and no line is ever mixed with another.
         """
-        link = self._core.link
-        if link is None or self._over:
+        life = self._core.life
+        if life is None or self._over or not life.outgoing.is_possible:
             return self._core.outage.unsent()
-        if link.congested or self._posted > POSTED_LIMIT:
+        if life.outgoing.congested or self._posted > POSTED_LIMIT:
             try:
                 return self.call(self._core.send, line)
             except Gone:
                 return self._core.outage.unsent()
+        if life.outgoing.is_stale():
+            return False
         with self._lock:
             self._posted += len(line)
         self._core.outage.over()
-        self._mailbox.post(self._write, line)
+        self._mailbox.post(self._write, life.outgoing, line)
         return True
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, outgoing: Outgoing, line: bytes) -> None:
         with self._lock:
             self._posted -= len(line)
-        link = self._core.link
-        if link is None or not link.write(line):
+        if not outgoing.write(line):
             logger.debug("the link was lost before a message was written; the message is dropped")
 
     def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:

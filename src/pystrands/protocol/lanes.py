@@ -70,14 +70,15 @@ class Lanes(Generic[T]):
         else:
             del self._lanes[key]
 
-    def clear(self) -> int:
-        """Drop everything that is not running; return how many items that were."""
-        dropped = self.waiting
-        ready_keys = [key for key, _ in self._ready]
+    def drain(self) -> list[tuple[Hashable, T]]:
+        """Take out everything that is not running, each lane in order, and return it with its keys."""
+        drained = list(self._ready)
+        for key, _ in self._ready:
+            behind = self._lanes.pop(key, None) if key is not None else None
+            drained.extend((key, later) for later in behind or ())
         self._ready.clear()
-        for key in ready_keys:
-            self._lanes.pop(key, None)
-        for key in self._lanes:
+        for key, behind in self._lanes.items():
+            drained.extend((key, later) for later in behind or ())
             self._lanes[key] = None
         self.waiting = 0
-        return dropped
+        return drained

@@ -57,6 +57,7 @@ __all__ = [
     "ResultParams",
     "RoomMembers",
     "Status",
+    "Unknown",
     "Unwatch",
     "UpdateMetadata",
     "Watch",
@@ -572,8 +573,15 @@ Command = (
 M = TypeVar("M")
 
 
+class Unknown(Struct):
+    """A line whose action nobody here knows, or whose params are wrong: only its number counts."""
+
+    seq: int
+
+
 class _Envelope(Struct):
     action: str
+    seq: int = 0
 
 
 class Decoder(Generic[M]):
@@ -586,24 +594,25 @@ class Decoder(Generic[M]):
         self._envelope = msgspec.json.Decoder(_Envelope).decode
         self._actions = {struct.__struct_config__.tag for struct in union.__args__}
 
-    def decode(self, line: bytes) -> M | None:
-        """Return the message, or None when its action is unknown.
+    def decode(self, line: bytes) -> M | Unknown | None:
+        """Return the message. When its action is unknown: None, or what only holds its number, if it has one.
 
         Raises MalformedLine, and nothing else, when the line is no JSON object, or has wrong or missing params.
         """
         try:
             message: M = self._decode(line)
         except (ValueError, RecursionError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
-            if isinstance(error, msgspec.ValidationError) and self._is_unknown(line):
-                return None
-            raise MalformedLine(str(error)) from None
+            envelope = self._look(line) if isinstance(error, msgspec.ValidationError) else None
+            if envelope is not None and envelope.action not in self._actions:
+                return Unknown(envelope.seq) if envelope.seq else None
+            raise MalformedLine(str(error), seq=envelope.seq if envelope is not None else 0) from None
         return message
 
-    def _is_unknown(self, line: bytes) -> bool:
+    def _look(self, line: bytes) -> _Envelope | None:
         try:
-            return self._envelope(line).action not in self._actions
+            return self._envelope(line)
         except (ValueError, RecursionError):
-            return False
+            return None
 
 
 EVENTS: Decoder[Event] = Decoder(Event)

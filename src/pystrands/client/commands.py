@@ -1,0 +1,162 @@
+"""The lines that a client's methods send, and what is checked before. No I/O."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pystrands.client.base import Peer, check_json
+from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
+from pystrands.protocol import messages
+
+__all__ = [
+    "Confirmation",
+    "Encode",
+    "broadcast",
+    "check_message",
+    "disconnect_client",
+    "join_room",
+    "leave_room",
+    "private_message",
+    "room_members",
+    "room_message",
+    "update_metadata",
+]
+
+Encode = Callable[[str], bytes]
+"""Gives the line of a command that asks for an answer, from its request id."""
+
+
+class Confirmation(NamedTuple):
+    """What became of a message at the broker: how many clients it was for, how many missed it for being too slow."""
+
+    matched: int
+    skipped: int
+
+
+def check_message(message: Any, peer: Peer | None) -> None:
+    """Raise what a message that can't be sent to ``peer`` deserves; a peer of None is not connected.
+
+    TypeError: neither str nor bytes. MessageTooBig: more bytes (a str's in UTF-8) than the broker takes.
+    BinaryNotSupported: bytes, to a broker that only knows text.
+    """
+    if isinstance(message, str):
+        if peer is None or not peer.max_message_size or len(message) * 4 <= peer.max_message_size:
+            return
+        try:
+            size = len(message) if message.isascii() else len(message.encode())
+        except UnicodeEncodeError:
+            return  # the encoder says it better
+    elif isinstance(message, bytes | bytearray | memoryview):
+        if peer is None:
+            return
+        if not peer.binary:
+            raise BinaryNotSupported(
+                "the message is bytes, and this broker only knows text: send a str, or use the broker of PyStrands 2"
+            )
+        size = memoryview(message).nbytes
+    else:
+        raise TypeError(
+            f"a message is str or bytes, not {type(message).__name__}; json.dumps() makes a str of most values"
+        )
+    if peer.max_message_size and size > peer.max_message_size:
+        raise MessageTooBig(
+            f"the message has {size} bytes and the broker takes {peer.max_message_size}: "
+            "send less, or raise the broker's --max-message-size"
+        )
+
+
+def check_id(parameter: str, value: Any) -> None:
+    """Raise TypeError unless ``value``, the argument ``parameter``, is a str."""
+    if not isinstance(value, str):
+        raise TypeError(f"{parameter} must be a str, not {type(value).__name__}")
+
+
+def _excluded(exclude: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the client ids to leave out. Raises TypeError on what is no str."""
+    ids = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    for each in ids:
+        check_id("exclude", each)
+    return ids
+
+
+def broadcast(message: Any, peer: Peer | None, exclude: str | Iterable[str] = (), confirm_as: str = "") -> bytes:
+    """Return the line of a broadcast; raises as :func:`check_message` does."""
+    check_message(message, peer)
+    try:
+        return messages.broadcast(message, _excluded(exclude), confirm_as)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def room_message(
+    room_id: Any, message: Any, peer: Peer | None, exclude: str | Iterable[str] = (), confirm_as: str = ""
+) -> bytes:
+    """Return the line of a message to a room; raises as :func:`check_message` does."""
+    check_id("room_id", room_id)
+    check_message(message, peer)
+    try:
+        return messages.message_to_room(room_id, message, _excluded(exclude), confirm_as)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def private_message(client_id: Any, message: Any, peer: Peer | None, confirm_as: str = "") -> bytes:
+    """Return the line of a message to one client; raises as :func:`check_message` does."""
+    check_id("client_id", client_id)
+    check_message(message, peer)
+    try:
+        return messages.message_to_connection(client_id, message, confirm_as)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def _not_text(error: UnicodeEncodeError) -> MessageError:
+    return MessageError(f"the text can't be written in UTF-8 ({error.reason} at position {error.start})")
+
+
+def _request(action: str, params: dict[str, Any]) -> Encode:
+    for name in ("client_id", "room_id", "reason"):
+        if name in params:
+            check_id(name, params[name])
+
+    def encode(request_id: str) -> bytes:
+        try:
+            return messages.request(action, request_id, params)
+        except UnicodeEncodeError as error:
+            raise _not_text(error) from None
+
+    return encode
+
+
+def join_room(client_id: Any, room_id: Any) -> Encode:
+    """Return what puts a client into a room. Raises TypeError on what is no str."""
+    return _request("join_room", {"client_id": client_id, "room_id": room_id})
+
+
+def leave_room(client_id: Any, room_id: Any) -> Encode:
+    """Return what takes a client out of a room. Raises TypeError on what is no str."""
+    return _request("leave_room", {"client_id": client_id, "room_id": room_id})
+
+
+def room_members(room_id: Any) -> Encode:
+    """Return what asks who is in a room. Raises TypeError on what is no str."""
+    return _request("room_members", {"room_id": room_id})
+
+
+def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
+    """Return what closes a client's WebSocket. Raises ValueError on a code that a close frame can't have."""
+    if not isinstance(code, int) or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
+        raise ValueError(
+            f"code must be 1000, or 3000 to 4999, or another that RFC 6455 lets a server send, not {code!r}"
+        )
+    return _request("disconnect_client", {"client_id": client_id, "code": code, "reason": reason})
+
+
+_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+
+
+def update_metadata(client_id: Any, metadata: Any) -> Encode:
+    """Return what sets keys of a client's metadata. Raises TypeError on what is no dict, or not made of JSON values."""
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a dict of the keys to set, not {type(metadata).__name__}")
+    check_json(dict(metadata), "metadata", caller="update_metadata")
+    return _request("update_metadata", {"client_id": client_id, "metadata": dict(metadata)})

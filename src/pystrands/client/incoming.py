@@ -1,0 +1,322 @@
+"""What a client receives: hellos and welcomes, events for handlers, results for those who wait."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from pystrands.client.base import (
+    Call,
+    Options,
+    Ownership,
+    call_for,
+    lost_messages,
+    synthesised_disconnect,
+    synthesised_release,
+)
+from pystrands.client.dispatch import Dispatcher
+from pystrands.client.link import Link
+from pystrands.client.outgoing import Outgoing
+from pystrands.errors import MalformedLine, OutcomeUnknown
+from pystrands.protocol import messages
+from pystrands.protocol.commands import BackendSession
+from pystrands.protocol.link import Receipt, is_silent, ranges
+from pystrands.protocol.messages import (
+    EVENTS,
+    ConnectionRequest,
+    Event,
+    Heartbeat,
+    Hello,
+    HelloParams,
+    Leaving,
+    Received,
+    Result,
+    ResultParams,
+    Unknown,
+    Welcome,
+    WelcomeParams,
+)
+
+__all__ = ["Incoming"]
+
+logger = logging.getLogger(__name__)
+
+ACKNOWLEDGE_WITHIN: Final = 0.1
+"""Seconds until lines that came are acknowledged, when nothing is written meanwhile."""
+
+
+def new_session_id() -> str:
+    """Return a name that no other session has: 128 random bits (LINK rule 19)."""
+    return secrets.token_hex(16)
+
+
+class Incoming:
+    """Handles the lines of all links of one client, and with them the session of protocol 2.
+
+    ``usable(link)`` is called when commands can go out on a link.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: Options,
+        dispatcher: Dispatcher,
+        outgoing: Outgoing,
+        usable: Callable[[Link], None],
+    ) -> None:
+        self._loop = loop
+        self._options = options
+        self._dispatcher = dispatcher
+        self._outgoing = outgoing
+        self._usable = usable
+        self._ownership = Ownership()
+        self._broker_id = ""
+        self._resuming = ""
+        """With a resume under way: the session to begin should it fail."""
+        self._heartbeat = 15.0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.results: dict[str, asyncio.Future[ResultParams]] = {}
+        """Who waits for the answer to a command, by its request id."""
+        self.is_leaving = False
+        self.left: asyncio.Future[None] = loop.create_future()
+        """Done when the broker has said that no more events come."""
+
+    # --- lines ---
+
+    def receive(self, link: Link, lines: list[bytes]) -> None:
+        """Take the lines of one read."""
+        link.heard = True
+        for line in lines:
+            try:
+                event = EVENTS.decode(line)
+            except MalformedLine as error:
+                link.reject_line(error)
+                event = Unknown(error.seq) if error.seq else None
+            kind = type(event)
+            if event is None or kind is Heartbeat:
+                continue
+            if kind is Hello:
+                self._hear_hello(link, cast("Hello", event).params)
+            elif kind is Welcome:
+                self._hear_welcome(link, cast("Welcome", event).params)
+            elif kind is Received:
+                self._hear_received(link, cast("Received", event).params.seq)
+            elif link.awaits_welcome:
+                link.reject_line("it came before the welcome")
+            elif self._is_next(link, event):
+                self._take(link, cast("Event", event), len(line))
+            if not link.is_open:
+                return
+        if not link.awaits_welcome:
+            self._usable(link)
+        if self._dispatcher.full and self._outgoing.session is None:
+            link.pause_reading()  # a link that is newer than the last change of flow, too
+
+    def _is_next(self, link: Link, event: Any) -> bool:
+        """Whether a line is to be handled: in protocol 2, whether it is the next of the stream (LINK rule 2)."""
+        session = self._outgoing.session
+        if session is None:
+            return type(event) is not Unknown
+        receipt = session.accept(event.seq)
+        if receipt is Receipt.GAP:
+            link.reject_line("a line before it is missing; the link is closed")
+            link.abort()
+        self._acknowledge_soon()
+        return receipt is Receipt.NEW and type(event) is not Unknown
+
+    def _take(self, link: Link, event: Event, size: int) -> None:
+        kind = type(event)
+        if kind is Result:
+            result = cast("Result", event)
+            waiter = self.results.get(result.request_id)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(result.params)
+            return
+        if kind is Leaving:
+            if not self.left.done():
+                self.left.set_result(None)
+            return
+        session = self._outgoing.session
+        try:
+            call = call_for(event, link.peer)
+        except MalformedLine as error:
+            link.reject_line(error)
+            if session is not None and (seq := getattr(event, "seq", 0)):
+                session.finished(seq)  # or else it would come again, and again not be understood
+                link.schedule_flush()
+            return
+        if call is None:
+            return
+        link.exchanged = True
+        call.size = size
+        if kind is ConnectionRequest:
+            call.max_line = link.peer.max_line
+            call.reply = self._outgoing.write if session is not None else link.write
+        else:
+            if session is not None:
+                call.seq, call.session = getattr(event, "seq", 0), session.session
+            if link.peer.said_hello:
+                self._ownership.saw(event)
+        if self.is_leaving:
+            self._release([call])
+        else:
+            self._dispatcher.put(call)
+
+    def finished(self, call: Call) -> None:
+        """A handler has ended: the broker is told, after what it sent (LINK rule 3)."""
+        session = self._outgoing.session
+        if session is not None and call.session is session.session:
+            session.finished(call.seq)
+            if self._outgoing.link is not None:
+                self._outgoing.link.schedule_flush()
+
+    # --- hello and welcome ---
+
+    def _hear_hello(self, link: Link, params: HelloParams) -> None:
+        if link.exchanged:
+            logger.debug("the broker's hello came too late and was ignored")
+            return
+        link.hear_hello(params)
+        speaks_2 = min(messages.PROTOCOL, params.protocol) >= 2
+        is_same = params.broker_id == self._broker_id
+        self._broker_id = params.broker_id
+        if not is_same:
+            self._fail_results()
+        died = self._ownership.hello(params.broker_id, keeps_sessions=speaks_2)
+        answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name)
+        if speaks_2:
+            self._heartbeat = params.heartbeat
+            link.awaits_welcome = True
+            self._name_session(answer, is_same=is_same)
+        else:
+            self._outgoing.session = None
+        link.say_hello(answer)
+        if died:
+            logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
+        for context in died:
+            self._dispatcher.put(synthesised_disconnect(context))
+
+    def _name_session(self, answer: HelloParams, *, is_same: bool) -> None:
+        """Fill in which session the backend wants: the one that it has, or a new one (LINK rules 19, 22, 23)."""
+        session = self._outgoing.session
+        self._resuming = ""
+        if session is None:
+            session = self._outgoing.session = BackendSession(new_session_id())
+        elif is_same:
+            self._resuming = new_session_id()
+            answer.resume = True
+            answer.next_session_id = self._resuming
+            answer.received = session.session.received
+        elif lost := session.new_broker(new_session_id()):
+            self._dispatcher.put(lost_messages(lost))
+        answer.session_id = session.session.session_id
+
+    def _hear_welcome(self, link: Link, params: WelcomeParams) -> None:
+        session = self._outgoing.session
+        if session is None or not link.awaits_welcome:
+            link.reject_line("a welcome that nobody waits for")
+            return
+        if params.resumed:
+            lines = session.resumed(params.received or 0)
+            if lines is None:
+                logger.warning("the broker resumed a session that is not this one's; the link is closed")
+                link.abort()
+                return
+        elif self._resuming:
+            lines = self._was_given_up(session, params.received)
+        else:
+            lines = session.started()
+        link.awaits_welcome = False
+        self._usable(link)
+        for line in lines:
+            link.write(line)
+        link.schedule_flush()
+        self._outgoing.refill()
+        self._beat(link)
+        link.is_ready()
+
+    def _was_given_up(self, session: BackendSession, received: int | None) -> list[bytes]:
+        """The broker has given this backend's clients to others meanwhile (LINK rule 18)."""
+        dropped = self._dispatcher.forget()
+        released = self._ownership.take_all()
+        lines, lost = session.replaced(self._resuming, received)
+        logger.warning(
+            "the broker had given up on this backend: %d clients and %d events are other backends' now",
+            len(released),
+            len(dropped),
+        )
+        if lost:
+            self._dispatcher.put(lost_messages(lost))
+        for context in released:
+            self._dispatcher.put(synthesised_release(context))
+        return lines
+
+    def _hear_received(self, link: Link, seq: int) -> None:
+        session = self._outgoing.session
+        if session is None or link.awaits_welcome:
+            return
+        if not session.session.acknowledge(seq):
+            logger.warning("the broker acknowledged what was never sent; the link is closed")
+            link.abort()
+        self._outgoing.refill()
+
+    # --- time ---
+
+    def _acknowledge_soon(self) -> None:
+        if "acknowledge" not in self._timers:
+            self._timers["acknowledge"] = self._loop.call_later(ACKNOWLEDGE_WITHIN, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        del self._timers["acknowledge"]
+        link = self._outgoing.link
+        if link is not None and (line := self._outgoing.acknowledgement()):
+            link.write(line)
+
+    def _beat(self, link: Link) -> None:
+        """Send a heartbeat, and look for the broker's (LINK rule 8)."""
+        if (old := self._timers.pop("beat", None)) is not None:
+            old.cancel()
+        if not link.is_open:
+            return
+        if is_silent(link.heard_at, self._loop.time(), self._heartbeat):
+            logger.warning("the broker has been silent for %.0f s; the link is closed", 2.5 * self._heartbeat)
+            link.abort()
+            return
+        link.write(messages.HEARTBEAT)
+        self._timers["beat"] = self._loop.call_later(self._heartbeat, self._beat, link)
+
+    # --- the end ---
+
+    def leave(self) -> None:
+        """Tell the broker to send no more events, and give back those that no handler has begun with (rule 16)."""
+        self.is_leaving = True
+        self._outgoing.write(messages.LEAVE)
+        self._release(self._dispatcher.release())
+
+    def _release(self, calls: list[Call]) -> None:
+        session = self._outgoing.session
+        if session is not None:
+            numbers = [call.seq for call in calls if call.seq and call.session is session.session]
+            if numbers:
+                self._outgoing.write(messages.released(ranges(numbers)))
+
+    def _fail_results(self) -> None:
+        for waiter in self.results.values():
+            if not waiter.done():
+                waiter.set_exception(OutcomeUnknown("the broker was replaced before it answered"))
+
+    def link_lost(self, link: Link) -> None:
+        """A link is gone; in protocol 1, so are the answers that were to come on it."""
+        self._outgoing.detach(link)
+        if self._outgoing.session is None:
+            self._fail_results()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._fail_results()
+        if not self.left.done():
+            self.left.set_result(None)

@@ -1,0 +1,196 @@
+"""A client from its connect to its disconnect, on one event loop."""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from pystrands.client.base import Call, Options
+from pystrands.client.dispatch import Dispatcher, current_runner
+from pystrands.client.incoming import Incoming
+from pystrands.client.link import Link
+from pystrands.client.outgoing import Outgoing
+from pystrands.client.supervisor import Supervisor
+from pystrands.protocol import messages
+
+__all__ = ["CANCELLED_TIMEOUT", "DISCONNECT_TIMEOUT", "Invoke", "Life"]
+
+logger = logging.getLogger(__name__)
+
+Invoke = Callable[[str, tuple[Any, ...]], Any]
+"""Calls the handler of that name; gives its result, or an awaitable of it."""
+
+DISCONNECT_TIMEOUT: Final = 5.0
+CANCELLED_TIMEOUT: Final = 1.0
+"""Seconds that handlers have when ``run_forever`` is cancelled."""
+CANCEL_GRACE: Final = 1.0
+"""Seconds for a cancelled handler to end, before it is left to itself."""
+LINGER: Final = 1.0
+"""Seconds for what was written to reach the broker."""
+
+
+class Life:
+    """A client from ``connect()`` to ``disconnect()``: its link, its handlers. The next ``connect()`` makes a new one.
+
+    ``closed`` is done when everything of it has ended.
+    """
+
+    def __init__(self, options: Options, invoke: Invoke, *, persistent: bool) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self.loop.create_future()
+        self._options = options
+        self._context = contextvars.copy_context()
+        self._own_cancels = 0
+        self._links: set[Link] = set()  # all that may receive; one, or while an old one drains two
+        self._closer: asyncio.Task[None] | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._gave_up: asyncio.Future[None] = self.loop.create_future()
+        self.dispatcher = Dispatcher(
+            invoke,
+            concurrency=options.max_concurrency,
+            context=self._context,
+            flow=self._set_flow,
+            abandoned=self._is_abandoned,
+            finished=self._finished,
+        )
+        self.outgoing = Outgoing(self.loop, current_runner, self.dispatcher.stale)
+        self.incoming = Incoming(self.loop, options, self.dispatcher, self.outgoing, self._usable)
+        self.supervisor = Supervisor(options, self._make_link, persistent=persistent, attach=self.outgoing.attach)
+        self._task = asyncio.Task(self.supervisor.run(), loop=self.loop, context=self._context, name="pystrands-link")
+        self._task.add_done_callback(lambda _: self._supervisor_ended())
+
+    # -- receiving
+
+    def _make_link(self) -> Link:
+        return Link(self.loop, self.incoming.receive, opened=self._opened)
+
+    def _opened(self, link: Link) -> None:
+        self._links.add(link)
+        link.closed.add_done_callback(lambda _: self._lost(link))
+        if self.stopping:
+            link.deafen()
+
+    def _usable(self, link: Link) -> None:
+        self.supervisor.usable(link)
+
+    def _lost(self, link: Link) -> None:
+        self._links.discard(link)
+        self.incoming.link_lost(link)
+
+    def _finished(self, call: Call) -> None:
+        self.incoming.finished(call)
+
+    def _set_flow(self, full: bool) -> None:
+        if self.outgoing.session is not None:
+            return  # credit bounds what comes, and acknowledgements must always get through (LINK rule 11)
+        logger.debug("reading is %s: %s", "paused" if full else "resumed", "too many events wait" if full else "room")
+        for link in self._links:
+            if full:
+                link.pause_reading()
+            else:
+                link.resume_reading()
+
+    # -- state
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._closer is not None or self.supervisor.ended
+
+    @property
+    def link(self) -> Link | None:
+        """The link that commands go to."""
+        return self.supervisor.link
+
+    def _is_abandoned(self) -> bool:
+        # asyncio.run cancels every task at its end, these too; a handler's own cancellation is only its own.
+        if self._task.cancelling() > self._own_cancels or self.closed.done() or self.loop.is_closed():
+            return True
+        return self._closer is not None and self._closer.cancelling() > 0
+
+    def _supervisor_ended(self) -> None:
+        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+            logger.error("the connection's supervisor failed", exc_info=error)
+        if self._is_abandoned():
+            self._drop()
+        elif self._closer is None:
+            self.begin_closing(DISCONNECT_TIMEOUT)
+
+    def _drop(self) -> None:
+        for link in list(self._links):
+            link.abort()
+        self.supervisor.link = None
+        for timer in self._timers:
+            timer.cancel()
+        self.incoming.close()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # -- the end
+
+    async def close(self, timeout: float) -> None:
+        """End: what was received is still handled and may still send; past ``timeout`` seconds it is cancelled.
+
+        Inside a handler it does not wait for that handler, after which the link is closed. Cancelling it, or calling
+        it again, does not stop the closing; the earliest timeout counts.
+        """
+        caller = self.dispatcher.caller()
+        self.begin_closing(timeout)
+        if not caller:
+            await asyncio.wait([self.closed])
+            return
+        self.dispatcher.leave(caller)
+        others = asyncio.ensure_future(self.dispatcher.others_finished())
+        try:
+            await asyncio.wait([others, self.closed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            others.cancel()
+
+    def begin_closing(self, timeout: float) -> None:
+        """Start what :meth:`close` waits for."""
+        if self.closed.done():
+            return
+        self._timers.append(self.loop.call_later(timeout, self._expire))
+        if self._closer is None:
+            self.supervisor.stop()
+            if self.outgoing.session is not None and self.outgoing.is_up:
+                self.incoming.leave()
+            else:
+                for link in self._links:
+                    link.deafen()
+            self._closer = asyncio.Task(self._close(), loop=self.loop, context=self._context, name="pystrands-closer")
+
+    def _expire(self) -> None:
+        count = self.dispatcher.stop()
+        if count:
+            logger.warning("disconnecting: %d events were not handled in time and are dropped", count)
+        self._timers.append(self.loop.call_later(CANCEL_GRACE, self._give_up))
+        if self.dispatcher.only_leavers:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if not self._gave_up.done():
+            self._gave_up.set_result(None)
+
+    async def _close(self) -> None:
+        try:
+            if self.link is None:
+                self._own_cancels = 1
+                self._task.cancel()
+            finished = asyncio.ensure_future(self.dispatcher.finished())
+            try:
+                await asyncio.wait([finished, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                finished.cancel()
+            if not self.dispatcher.only_leavers:
+                logger.warning("disconnecting: some handlers did not end; they are left to themselves")
+            if self.incoming.is_leaving and self.outgoing.is_up:
+                await asyncio.wait([self.incoming.left], timeout=LINGER)
+                self.outgoing.write(messages.BYE)
+            for link in list(self._links):
+                if not await link.finish(LINGER):
+                    logger.debug("the broker did not close the link in time")
+            await asyncio.wait([self._task])
+        finally:
+            self._drop()

@@ -1,0 +1,148 @@
+"""What a client sends: now, when there is room, or when there is a link again."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from pystrands.client.base import Peer
+from pystrands.client.link import Link
+from pystrands.protocol import messages
+from pystrands.protocol.commands import BackendSession
+
+__all__ = ["Outgoing"]
+
+ACKNOWLEDGE_AFTER: Final = 64
+"""Lines received that are acknowledged with the next write; a timer sees to fewer."""
+
+
+class Outgoing:
+    """The one way out for lines. In protocol 1 there is no ``session``, and no way out without a link.
+
+    In protocol 2 lines are numbered and kept until the broker has them; without a link they wait in the session, up to
+    its bounds. ``handler()`` returns the number of the runner whose handler this code runs in, or 0;
+    ``stale`` are the runners whose handlers began in a session that is gone.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, handler: Callable[[], int], stale: AbstractSet[int] = frozenset()
+    ) -> None:
+        self.link: Link | None = None
+        """The link that carries lines; None while there is none."""
+        self.session: BackendSession | None = None
+        self.peer: Peer | None = None
+        """What is known of the broker, from its last link."""
+        self.discarded = 0
+        """Messages of handlers that began in a session that is gone (LINK rule 18)."""
+        self._stale = stale
+        self._loop = loop
+        self._handler = handler
+        self._waiting: deque[tuple[bytes, asyncio.Future[bool]]] = deque()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether lines go out now."""
+        return self.link is not None and self.link.is_open
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether :meth:`write` takes a line: there is a link, or a session that keeps it for the next one."""
+        return self.is_up or self.session is not None
+
+    @property
+    def congested(self) -> bool:
+        """Whether :meth:`send` would wait, or not take the line."""
+        session = self.session
+        if session is None:
+            return self.link is not None and self.link.congested
+        return bool(self._waiting) or not session.has_room or (self.link is not None and self.link.congested)
+
+    def is_stale(self) -> bool:
+        """Whether this code runs in a handler of a session that is gone; if so, count what it wanted to send."""
+        if not self._stale or self._handler() not in self._stale:
+            return False
+        self.discarded += 1
+        return True
+
+    def write(self, line: bytes) -> bool:
+        """Send ``line`` past every limit; return False when there is no way out."""
+        session, link = self.session, self.link
+        if session is None:
+            return link is not None and link.write(line)
+        data = session.put(line)
+        if data and link is not None:
+            link.write(data)
+        return True
+
+    async def send(self, line: bytes) -> bool:
+        """Send ``line`` when there is room; return whether it was taken.
+
+        While the link is up it waits for room, in order. While it is down what finds no room is not taken (LINK
+        rule 11). A wait that is cancelled hands nothing on, unless the line had gone before the cancellation arrived.
+        """
+        if self.is_stale():
+            return False
+        session = self.session
+        if session is None:
+            return self.link is not None and await self.link.send(line)
+        if not self.congested:
+            return self.write(line)
+        if not self.is_up:
+            return False
+        sent: asyncio.Future[bool] = self._loop.create_future()
+        entry = (line, sent)
+        self._waiting.append(entry)
+        try:
+            return await sent
+        finally:
+            if not sent.done() or sent.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(entry)
+
+    def refill(self) -> None:
+        """Let those that wait go on, as far as there is room now."""
+        waiting, session, link = self._waiting, self.session, self.link
+        while waiting and session is not None and session.has_room and not (link is not None and link.congested):
+            line, sent = waiting.popleft()
+            if not sent.done():
+                sent.set_result(self.write(line))
+
+    def give_up_waiting(self) -> None:
+        """There is no link to wait for room on any more: what the session takes is kept, the rest is not taken."""
+        self.refill()
+        while self._waiting:
+            _, sent = self._waiting.popleft()
+            if not sent.done():
+                sent.set_result(False)
+
+    def attach(self, link: Link) -> None:
+        """Send on this link from now on."""
+        self.link = link
+        self.peer = link.peer
+        link.collect = self.collect
+        link.drained = self.refill
+
+    def detach(self, link: Link) -> None:
+        """That link is gone."""
+        if self.link is link:
+            self.link = None
+            if self.session is not None:
+                self.session.lost()
+            self.give_up_waiting()
+
+    def collect(self) -> bytes:
+        """Return what goes out after the commands of a loop turn: finished events, and an acknowledgement."""
+        session = self.session
+        if session is None or not session.is_up:
+            return b""
+        data = session.take_done()
+        if session.session.unannounced >= ACKNOWLEDGE_AFTER:
+            data += self.acknowledgement()
+        return data
+
+    def acknowledgement(self) -> bytes:
+        """Return the line that acknowledges what has come, or nothing."""
+        number = self.session.session.acknowledgement() if self.session is not None else None
+        return b"" if number is None else messages.received(number)

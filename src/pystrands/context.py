@@ -19,6 +19,9 @@ class Context(msgspec.Struct, dict=True):
     ``event_id``: names the event that this context came with, the same in every delivery; empty where the link to the
     broker speaks protocol 1. ``redelivered``: True when the event may have been handled before, by a backend that died.
 
+    ``close_code``, ``reason``: in ``on_disconnect``, why the WebSocket was closed; 1006 when it just vanished, None
+    where the broker does not say.
+
     Each event has a ``Context`` of its own: what a handler changes in it stays with that object.
     """
 
@@ -27,6 +30,8 @@ class Context(msgspec.Struct, dict=True):
     metadata: Any = msgspec.field(default_factory=dict)
     event_id: str = ""
     redelivered: bool = False
+    close_code: int | None = None
+    reason: str = ""
     _rooms: tuple[str, ...] | None = msgspec.field(default=None, name="rooms")
 
     @property

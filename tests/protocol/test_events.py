@@ -37,6 +37,7 @@ class World:
         self.backends = [Backend(name) for name in names]
         self.caught: list[Lane] = []
         self.given_up: list[Event] = []
+        self.ended: list[Lane] = []
         self.not_waiting: list[Event] = []
         self.count = 0
         self.ledger = Ledger(self.choose, self.send, self, self.number)
@@ -61,6 +62,9 @@ class World:
 
     def caught_up(self, lane):
         self.caught.append(lane)
+
+    def over(self, lane):
+        self.ended.append(lane)
 
     def gave_up(self, event):
         self.given_up.append(event)
@@ -316,6 +320,38 @@ def test_rule_21_a_message_that_was_in_three_dead_sessions_is_given_up():
     assert [event.content for event in world.given_up] == ["poison"]
     (four,) = world.backends
     assert seen(four) == ["client_adopted", "new_connection*"], "lifecycle events are never given up"
+
+
+def test_rule_24_a_reused_id_begins_when_the_older_lane_is_over():
+    world = World("one", "two")
+    one, two = world.backends
+    old, new, newer = world.client("old", one), world.client("new", two), world.client("newer", one)
+    world.put(old, "o1")
+    world.put(old, kind=Kind.GONE)
+    world.ledger.succeed(new, old)
+    assert not world.put(new, kind=Kind.NEW)
+    assert not world.put(new, "n1")
+    world.put(new, kind=Kind.GONE)
+    world.ledger.succeed(newer, old)
+    assert not world.put(newer, kind=Kind.NEW)
+    world.ledger.done(one, [(1, 1)])
+    assert seen(two) == []
+    world.ledger.done(one, [(2, 2)])
+    assert seen(two) == ["new_connection", "n1", "disconnected"]
+    assert seen(one)[2:] == []
+    world.ledger.done(two, [(1, 3)])
+    assert seen(one)[2:] == ["new_connection"]
+    assert world.ended == [old, new]
+
+
+def test_rule_24_an_older_lane_that_is_over_already_delays_nobody():
+    world = World("one")
+    (one,) = world.backends
+    old, new = world.client("old", one), world.client("new", one)
+    world.put(old, kind=Kind.GONE)
+    world.ledger.done(one, [(1, 1)])
+    world.ledger.succeed(new, old)
+    assert world.put(new, kind=Kind.NEW)
 
 
 def test_a_session_without_link_gets_nothing_until_it_is_back():

@@ -57,8 +57,10 @@ def test_broadcasts(message):
 def test_events_about_a_client(client_id, room_id, metadata, message, text):
     context = messages.context_json(client_id, room_id, json.dumps(metadata).encode())
     expected = Context(client_id, room_id, metadata)
-    for encode in (messages.new_connection, messages.disconnected):
+    for encode in (messages.new_connection, messages.client_adopted):
         assert EVENTS.decode(whole(encode(context))).params.context == expected
+    event = EVENTS.decode(whole(messages.disconnected(context, 1001, text)))
+    assert (event.params.context, event.params.code, event.params.reason) == (expected, 1001, text)
     event = EVENTS.decode(whole(messages.new_message(context, message)))
     assert (event.params.context, content_of(event.params)) == (expected, message)
     event = EVENTS.decode(whole(messages.error(context, text)))

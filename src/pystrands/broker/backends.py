@@ -55,7 +55,18 @@ class Session(Holder):
     ``requests`` are the connection requests it has not answered, by request id, with what the router keeps for each.
     """
 
-    __slots__ = ("binary", "is_expired", "link", "name", "requests", "session_id", "stream", "timer", "unresponsive")
+    __slots__ = (
+        "binary",
+        "is_expired",
+        "link",
+        "max_line",
+        "name",
+        "requests",
+        "session_id",
+        "stream",
+        "timer",
+        "unresponsive",
+    )
 
     def __init__(self, name: str, session_id: str, stream: LinkSession | None) -> None:
         super().__init__()
@@ -64,6 +75,8 @@ class Session(Holder):
         self.stream = stream
         self.link: Link | None = None
         self.binary = stream is not None
+        self.max_line = 0
+        """The longest line that it takes, in bytes; 0 where it does not say."""
         self.unresponsive = False
         """Whether it has left a connection request unanswered and been silent since (LINK rule 8)."""
         self.is_expired = False
@@ -186,7 +199,8 @@ class Backends:
             return
         if hello is None or min(hello.protocol, messages.PROTOCOL) < 2 or not hello.session_id:
             session = Session(link.name, f"protocol 1, link {link.number}", None)
-            session.binary = hello is not None and hello.binary
+            if hello is not None:
+                session.binary, session.max_line = hello.binary, hello.max_line
             self._attach(session, link)
             logger.info("%s is connected (protocol 1)", link.name)
             self._become_available(session)
@@ -295,6 +309,7 @@ class Backends:
             self._break(link, "named no session of its own")
             return
         session = Session(link.name, session_id, LinkSession(session_id))
+        session.max_line = hello.max_line
         self._attach(session, link)
         link.write(messages.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
         logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")

@@ -52,6 +52,7 @@ class Router:
         self._commands = commands
         self._loop = loop
         self._counters = counters
+        self._ending: dict[str, Client] = {}  # clients that are gone, and whose backend has not finished with them
         self._clients = 0
         self._events = 0
         self._ledger = Ledger(self._choose, self._send, self, self._new_number)
@@ -76,7 +77,7 @@ class Router:
         client_id = answer.client_id or str(uuid4())
         room_id = handshake.path if answer.room_id is None else answer.room_id
         older = self._rooms.find(client_id)
-        if older is not None:  # LINK rule 24: its disconnect comes before the new one's connection
+        if older is not None:
             older.ws.close(1008, "this client_id has connected again")
         self._clients += 1
         client = ws.client = Client(self._clients, client_id, room_id, bytes(answer.metadata), ws)
@@ -84,6 +85,8 @@ class Router:
         self._rooms.join(client, room_id)
         self._counters["clients_admitted"] += 1
         self._ledger.own(client, session)
+        if (ending := self._ending.get(client_id)) is not None:
+            self._ledger.succeed(client, ending)
         self._put(Event(client, Kind.NEW, self._new_number()))
 
     def client_message(self, ws: WebSocket, message: str | bytes) -> None:
@@ -127,7 +130,11 @@ class Router:
         if code in _FAILURES:
             text = f"the connection failed with {code}: {reason}"
             self._put(Event(client, Kind.ERROR, self._new_number(), text))
-        self._put(Event(client, Kind.GONE, self._new_number()))
+        gone = Event(client, Kind.GONE, self._new_number(), reason)
+        gone.code = code
+        self._put(gone)
+        if client.in_flight or client.waiting:
+            self._ending[client.client_id] = client
 
     def _put(self, event: Event) -> None:
         """Send a lifecycle event, or have it wait: it is never dropped."""
@@ -150,19 +157,32 @@ class Router:
         elif kind is Kind.NEW:
             line = messages.new_connection(client.context)
         elif kind is Kind.GONE:
-            line = messages.disconnected(client.context)
+            line = messages.disconnected(client.context, event.code, str(event.content))
         elif kind is Kind.ERROR:
             line = messages.error(client.context, str(event.content))
         elif session.stream is None:  # protocol 1 knows no adoption
             return 0
         else:
             line = messages.client_adopted(client.context)
+        if session.max_line and len(line) > session.max_line:
+            self._is_too_long(session, client, len(line))
+            return 0
         if session.stream is None:
             return session.write(line)
         if event.redelivered:
             self._counters["events_redelivered"] += 1
             return session.write(line, b'"event":%d,"redelivered":true,' % event.number)
         return session.write(line, b'"event":%d,' % event.number)
+
+    def _is_too_long(self, session: Session, client: Client, size: int) -> None:  # LINK rule 5
+        self._counters["events_too_long"] += 1
+        logger.error(
+            "an event of %r was dropped: its line has %d bytes, and %s takes %d; is there too much in its metadata?",
+            client.client_id,
+            size,
+            session.name,
+            session.max_line,
+        )
 
     def taken(self, event: Event) -> None:
         """A message does not wait any more."""
@@ -171,6 +191,12 @@ class Router:
     def caught_up(self, lane: Lane) -> None:
         """Nothing of a client waits any more."""
         cast("Client", lane).ws.resume_reading()
+
+    def over(self, lane: Lane) -> None:
+        """A client's last event is finished: the next one of that id may begin (LINK rule 24)."""
+        client = cast("Client", lane)
+        if self._ending.get(client.client_id) is client:
+            del self._ending[client.client_id]
 
     def gave_up(self, event: Event) -> None:
         """A message was in too many sessions that died (LINK rule 21)."""

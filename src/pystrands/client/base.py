@@ -268,6 +268,8 @@ def call_for(event: Event, peer: Peer) -> Call | None:
         if event.event:
             context.event_id = f"{peer.broker_id}-{event.event}"
             context.redelivered = event.redelivered
+        if isinstance(event, Disconnected):
+            context.close_code, context.reason = event.params.code, event.params.reason
         name = _LIFE[type(event)]
         return Call(name, (context,), context, context.client_id)
     if isinstance(event, ClientError):

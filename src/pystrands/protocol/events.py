@@ -31,9 +31,12 @@ class Kind(Enum):
 
 
 class Event:
-    """One thing that happened to a client. ``content`` is the message, or the text of an error; ``size`` in bytes."""
+    """One thing that happened to a client.
 
-    __slots__ = ("content", "deliveries", "kind", "lane", "number", "redelivered", "size")
+    ``content`` is the message, the text of an error, or the reason of a close; ``size`` in bytes.
+    """
+
+    __slots__ = ("code", "content", "deliveries", "kind", "lane", "number", "redelivered", "size")
 
     def __init__(self, lane: "Lane", kind: Kind, number: int, content: str | bytes = "") -> None:
         self.lane = lane
@@ -41,6 +44,8 @@ class Event:
         self.number = number
         """The broker's own, the same in every delivery."""
         self.content = content
+        self.code = 0
+        """The close code, where that is what the event tells."""
         self.size = len(content)
         self.deliveries = 0
         """How many have ended in a dead session."""
@@ -51,7 +56,16 @@ class Event:
 class Lane:
     """One client's events. ``waiting`` are those that no session has; None stands for none."""
 
-    __slots__ = ("bytes_in_flight", "holder", "in_flight", "messages_in_flight", "waiting", "was_held")
+    __slots__ = (
+        "after",
+        "before",
+        "bytes_in_flight",
+        "holder",
+        "in_flight",
+        "messages_in_flight",
+        "waiting",
+        "was_held",
+    )
 
     def __init__(self) -> None:
         self.holder: Holder | None = None
@@ -62,6 +76,10 @@ class Lane:
         self.bytes_in_flight = 0
         self.was_held = False
         """Whether a session had it before the present one, so that the next one has to adopt it."""
+        self.after: Lane | None = None
+        """A lane that has to be over before this one begins (LINK rule 24)."""
+        self.before: Lane | None = None
+        """The lane that waits for this one."""
 
 
 class Holder:
@@ -92,6 +110,10 @@ class Keeper(Protocol):
 
     def caught_up(self, lane: Lane) -> None:
         """Nothing of the lane waits any more: its client may be read from."""
+        ...
+
+    def over(self, lane: Lane) -> None:
+        """The last event of the lane is finished."""
         ...
 
     def gave_up(self, event: Event) -> None:
@@ -125,6 +147,13 @@ class Ledger:
         """The session let this client in, and owns it from its first event."""
         lane.holder = holder
         holder.lanes.add(lane)
+
+    def succeed(self, lane: Lane, older: Lane) -> None:
+        """Have ``lane`` begin only when ``older``, which has had its last event put, is over (LINK rule 24)."""
+        while older.before is not None:
+            older = older.before
+        if older.in_flight or older.waiting:
+            lane.after, older.before = older, lane
 
     def submit(self, event: Event) -> bool:
         """Send an event, if its turn has come and there is credit; False when it has to :meth:`wait`."""
@@ -221,7 +250,7 @@ class Ledger:
 
     def _may_send(self, holder: Holder, event: Event) -> bool:
         """Tell whether there is credit; a lane that waits for its session's is listed as starved."""
-        if not holder.is_up or holder.is_leaving:
+        if not holder.is_up or holder.is_leaving or event.lane.after is not None:
             return False
         if event.kind is not Kind.MESSAGE:
             return True
@@ -275,6 +304,11 @@ class Ledger:
         holder.lanes.discard(lane)
         holder.starved.pop(lane, None)
         lane.holder = None
+        self._keeper.over(lane)
+        successor, lane.before = lane.before, None
+        if successor is not None:
+            successor.after = None
+            self._pump(successor)
 
     def _feed(self, holder: Holder) -> None:
         """Give the session's credit to lanes that wait for it, in turn."""

@@ -88,7 +88,7 @@ __all__ = [
     "welcome",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The highest version of the protocol that this library speaks."""
 
 TOOL = "tool"
@@ -210,10 +210,18 @@ class NewConnection(Struct, tag="new_connection", tag_field="action"):
     redelivered: bool = False
 
 
+class DisconnectedParams(Struct):
+    """``code`` and ``reason`` are those of the WebSocket's close; 1006 when there was none."""
+
+    context: Context
+    code: int | None = None
+    reason: str = ""
+
+
 class Disconnected(Struct, tag="disconnected", tag_field="action"):
     """A client is gone."""
 
-    params: ContextParams
+    params: DisconnectedParams
     request_id: str | None = None
     seq: int = 0
     event: int = 0
@@ -742,9 +750,10 @@ def watched(
     return b'{"action":"watched","request_id":"","params":' + _json(params) + b"}\n"
 
 
-def disconnected(context: bytes) -> bytes:
-    """Encode that a client is gone."""
-    return b'{"action":"disconnected","request_id":"","params":{"context":' + context + b"}}\n"
+def disconnected(context: bytes, code: int, reason: str) -> bytes:
+    """Encode that a client is gone, and why."""
+    why = b',"code":%d,"reason":%b' % (code, _json(reason))
+    return b'{"action":"disconnected","request_id":"","params":{"context":' + context + why + b"}}\n"
 
 
 def error(context: bytes, text: str) -> bytes:

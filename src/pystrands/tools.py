@@ -61,7 +61,7 @@ class Tool:
         """What the broker has said of itself."""
         self._requests = itertools.count(1)
         self._splitter = LineSplitter(_MAX_LINE)
-        self._lines: deque[_Line] = deque()
+        self._lines: deque[bytes] = deque()
         self._watched: deque[WatchedParams] = deque()
         try:
             self._socket = socket.create_connection((_EVERYWHERE.get(host, host), port), timeout)
@@ -176,24 +176,21 @@ class Tool:
 
     def _read(self) -> _Line:
         """Return the next line that is known."""
-        while not self._lines:
+        while True:
+            while self._lines:
+                try:
+                    line = _LINES.decode(self._lines.popleft())
+                except MalformedLine:
+                    raise ToolError(f"what listens at {self.address} does not speak as a broker does") from None
+                if isinstance(line, _Line):
+                    return line
             try:
                 data = self._socket.recv(_READ)
             except OSError as error:
                 raise self._gone(error) from None
             if not data:
                 raise self._gone(None)
-            self._lines.extend(self._decoded(data))
-        return self._lines.popleft()
-
-    def _decoded(self, data: bytes) -> Iterator[_Line]:
-        for raw in self._splitter.feed(data):
-            try:
-                line = _LINES.decode(raw)
-            except MalformedLine:
-                raise ToolError(f"what answers at {self.address} does not speak as a broker does") from None
-            if isinstance(line, _Line):
-                yield line
+            self._lines.extend(self._splitter.feed(data))
 
     def _gone(self, error: OSError | None) -> ToolError:
         if isinstance(error, TimeoutError):

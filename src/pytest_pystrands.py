@@ -33,7 +33,7 @@ def pystrands_broker(pystrands_options: dict[str, Any]) -> "Iterator[BrokerThrea
 
 @pytest.fixture
 def pystrands_backend(pystrands_broker: "BrokerThread") -> Iterator[Callable[..., Any]]:
-    """A function that connects a backend, given as a client's class or an instance, until the test has ended.
+    """A function that connects a backend, a client's class or an instance, until the test has ended.
 
     For example ``chat = pystrands_backend(Chat)``. Handlers run on threads: those of async backends on an event loop
     in the background. ``on=pystrands_link`` connects it through that link; other arguments go to the class.
@@ -42,8 +42,8 @@ def pystrands_backend(pystrands_broker: "BrokerThread") -> Iterator[Callable[...
 
     with contextlib.ExitStack() as stack:
 
-        def connect(kind: Any, *, on: Any = None, **options: Any) -> Any:
-            return stack.enter_context(testing.backend_thread(on or pystrands_broker, kind, **options))
+        def connect(*kind: Any, on: Any = None, **options: Any) -> Any:
+            return stack.enter_context(testing.backend_thread(on or pystrands_broker, *kind, **options))
 
         yield connect
 

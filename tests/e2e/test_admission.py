@@ -4,18 +4,16 @@ import asyncio
 import json
 
 import pytest
-import websockets.exceptions
 
-from pystrands import AsyncPyStrandsClient
+from pystrands import AsyncPyStrandsClient, testing
 
-from .support import backend, connect, running_broker, until
+from .support import connect
 
 
-async def status_of(broker, path="/room", **options):
-    with pytest.raises(websockets.exceptions.InvalidStatus) as caught:
-        async with connect(broker, path, **options):
-            pass
-    return caught.value.response
+async def rejection(broker, path="/room"):
+    with pytest.raises(testing.Rejected) as caught:
+        await testing.connect(broker, path)
+    return caught.value
 
 
 class Doorman(AsyncPyStrandsClient):
@@ -32,15 +30,15 @@ class Doorman(AsyncPyStrandsClient):
 
 
 async def test_what_the_callback_chose_is_what_counts():
-    async with running_broker() as broker, backend(broker, Doorman):
-        assert (await status_of(broker)).status_code == 403
+    async with testing.broker() as broker, testing.backend(broker, Doorman):
+        assert (await rejection(broker)).status == 403
         for path, headers in (("/ws/room", {"X-Token": "secret"}), ("/ws/room?token=secret", {})):
-            async with connect(broker, path, additional_headers=headers) as ws:
+            async with testing.connect(broker, path, headers=headers) as ws:
                 await ws.send("who am I")
-                assert json.loads(await ws.recv()) == {
+                await ws.expect_json({
                     "client_id": "user-7", "room_id": "ws/room",
                     "metadata": {"deep": {"list": [1, 2.5, None, "é"]}, "accepted": True},
-                }  # fmt: skip
+                })  # fmt: skip
 
 
 async def test_the_callback_decides_by_result_by_flag_or_by_raising():
@@ -51,25 +49,25 @@ async def test_the_callback_decides_by_result_by_flag_or_by_raising():
             if request.url == "/raise":
                 raise RuntimeError("no")
 
-    async with running_broker() as broker, backend(broker, Deciding):
-        assert (await status_of(broker, "/flag")).status_code == 403
-        assert (await status_of(broker, "/raise")).status_code == 403
+    async with testing.broker() as broker, testing.backend(broker, Deciding):
+        assert (await rejection(broker, "/flag")).status == 403
+        assert (await rejection(broker, "/raise")).status == 403
         async with connect(broker, "/"):
             pass
 
 
 async def test_without_a_backend_a_client_waits_and_then_hears_503():
-    async with running_broker(hold_time=0.05) as broker:
-        response = await status_of(broker)
-        assert response.status_code == 503
-        assert int(response.headers["Retry-After"]) > 0
+    async with testing.broker(hold_time=0.05) as broker:
+        response = await rejection(broker)
+        assert response.status == 503
+        assert int(response.headers["Retry-After"][0]) > 0
 
 
 async def test_a_held_client_gets_in_when_a_backend_comes():
-    async with running_broker(hold_time=30.0) as broker:
+    async with testing.broker(hold_time=30.0) as broker:
         opening = asyncio.ensure_future(asyncio.wait_for(connect(broker), 20))
-        await until(lambda: len(broker._router.doorkeeper))
-        async with backend(broker):
+        await testing.until(lambda: len(broker._router.doorkeeper))
+        async with testing.backend(broker):
             await (await opening).close()
 
 
@@ -80,8 +78,8 @@ async def test_a_backend_that_never_answers_costs_504_and_not_for_ever():
         async def on_connection_request(self, request):
             await stuck.wait()
 
-    async with running_broker(answer_timeout=0.05) as broker, backend(broker, Stuck):
-        assert (await status_of(broker)).status_code == 504
+    async with testing.broker(answer_timeout=0.05) as broker, testing.backend(broker, Stuck):
+        assert (await rejection(broker)).status == 504
         stuck.set()
 
 
@@ -93,11 +91,31 @@ async def get(broker, path):
     return int(answer.split()[1])
 
 
+async def test_the_backend_chooses_the_subprotocol():
+    class Choosing(AsyncPyStrandsClient):
+        async def on_connection_request(self, request):
+            request.subprotocol = request.query.get("choose", [None])[0]
+
+    async with testing.broker() as broker, testing.backend(broker, Choosing):
+        for path, chosen in (("/?choose=b", "b"), ("/", None), ("/?choose=not-offered", None)):
+            async with testing.connect(broker, path, subprotocols=["a", "b"]) as client:
+                assert client.subprotocol == chosen
+
+
+async def test_a_subprotocol_that_is_no_text_rejects():
+    class Choosing(AsyncPyStrandsClient):
+        async def on_connection_request(self, request):
+            request.subprotocol = 7
+
+    async with testing.broker() as broker, testing.backend(broker, Choosing):
+        assert (await rejection(broker)).status == 403
+
+
 async def test_health_and_readiness():
-    async with running_broker() as broker:
+    async with testing.broker() as broker:
         assert await get(broker, "/healthz") == 200
         assert await get(broker, "/readyz") == 503
-        async with backend(broker):
+        async with testing.backend(broker):
             assert await get(broker, "/readyz") == 200
         assert await get(broker, "/else") == 426
 
@@ -120,13 +138,11 @@ async def test_a_reused_client_id_closes_the_older_socket_and_the_newer_one_work
         async def on_message(self, message, context):
             await self.send_private_message("same", message)
 
-    async with running_broker() as broker, backend(broker, Named) as named:
-        older = await connect(broker)
-        newer = await connect(broker)
-        with pytest.raises(websockets.exceptions.ConnectionClosed):
-            await older.recv()
-        assert older.close_code == 1008
+    async with testing.broker() as broker, testing.backend(broker, Named) as named:
+        older = await testing.connect(broker)
+        newer = await testing.connect(broker)
+        await older.expect_close(1008)
         await newer.send("to the newer one")
-        assert await newer.recv() == "to the newer one"
+        await newer.expect("to the newer one")
         assert named.life == ["new", "gone", "new"]
         await newer.close()

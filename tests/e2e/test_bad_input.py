@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
-from pystrands import AsyncPyStrandsClient
+from pystrands import AsyncPyStrandsClient, testing
 
-from .support import backend, connect, running_broker, until
+from .support import connect
 
 
 class Echo(AsyncPyStrandsClient):
@@ -21,7 +21,7 @@ class Echo(AsyncPyStrandsClient):
 @asynccontextmanager
 async def a_good_pair(**options):
     """A broker with a backend and a client that work before and after whatever happens in between."""
-    async with running_broker(**options) as broker, backend(broker, Echo), connect(broker) as ws:
+    async with testing.broker(**options) as broker, testing.backend(broker, Echo), connect(broker) as ws:
 
         async def works():
             await ws.send("ping")
@@ -111,7 +111,7 @@ async def test_a_bad_frame_closes_with_its_code(frames, code):
         assert answer.partition(b"\r\n\r\n")[2][:4] == b"\x88" + bytes(
             [len(answer.partition(b"\r\n\r\n")[2]) - 2]
         ) + struct.pack("!H", code)
-        await until(lambda: broker.client_count == 1)
+        await testing.until(lambda: broker.client_count == 1)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ async def test_malformed_commands_of_a_backend_are_skipped():
     async with a_good_pair() as broker:
         reader, writer = await asyncio.open_connection("127.0.0.1", broker.tcp_port)
         writer.write(b"\n".join(lines) + b"\n")
-        await until(lambda: broker.counters["lines_malformed"] == len(lines) - 1)
+        await testing.until(lambda: broker.counters["lines_malformed"] == len(lines) - 1)
         assert broker.backend_count == 2
         writer.close()
         await reader.read()
-        await until(lambda: broker.backend_count == 1)
+        await testing.until(lambda: broker.backend_count == 1)
 
 
 async def test_an_endless_line_costs_no_memory():
@@ -166,6 +166,6 @@ async def test_an_endless_line_costs_no_memory():
             writer.write(block)
             await writer.drain()
         assert process.memory_info().rss - before < 20_000_000 + limit
-        await until(lambda: broker.counters["lines_overlong"] == 1)
+        await testing.until(lambda: broker.counters["lines_overlong"] == 1)
         writer.close()
-        await until(lambda: broker.backend_count == 1)
+        await testing.until(lambda: broker.backend_count == 1)

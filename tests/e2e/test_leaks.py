@@ -6,9 +6,8 @@ import tracemalloc
 
 import psutil
 
-from pystrands import AsyncPyStrandsClient
+from pystrands import AsyncPyStrandsClient, testing
 
-from .support import backend, running_broker, until
 from .test_bad_input import UPGRADE, frame
 
 
@@ -32,7 +31,7 @@ async def one_life(port: int, number: int) -> None:
 
 
 async def test_10000_clients_that_come_and_go_leave_nothing():
-    async with running_broker() as broker, backend(broker, Echo) as client:
+    async with testing.broker() as broker, testing.backend(broker, Echo) as client:
         process = psutil.Process()
 
         async def lives(count: int) -> None:
@@ -40,7 +39,7 @@ async def test_10000_clients_that_come_and_go_leave_nothing():
                 async with asyncio.TaskGroup() as group:
                     for number in range(first, first + 50):
                         group.create_task(one_life(broker.ws_port, number))
-            await until(lambda: not broker.client_count and process.num_fds() <= descriptors)
+            await testing.until(lambda: not broker.client_count and process.num_fds() <= descriptors)
 
         descriptors = process.num_fds()
         await lives(1000)  # caches and pools fill

@@ -8,9 +8,9 @@ import picows
 import pytest
 import websockets.exceptions
 
-from pystrands import AsyncPyStrandsClient
+from pystrands import AsyncPyStrandsClient, testing
 
-from .support import backend, connect, running_broker, until
+from .support import connect
 
 
 class RoomBackend(AsyncPyStrandsClient):
@@ -30,7 +30,7 @@ class PicowsClient(picows.WSListener):
 
 
 async def test_a_message_goes_there_and_back():
-    async with running_broker() as broker, backend(broker, RoomBackend), connect(broker) as ws:
+    async with testing.broker() as broker, testing.backend(broker, RoomBackend), connect(broker) as ws:
         await ws.send("hello")
         assert await ws.recv() == "hello"
 
@@ -40,7 +40,7 @@ async def test_text_and_binary_of_every_size_arrive_as_they_were_sent():
         async def on_message(self, message, context):
             await self.send_private_message(context.client_id, message)
 
-    async with running_broker() as broker, backend(broker, Echo), connect(broker, max_size=None) as ws:
+    async with testing.broker() as broker, testing.backend(broker, Echo), connect(broker, max_size=None) as ws:
         for size in (0, 1, 125, 126, 127, 65535, 65536, 200_000, 1 << 20):
             for message in (
                 "\x00" * size,
@@ -54,7 +54,7 @@ async def test_text_and_binary_of_every_size_arrive_as_they_were_sent():
 
 
 async def test_room_private_and_broadcast_reach_exactly_those_they_are_for():
-    async with running_broker() as broker, backend(broker) as sender:
+    async with testing.broker() as broker, testing.backend(broker) as sender:
         a1, a2, b1 = [await connect(broker, path) for path in ("/a", "/a", "/b")]
         await sender.send_room_message("/a", "to a")
         await sender.send_room_message("/nobody", "lost")
@@ -69,7 +69,7 @@ async def test_room_private_and_broadcast_reach_exactly_those_they_are_for():
 
 async def test_200_clients_in_20_rooms_get_exactly_their_messages_in_order():
     rooms, per_room, per_client = 20, 10, 10
-    async with running_broker() as broker, backend(broker, RoomBackend), asyncio.TaskGroup() as group:
+    async with testing.broker() as broker, testing.backend(broker, RoomBackend), asyncio.TaskGroup() as group:
         everyone = asyncio.Event()
 
         async def with_websockets(number: int) -> list[str]:
@@ -88,7 +88,7 @@ async def test_200_clients_in_20_rooms_get_exactly_their_messages_in_order():
             await everyone.wait()
             for message in range(per_client):
                 transport.send(picows.WSMsgType.TEXT, f"{number}:{message}".encode())
-            await until(lambda: len(client.received) >= per_room * per_client)
+            await testing.until(lambda: len(client.received) >= per_room * per_client)
             await all_done.wait()
             transport.disconnect()
             await transport.wait_disconnected()
@@ -99,9 +99,9 @@ async def test_200_clients_in_20_rooms_get_exactly_their_messages_in_order():
             group.create_task((with_websockets if number // rooms % 2 else with_picows)(number))
             for number in range(rooms * per_room)
         ]
-        await until(lambda: broker.client_count == rooms * per_room)
+        await testing.until(lambda: broker.client_count == rooms * per_room)
         everyone.set()
-        await until(lambda: broker.counters["messages_delivered"] == rooms * per_room**2 * per_client)
+        await testing.until(lambda: broker.counters["messages_delivered"] == rooms * per_room**2 * per_client)
         all_done.set()
         for number, peer in enumerate(peers):
             by_sender = defaultdict(list)
@@ -139,7 +139,11 @@ class ChatServer(AsyncPyStrandsClient):
 
 async def test_with_two_backends_every_event_reaches_its_owner_in_order_beside_slow_handlers():
     count, per_client = 40, 20
-    async with running_broker() as broker, backend(broker, ChatServer) as one, backend(broker, ChatServer) as two:
+    async with (
+        testing.broker() as broker,
+        testing.backend(broker, ChatServer) as one,
+        testing.backend(broker, ChatServer) as two,
+    ):
         clients = [await connect(broker) for _ in range(count)]
         for ws in clients[::4]:
             await ws.send("slow")
@@ -159,7 +163,7 @@ async def test_with_two_backends_every_event_reaches_its_owner_in_order_beside_s
             assert all(text.startswith("User_") for text in texts)
         for ws in clients:
             await ws.close()
-        await until(lambda: not one.users and not two.users)
+        await testing.until(lambda: not one.users and not two.users)
         assert len(one.events) == len(two.events) == count // 2
         expected = ["joined", *map(str, range(per_client)), "left"]
         for client_id, events in (one.events | two.events).items():
@@ -167,15 +171,11 @@ async def test_with_two_backends_every_event_reaches_its_owner_in_order_beside_s
 
 
 async def test_a_client_that_does_not_read_is_closed_and_costs_the_others_nothing():
-    async with running_broker(client_buffer=1 << 20) as broker, backend(broker) as sender:
-        reader, writer = await asyncio.open_connection("127.0.0.1", broker.ws_port, limit=1024)
-        writer.write(
-            b"GET /room HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
-        assert b" 101 " in await reader.readline()
+    async with testing.broker(client_buffer=1 << 20) as broker, testing.backend(broker) as sender:
+        stuck = await testing.connect(broker, "/room", receive_buffer=4096)
+        stuck.stop_reading()
         async with connect(broker) as ws:
-            await until(lambda: broker.client_count == 2)
+            await testing.until(lambda: broker.client_count == 2)
             sent = 0
             while not broker.counters["slow_consumer_closed"]:
                 assert sent < 1000
@@ -184,14 +184,19 @@ async def test_a_client_that_does_not_read_is_closed_and_costs_the_others_nothin
                     sent += 1
                 for _ in range(10):
                     assert len(await ws.recv()) == 60_000
-            await until(lambda: broker.client_count == 1)
+            await testing.until(lambda: broker.client_count == 1)
             await sender.send_room_message("/room", "after")
             assert await ws.recv() == "after"
-        writer.close()
+        await stuck.close()
 
 
 async def test_many_backends_and_threads_of_sends_never_mix_messages():
-    async with running_broker() as broker, backend(broker) as one, backend(broker) as two, connect(broker) as ws:
+    async with (
+        testing.broker() as broker,
+        testing.backend(broker) as one,
+        testing.backend(broker) as two,
+        connect(broker) as ws,
+    ):
         await asyncio.gather(
             *(
                 sender.send_room_message("/room", f"{number}:" + "x" * 3000)

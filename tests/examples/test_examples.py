@@ -152,7 +152,9 @@ def address(process):
     """Where a web server says that it listens; it may say so after its backend has connected."""
     shown = re.compile(r"http://127\.0\.0\.1:([1-9]\d*)")
     testing.until_sync(lambda: shown.search(process.output), 30)
-    return shown.search(process.output)[0]
+    found = shown.search(process.output)
+    assert found
+    return found[0]
 
 
 def http(url, data=None):

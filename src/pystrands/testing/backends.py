@@ -13,7 +13,7 @@ from pystrands.testing.waiting import until, until_sync
 __all__ = ["Arrival", "HasBackends", "backend", "backend_thread"]
 
 AnyClient = AsyncPyStrandsClient | PyStrandsClient | PyStrands
-B = TypeVar("B", AsyncPyStrandsClient, PyStrandsClient, PyStrands)
+B = TypeVar("B", bound=AnyClient)
 
 HOST: Final = "127.0.0.1"
 CONNECT_TIMEOUT: Final = 10.0
@@ -49,16 +49,20 @@ class Arrival:
 
 
 @overload
+def backend(broker: HasBackends, **options: Any) -> AbstractAsyncContextManager[AsyncPyStrandsClient]: ...
+@overload
 def backend(broker: HasBackends, kind: Callable[..., B], **options: Any) -> AbstractAsyncContextManager[B]: ...
 @overload
 def backend(broker: HasBackends, kind: B) -> AbstractAsyncContextManager[B]: ...
-def backend(broker: HasBackends, kind: Any, **options: Any) -> AbstractAsyncContextManager[Any]:
+def backend(broker: HasBackends, kind: Any = AsyncPyStrandsClient, **options: Any) -> AbstractAsyncContextManager[Any]:
     """Connect a backend: ``async with testing.backend(broker, Chat) as chat:``; it is disconnected at the end.
 
     ``kind``: a subclass of AsyncPyStrandsClient, PyStrandsClient or PyStrands, which is made with ``options``; or an
     instance of one, with its own attributes but for ``host``, ``port`` and ``reconnect_delay``, which it gets back in
-    the end. It reconnects after 20 ms unless ``options`` have a ``reconnect_delay``. The block begins when the broker
-    has the backend; AssertionError when that takes more than 10 s. Handlers that run at the end have 5 s to finish.
+    the end. Without a ``kind`` it accepts everybody, and the test itself can send through it.
+
+    It reconnects after 20 ms unless ``options`` have a ``reconnect_delay``. The block begins when the broker has the
+    backend; AssertionError when that takes more than 10 s. Handlers that run at the end have 5 s to finish.
     """
     return _backend(broker, kind, options)
 
@@ -92,10 +96,12 @@ async def _backend(broker: HasBackends, kind: Any, options: dict[str, Any]) -> A
 
 
 @overload
+def backend_thread(broker: HasBackends, **options: Any) -> AbstractContextManager[PyStrandsClient]: ...
+@overload
 def backend_thread(broker: HasBackends, kind: Callable[..., B], **options: Any) -> AbstractContextManager[B]: ...
 @overload
 def backend_thread(broker: HasBackends, kind: B) -> AbstractContextManager[B]: ...
-def backend_thread(broker: HasBackends, kind: Any, **options: Any) -> AbstractContextManager[Any]:
+def backend_thread(broker: HasBackends, kind: Any = PyStrandsClient, **options: Any) -> AbstractContextManager[Any]:
     """Connect a backend from a test without an event loop: ``with testing.backend_thread(broker, Chat) as chat:``.
 
     Parameters and exceptions are those of :func:`backend`. The handlers of a PyStrandsClient run on its own threads,

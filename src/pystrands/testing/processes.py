@@ -139,8 +139,13 @@ class BackendProcess:
         self._child.terminate()
 
     def stop(self) -> None:
-        """Halt it with SIGSTOP: its connections stay, and it does nothing until :meth:`cont`. Not on Windows."""
+        """Halt it with SIGSTOP: its connections stay, and it does nothing until :meth:`cont`. Not on Windows.
+
+        Blocks until it has stopped.
+        """
         self._child.send_signal(signal.SIGSTOP)
+        if self.returncode is None:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def cont(self) -> None:
         """Let it go on after :meth:`stop`."""

@@ -5,7 +5,6 @@ Exit codes: 0 after an orderly end, 1 when the broker can't start, 2 for a value
 """
 
 import asyncio
-import difflib
 import errno
 import gc
 import logging
@@ -13,24 +12,22 @@ import os
 import signal
 import socket
 import sys
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pystrands.broker.config import BrokerConfig, Option, options
+from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, read_file, resolve
+from pystrands.cli_tools import COMMANDS
 from pystrands.errors import ConfigError
 
 if TYPE_CHECKING:
     from pystrands.broker.server import Broker
 
-__all__ = ["Command", "Failure", "WrongValue", "add_options", "main", "resolve"]
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+__all__ = ["DEMO_OPTIONS", "SERVER_OPTIONS", "Failure", "WrongValue", "main", "read_file", "resolve", "why_not_started"]
 
 log = logging.getLogger(__name__)
 
@@ -41,143 +38,25 @@ SERVER_OPTIONS = (*options(), LOG_LEVEL)
 DEMO_OPTIONS = tuple(each for each in SERVER_OPTIONS if each.name in {"ws_host", "ws_port", "tcp_host", "tcp_port"})
 
 
-class Failure(click.ClickException):
-    """What was asked for can't be done: one line on stderr, exit code 1."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
-
-
-class WrongValue(Failure):
-    """A value that can't work, from any source: one line on stderr, exit code 2."""
-
-    exit_code = 2
-
-
-class Command(click.Command):
-    """A command that reports a misspelt option in one line as well, without the usage block."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, but for what is raised."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            raise WrongValue(error.format_message()) from None
-
-
-class _Commands(click.Group):
-    """The commands. Those for a running broker are loaded when they are looked for: they use this module."""
-
-    def _load(self) -> None:
-        if "tail" not in self.commands:
-            from pystrands.cli_tools import COMMANDS  # noqa: PLC0415 - see above
-
-            self.commands.update(COMMANDS)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        self._load()
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of that name."""
-        self._load()
-        return super().get_command(ctx, cmd_name)
-
-
-# ---- where values come from
-
-
-def read_file(path: str, known: Iterable[Option], source: str = "") -> dict[str, object]:
-    """Return a TOML file's values by field name; ``source`` says who named the file, if not the flag.
-
-    Raises WrongValue for a file that can't be read and for keys that are no option's.
-    """
-    label = _label("--config", source)
-    try:
-        table = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise WrongValue(f"{label}: can't read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise WrongValue(f"{label}: {path} is not a TOML file: {error}") from None
-    keys = {each.key: each.name for each in known}
-    values: dict[str, object] = {}
-    for key, value in table.items():
-        spelt = key.replace("_", "-")
-        if spelt not in keys:
-            nearest = difflib.get_close_matches(spelt, keys, n=1, cutoff=0)[0]
-            raise WrongValue(f"{path}: unknown key {key!r}: the nearest right one is {nearest!r}")
-        if keys[spelt] in values:
-            raise WrongValue(f"{path}: {spelt!r} is there twice, with - and with _: remove one")
-        values[keys[spelt]] = value
-    return values
-
-
-def resolve(
-    known: Iterable[Option],
-    flags: Mapping[str, str | None],
-    environ: Mapping[str, str],
-    file: Mapping[str, object],
-    file_name: str = "",
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the value of each option that was given, and the name of its source: empty for a flag.
-
-    An empty environment variable counts as not given. Raises WrongValue for a value that can't work.
-    """
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for each in known:
-        given = flags.get(each.name)
-        source = ""
-        if given is None:
-            source = next((name for name in (each.env, each.older_env) if name and environ.get(name)), "")
-            given = environ.get(source)
-        try:
-            if given is not None:
-                values[each.name] = each.parse(given)
-            elif each.name in file:
-                source = file_name
-                value = file[each.name]
-                values[each.name] = each.parse(value) if isinstance(value, str) else each.check(value)
-            else:
-                continue
-        except ConfigError as error:
-            raise WrongValue(f"{_label(each.flag, source)}: {error.problem}") from None
-        sources[each.name] = source
-    return values, sources
-
-
-def _label(flag: str, source: str) -> str:
-    return f"{flag} (from {source})" if source else flag
-
-
 def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConfig:
     try:
         return BrokerConfig(**values)
     except ConfigError as error:
         flag = "--" + error.option.replace("_", "-")
-        raise WrongValue(f"{_label(flag, sources.get(error.option, ''))}: {error.problem}") from None
-
-
-def add_options(known: Iterable[Option]) -> Callable[[_Function], _Function]:
-    """Give a command these options; their values come as the text that was given, or None: see :func:`resolve`."""
-
-    def decorate(function: _Function) -> _Function:
-        for each in reversed(list(known)):
-            text = f"{each.help[0].upper()}{each.help[1:]}.  [{each.default_text}]"
-            function = click.option(each.flag, each.name, metavar=each.metavar, help=text)(function)
-        return function
-
-    return decorate
+        raise WrongValue(f"{label(flag, sources.get(error.option, ''))}: {error.problem}") from None
 
 
 # ---- the commands
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pystrands", prog_name="pystrands")
 def main() -> None:
     """PyStrands: WebSockets that stay open while your Python code comes and goes."""
+
+
+for each_command in COMMANDS:
+    main.add_command(each_command)
 
 
 @main.command(

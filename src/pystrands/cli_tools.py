@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from pystrands.broker.config import options
-from pystrands.cli import Command, Failure, WrongValue, add_options, resolve
+from pystrands.cli_base import Command, Failure, WrongValue, add_options, resolve
 from pystrands.errors import PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.messages import WatchedParams
@@ -210,4 +210,4 @@ def _picture(address: str, *, live: bool) -> "Picture":
     return Picture(address, live=live)
 
 
-COMMANDS: Final[Mapping[str, click.Command]] = {"send": send, "status": status, "tail": tail}
+COMMANDS: Final[tuple[click.Command, ...]] = (send, status, tail)

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pystrands.client import commands
@@ -60,6 +59,7 @@ class PyStrands(BaseClient):
         *,
         max_concurrency: int = 1000,
         max_workers: int = 32,
+        handler_timeout: float | None = None,
         name: str | None = None,
     ) -> None:
         check_whole("max_workers", max_workers, 1)
@@ -71,6 +71,7 @@ class PyStrands(BaseClient):
             max_reconnect_delay,
             reconnect_backoff,
             max_concurrency=max_concurrency,
+            handler_timeout=handler_timeout,
             name=name,
         )
         self.max_workers = max_workers
@@ -166,20 +167,9 @@ class PyStrands(BaseClient):
             raise RuntimeError("app.run() was called inside a running event loop; use: await app.run_async()")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             try:
-                runner.run(self._run_until_terminated())
+                runner.run(self.run_async())
             except KeyboardInterrupt:
                 logger.info("interrupted; disconnected")
-
-    async def _run_until_terminated(self) -> None:
-        task = asyncio.ensure_future(self.run_async())
-        with _on_sigterm(task.cancel):
-            try:
-                await task
-            except asyncio.CancelledError:
-                current = asyncio.current_task()
-                if current is not None and current.cancelling():
-                    raise
-                logger.info("terminated; disconnected")
 
     async def run_async(self) -> None:
         """Connect, and wait until the app is disconnected, as :meth:`run` does.
@@ -333,20 +323,6 @@ def _loop_runs_here() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _on_sigterm(callback: Callable[[], object]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGTERM, callback)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _name_of(function: Any) -> str:

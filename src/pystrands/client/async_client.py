@@ -23,7 +23,8 @@ class AsyncPyStrandsClient(BaseClient):
     ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
     after ``reconnect_delay`` seconds, each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
     (each shortened at random by up to a quarter, so that backends do not all come back at once).
-    ``max_concurrency``: how many handlers run at once. ``name``: names this backend in the broker's log.
+    ``max_concurrency``: how many handlers run at once. ``handler_timeout``: seconds after which a handler is cancelled,
+    which counts as its failure; None: never. ``name``: names this backend in the broker's log.
     Raises ConfigError, naming the parameter, on a value that can't work.
 
     One client's events are handled one at a time, in order; different clients' concurrently. A callback may be a plain
@@ -51,6 +52,7 @@ class AsyncPyStrandsClient(BaseClient):
         reconnect_backoff: float = 2.0,
         *,
         max_concurrency: int = 1000,
+        handler_timeout: float | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -61,6 +63,7 @@ class AsyncPyStrandsClient(BaseClient):
             max_reconnect_delay,
             reconnect_backoff,
             max_concurrency=max_concurrency,
+            handler_timeout=handler_timeout,
             name=name,
         )
         self._core = Core(self._options, self._invoke)
@@ -99,7 +102,8 @@ class AsyncPyStrandsClient(BaseClient):
 
         With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
         attempt fails or the link is lost, after the handlers of what was received. Cancelling it disconnects, giving
-        handlers a second, and raises CancelledError.
+        handlers a second, and raises CancelledError. In the main thread SIGTERM disconnects as :meth:`disconnect` does,
+        unless the program has a handler of its own for it.
         """
         await self._core.run_forever()
 

@@ -62,6 +62,7 @@ class Options(msgspec.Struct, frozen=True):
     max_reconnect_delay: float
     reconnect_backoff: float
     max_concurrency: int
+    handler_timeout: float | None
     name: str
 
     def __post_init__(self) -> None:
@@ -74,6 +75,8 @@ class Options(msgspec.Struct, frozen=True):
         _check_number("max_reconnect_delay", self.max_reconnect_delay, 0, "seconds")
         _check_number("reconnect_backoff", self.reconnect_backoff, 1, "times the delay before")
         check_whole("max_concurrency", self.max_concurrency, 1)
+        if self.handler_timeout is not None:
+            _check_number("handler_timeout", self.handler_timeout, 0, "seconds")
         _check_type("name", self.name, str, "a str or None")
 
 
@@ -112,6 +115,7 @@ class BaseClient:
         reconnect_backoff: float = 2.0,
         *,
         max_concurrency: int = 1000,
+        handler_timeout: float | None = None,
         name: str | None = None,
     ) -> None:
         self.host = host
@@ -121,6 +125,7 @@ class BaseClient:
         self.max_reconnect_delay = max_reconnect_delay
         self.reconnect_backoff = reconnect_backoff
         self.max_concurrency = max_concurrency
+        self.handler_timeout = handler_timeout
         self.name = name
         self._options()
 
@@ -133,6 +138,7 @@ class BaseClient:
             max_reconnect_delay=self.max_reconnect_delay,
             reconnect_backoff=self.reconnect_backoff,
             max_concurrency=self.max_concurrency,
+            handler_timeout=self.handler_timeout,
             name="" if self.name is None else self.name,
         )
 

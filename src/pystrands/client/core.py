@@ -1,9 +1,12 @@
 """What every client does on its event loop: connect, keep connected, send, ask, disconnect."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 
 from pystrands.client.base import Options, Peer
 from pystrands.client.commands import Confirmation, Encode
@@ -113,11 +116,12 @@ class Core:
     async def run_forever(self) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.run_forever`."""
         life = self._begin(persistent=True)
-        try:
-            await asyncio.wait([life.closed])
-        except asyncio.CancelledError:
-            await life.close(CANCELLED_TIMEOUT)
-            raise
+        with _on_sigterm(life.loop, lambda: life.begin_closing(DISCONNECT_TIMEOUT)):
+            try:
+                await asyncio.wait([life.closed])
+            except asyncio.CancelledError:
+                await life.close(CANCELLED_TIMEOUT)
+                raise
 
     async def disconnect(self, timeout: float = DISCONNECT_TIMEOUT) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.disconnect`."""
@@ -171,3 +175,23 @@ class Core:
         """Send a message, and return what became of it at the broker."""
         answer = await self.ask(encode, timeout)
         return Confirmation(answer.matched, answer.skipped)
+
+
+@contextlib.contextmanager
+def _on_sigterm(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> Iterator[None]:
+    """Have SIGTERM call ``callback`` meanwhile, unless the program has a handler of its own for it."""
+    is_free = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if not is_free:
+        yield
+        return
+    try:
+        loop.add_signal_handler(signal.SIGTERM, callback)
+    except (NotImplementedError, RuntimeError):  # Windows
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)

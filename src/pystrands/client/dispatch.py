@@ -49,6 +49,8 @@ class Dispatcher:
 
     ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
     False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
+    ``finished(call)`` is called when the handler of a numbered event has ended, by itself or with an exception. A
+    handler is cancelled after ``timeout`` seconds; None: never.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Dispatcher:
         flow: Callable[[bool], None],
         abandoned: Callable[[], bool],
         finished: Callable[[Call], None] = lambda _: None,
+        timeout: float | None = None,
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
@@ -71,6 +74,7 @@ class Dispatcher:
         self._flow = flow
         self._abandoned = abandoned
         self._finished = finished
+        self._timeout = timeout
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._waiting_bytes = 0
@@ -168,7 +172,10 @@ class Dispatcher:
         try:
             result = self._invoke(call.name, call.args)
             if type(result) is CoroutineType or inspect.isawaitable(result):
-                result = await result
+                if self._timeout is None:
+                    result = await result
+                else:
+                    result = await self._in_time(result)
             if call.request is not None:
                 _reply(call, answer(call, result))
         except (KeyboardInterrupt, SystemExit):
@@ -180,6 +187,15 @@ class Dispatcher:
             await self._failed(call, error)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
             await self._failed(call, error)
+
+    async def _in_time(self, result: Any) -> Any:
+        async with asyncio.timeout(self._timeout) as limit:
+            try:
+                return await result
+            except asyncio.CancelledError:
+                if limit.expired():
+                    raise TimeoutError(f"it took more than {self._timeout:g} s (handler_timeout)") from None
+                raise
 
     async def _failed(self, call: Call, error: BaseException) -> None:
         client_id = call.context.client_id

@@ -82,6 +82,10 @@ class Incoming:
         self.left: asyncio.Future[None] = loop.create_future()
         """Done when the broker has said that no more events come."""
 
+    def may_be_old(self) -> bool:
+        """Whether the broker may be one that says no hello; not once it has said one (LINK rule 7)."""
+        return not self._broker_id
+
     # --- lines ---
 
     def receive(self, link: Link, lines: list[bytes]) -> None:

@@ -53,10 +53,17 @@ class Life:
             flow=self._set_flow,
             abandoned=self._is_abandoned,
             finished=self._finished,
+            timeout=options.handler_timeout,
         )
         self.outgoing = Outgoing(self.loop, current_runner, self.dispatcher.stale)
         self.incoming = Incoming(self.loop, options, self.dispatcher, self.outgoing, self._usable)
-        self.supervisor = Supervisor(options, self._make_link, persistent=persistent, attach=self.outgoing.attach)
+        self.supervisor = Supervisor(
+            options,
+            self._make_link,
+            persistent=persistent,
+            attach=self.outgoing.attach,
+            may_be_old=self.incoming.may_be_old,
+        )
         self._task = asyncio.Task(self.supervisor.run(), loop=self.loop, context=self._context, name="pystrands-link")
         self._task.add_done_callback(lambda _: self._supervisor_ended())
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from pystrands.client.base import Peer
 from pystrands.client.link import Link
+from pystrands.errors import MessageTooBig
 from pystrands.protocol import messages
 from pystrands.protocol.commands import BackendSession
 
@@ -66,6 +67,15 @@ class Outgoing:
         self.discarded += 1
         return True
 
+    def check(self, line: bytes) -> None:
+        """Raise MessageTooBig when the broker would not take ``line`` (LINK rule 5)."""
+        limit = self.peer.max_line if self.peer is not None else 0
+        if limit and len(line) > limit:
+            raise MessageTooBig(
+                f"a command of {len(line)} bytes is more than the {limit} that the broker takes: "
+                "send less, or raise the broker's --max-message-size"
+            )
+
     def write(self, line: bytes) -> bool:
         """Send ``line`` past every limit; return False when there is no way out."""
         session, link = self.session, self.link
@@ -81,7 +91,9 @@ class Outgoing:
 
         While the link is up it waits for room, in order. While it is down what finds no room is not taken (LINK
         rule 11). A wait that is cancelled hands nothing on, unless the line had gone before the cancellation arrived.
+        Raises MessageTooBig as :meth:`check` does.
         """
+        self.check(line)
         if self.is_stale():
             return False
         session = self.session

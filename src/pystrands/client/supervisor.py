@@ -24,7 +24,8 @@ USEFUL_AFTER: Final = 1.0
 class Supervisor:
     """Owns the life of the connection to one broker; each connection is a new Link from ``make_link``.
 
-    ``attach(link)`` is called once for each that commands can go out on.
+    ``attach(link)`` is called once for each that commands can go out on. ``may_be_old()`` tells whether a broker that
+    says no hello may be one that knows none.
 
     :meth:`run` is its task. It ends when the first attempt fails and ``persistent`` is not set, when the link is lost
     and ``options.auto_reconnect`` is not set, or after :meth:`stop`.
@@ -37,6 +38,7 @@ class Supervisor:
         *,
         persistent: bool,
         attach: Callable[[Link], None] = lambda _: None,
+        may_be_old: Callable[[], bool] = lambda: True,
     ) -> None:
         self.link: Link | None = None
         """The link that commands go to; None while there is none."""
@@ -47,6 +49,7 @@ class Supervisor:
         self._options = options
         self._make_link = make_link
         self._attach = attach
+        self._may_be_old = may_be_old
         self._loop = asyncio.get_running_loop()
         self._outcomes: list[asyncio.Future[bool]] = []
         self._hurry = asyncio.Event()
@@ -111,7 +114,7 @@ class Supervisor:
             if link is not None:
                 link.abort()
             raise
-        if link.awaits_welcome:
+        if link.awaits_welcome or (not link.heard and link.is_open and not self._may_be_old()):
             logger.warning("the broker at %s:%d did not finish the greeting", options.host, options.port)
             link.abort()
             return None

@@ -5,9 +5,10 @@ import contextlib
 import inspect
 import logging
 import os
+import signal
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from pystrands.client import commands
@@ -40,9 +41,10 @@ class PyStrandsClient(BaseClient):
     """A backend for threaded code: override the ``on_*`` callbacks, then call :meth:`run_forever` or :meth:`connect`.
 
     The same as :class:`pystrands.AsyncPyStrandsClient` without ``async``. Callbacks are plain functions that run on up
-    to ``max_workers`` threads; one client's events are handled one at a time, in order. All methods may be called from
-    any thread and from callbacks. Raises ConfigError, naming the parameter, on a value that can't work, and TypeError
-    when a callback is ``async def``.
+    to ``max_workers`` threads; one client's events are handled one at a time, in order. After ``handler_timeout``
+    seconds a handler counts as failed; its thread can't be stopped, and runs on beside the next. All methods may be
+    called from any thread and from callbacks. Raises ConfigError, naming the parameter, on a value that can't work,
+    and TypeError when a callback is ``async def``.
 
     The ``send`` methods take ``str`` (a text frame) or ``bytes`` (a binary frame) and return whether the message was
     handed to the link: False when not connected, which is logged as one warning for each outage. They block only while
@@ -62,6 +64,7 @@ class PyStrandsClient(BaseClient):
         reconnect_backoff: float = 2.0,
         *,
         max_workers: int = 32,
+        handler_timeout: float | None = None,
         name: str | None = None,
     ) -> None:
         check_whole("max_workers", max_workers, 1)
@@ -73,6 +76,7 @@ class PyStrandsClient(BaseClient):
             max_reconnect_delay,
             reconnect_backoff,
             max_concurrency=max_workers,
+            handler_timeout=handler_timeout,
             name=name,
         )
         for handler in HANDLERS:
@@ -149,16 +153,30 @@ class PyStrandsClient(BaseClient):
 
         With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
         attempt fails or the link is lost, after the handlers of what was received. In the main thread Ctrl-C
-        disconnects, giving handlers a second, and returns.
+        disconnects, giving handlers a second, and returns; so does SIGTERM, giving them five, unless the program has
+        a handler of its own for it.
         """
         self._options()
         future = self._start(lambda core: core.run_forever)
         try:
-            with contextlib.suppress(Gone):
+            with contextlib.suppress(Gone), self._on_sigterm():
                 wait_for(future)
         except KeyboardInterrupt:
             logger.info("interrupted; disconnecting")
             self.disconnect(CANCELLED_TIMEOUT)
+
+    @contextlib.contextmanager
+    def _on_sigterm(self) -> Iterator[None]:
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            yield
+            return
+        # On a thread: the signal may have come while this one holds a lock that disconnect() needs.
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=self.disconnect, daemon=True).start())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     @property
     def _peer(self) -> Peer | None:

@@ -165,6 +165,7 @@ class Bridge:
                 return self.call(self._core.send, line)
             except Gone:
                 return self._core.outage.unsent()
+        life.outgoing.check(line)
         if life.outgoing.is_stale():
             return False
         with self._lock:

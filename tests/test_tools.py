@@ -4,13 +4,17 @@ import asyncio
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -505,3 +509,20 @@ async def test_against_a_broker_process():
         await asyncio.to_thread(use)
         server.terminate()
         assert await server.wait() == 0
+
+
+# ---- the page about it
+
+
+def test_the_page_has_every_command_and_option_and_each_of_its_commands_is_one():
+    page = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text("utf-8")
+    lines = re.findall(r"^\$ .*?\b(pystrands .*)$", page, re.MULTILINE)
+    assert len(lines) >= 10
+    for line in lines:
+        name, *arguments = shlex.split(line.partition(" <")[0])[1:]
+        main.commands[name].make_context(name, arguments)
+    for name, command in main.commands.items():
+        assert f"## pystrands {name}\n" in page
+        if name != "server":
+            flags = {flag for each in command.params if isinstance(each, click.Option) for flag in each.opts}
+            assert not [flag for flag in flags if f"`{flag}`" not in page]

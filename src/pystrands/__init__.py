@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from pystrands.client import AsyncPyStrandsClient, PyStrands, PyStrandsClient
+from pystrands.client import AsyncPyStrandsClient, Confirmation, PyStrands, PyStrandsClient
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import (
     BinaryNotSupported,
@@ -10,6 +10,9 @@ from pystrands.errors import (
     MalformedLine,
     MessageError,
     MessageTooBig,
+    NotConnected,
+    NotSupported,
+    OutcomeUnknown,
     PyStrandsError,
 )
 
@@ -17,11 +20,15 @@ __all__ = [
     "AsyncPyStrandsClient",
     "BinaryNotSupported",
     "ConfigError",
+    "Confirmation",
     "ConnectionRequestContext",
     "Context",
     "MalformedLine",
     "MessageError",
     "MessageTooBig",
+    "NotConnected",
+    "NotSupported",
+    "OutcomeUnknown",
     "PyStrands",
     "PyStrandsClient",
     "PyStrandsError",

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -17,6 +17,10 @@ test: lint types ## everything that must pass: ruff, mypy, all tests, coverage
 	$(BIN)/pytest --cov --cov-report=term --durations=10
 	@echo "All checks passed."
 
+docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --quiet
+	@echo "Open site/index.html"
+
 lint: $(VENV)/.ready-test ## ruff: rules and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -29,7 +33,7 @@ format: $(VENV)/.ready-test ## put the code into ruff's format
 	$(BIN)/ruff format
 
 clean: ## remove .venv and what tools leave behind
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say what is installed; they are older than what they are made of when that changes.
@@ -45,5 +49,9 @@ $(VENV)/.ready: $(VENV)/.created pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test
-	@touch $@ $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test --group docs
+	@touch $@ $(VENV)/.ready $(VENV)/.ready-docs
+
+$(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group docs
+	@touch $@

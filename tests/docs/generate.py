@@ -1,0 +1,41 @@
+"""Writes the parts of README and docs that come from the code: ``python -m tests.docs.generate``."""
+
+import re
+from pathlib import Path
+
+from pystrands.broker.config import options, options_table
+from pystrands.cli import LOG_LEVEL
+from tests.docs.blocks import README, ROOT
+
+OPTIONS_PAGE = ROOT / "docs" / "options.md"
+
+
+def names_table() -> str:
+    """Return the names of each option in the environment and in the file, as a Markdown table."""
+    rows = ["| Flag | Environment | TOML key | Takes |", "|---|---|---|---|"]
+    for each in (*options(), LOG_LEVEL):
+        kind = {str: "text", int: "whole number", float: "number"}[type(each.default)]
+        takes = ", ".join(f"`{choice}`" for choice in each.choices) or f"{kind} {each.range_text}".strip()
+        rows.append(f"| `{each.flag}` | `{each.env}` | `{each.key}` | {takes} |")
+    return "\n".join(rows) + "\n"
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """Return a page's text with ``part`` between the comments of that name."""
+    pattern = rf"(<!-- {name}\b[^\n]*-->\n).*?(<!-- end of {name} -->)"
+    assert len(re.findall(pattern, text, re.DOTALL)) == 1, name
+    return re.sub(pattern, lambda match: match[1] + part + match[2], text, flags=re.DOTALL)
+
+
+def generated() -> dict[Path, str]:
+    """Return what each page with such parts should be."""
+    page = with_part(OPTIONS_PAGE.read_text("utf-8"), "options", options_table())
+    return {
+        README: with_part(README.read_text("utf-8"), "options", options_table()),
+        OPTIONS_PAGE: with_part(page, "names", names_table()),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in generated().items():
+        path.write_text(text, "utf-8")

@@ -274,6 +274,12 @@ def test_what_is_watched_while_a_request_waits_is_not_lost():
         tool.close()
 
 
+def test_send_tells_who_did_not_take_it():
+    with impostor(HELLO, messages.result("1", {"matched": 3, "skipped": 2}), close=False) as port:
+        result = in_process("send", "--all", "x", "--tcp-port", str(port))
+    assert (result.exit_code, result.stdout) == (0, "Sent to 1 of 3 clients: the others read too slowly\n")
+
+
 def test_an_address_to_listen_on_is_understood_as_one_to_connect_to():
     with impostor(HELLO) as port, Tool("0.0.0.0", port) as tool:
         assert tool.address == f"0.0.0.0:{port}"

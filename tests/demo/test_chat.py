@@ -16,11 +16,11 @@ class Recorder(ChatBackend):
         super().__init__()
         self.sent = []
 
-    async def send_private_message(self, client_id, message):
+    async def send_private_message(self, client_id, message, **options):
         self.sent.append((client_id, json.loads(message)))
         return True
 
-    async def send_room_message(self, room_id, message):
+    async def send_room_message(self, room_id, message, **options):
         self.sent.append(("#" + room_id, json.loads(message)))
         return True
 

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, cast
 
 from pystrands.client.base import (
@@ -17,12 +18,14 @@ from pystrands.client.base import (
 )
 from pystrands.client.dispatch import Dispatcher
 from pystrands.client.link import Link
-from pystrands.client.outgoing import Outgoing
+from pystrands.client.outgoing import Outgoing, max_unnumbered
+from pystrands.context import Context
 from pystrands.errors import MalformedLine, OutcomeUnknown
 from pystrands.protocol import messages
 from pystrands.protocol.commands import BackendSession
-from pystrands.protocol.link import Receipt, is_silent, ranges
+from pystrands.protocol.link import LinkSession, Receipt, is_silent, ranges
 from pystrands.protocol.messages import (
+    COMMANDS,
     EVENTS,
     ConnectionRequest,
     Event,
@@ -30,6 +33,7 @@ from pystrands.protocol.messages import (
     Hello,
     HelloParams,
     Leaving,
+    NewMessage,
     Received,
     Result,
     ResultParams,
@@ -42,6 +46,7 @@ __all__ = ["Incoming"]
 
 logger = logging.getLogger(__name__)
 
+_NEW: Final = Receipt.NEW
 ACKNOWLEDGE_WITHIN: Final = 0.1
 """Seconds until lines that came are acknowledged, when nothing is written meanwhile."""
 
@@ -49,6 +54,12 @@ ACKNOWLEDGE_WITHIN: Final = 0.1
 def new_session_id() -> str:
     """Return a name that no other session has: 128 random bits (LINK rule 19)."""
     return secrets.token_hex(16)
+
+
+def _of_no_event(context: Context) -> Context:
+    """Return a client's context without the event that it came with, which was another one."""
+    context.event_id, context.redelivered = "", False
+    return context
 
 
 class Incoming:
@@ -91,6 +102,7 @@ class Incoming:
     def receive(self, link: Link, lines: list[bytes]) -> None:
         """Take the lines of one read."""
         link.heard = True
+        session = self._outgoing.session
         for line in lines:
             try:
                 event = EVENTS.decode(line)
@@ -98,38 +110,43 @@ class Incoming:
                 link.reject_line(error)
                 event = Unknown(error.seq) if error.seq else None
             kind = type(event)
-            if event is None or kind is Heartbeat:
+            if kind is NewMessage and not link.awaits_welcome:  # the ordinary case, before all others
+                if session is None or self._is_next(link, session, event.seq):  # type: ignore[union-attr]
+                    self._take(link, session, cast("Event", event), len(line))
+            elif event is None or kind is Heartbeat:
                 continue
-            if kind is Hello:
+            elif kind is Hello:
                 self._hear_hello(link, cast("Hello", event).params)
+                session = self._outgoing.session
             elif kind is Welcome:
                 self._hear_welcome(link, cast("Welcome", event).params)
             elif kind is Received:
                 self._hear_received(link, cast("Received", event).params.seq)
             elif link.awaits_welcome:
                 link.reject_line("it came before the welcome")
-            elif self._is_next(link, event):
-                self._take(link, cast("Event", event), len(line))
+            elif session is None:
+                if kind is not Unknown:
+                    self._take(link, session, cast("Event", event), len(line))
+            elif self._is_next(link, session, getattr(event, "seq", 0)) and kind is not Unknown:
+                self._take(link, session, cast("Event", event), len(line))
             if not link.is_open:
                 return
         if not link.awaits_welcome:
             self._usable(link)
+            if session is not None and session.session.unannounced:
+                self._acknowledge_soon()
         if self._dispatcher.full and self._outgoing.session is None:
             link.pause_reading()  # a link that is newer than the last change of flow, too
 
-    def _is_next(self, link: Link, event: Any) -> bool:
-        """Whether a line is to be handled: in protocol 2, whether it is the next of the stream (LINK rule 2)."""
-        session = self._outgoing.session
-        if session is None:
-            return type(event) is not Unknown
-        receipt = session.accept(event.seq)
+    def _is_next(self, link: Link, session: BackendSession, seq: int) -> bool:
+        """Whether a line is the next of the stream, and so to be handled (LINK rule 2)."""
+        receipt = session.session.accept(seq)
         if receipt is Receipt.GAP:
             link.reject_line("a line before it is missing; the link is closed")
             link.abort()
-        self._acknowledge_soon()
-        return receipt is Receipt.NEW and type(event) is not Unknown
+        return receipt is _NEW
 
-    def _take(self, link: Link, event: Event, size: int) -> None:
+    def _take(self, link: Link, session: BackendSession | None, event: Event, size: int) -> None:
         kind = type(event)
         if kind is Result:
             result = cast("Result", event)
@@ -141,31 +158,34 @@ class Incoming:
             if not self.left.done():
                 self.left.set_result(None)
             return
-        session = self._outgoing.session
         try:
             call = call_for(event, link.peer)
         except MalformedLine as error:
             link.reject_line(error)
-            if session is not None and (seq := getattr(event, "seq", 0)):
-                session.finished(seq)  # or else it would come again, and again not be understood
-                link.schedule_flush()
+            self._skip(link, getattr(event, "seq", 0))
             return
         if call is None:
             return
         link.exchanged = True
         call.size = size
         if kind is ConnectionRequest:
-            call.max_line = link.peer.max_line
-            call.reply = self._outgoing.write if session is not None else link.write
+            call.max_line = max_unnumbered(link.peer.max_line)
+            call.reply = link.write if session is None else partial(self._reply, session.session)
         else:
             if session is not None:
-                call.seq, call.session = getattr(event, "seq", 0), session.session
+                call.seq, call.session = event.seq, session.session  # type: ignore[union-attr]  # events have one
             if link.peer.said_hello:
                 self._ownership.saw(event)
         if self.is_leaving:
             self._release([call])
         else:
             self._dispatcher.put(call)
+
+    def _reply(self, asked: LinkSession, line: bytes) -> None:
+        """Answer a connection request in the session that asked: another broker gives the same numbers to others."""
+        session = self._outgoing.session
+        if session is not None and session.session is asked:
+            self._outgoing.write(line)
 
     def finished(self, call: Call) -> None:
         """A handler has ended: the broker is told, after what it sent (LINK rule 3)."""
@@ -199,7 +219,7 @@ class Incoming:
         if died:
             logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
         for context in died:
-            self._dispatcher.put(synthesised_disconnect(context))
+            self._dispatcher.put(synthesised_disconnect(_of_no_event(context)))
 
     def _name_session(self, answer: HelloParams, *, is_same: bool) -> None:
         """Fill in which session the backend wants: the one that it has, or a new one (LINK rules 19, 22, 23)."""
@@ -244,7 +264,9 @@ class Incoming:
         """The broker has given this backend's clients to others meanwhile (LINK rule 18)."""
         dropped = self._dispatcher.forget()
         released = self._ownership.take_all()
+        released += [call.context for call in dropped if call.name == "on_disconnect"]  # theirs to be told of, too
         lines, lost = session.replaced(self._resuming, received)
+        self._fail_results(sent_again=lines)
         logger.warning(
             "the broker had given up on this backend: %d clients and %d events are other backends' now",
             len(released),
@@ -253,7 +275,7 @@ class Incoming:
         if lost:
             self._dispatcher.put(lost_messages(lost))
         for context in released:
-            self._dispatcher.put(synthesised_release(context))
+            self._dispatcher.put(synthesised_release(_of_no_event(context)))
         return lines
 
     def _hear_received(self, link: Link, seq: int) -> None:
@@ -305,10 +327,14 @@ class Incoming:
             if numbers:
                 self._outgoing.write(messages.released(ranges(numbers)))
 
-    def _fail_results(self) -> None:
-        for waiter in self.results.values():
-            if not waiter.done():
-                waiter.set_exception(OutcomeUnknown("the broker was replaced before it answered"))
+    def _fail_results(self, sent_again: Iterable[bytes] = ()) -> None:
+        """Have all who wait for an answer hear that none comes, but for those whose command is sent again."""
+        if not self.results:
+            return
+        again = {getattr(COMMANDS.decode(line), "request_id", None) for line in sent_again}
+        for request_id, waiter in self.results.items():
+            if request_id not in again and not waiter.done():
+                waiter.set_exception(OutcomeUnknown("the broker, or its session with it, ended before the answer came"))
 
     def link_lost(self, link: Link) -> None:
         """A link is gone; in protocol 1, so are the answers that were to come on it."""

@@ -13,10 +13,17 @@ from pystrands.errors import MessageTooBig
 from pystrands.protocol import messages
 from pystrands.protocol.commands import BackendSession
 
-__all__ = ["Outgoing"]
+__all__ = ["Outgoing", "max_unnumbered"]
 
 ACKNOWLEDGE_AFTER: Final = 64
 """Lines received that are acknowledged with the next write; a timer sees to fewer."""
+NUMBER: Final = 32
+"""Bytes that a line's number may add to it."""
+
+
+def max_unnumbered(max_line: int) -> int:
+    """Return how long a line may be before it gets its number, where none may be longer than ``max_line``; 0: any."""
+    return max(max_line - NUMBER, 1) if max_line else 0
 
 
 class Outgoing:
@@ -69,7 +76,7 @@ class Outgoing:
 
     def check(self, line: bytes) -> None:
         """Raise MessageTooBig when the broker would not take ``line`` (LINK rule 5)."""
-        limit = self.peer.max_line if self.peer is not None else 0
+        limit = max_unnumbered(self.peer.max_line) if self.peer is not None else 0
         if limit and len(line) > limit:
             raise MessageTooBig(
                 f"a command of {len(line)} bytes is more than the {limit} that the broker takes: "

@@ -1,6 +1,7 @@
 """The backend's side of a link session: commands out, events in, through any number of links. No I/O and no clock."""
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from pystrands.protocol import messages
@@ -14,6 +15,10 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 _TO_ONE: Final = b'{"action":"message_to_connection"'
 _TO_MANY: Final = (b'{"action":"message_to_room"', b'{"action":"broadcast"')
 _SENDS: Final = (_TO_ONE, *_TO_MANY)
+_OF_THE_SESSION: Final = tuple(
+    b'{"action":"%b"' % action for action in (b"response", b"done", b"released", b"leave", b"bye")
+)
+"""Lines that speak of what the broker said in the same session, and mean nothing, or something else, in another one."""
 
 
 class BackendSession:
@@ -86,36 +91,35 @@ class BackendSession:
         lines = self.session.resume(received)
         if lines is None:
             return None
-        return lines + self._begin(deque())
+        return lines + self._begin()
 
     def replaced(self, session_id: str, received: int | None) -> tuple[list[bytes], int]:
         """The broker process is the same, the session is not any more (LINK rule 18). Return what to write, and losses.
 
         ``received``: the last line of the old session that the broker carried out; None when it does not know, and then
-        what was written counts as lost.
+        what was written is lost. Losses are counted in messages.
         """
         old = self.session
         kept = old.resume(received) if received is not None else None
         lost = 0
         again: deque[bytes] = deque()
         if kept is None:
-            lost = sum(_is_send(line) for line in (old.resume(old.acknowledged) or ()))
+            lost = _sends(self._written())
         else:
-            again.extend(_without_number(line) for line in kept if _is_send(line))
+            again.extend(map(_without_number, kept))
+        again.extend(self._unwritten)
+        self._keep_unwritten(line for line in again if not line.startswith(_OF_THE_SESSION))
         self.session = LinkSession(session_id)
         self._finished.clear()
-        return self._begin(again), lost
+        return self._begin(), lost
 
     def new_broker(self, session_id: str) -> int:
         """The broker process is a new one: its clients are gone (LINK rules 22, 23). Return how many messages are lost.
 
         Lost are those that were written, and those to single clients. The rest goes out with :meth:`started`.
         """
-        lost = sum(_is_send(line) for line in (self.session.resume(self.session.acknowledged) or ()))
-        unwritten = self._unwritten
-        self._unwritten = deque(line for line in unwritten if line.startswith(_TO_MANY))
-        self._unwritten_bytes = sum(map(len, self._unwritten))
-        lost += len(unwritten) - len(self._unwritten)
+        lost = _sends(self._written()) + sum(line.startswith(_TO_ONE) for line in self._unwritten)
+        self._keep_unwritten(line for line in self._unwritten if line.startswith(_TO_MANY))
         self.session = LinkSession(session_id)
         self._finished.clear()
         self.is_up = False
@@ -123,19 +127,26 @@ class BackendSession:
 
     def started(self) -> list[bytes]:
         """The broker has taken the session as a new one; return what to write."""
-        return self._begin(deque())
+        return self._begin()
 
-    def _begin(self, before: deque[bytes]) -> list[bytes]:
+    def _begin(self) -> list[bytes]:
         self.is_up = True
-        before.extend(self._unwritten)
-        self._unwritten.clear()
-        self._unwritten_bytes = 0
-        return [self.session.number(line) for line in before]
+        lines = [self.session.number(line) for line in self._unwritten]
+        self._keep_unwritten(())
+        return lines
+
+    def _written(self) -> list[bytes]:
+        """Return what was written and not acknowledged."""
+        return list(map(_without_number, self.session.resume(self.session.acknowledged) or ()))
+
+    def _keep_unwritten(self, lines: Iterable[bytes]) -> None:
+        self._unwritten = deque(lines)
+        self._unwritten_bytes = sum(map(len, self._unwritten))
 
 
 def _without_number(line: bytes) -> bytes:
     return b"{" + line[line.index(b",") + 1 :]
 
 
-def _is_send(line: bytes) -> bool:
-    return _without_number(line).startswith(_SENDS)
+def _sends(lines: Iterable[bytes]) -> int:
+    return sum(line.startswith(_SENDS) for line in lines)

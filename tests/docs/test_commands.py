@@ -72,11 +72,13 @@ async def test_the_health_checks_answer():
 
 
 async def test_send_reaches_the_room():
-    (line,) = {line for _, line in LINES if line.startswith("pystrands send")}
+    lines = {line for _, line in LINES if line.startswith("pystrands send")}
+    assert len(lines) == 2
     async with Broker(BrokerConfig(ws_port=0, tcp_port=0)) as broker:
-        arguments = [sys.executable, "-m", *shlex.split(line), "--tcp-port", str(broker.tcp_port)]
-        done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        for line in lines:
+            arguments = [sys.executable, "-m", *shlex.split(line), "--tcp-port", str(broker.tcp_port)]
+            done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
         assert broker.backend_count == 0
 
 

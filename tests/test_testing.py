@@ -531,10 +531,13 @@ async def test_a_link_without_a_broker_ends_at_once():
         link = testing.LinkProxy(broker)
         with link:
             await broker.stop()
-            reader, writer = await asyncio.open_connection("127.0.0.1", link.tcp_port)
-            with contextlib.suppress(ConnectionError):  # a reset, or an end
-                assert await reader.read() == b""
-            writer.close()
+            with contextlib.suppress(ConnectionError):  # a reset, as early as within the connect, or an end
+                reader, writer = await asyncio.open_connection("127.0.0.1", link.tcp_port)
+                try:
+                    assert await reader.read() == b""
+                finally:
+                    writer.close()
+            assert link.connections == 0
 
 
 # ---- processes
@@ -592,7 +595,7 @@ def test_a_process_that_is_asked_to_end(program):
     with testing.broker_thread() as broker:
         with testing.backend_process(broker, [sys.executable, str(program)]) as process:
             process.terminate()
-            assert process.wait() == -15
+            assert process.wait() in {0, -15}  # it may handle the signal, and end in order
         with testing.backend_process(broker, program) as process:
             pass
         assert process.returncode == -9, "killed at the end of the block"

@@ -75,7 +75,7 @@ async def _backend(broker: HasBackends, kind: Any, options: dict[str, Any]) -> A
         try:
             if isinstance(client, PyStrands):
                 running = asyncio.create_task(client.run_async())
-                await until(lambda: arrived() or running.done(), CONNECT_TIMEOUT)
+                await until(lambda: (arrived() and client.connected) or running.done(), CONNECT_TIMEOUT)
                 connected = not running.done()
             elif isinstance(client, PyStrandsClient):
                 connected = await asyncio.to_thread(client.connect)

@@ -293,3 +293,14 @@ async def test_fastapi_and_a_backend_in_one_process(tmp_path):
                 assert await client.recv() == "news"
             child.send_signal(signal.SIGTERM)
             await asyncio.to_thread(child.wait, 30)
+
+
+async def test_messages_wait_while_the_backend_is_away(tmp_path):
+    async with program("echo", tmp_path, {"resume_window": 0.1}) as here, here.connect() as client:
+        await client.send("hello")
+        assert await client.recv() == "echo: hello"
+        here.child.send_signal(signal.SIGINT)
+        await ended(here.child)
+        await client.send("again")
+        with running([sys.executable, "program.py"], tmp_path):
+            assert await client.recv() == "echo: again"

@@ -28,11 +28,16 @@ class Context(msgspec.Struct, dict=True):
     client_id: str = ""
     room_id: str = ""
     metadata: Any = msgspec.field(default_factory=dict)
-    event_id: str = ""
     redelivered: bool = False
     close_code: int | None = None
     reason: str = ""
     _rooms: tuple[str, ...] | None = msgspec.field(default=None, name="rooms")
+    _event: tuple[str, int] | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The name of the event, made when it is asked for."""
+        return "" if self._event is None else f"{self._event[0]}-{self._event[1]}"
 
     @property
     def rooms(self) -> tuple[str, ...]:

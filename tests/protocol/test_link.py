@@ -15,8 +15,14 @@ def numbered(session, count=1):
 
 def test_rule_1_every_line_of_a_stream_has_the_next_number():
     session = LinkSession("s")
-    lines = [json.loads(session.number(b'{"action":"a","params":{}}\n', b'"event":7,')) for _ in range(3)]
-    assert lines == [{"seq": seq, "event": 7, "action": "a", "params": {}} for seq in (1, 2, 3)]
+    line = b'{"action":"a","params":{}}\n'
+    lines = [session.number(line), session.number_event(line, 7, False), session.number_event(line, 7, True)]
+    assert [json.loads(line) for line in lines] == [
+        {"seq": 1, "action": "a", "params": {}},
+        {"seq": 2, "event": 7, "action": "a", "params": {}},
+        {"seq": 3, "event": 7, "redelivered": True, "action": "a", "params": {}},
+    ]
+    assert session.kept_bytes == sum(map(len, lines))
 
 
 def test_rule_2_a_number_seen_before_is_dropped_and_a_gap_closes_the_link():

@@ -17,6 +17,9 @@ __all__ = ["Backends", "Session", "SessionReceiver", "ToolSession"]
 
 logger = logging.getLogger(__name__)
 
+_NEW: Final = Receipt.NEW  # globals: cheaper than members of an enumeration, and looked up for every line
+_GAP: Final = Receipt.GAP
+_OF_SESSIONS: Final = frozenset({messages.Leave, messages.Bye, Unknown})
 _REMEMBERED_DEAD: Final = 10_000
 _ACKNOWLEDGE_AFTER: Final = 256
 """Lines that are acknowledged at once; fewer wait for :data:`_ACKNOWLEDGE_WITHIN` seconds."""
@@ -103,17 +106,23 @@ class Session(Holder):
             and len(self.requests) < _MAX_REQUESTS
         )
 
-    def write(self, line: bytes, also: bytes = b"") -> int:
+    def write(self, line: bytes) -> int:
         """Write a line of the stream; return its number, 0 in protocol 1. Without a link the stream keeps it."""
         stream, link = self.stream, self.link
-        if stream is None:
-            if link is not None:
-                link.write(line)
-            return 0
-        line = stream.number(line, also)
+        if stream is not None:
+            line = stream.number(line)
         if link is not None:
             link.write(line)
-        return stream.sent
+        return 0 if stream is None else stream.sent
+
+    def write_event(self, line: bytes, event: int, redelivered: bool) -> int:
+        """Do the same with an event, which has a number of its own in all its deliveries."""
+        stream, link = self.stream, self.link
+        if stream is not None:
+            line = stream.number_event(line, event, redelivered)
+        if link is not None:
+            link.write(line)
+        return 0 if stream is None else stream.sent
 
 
 class ToolSession(Session):
@@ -134,7 +143,7 @@ class ToolSession(Session):
         """It gets no clients."""
         return False
 
-    def write(self, line: bytes, also: bytes = b"") -> int:  # noqa: ARG002 - nothing of a tool's is numbered
+    def write(self, line: bytes) -> int:
         """Write an answer."""
         self.output.answer(line)
         return 0
@@ -238,17 +247,21 @@ class Backends:
                     receiver.command(session, command)
             return
         for command in commands:
-            if type(command) is messages.Received:
-                if not stream.acknowledge(command.params.seq):
+            kind = type(command)
+            if kind is messages.Received:
+                if not stream.acknowledge(command.params.seq):  # type: ignore[union-attr]  # by its kind
                     self._break(link, "acknowledged a line that it was never sent")
                     return
                 continue
-            receipt = stream.accept(getattr(command, "seq", 0))
-            if receipt is Receipt.NEW and not isinstance(command, Unknown):
-                self._carry_out(session, command)
-                if link.session is not session:  # it ended the session
-                    return
-            elif receipt is Receipt.GAP:
+            receipt = stream.accept(command.seq)  # type: ignore[union-attr]  # only hello and heartbeat have none
+            if receipt is _NEW:
+                if kind in _OF_SESSIONS:
+                    self._carry_out(session, command)
+                    if link.session is not session:  # it ended the session
+                        return
+                else:
+                    receiver.command(session, command)  # type: ignore[arg-type]  # Unknown is of sessions
+            elif receipt is _GAP:
                 self._break(link, "left out a line")
                 return
         if stream.unannounced >= _ACKNOWLEDGE_AFTER:
@@ -348,17 +361,15 @@ class Backends:
         if self.choose() is not None:
             self._die(session)
 
-    def _carry_out(self, session: Session, command: Command) -> None:
-        if type(command) is messages.Leave:
+    def _carry_out(self, session: Session, command: Command | Unknown) -> None:
+        if isinstance(command, messages.Leave):
             session.is_leaving = True
             self._receiver.session_leaving(session)
             session.write(messages.LEAVING)
             logger.info("%s is leaving", session.name)
-        elif type(command) is messages.Bye:
+        elif isinstance(command, messages.Bye):
             logger.info("%s has left", session.name)
             self._die(session)
-        else:
-            self._receiver.command(session, command)
 
     def _acknowledge(self, session: Session) -> None:
         self._set_timer(session, None)

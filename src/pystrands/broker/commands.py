@@ -3,24 +3,27 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from pystrands.broker.backends import Session, ToolSession
 from pystrands.broker.frames import close_code_is_valid
 from pystrands.broker.rooms import Client, Rooms
-from pystrands.engine.base import Audience, Engine
+from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.errors import MalformedLine
 from pystrands.protocol import messages
 from pystrands.protocol.messages import (
     Broadcast,
+    BroadcastParams,
     Command,
     DisconnectClient,
     JoinRoom,
     LeaveRoom,
     MessageToConnection,
+    MessageToConnectionParams,
     MessageToRoom,
+    MessageToRoomParams,
     RoomMembers,
     Status,
     Unwatch,
@@ -31,6 +34,11 @@ from pystrands.protocol.messages import (
 __all__ = ["Commands"]
 
 logger = logging.getLogger(__name__)
+
+
+_CLIENT: Final = Audience.CLIENT
+_ROOM: Final = Audience.ROOM
+_EVERYONE: Final = Audience.EVERYONE
 
 
 class Commands:
@@ -49,9 +57,21 @@ class Commands:
     def carry_out(self, session: Session, command: Command) -> None:
         """Do what a backend wants. Never raises: what can't be done is counted, logged and skipped."""
         try:
-            kind = type(command)
-            if kind is MessageToConnection or kind is MessageToRoom or kind is Broadcast:
-                self._publish(session, command)  # type: ignore[arg-type]  # the three, told apart there
+            if isinstance(command, MessageToConnection):
+                one = command.params
+                delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one))
+                if one.confirm:
+                    self._confirm(session, command.request_id, delivered)
+            elif isinstance(command, MessageToRoom):
+                room = command.params
+                delivered = self._engine.publish(_ROOM, room.room_id, _content(room), room.exclude)
+                if room.confirm:
+                    self._confirm(session, command.request_id, delivered)
+            elif isinstance(command, Broadcast):
+                everyone = command.params
+                delivered = self._engine.publish(_EVERYONE, "", _content(everyone), everyone.exclude)
+                if everyone.confirm:
+                    self._confirm(session, command.request_id, delivered)
             else:
                 result = self._look(session, command)
                 if result is None:
@@ -63,19 +83,11 @@ class Commands:
             self._counters["lines_malformed"] += 1
             logger.warning("%s sent a malformed message, which was skipped: %s", session.name, error)
 
-    def _publish(self, session: Session, command: MessageToConnection | MessageToRoom | Broadcast) -> None:
-        params = command.params
-        message = messages.message_content(params.message, True) if params.binary else params.message
-        if type(params) is messages.MessageToConnectionParams:
-            delivered = self._engine.publish(Audience.CLIENT, params.conn_id, message)
-        elif type(params) is messages.MessageToRoomParams:
-            delivered = self._engine.publish(Audience.ROOM, params.room_id, message, params.exclude)
-        else:
-            assert type(params) is messages.BroadcastParams
-            delivered = self._engine.publish(Audience.EVERYONE, "", message, params.exclude)
-        if params.confirm and command.request_id:
-            result = {"matched": delivered.matched, "skipped": delivered.matched - delivered.taken}
-            session.write(messages.result(command.request_id, result))
+    @staticmethod
+    def _confirm(session: Session, request_id: str | None, delivered: Delivered) -> None:
+        if request_id:
+            matched, taken = delivered
+            session.write(messages.result(request_id, {"matched": matched, "skipped": matched - taken}))
 
     def _manage(self, command: Command) -> dict[str, Any] | None:
         """Return the result of a command about a client or a room; None when it is none of those."""
@@ -120,3 +132,7 @@ class Commands:
         old = msgspec.json.decode(client.metadata)
         new = {**old, **changes} if isinstance(old, dict) else changes
         client.metadata = msgspec.json.encode(new)
+
+
+def _content(params: MessageToConnectionParams | MessageToRoomParams | BroadcastParams) -> str | bytes:
+    return messages.message_content(params.message, True) if params.binary else params.message

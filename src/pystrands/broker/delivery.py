@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
+from typing import Final
 
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
@@ -9,6 +10,9 @@ from pystrands.broker.rooms import Rooms
 from pystrands.engine.base import Audience, Delivered
 
 __all__ = ["Delivery"]
+
+_CLIENT: Final = Audience.CLIENT
+_ROOM: Final = Audience.ROOM
 
 
 class Delivery:
@@ -26,21 +30,22 @@ class Delivery:
         """Queue ``message`` for the clients it is for, but for those with an excluded ``client_id``."""
         matched = taken = 0
         client = None
-        if audience is Audience.CLIENT:
+        if audience is _CLIENT:
             client = self._rooms.find(address)
             if client is not None:
-                matched, taken = 1, int(client.ws.send(self._frame(message)))
+                matched, taken = 1, int(client.ws.send(_frame(message)))
         else:
-            recipients = self._rooms.members(address) if audience is Audience.ROOM else self._rooms.everyone
+            recipients = self._rooms.members(address) if audience is _ROOM else self._rooms.everyone
             if exclude:
                 recipients = [ws for ws in recipients if ws.client.client_id not in exclude]
             if recipients:
-                matched, taken = len(recipients), self._outbox.fan_out(recipients, self._frame(message))
+                matched, taken = len(recipients), self._outbox.fan_out(recipients, _frame(message))
         if self._taps.watchers:
             self._taps.message_out(audience, address, message, matched, client)
-        self._counters["messages_delivered"] += taken
-        return Delivered(matched, taken)
+        if taken:
+            self._counters["messages_delivered"] += taken
+        return matched, taken
 
-    @staticmethod
-    def _frame(message: str | bytes) -> bytes:
-        return text_frame(message) if isinstance(message, str) else binary_frame(message)
+
+def _frame(message: str | bytes) -> bytes:
+    return text_frame(message) if isinstance(message, str) else binary_frame(message)

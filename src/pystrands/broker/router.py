@@ -22,6 +22,7 @@ __all__ = ["Router"]
 
 logger = logging.getLogger(__name__)
 
+_MESSAGE: Final = Kind.MESSAGE
 _FAILURES: Final = frozenset({1002, 1003, 1007, 1009, 1011, 1013})
 """Close codes that a client's backend hears of as an error, before the disconnect."""
 
@@ -95,12 +96,13 @@ class Router:
         client: Client = ws.client
         if self._taps.watchers:
             self._taps.message_in(client, message)
-        holder = cast("Session | None", client.holder)
-        if holder is not None and not holder.binary and isinstance(message, bytes):
-            self._only_takes_text(client)
-            return
+        if isinstance(message, bytes):
+            owner = cast("Session | None", client.holder)
+            if owner is not None and not owner.binary:
+                self._only_takes_text(client)
+                return
         self._events += 1
-        event = Event(client, Kind.MESSAGE, self._events, message)
+        event = Event(client, _MESSAGE, self._events, message)
         if self._ledger.submit(event):
             return
         holder = cast("Session | None", client.holder)
@@ -148,8 +150,10 @@ class Router:
 
     def _send(self, holder: Holder, event: Event) -> int:
         """Write an event to its session; return its number there."""
-        session, client, kind = cast("Session", holder), cast("Client", event.lane), event.kind
-        if kind is Kind.MESSAGE:
+        session: Session = holder  # type: ignore[assignment]  # all holders are, and cast() costs a call
+        client: Client = event.lane  # type: ignore[assignment]
+        kind = event.kind
+        if kind is _MESSAGE:
             if not session.binary and isinstance(event.content, bytes):
                 self._loop.call_soon(self._only_takes_text, client)
                 return 0
@@ -167,12 +171,9 @@ class Router:
         if session.max_line and len(line) > session.max_line:
             self._is_too_long(session, client, len(line))
             return 0
-        if session.stream is None:
-            return session.write(line)
         if event.redelivered:
             self._counters["events_redelivered"] += 1
-            return session.write(line, b'"event":%d,"redelivered":true,' % event.number)
-        return session.write(line, b'"event":%d,' % event.number)
+        return session.write_event(line, event.number, event.redelivered)
 
     def _is_too_long(self, session: Session, client: Client, size: int) -> None:  # LINK rule 5
         self._counters["events_too_long"] += 1
@@ -234,13 +235,11 @@ class Router:
 
     def command(self, session: Session, command: Command) -> None:
         """Carry out what a backend wants."""
-        kind = type(command)
-        if kind is Done:
-            self._ledger.done(session, cast("Done", command).params.events)
-        elif kind is Response:
-            answer = cast("Response", command)
-            self.doorkeeper.answered(session, answer.request_id, answer.params)
-        elif kind is Released:
-            self._ledger.released(session, cast("Released", command).params.events)
+        if isinstance(command, Done):
+            self._ledger.done(session, command.params.events)
+        elif isinstance(command, Response):
+            self.doorkeeper.answered(session, command.request_id, command.params)
+        elif isinstance(command, Released):
+            self._ledger.released(session, command.params.events)
         else:
             self._commands.carry_out(session, command)

@@ -124,7 +124,8 @@ class AsyncPyStrandsClient(BaseClient):
             return await self._core.confirm(
                 lambda as_: commands.broadcast(message, self._core.peer, exclude, as_), timeout
             )
-        return await self._core.send(commands.broadcast(message, self._core.peer, exclude))
+        line = commands.broadcast(message, self._core.peer, exclude)
+        return self._core.send_now(line) or await self._core.send(line)
 
     async def send_room_message(
         self,
@@ -140,7 +141,8 @@ class AsyncPyStrandsClient(BaseClient):
             return await self._core.confirm(
                 lambda as_: commands.room_message(room_id, message, self._core.peer, exclude, as_), timeout
             )
-        return await self._core.send(commands.room_message(room_id, message, self._core.peer, exclude))
+        line = commands.room_message(room_id, message, self._core.peer, exclude)
+        return self._core.send_now(line) or await self._core.send(line)
 
     async def send_private_message(
         self,
@@ -155,7 +157,8 @@ class AsyncPyStrandsClient(BaseClient):
             return await self._core.confirm(
                 lambda as_: commands.private_message(client_id, message, self._core.peer, as_), timeout
             )
-        return await self._core.send(commands.private_message(client_id, message, self._core.peer))
+        line = commands.private_message(client_id, message, self._core.peer)
+        return self._core.send_now(line) or await self._core.send(line)
 
     # -- rooms and clients
 

@@ -166,6 +166,9 @@ class Peer(msgspec.Struct):
         self.max_line = params.max_line
 
 
+_OWNED: Final = (NewMessage, NewConnection, ClientAdopted)
+
+
 class Ownership:
     """The clients that this backend owns at one broker, so that each is told of when that broker or session dies.
 
@@ -201,7 +204,7 @@ class Ownership:
 
     def saw(self, event: Event) -> None:
         """Note whose event came."""
-        if isinstance(event, NewMessage | NewConnection | ClientAdopted):
+        if isinstance(event, _OWNED):
             context = event.params.context
             if context.client_id not in self._contexts:
                 self._contexts[context.client_id] = msgspec.json.encode(context)
@@ -259,7 +262,7 @@ def call_for(event: Event, peer: Peer) -> Call | None:
         params = event.params
         context = params.context if peer.said_hello else _unwrapped(params.context)
         if event.event:
-            context.event_id = f"{peer.broker_id}-{event.event}"
+            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
             context.redelivered = event.redelivered
         content = messages.message_content(params.message, params.binary) if params.binary else params.message
         return Call("on_message", (content, context), context, context.client_id)
@@ -272,7 +275,7 @@ def call_for(event: Event, peer: Peer) -> Call | None:
     if isinstance(event, NewConnection | Disconnected | ClientAdopted):
         context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
         if event.event:
-            context.event_id = f"{peer.broker_id}-{event.event}"
+            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
             context.redelivered = event.redelivered
         if isinstance(event, Disconnected):
             context.close_code, context.reason = event.params.code, event.params.reason
@@ -281,7 +284,7 @@ def call_for(event: Event, peer: Peer) -> Call | None:
     if isinstance(event, ClientError):
         context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
         if event.event:
-            context.event_id = f"{peer.broker_id}-{event.event}"
+            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
             context.redelivered = event.redelivered
         return Call("on_error", (event.params.error, context), context, context.client_id or None)
     return None

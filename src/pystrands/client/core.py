@@ -129,6 +129,11 @@ class Core:
         if life is not None:
             await life.close(timeout)
 
+    def send_now(self, line: bytes) -> bool:
+        """Hand ``line`` on if that takes no waiting; False leaves it to :meth:`send`."""
+        life = self._life
+        return life is not None and life.outgoing.send_now(line)
+
     async def send(self, line: bytes) -> bool:
         """Hand ``line`` on; return whether it was taken. Waits only under back-pressure."""
         life = self.life

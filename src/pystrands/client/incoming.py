@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from pystrands.client.base import (
     Call,
@@ -58,7 +58,7 @@ def new_session_id() -> str:
 
 def _of_no_event(context: Context) -> Context:
     """Return a client's context without the event that it came with, which was another one."""
-    context.event_id, context.redelivered = "", False
+    context._event, context.redelivered = None, False  # noqa: SLF001 - the library's own
     return context
 
 
@@ -113,6 +113,7 @@ class Incoming:
             if kind is NewMessage and not link.awaits_welcome:  # the ordinary case, before all others
                 if session is None or self._is_next(link, session, event.seq):  # type: ignore[union-attr]
                     self._take(link, session, cast("Event", event), len(line))
+                    continue
             elif event is None or kind is Heartbeat:
                 continue
             elif kind is Hello:
@@ -127,8 +128,11 @@ class Incoming:
             elif session is None:
                 if kind is not Unknown:
                     self._take(link, session, cast("Event", event), len(line))
-            elif self._is_next(link, session, getattr(event, "seq", 0)) and kind is not Unknown:
-                self._take(link, session, cast("Event", event), len(line))
+            elif self._is_next(link, session, seq := getattr(event, "seq", 0)):
+                if kind is Unknown:
+                    self._skip(link, seq)
+                else:
+                    self._take(link, session, cast("Event", event), len(line))
             if not link.is_open:
                 return
         if not link.awaits_welcome:
@@ -145,6 +149,12 @@ class Incoming:
             link.reject_line("a line before it is missing; the link is closed")
             link.abort()
         return receipt is _NEW
+
+    def _skip(self, link: Link, seq: int) -> None:
+        """Finish an event that can't be handled: or else it would keep its credit, and come again at other backends."""
+        if self._outgoing.session is not None and seq:
+            self._outgoing.session.finished(seq)
+            link.schedule_flush()
 
     def _take(self, link: Link, session: BackendSession | None, event: Event, size: int) -> None:
         kind = type(event)

@@ -93,6 +93,14 @@ class Outgoing:
             link.write(data)
         return True
 
+    def send_now(self, line: bytes) -> bool:
+        """Send ``line`` if that takes no waiting and nothing stands against it; False leaves it to :meth:`send`."""
+        session, link = self.session, self.link
+        if session is None or link is None or self._waiting or self._stale or not session.has_room or link.congested:
+            return False
+        self.check(line)
+        return link.write(session.put(line)) if session.is_up else False
+
     async def send(self, line: bytes) -> bool:
         """Send ``line`` when there is room; return whether it was taken.
 

@@ -2,16 +2,13 @@
 
 from collections.abc import Collection
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 __all__ = ["Audience", "Delivered", "Engine", "Sink"]
 
 
-class Delivered(NamedTuple):
-    """How many clients a message was for, and how many of them took it; the others were too slow."""
-
-    matched: int
-    taken: int
+Delivered = tuple[int, int]
+"""How many clients a message was for, and how many of them took it; the others were too slow."""
 
 
 class Audience(Enum):

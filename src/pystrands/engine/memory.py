@@ -32,5 +32,5 @@ class MemoryEngine:
     ) -> Delivered:
         """Deliver now."""
         if self._sink is None:
-            return Delivered(0, 0)
+            return 0, 0
         return self._sink.deliver(audience, address, message, exclude)

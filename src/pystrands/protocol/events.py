@@ -30,6 +30,10 @@ class Kind(Enum):
     GONE = "disconnected"
 
 
+_MESSAGE: Final = Kind.MESSAGE  # looked up for every message: a global is cheaper than an enumeration's member
+_GONE: Final = Kind.GONE
+
+
 class Event:
     """One thing that happened to a client.
 
@@ -205,8 +209,9 @@ class Ledger:
 
     def done(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
         """The session has finished these events (LINK rule 3)."""
+        finished = self._finished
         for event in _take(holder.unfinished, ranges):
-            self._finished(holder, event)
+            finished(holder, event)
         if holder.starved:
             self._feed(holder)
 
@@ -236,7 +241,7 @@ class Ledger:
             self._uncount(holder, event)
             event.deliveries += 1
             event.redelivered = True
-            if event.kind is Kind.MESSAGE and event.deliveries >= MAX_DELIVERIES:
+            if event.kind is _MESSAGE and event.deliveries >= MAX_DELIVERIES:
                 self._keeper.gave_up(event)
             elif event.kind is not Kind.ADOPTED:
                 back.setdefault(event.lane, []).append(event)
@@ -252,7 +257,7 @@ class Ledger:
         """Tell whether there is credit; a lane that waits for its session's is listed as starved."""
         if not holder.is_up or holder.is_leaving or event.lane.after is not None:
             return False
-        if event.kind is not Kind.MESSAGE:
+        if event.kind is not _MESSAGE:
             return True
         lane = event.lane
         if lane.messages_in_flight and (
@@ -272,18 +277,19 @@ class Ledger:
         if number:
             holder.unfinished[number] = event
             lane.in_flight += 1
-            if event.kind is Kind.MESSAGE:
+            if event.kind is _MESSAGE:
+                size = event.size
                 lane.messages_in_flight += 1
-                lane.bytes_in_flight += event.size
+                lane.bytes_in_flight += size
                 holder.messages_in_flight += 1
-                holder.bytes_in_flight += event.size
+                holder.bytes_in_flight += size
         elif event.kind is Kind.GONE:
             self._over(holder, lane)
 
     def _uncount(self, holder: Holder, event: Event) -> None:
         lane = event.lane
         lane.in_flight -= 1
-        if event.kind is Kind.MESSAGE:
+        if event.kind is _MESSAGE:
             lane.messages_in_flight -= 1
             lane.bytes_in_flight -= event.size
             holder.messages_in_flight -= 1
@@ -292,13 +298,13 @@ class Ledger:
     def _finished(self, holder: Holder, event: Event) -> None:
         self._uncount(holder, event)
         lane = event.lane
-        if event.kind is Kind.GONE:
-            self._over(holder, lane)
-        elif holder.is_leaving:
-            if not lane.in_flight:
+        if lane.waiting or holder.is_leaving or event.kind is _GONE:
+            if event.kind is _GONE:
+                self._over(holder, lane)
+            elif not holder.is_leaving:
+                self._pump(lane)
+            elif not lane.in_flight:
                 self._orphan(holder, lane)
-        elif lane.waiting:
-            self._pump(lane)
 
     def _over(self, holder: Holder, lane: Lane) -> None:
         holder.lanes.discard(lane)
@@ -325,7 +331,7 @@ class Ledger:
             return
         while waiting and self._may_send(holder, waiting[0]):
             event = waiting.popleft()
-            if event.kind is Kind.MESSAGE:
+            if event.kind is _MESSAGE:
                 self._keeper.taken(event)
             self._deliver(holder, event)
         if not waiting:

@@ -6,6 +6,7 @@ acknowledged it; a new link goes on where the old one broke off. No I/O and no c
 
 from collections import deque
 from enum import Enum
+from typing import Final
 
 __all__ = ["LinkSession", "Receipt", "is_silent", "ranges"]
 
@@ -16,6 +17,9 @@ class Receipt(Enum):
     NEW = "the next one: handle it"
     SEEN = "seen before: drop it"
     GAP = "one before it is missing: close the link"
+
+
+_NEW: Final = Receipt.NEW  # looked up for every line: a global is cheaper than an enumeration's member
 
 
 class LinkSession:
@@ -39,10 +43,21 @@ class LinkSession:
 
     # --- what we send ---
 
-    def number(self, line: bytes, also: bytes = b"") -> bytes:
-        """Give ``line``, a JSON object, the next number, and keep it. ``also``: further members, ``"name":value,``."""
+    def number(self, line: bytes) -> bytes:
+        """Give ``line``, a JSON object, the next number, and keep it."""
         self.sent += 1
-        line = b'{"seq":%d,%b%b' % (self.sent, also, line[1:])
+        line = b'{"seq":%d,%b' % (self.sent, line[1:])
+        self._kept.append(line)
+        self.kept_bytes += len(line)
+        return line
+
+    def number_event(self, line: bytes, event: int, redelivered: bool) -> bytes:
+        """Do the same with an event, which has a number of its own in all its deliveries."""
+        self.sent = seq = self.sent + 1
+        if redelivered:
+            line = b'{"seq":%d,"event":%d,"redelivered":true,%b' % (seq, event, line[1:])
+        else:
+            line = b'{"seq":%d,"event":%d,%b' % (seq, event, line[1:])
         self._kept.append(line)
         self.kept_bytes += len(line)
         return line
@@ -80,7 +95,7 @@ class LinkSession:
         expected = self.received + 1
         if seq == expected:
             self.received = expected
-            return Receipt.NEW
+            return _NEW
         return Receipt.SEEN if 0 < seq < expected else Receipt.GAP
 
     @property

@@ -785,47 +785,39 @@ def request(action: str, request_id: str, params: dict[str, Any]) -> bytes:
 
 def message_to_room(room_id: str, message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
     """Encode a message to every client in a room. Raises TypeError and ValueError as any message does."""
-    return (
-        b'{"action":"message_to_room","request_id":'
-        + (_json(confirm_as) if confirm_as else b'""')
-        + b',"params":{"room_id":'
-        + _json(room_id)
-        + _options(exclude, confirm_as)
-        + b","
-        + _content(message)
-        + b"}}\n"
-    )
+    to = b'"room_id":' + _json(room_id) + b","
+    if exclude or confirm_as:
+        return _with_options("message_to_room", to + _content(message), exclude, confirm_as)
+    return b'{"action":"message_to_room","request_id":"","params":{' + to + _content(message) + b"}}\n"
 
 
 def message_to_connection(client_id: str, message: str | bytes, confirm_as: str = "") -> bytes:
     """Encode a message to one client. Raises TypeError and ValueError as any message does."""
-    return (
-        b'{"action":"message_to_connection","request_id":'
-        + (_json(confirm_as) if confirm_as else b'""')
-        + b',"params":{"conn_id":'
-        + _json(client_id)
-        + _options((), confirm_as)
-        + b","
-        + _content(message)
-        + b"}}\n"
-    )
+    to = b'"conn_id":' + _json(client_id) + b","
+    if confirm_as:
+        return _with_options("message_to_connection", to + _content(message), (), confirm_as)
+    return b'{"action":"message_to_connection","request_id":"","params":{' + to + _content(message) + b"}}\n"
 
 
 def broadcast(message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
     """Encode a message to every client. Raises TypeError and ValueError as any message does."""
-    options = _options(exclude, confirm_as)
+    if exclude or confirm_as:
+        return _with_options("broadcast", _content(message), exclude, confirm_as)
+    return b'{"action":"broadcast","request_id":"","params":{' + _content(message) + b"}}\n"
+
+
+def _with_options(action: str, params: bytes, exclude: Sequence[str], confirm_as: str) -> bytes:
+    """Encode a message that leaves clients out, or wants to be confirmed."""
+    options = b',"exclude":' + _json(exclude) if exclude else b""
+    if confirm_as:
+        options += b',"confirm":true'
     return (
-        b'{"action":"broadcast","request_id":'
-        + (_json(confirm_as) if confirm_as else b'""')
+        b'{"action":'
+        + _json(action)
+        + b',"request_id":'
+        + _json(confirm_as)
         + b',"params":{'
-        + (options[1:] + b"," if options else b"")
-        + _content(message)
+        + params
+        + options
         + b"}}\n"
     )
-
-
-def _options(exclude: Sequence[str], confirm_as: str) -> bytes:
-    """Return what few messages have, each with a comma before it."""
-    if not exclude and not confirm_as:
-        return b""
-    return (b',"exclude":' + _json(exclude) if exclude else b"") + (b',"confirm":true' if confirm_as else b"")

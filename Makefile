@@ -18,7 +18,7 @@ test: lint types ## everything that must pass: ruff, mypy, all tests, coverage
 	@echo "All checks passed."
 
 docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build --strict  # with --quiet it would not count its warnings
 	@echo "Open site/index.html"
 
 lint: $(VENV)/.ready-test ## ruff: rules and format

@@ -43,6 +43,14 @@ def clean_environment(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Have processes begin with SIGINT as it is on a terminal: who runs tests in the background has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Rooms(AsyncPyStrandsClient):
     """Lets everybody in, under the name in the query."""
 

@@ -8,7 +8,7 @@ from pystrands.broker import taps
 from pystrands.broker.backends import ToolSession
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.taps import Taps
-from pystrands.engine.base import Audience, Delivered
+from pystrands.engine.base import Audience
 from pystrands.protocol import messages
 
 from .test_router import Peer, World
@@ -65,7 +65,7 @@ async def test_a_tool_sees_what_flows_in_its_room_and_nothing_else():
     world.router.client_message(anna, "hello")
     world.router.client_message(anna, b"\x00\x01")
     world.router.client_message(ben, "elsewhere")
-    assert deliver(world, Audience.ROOM, "lobby", "to all here") == Delivered(1, 1)
+    assert deliver(world, Audience.ROOM, "lobby", "to all here") == (1, 1)
     deliver(world, Audience.ROOM, "other", "elsewhere")
     anna.gone()
     ben.gone()

@@ -99,7 +99,10 @@ class Outgoing:
         if session is None or link is None or self._waiting or self._stale or not session.has_room or link.congested:
             return False
         self.check(line)
-        return link.write(session.put(line)) if session.is_up else False
+        if not session.is_up:
+            return False
+        link.write(session.put(line))  # where the link has just gone, the session keeps it for the next one
+        return True
 
     async def send(self, line: bytes) -> bool:
         """Send ``line`` when there is room; return whether it was taken.

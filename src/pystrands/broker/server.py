@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 _BACKLOG: Final = 4096
 _POLL: Final = 0.02
 """Seconds between two steps of the stopping."""
+_ANSWERED_WITHIN: Final = 0.2
+"""Seconds for those to take their answer who asked for something else than a WebSocket."""
 _WAVE: Final = 20
 """So many clients at least are closed in one step: that they come back together does no harm."""
 
@@ -246,9 +248,13 @@ class Broker:
     async def _wait_for(self, sockets: Sequence[WebSocket]) -> None:
         """Wait until clients have taken their close frames, and others their 503; the close time-out bounds it."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self.config.close_timeout
-        while self._admission.handshakes or any(ws.transport for ws in sockets):
-            if loop.time() >= end:
+        now = loop.time()
+        end, end_of_answers = now + self.config.close_timeout, now + _ANSWERED_WITHIN
+        while True:
+            now = loop.time()
+            if now >= end or not (
+                any(ws.transport for ws in sockets) or (self._admission.handshakes and now < end_of_answers)
+            ):
                 break
             await asyncio.sleep(_POLL)
         for ws in sockets:

@@ -1,0 +1,38 @@
+"""A broker at the limits of its machine."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+OPEN_FILES = 80
+
+
+@pytest.fixture
+def small_broker():
+    """A broker process that may open few files; yields its port for clients."""
+    options = "server --ws-port 0 --tcp-port 0 --drain-time 0"
+    command = ["sh", "-c", f'ulimit -n {OPEN_FILES} && exec "$0" -m pystrands {options}', sys.executable]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline().rpartition(":")[2])
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def healthy(port):
+    with socket.create_connection(("127.0.0.1", port), 20) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        return sock.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_broker_that_runs_out_of_open_files_goes_on_when_there_are_some_again(small_broker):
+    assert healthy(small_broker)
+    crowd = [socket.create_connection(("127.0.0.1", small_broker), 20) for _ in range(3 * OPEN_FILES)]
+    for sock in crowd:
+        sock.close()
+    assert healthy(small_broker)

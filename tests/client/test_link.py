@@ -17,6 +17,7 @@ class FakeTransport(asyncio.Transport):
 
     def write(self, data):
         assert not self.eof
+        assert not self.closing, "uvloop raises"
         self.written.append(bytes(data))
 
     def is_closing(self):
@@ -26,6 +27,7 @@ class FakeTransport(asyncio.Transport):
         return True
 
     def write_eof(self):
+        assert not self.closing, "uvloop raises"
         self.eof = True
 
     def pause_reading(self):
@@ -136,6 +138,17 @@ async def test_finish_flushes_then_half_closes_then_waits():
     assert link.write(b"x") is False
     link.connection_lost(None)
     assert await soon(finishing) is True
+
+
+async def test_finish_when_the_broker_has_just_closed():
+    link, transport, _ = make()
+    link.write(b"x\n")
+    transport.closing = True
+    finishing = asyncio.create_task(link.finish(1000))
+    await asyncio.sleep(0)
+    link.connection_lost(None)
+    assert await soon(finishing) is True
+    assert transport.written == []
 
 
 async def test_finish_gives_up():

@@ -218,7 +218,7 @@ class Link(asyncio.Protocol):
         self._flush_scheduled = False
         if self.collect is not None and self.is_open and (more := self.collect()):
             self._out.append(more)
-        if self._out and self._transport is not None:
+        if self._out and self._transport is not None and not self._transport.is_closing():
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
             self._out_size = 0
@@ -258,7 +258,9 @@ class Link(asyncio.Protocol):
                 await asyncio.wait([self._waiting[-1][1]], timeout=deadline - loop.time())
         self._finished = True
         if self._transport is not None:
-            if self._transport.can_write_eof():
+            if self._transport.is_closing():  # the broker has closed it, and connection_lost() is about to be called
+                pass
+            elif self._transport.can_write_eof():
                 self._transport.write_eof()
             else:
                 self._transport.close()

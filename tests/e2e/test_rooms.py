@@ -206,3 +206,33 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_the_next_one_runs(
             assert await ws.recv() == "fast"
         assert len(slow.errors) == 1
         assert "handler_timeout" in slow.errors[0]
+
+
+async def test_a_program_that_only_sends_gets_no_clients():
+    async with running_broker(hold_time=0.05) as broker:
+        sender = AsyncPyStrandsClient(port=broker.tcp_port, send_only=True)
+        assert await sender.connect()
+        with pytest.raises(websockets.exceptions.InvalidStatus, match="503"):
+            await connect(broker, "/ann")
+        async with backend(broker, Named), connect(broker, "/ann") as ann:
+            assert broker.backend_count == 1
+            for number in range(5):
+                await sender.send_room_message("lobby", str(number))
+            assert [await ann.recv() for _ in range(5)] == list("01234")
+            assert await sender.send_private_message("ann", "x", confirm=True) == Confirmation(1, 0)
+            others = [await connect(broker, f"/{number}") for number in range(5)]
+            await sender.disconnect()
+            for ws in others:
+                await ws.close()
+
+
+async def test_a_program_that_only_sends_refuses_a_broker_that_would_give_it_clients():
+    async def hello_of_protocol_1(reader, writer):
+        writer.write(b'{"action":"hello","params":{"protocol":1}}\n')
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hello_of_protocol_1, "127.0.0.1", 0)
+    async with server:
+        sender = AsyncPyStrandsClient(port=server.sockets[0].getsockname()[1], send_only=True)
+        assert not await sender.connect()

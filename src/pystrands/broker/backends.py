@@ -65,6 +65,7 @@ class Session(Holder):
         "max_line",
         "name",
         "requests",
+        "sends_only",
         "session_id",
         "stream",
         "timer",
@@ -80,6 +81,8 @@ class Session(Holder):
         self.binary = stream is not None
         self.max_line = 0
         """The longest line that it takes, in bytes; 0 where it does not say."""
+        self.sends_only = False
+        """Whether it is a program that only sends: no backend for clients."""
         self.unresponsive = False
         """Whether it has left a connection request unanswered and been silent since (LINK rule 8)."""
         self.is_expired = False
@@ -101,6 +104,7 @@ class Session(Holder):
         """Whether it may get new clients."""
         return (
             self.link is not None
+            and not self.sends_only
             and not self.is_leaving
             and not self.unresponsive
             and len(self.requests) < _MAX_REQUESTS
@@ -175,7 +179,7 @@ class Backends:
 
     def __len__(self) -> int:
         """How many backends are connected."""
-        return sum(session.link is not None for session in self._sessions.values())
+        return sum(session.link is not None and not session.sends_only for session in self._sessions.values())
 
     @property
     def sessions(self) -> Iterable[Session]:
@@ -323,6 +327,7 @@ class Backends:
             return
         session = Session(link.name, session_id, LinkSession(session_id))
         session.max_line = hello.max_line
+        session.sends_only = hello.role == messages.SENDER
         self._attach(session, link)
         link.write(messages.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
         logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")
@@ -358,7 +363,7 @@ class Backends:
         """The resume window is over: the session ends as soon as another backend can take its clients (rule 14)."""
         session.timer = None
         session.is_expired = True
-        if self.choose() is not None:
+        if session.sends_only or self.choose() is not None:
             self._die(session)
 
     def _carry_out(self, session: Session, command: Command | Unknown) -> None:

@@ -24,13 +24,15 @@ _WITHOUT_LINK: Final = 1.0
 class _Question:
     """A client that no backend has decided on yet; ``asked`` are those that may, each with its request id."""
 
-    __slots__ = ("asked", "handshake", "timer", "was_asked")
+    __slots__ = ("asked", "handshake", "timer", "wants_another", "was_asked")
 
     def __init__(self, handshake: Handshake, timer: asyncio.TimerHandle) -> None:
         self.handshake = handshake
         self.timer = timer
         self.asked: dict[Session, str] = {}
         self.was_asked = False
+        self.wants_another = False
+        """Whether those that were asked may be gone, and nobody else was there to ask."""
 
 
 class Choose(Protocol):
@@ -103,15 +105,20 @@ class Doorkeeper:
     # --- what sessions do ---
 
     def available(self) -> None:
-        """A backend is there: ask it about those whom nobody was asked about."""
+        """A backend is there: ask it about those whom nobody was asked about, or only who may be gone."""
         for question in list(self._questions.values()):
-            if not question.asked:
+            if question.wants_another or not question.asked:
                 self._ask(question)
 
     def unlinked(self, session: Session) -> None:
         """A backend that was asked lost its link: ask another one, unless it is soon back."""
         if session.requests:
             self._loop.call_later(_WITHOUT_LINK, self._ask_others, session)
+
+    def leaving(self, session: Session) -> None:
+        """A backend that was asked may not answer any more: ask another one as well."""
+        for question in list(session.requests.values()):
+            self._ask(question)
 
     def died(self, session: Session) -> None:
         """A backend will not answer: ask another one."""
@@ -140,6 +147,7 @@ class Doorkeeper:
     def _ask(self, question: _Question) -> None:
         """Put the question to the least loaded backend that has not heard it, under a request id of its own."""
         session = self._choose(question.asked)
+        question.wants_another = session is None
         if session is None:
             return
         if not question.was_asked:  # one deadline over all backends that get to hear it

@@ -222,6 +222,7 @@ class Router:
     def session_leaving(self, session: Session) -> None:
         """A backend wants no more clients: they go elsewhere as it finishes what it has."""
         self._ledger.leave(session)
+        self.doorkeeper.leaving(session)
 
     def session_died(self, session: Session) -> None:
         """A backend is gone for good: its clients, and what it had not finished, go elsewhere."""

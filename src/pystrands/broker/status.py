@@ -54,5 +54,6 @@ def _backend(session: Session) -> dict[str, Any]:
         "in_flight": None if session.stream is None else len(session.unfinished),
         "protocol": 1 if session.stream is None else 2,
         "leaving": session.is_leaving,
+        "sends_only": session.sends_only,
         "linked": session.link is not None,
     }

@@ -60,6 +60,7 @@ class PyStrands(BaseClient):
         max_concurrency: int = 1000,
         max_workers: int = 32,
         handler_timeout: float | None = None,
+        send_only: bool = False,
         name: str | None = None,
     ) -> None:
         check_whole("max_workers", max_workers, 1)
@@ -72,6 +73,7 @@ class PyStrands(BaseClient):
             reconnect_backoff,
             max_concurrency=max_concurrency,
             handler_timeout=handler_timeout,
+            send_only=send_only,
             name=name,
         )
         self.max_workers = max_workers

@@ -24,7 +24,8 @@ class AsyncPyStrandsClient(BaseClient):
     after ``reconnect_delay`` seconds, each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
     (each shortened at random by up to a quarter, so that backends do not all come back at once).
     ``max_concurrency``: how many handlers run at once. ``handler_timeout``: seconds after which a handler is cancelled,
-    which counts as its failure; None: never. ``name``: names this backend in the broker's log.
+    which counts as its failure; None: never. ``send_only``: for programs that only send, such as cron jobs: the broker
+    gives them no clients, and no callback is called but ``on_error``. ``name``: names this backend in the broker's log.
     Raises ConfigError, naming the parameter, on a value that can't work.
 
     One client's events are handled one at a time, in order; different clients' concurrently. A callback may be a plain
@@ -53,6 +54,7 @@ class AsyncPyStrandsClient(BaseClient):
         *,
         max_concurrency: int = 1000,
         handler_timeout: float | None = None,
+        send_only: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -64,6 +66,7 @@ class AsyncPyStrandsClient(BaseClient):
             reconnect_backoff,
             max_concurrency=max_concurrency,
             handler_timeout=handler_timeout,
+            send_only=send_only,
             name=name,
         )
         self._core = Core(self._options, self._invoke)

@@ -63,6 +63,7 @@ class Options(msgspec.Struct, frozen=True):
     reconnect_backoff: float
     max_concurrency: int
     handler_timeout: float | None
+    send_only: bool
     name: str
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class Options(msgspec.Struct, frozen=True):
         check_whole("max_concurrency", self.max_concurrency, 1)
         if self.handler_timeout is not None:
             _check_number("handler_timeout", self.handler_timeout, 0, "seconds")
+        _check_type("send_only", self.send_only, bool, "True or False")
         _check_type("name", self.name, str, "a str or None")
 
 
@@ -116,6 +118,7 @@ class BaseClient:
         *,
         max_concurrency: int = 1000,
         handler_timeout: float | None = None,
+        send_only: bool = False,
         name: str | None = None,
     ) -> None:
         self.host = host
@@ -126,6 +129,7 @@ class BaseClient:
         self.reconnect_backoff = reconnect_backoff
         self.max_concurrency = max_concurrency
         self.handler_timeout = handler_timeout
+        self.send_only = send_only
         self.name = name
         self._options()
 
@@ -139,6 +143,7 @@ class BaseClient:
             reconnect_backoff=self.reconnect_backoff,
             max_concurrency=self.max_concurrency,
             handler_timeout=self.handler_timeout,
+            send_only=self.send_only,
             name="" if self.name is None else self.name,
         )
 

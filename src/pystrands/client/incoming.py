@@ -95,7 +95,7 @@ class Incoming:
 
     def may_be_old(self) -> bool:
         """Whether the broker may be one that says no hello; not once it has said one (LINK rule 7)."""
-        return not self._broker_id
+        return not self._broker_id and not self._options.send_only
 
     # --- lines ---
 
@@ -213,12 +213,17 @@ class Incoming:
             return
         link.hear_hello(params)
         speaks_2 = min(messages.PROTOCOL, params.protocol) >= 2
+        if self._options.send_only and not speaks_2:
+            logger.error("this broker gives clients to everybody who connects: send_only needs one of protocol 2")
+            link.abort()
+            return
         is_same = params.broker_id == self._broker_id
         self._broker_id = params.broker_id
         if not is_same:
             self._fail_results()
         died = self._ownership.hello(params.broker_id, keeps_sessions=speaks_2)
-        answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name)
+        role = messages.SENDER if self._options.send_only else ""
+        answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name, role=role)
         if speaks_2:
             self._heartbeat = params.heartbeat
             link.awaits_welcome = True

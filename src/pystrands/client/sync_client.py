@@ -65,6 +65,7 @@ class PyStrandsClient(BaseClient):
         *,
         max_workers: int = 32,
         handler_timeout: float | None = None,
+        send_only: bool = False,
         name: str | None = None,
     ) -> None:
         check_whole("max_workers", max_workers, 1)
@@ -77,6 +78,7 @@ class PyStrandsClient(BaseClient):
             reconnect_backoff,
             max_concurrency=max_workers,
             handler_timeout=handler_timeout,
+            send_only=send_only,
             name=name,
         )
         for handler in HANDLERS:

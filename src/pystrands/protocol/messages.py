@@ -25,6 +25,7 @@ __all__ = [
     "LEAVE",
     "LEAVING",
     "PROTOCOL",
+    "SENDER",
     "TOOL",
     "Broadcast",
     "Bye",
@@ -94,6 +95,9 @@ PROTOCOL = 2
 TOOL = "tool"
 """The ``role`` in the hello of a link that is no backend's: it may send commands, and gets no clients and no events."""
 
+SENDER = "sender"
+"""The ``role`` in the hello of protocol 2 from a program that only sends: it gets no clients and no events."""
+
 _json = msgspec.json.Encoder().encode
 
 
@@ -131,7 +135,7 @@ class HelloParams(Struct, omit_defaults=True):
     received: int = 0
     """With ``resume``: the last number of the broker's that the backend has received."""
     role: str = ""
-    """What the link is for, where that is not to be a backend: :data:`TOOL`."""
+    """What the link is for, where that is not to be a backend: :data:`TOOL` or :data:`SENDER`."""
 
 
 class Hello(Struct, tag="hello", tag_field="action"):

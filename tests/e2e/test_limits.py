@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from pystrands import testing
+
 OPEN_FILES = 80
 
 
@@ -36,3 +38,17 @@ def test_a_broker_that_runs_out_of_open_files_goes_on_when_there_are_some_again(
     for sock in crowd:
         sock.close()
     assert healthy(small_broker)
+
+
+async def test_rule_13_clients_that_do_not_read_can_not_fill_the_memory_together():
+    async with testing.broker(memory_budget=1 << 20, client_buffer=1 << 30) as broker:
+        async with testing.backend(broker) as sender, testing.connect(broker, "/good") as good:
+            readers = [await testing.connect(broker, "/room", receive_buffer=4096) for _ in range(3)]
+            for reader in readers:
+                reader.stop_reading()
+            while not broker.counters["budget_closed"]:
+                await sender.send_room_message("/room", "x" * 60_000, confirm=True)
+            await sender.send_room_message("/good", "still here")
+            await good.expect("still here")
+            for reader in readers:
+                reader.abort()

@@ -110,6 +110,16 @@ class Session(Holder):
             and len(self.requests) < _MAX_REQUESTS
         )
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes are kept until the backend has them, or has finished with them."""
+        return self.bytes_in_flight + (self.stream.kept_bytes if self.stream is not None else 0)
+
+    def give_up(self) -> None:
+        """Drop the link: its clients go to others if it does not come back."""
+        if self.link is not None:
+            self.link.abort()
+
     def write(self, line: bytes) -> int:
         """Write a line of the stream; return its number, 0 in protocol 1. Without a link the stream keeps it."""
         stream, link = self.stream, self.link

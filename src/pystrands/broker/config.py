@@ -224,6 +224,13 @@ class BrokerConfig:
         minimum=1,
         maximum=GIB,
     )
+    memory_budget: int = option(
+        GIB,
+        "bytes that may wait in all buffers together before those with most are closed; 0: no such limit",
+        unit="bytes",
+        minimum=0,
+        maximum=1024 * GIB,
+    )
     close_timeout: float = option(
         5.0, "time for a client to answer a close before it is cut off", unit="s", above=0, maximum=DAY
     )

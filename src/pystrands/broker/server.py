@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from pystrands.broker.admission import Admission
 from pystrands.broker.backends import Backends
+from pystrands.broker.budget import Budget
 from pystrands.broker.commands import Commands
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.delivery import Delivery
@@ -131,6 +132,7 @@ class Broker:
         await self._engine.start(Delivery(self._rooms, self._outbox, self.counters))
         self._backends.start()
         self._keepalive.start(loop)
+        self._budget.start()
         logger.info("listening for clients on %s:%d", config.ws_host, self.ws_port)
         logger.info("listening for backends on %s:%d", config.tcp_host, self.tcp_port)
 
@@ -172,6 +174,13 @@ class Broker:
         self._outbox = Outbox(loop, policy=config.slow_client_policy, counters=self.counters)
         self._keepalive = KeepAlive(
             self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
+        )
+        self._budget = Budget(
+            loop,
+            config.memory_budget,
+            lambda: (*self._rooms.everyone, *self._backends.sessions),
+            lambda: self._queue.size,
+            self.counters,
         )
         self._shared = WebSocketShared(
             loop=loop,
@@ -226,6 +235,7 @@ class Broker:
         await self._backends.stop(self.config.close_timeout)
         await self._engine.stop()
         self._keepalive.stop()
+        self._budget.stop()
         await self._wait_for(sockets)
         self._shared.hangups.close()
         for server in self._servers:

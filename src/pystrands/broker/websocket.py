@@ -31,6 +31,7 @@ from pystrands.broker.frames import (
     NORMAL_CLOSURE,
     PONG,
     PROTOCOL_ERROR,
+    TRY_AGAIN_LATER,
     close_code_is_valid,
     close_frame,
     pong_frame,
@@ -207,6 +208,20 @@ class WebSocket(picows.WSListener):
         self._shared.hangups.forget(self)
         if not transport.is_closing():
             transport.resume_reading()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait for the peer to read."""
+        transport = self.transport
+        if transport is None or not self.flags & BLOCKED:
+            return self.queued
+        return self.queued + transport.get_write_buffer_size()
+
+    def give_up(self) -> None:
+        """Drop what waits, and close with 1013."""
+        self.out.clear()
+        self.queued = 0
+        self.close(TRY_AGAIN_LATER, "the server is short of memory")
 
     # What the handshake calls, before the parser is the transport's protocol.
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test docs lint types format clean
+.PHONY: help demo test chaos docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -20,6 +20,9 @@ test: lint types ## everything that must pass: ruff, mypy, all tests, coverage
 docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict  # with --quiet it would not count its warnings
 	@echo "Open site/index.html"
+
+chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers that die while clients send
+	$(BIN)/pytest -m chaos -s tests/chaos
 
 lint: $(VENV)/.ready-test ## ruff: rules and format
 	$(BIN)/ruff check

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from pystrands import AsyncPyStrandsClient
-from tests.client.fake_broker import Connection, FakeBroker, context, line, soon
+from tests.client.fake_broker import Connection, FakeBroker, context, line, soon, until
 
 
 class RawBroker(FakeBroker):
@@ -138,6 +138,11 @@ class RawLink:
 def line_with(head: dict[str, Any], action: str, params: dict[str, Any] | None) -> bytes:
     """Encode a line with more members, or others."""
     return json.dumps(head | {"action": action, "params": params or {}}).encode() + b"\n"
+
+
+async def unlinked(client: AsyncPyStrandsClient) -> None:
+    """Wait until a backend has noticed that its link is gone."""
+    await until(lambda: client._core.life.outgoing.link is None)
 
 
 class Noting(AsyncPyStrandsClient):

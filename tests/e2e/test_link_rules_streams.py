@@ -12,7 +12,7 @@ from pystrands.client.commands import Confirmation
 from tests.client.fake_broker import soon, until
 
 from .raw_backend import RawBackend, line
-from .raw_broker import Noting, RawBroker, line_with
+from .raw_broker import Noting, RawBroker, line_with, unlinked
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ async def test_rule_02_a_lost_welcome_costs_nothing(raw_broker):
     assert await client.broadcast_message("one")
     assert await link.hear_text() == "one"
     link.cut()
-    await until(lambda: not client.connected)
+    await unlinked(client)
     assert await client.broadcast_message("two")
     for _ in range(3):  # the hello is heard, the welcome never comes
         (await raw_broker.linked()).cut()
@@ -358,7 +358,7 @@ async def test_rule_03_done_follows_what_the_handler_sent(raw_broker):
     assert [await link.hear_text() for _ in range(3)] == ["a 0", "a 1", "a 2"]
     await link.hear_done(2)
     link.cut()
-    await until(lambda: not client.connected)
+    await unlinked(client)
     release.set()  # the handler sends and ends while there is no link
     again = await raw_broker.linked()
     await again.go_on(link)

@@ -9,7 +9,7 @@ import pytest
 
 from pystrands import MessageTooBig, OutcomeUnknown, testing
 from pystrands.client.commands import Confirmation
-from tests.client.fake_broker import soon, until
+from tests.client.fake_broker import soon
 
 from .raw_backend import RawBackend, line
 from .raw_broker import Noting, RawBroker, line_with, unlinked

@@ -24,6 +24,8 @@ _REMEMBERED_DEAD: Final = 10_000
 _ACKNOWLEDGE_AFTER: Final = 256
 """Lines that are acknowledged at once; fewer wait for :data:`_ACKNOWLEDGE_WITHIN` seconds."""
 _ACKNOWLEDGE_WITHIN: Final = 0.1
+_NUMBERS: Final = 96
+"""Bytes that an event's numbers may add to its line (LINK rule 5)."""
 _MAX_REQUESTS: Final = 1000
 """Connection requests that one session may have unanswered: the credit of handshakes."""
 
@@ -336,7 +338,7 @@ class Backends:
             self._break(link, "named no session of its own")
             return
         session = Session(link.name, session_id, LinkSession(session_id))
-        session.max_line = hello.max_line
+        session.max_line = max(hello.max_line - _NUMBERS, 1) if hello.max_line else 0
         session.sends_only = hello.role == messages.SENDER
         self._attach(session, link)
         link.write(messages.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))

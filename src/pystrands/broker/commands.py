@@ -78,10 +78,18 @@ class Commands:
                     result = self._manage(command)
                 request_id = getattr(command, "request_id", None)
                 if result is not None and request_id:
-                    session.write(messages.result(request_id, result))
+                    self._answer(session, request_id, result)
         except MalformedLine as error:
             self._counters["lines_malformed"] += 1
             logger.warning("%s sent a malformed message, which was skipped: %s", session.name, error)
+
+    def _answer(self, session: Session, request_id: str, result: dict[str, Any]) -> None:
+        line = messages.result(request_id, result)
+        if session.max_line and len(line) > session.max_line:  # it would never get through, nor what comes after it
+            self._counters["results_too_long"] += 1
+            error = f"the answer has {len(line)} bytes, and this backend takes {session.max_line}"
+            line = messages.result(request_id, {"error": error})
+        session.write(line)
 
     @staticmethod
     def _confirm(session: Session, request_id: str | None, delivered: Delivered) -> None:

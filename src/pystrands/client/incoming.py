@@ -20,7 +20,7 @@ from pystrands.client.dispatch import Dispatcher
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing, max_unnumbered
 from pystrands.context import Context
-from pystrands.errors import MalformedLine, OutcomeUnknown
+from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.commands import BackendSession
 from pystrands.protocol.link import LinkSession, Receipt, is_silent, ranges
@@ -162,7 +162,10 @@ class Incoming:
             result = cast("Result", event)
             waiter = self.results.get(result.request_id)
             if waiter is not None and not waiter.done():
-                waiter.set_result(result.params)
+                if result.params.error:
+                    waiter.set_exception(PyStrandsError(result.params.error))
+                else:
+                    waiter.set_result(result.params)
             return
         if kind is Leaving:
             if not self.left.done():

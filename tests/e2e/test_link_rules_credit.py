@@ -1,0 +1,491 @@
+"""Rules 6 to 12 of the link: who speaks which protocol, credit, and bounds. Whole clients and brokers."""
+
+import asyncio
+import json
+
+import pytest
+
+from pystrands import PyStrandsError, testing
+from tests.client.fake_broker import FakeBroker, context, line, message, soon, until
+
+from .raw_backend import RawBackend, told
+from .raw_backend import line as raw_line
+from .raw_broker import Noting, RawBroker, unlinked
+
+
+@pytest.fixture
+async def raw_broker():
+    async with RawBroker() as broker:
+        yield broker
+
+
+async def connected(raw_broker, client):
+    client.host, client.port = raw_broker.address
+    return await raw_broker.connected(client)
+
+
+async def _connect(broker):
+    return await testing.connect(broker)
+
+
+# --- rules 6 and 7 ---
+
+
+async def test_rule_06_an_undecided_link_does_not_count_and_gets_nothing():
+    async with testing.broker(hold_time=0) as broker, RawBackend(broker, begin=False) as raw:
+        assert raw.hello["protocol"] == 2
+        with pytest.raises(testing.Rejected) as rejected:
+            await testing.connect(broker)
+        assert rejected.value.status == 503
+        assert broker.backend_count == 0
+        welcome = await raw.begin()
+        assert welcome == {"session_id": raw.session_id, "resumed": False, "received": 0}
+        ws = await raw.admit("ann")
+        await ws.close()
+
+
+@pytest.mark.parametrize("first", ["heartbeat", "broadcast", None])
+async def test_rule_06_another_first_line_or_silence_means_protocol_1(first):
+    async with testing.broker() as broker, RawBackend(broker, begin=False) as raw:
+        if first is not None:
+            raw.raw(raw_line(first, {"message": "x"}))
+        await testing.until(lambda: broker.backend_count == 1)
+        connecting = asyncio.ensure_future(_connect(broker))
+        asked = await raw.next_line()
+        assert (asked["action"], "seq" in asked) == ("connection_request", False)
+        raw.raw(raw_line("response", {"accepted": True, "client_id": "ann"}, request_id=asked["request_id"]))
+        ws = await connecting
+        assert "seq" not in await raw.next_line()
+        raw.raw(raw_line("broadcast", {"message": "hi"}))
+        await ws.expect("hi")
+        await ws.close()
+
+
+async def test_rule_06_a_backend_takes_a_silent_broker_for_protocol_1():
+    async with FakeBroker(hello=False) as old:
+        client = Noting(**old.where)
+        assert await client.connect()
+        link = await old.link()
+        assert await client.broadcast_message("x")
+        assert "seq" not in await link.receive()
+        link.cut()
+        await client.disconnect()
+
+
+async def test_rule_07_a_late_hello_counts_only_when_nothing_was_exchanged():
+    async with testing.broker() as broker, RawBackend(broker, begin=False) as raw:
+        raw.raw(raw_line("heartbeat"))
+        await testing.until(lambda: broker.backend_count == 1)
+        await raw.begin()
+        ws = await raw.admit("ann")
+        async with RawBackend(broker, begin=False) as late:
+            late.raw(raw_line("heartbeat"))
+            await testing.until(lambda: broker.backend_count == 2)
+            connecting = asyncio.ensure_future(_connect(broker))
+            asked = await late.next_line()
+            late.greet()
+            late.raw(raw_line("response", {"accepted": True}, request_id=asked["request_id"]))
+            await (await connecting).close()
+            assert (await late.next_line())["action"] == "new_connection"
+            assert broker.counters["hellos_late"] == 1
+        await ws.close()
+
+
+async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broker):
+    client = Noting()
+    link = await connected(raw_broker, client)
+    raw_broker.says_hello = False
+    link.cut()
+    silent = await raw_broker.link()
+    assert await soon(silent.reader.read()) == b"", "nothing was sent, and the link was given up"
+    raw_broker.says_hello = True
+    again = await raw_broker.linked()
+    await again.go_on(link)
+    assert await again.so_far(client) == []
+    again.cut()
+    await client.disconnect()
+
+
+# --- rule 8 ---
+
+
+async def test_rule_08_silence_ends_a_link_of_protocol_2_and_not_its_session():
+    async with testing.broker(heartbeat_interval=0.02) as broker, RawBackend(broker) as raw:
+        assert raw.hello["heartbeat"] == 0.02
+        await raw.so_far()
+        assert await raw.is_closed()
+        assert (await raw.resume())["resumed"]
+
+
+async def test_rule_08_silence_does_not_end_a_link_of_protocol_1():
+    async with testing.broker(heartbeat_interval=0.02) as broker, RawBackend(broker, begin=False) as raw:
+        raw.raw(raw_line("heartbeat"))
+        for _ in range(10):
+            assert (await raw.next_line())["action"] == "heartbeat"
+        assert broker.backend_count == 1
+
+
+async def test_rule_08_a_backend_ends_a_silent_link_and_resumes():
+    async with RawBroker(heartbeat=0.02) as broker:
+        client = Noting()
+        link = await connected(broker, client)
+        assert await link.is_closed()
+        again = await broker.linked()
+        await again.go_on(link)
+        assert await again.so_far(client) == []
+        again.cut()
+        await client.disconnect()
+
+
+async def test_rule_08_a_link_of_protocol_1_that_does_not_answer_is_asked_no_more_until_it_speaks():
+    async with testing.broker(answer_timeout=0.02, hold_time=0.02) as broker:
+        async with RawBackend(broker, begin=False) as probe:
+            probe.raw(raw_line("heartbeat"))
+            await testing.until(lambda: broker.backend_count == 1)
+            statuses = []
+            for _ in range(3):
+                with pytest.raises(testing.Rejected) as rejected:
+                    await testing.connect(broker)
+                statuses.append(rejected.value.status)
+            assert statuses == [504, 503, 503]
+            assert (await probe.next_line())["action"] == "connection_request"
+            broker._router.doorkeeper._answer_timeout = 10.0
+            probe.raw(raw_line("heartbeat"))
+            connecting = asyncio.ensure_future(_connect(broker))
+            asked = await probe.next_line()
+            probe.raw(raw_line("response", {"accepted": True}, request_id=asked["request_id"]))
+            await (await connecting).close()
+
+
+# --- rule 9 ---
+
+
+@pytest.mark.parametrize("says_hello", [False, True])
+async def test_rule_09_only_the_original_brokers_metadata_is_unwrapped(says_hello):
+    nested = {"accepted": True, "client_id": "c1", "room_id": "r1", "metadata": {"a": 1}}
+    async with RawBroker(hello=says_hello) as broker:
+        client = Noting(**broker.where)
+        if says_hello:
+            link = await broker.connected(client)
+            await link.say("new_message", {"message": "x", "context": context("c1", metadata=nested)})
+            connection = link.connection
+        else:
+            assert await client.connect()
+            connection = await broker.link()
+            await connection.send(line("new_message", {"message": "x", "context": context("c1", metadata=nested)}))
+        await until(lambda: client.notes)
+        assert client.contexts[0].metadata == (nested if says_hello else {"a": 1})
+        connection.cut()
+        await client.disconnect()
+
+
+async def test_rule_09_binary_is_base64_with_a_flag_and_text_stays_text():
+    async with testing.broker() as broker, RawBackend(broker) as raw:
+        ws = await raw.admit("ann")
+        await ws.send(b"\x00\xff")
+        params = (await raw.hear("new_message"))["params"]
+        assert (params["message"], params["binary"]) == ("AP8=", True)
+        raw.say("broadcast", {"message": "AP8=", "binary": True})
+        raw.say("broadcast", {"message": "AP8="})
+        await ws.expect(b"\x00\xff")
+        await ws.expect("AP8=")
+        await ws.close()
+
+
+async def test_rule_09_whose_owner_speaks_protocol_1_is_closed_with_1003_for_binary():
+    async with testing.broker() as broker, RawBackend(broker, begin=False) as raw:
+        raw.raw(raw_line("heartbeat"))
+        await testing.until(lambda: broker.backend_count == 1)
+        connecting = asyncio.ensure_future(_connect(broker))
+        asked = await raw.next_line()
+        raw.raw(raw_line("response", {"accepted": True}, request_id=asked["request_id"]))
+        ws = await connecting
+        await ws.send(b"x")
+        await ws.expect_close(1003)
+
+
+# --- rule 10 ---
+
+
+async def test_rule_10_a_client_has_credit_for_32_events_and_is_then_not_read_from():
+    async with testing.broker() as broker, RawBackend(broker) as raw:
+        busy, idle = await raw.admit("busy"), await raw.admit("idle")
+        sending = asyncio.ensure_future(send_all(busy, [f"{number} {'x' * 4000}" for number in range(5000)]))
+        heard = [await raw.hear("new_message") for _ in range(32)]
+        await testing.until(lambda: broker.queued_messages)
+        assert await raw.so_far() == []
+        assert next(iter(broker._rooms.everyone)).paused != list(broker._rooms.everyone)[1].paused
+        await idle.send("others are not affected")
+        await raw.hear_message("others are not affected")
+        waiting = broker.queued_messages
+        assert waiting < 100, "what one read of the socket gave, not what the client has sent"
+        assert not sending.done()
+        count = 32
+        while count < 5000:
+            raw.done(*heard)
+            raw.acknowledge()
+            heard = [await raw.hear("new_message")]
+            assert heard[0]["params"]["message"].startswith(f"{count} ")
+            count += 1
+        await sending
+        raw.done(*heard)
+        await busy.close()
+        await idle.close()
+
+
+async def send_all(ws, messages):
+    for each in messages:
+        await ws.send(each, timeout=30)
+
+
+async def test_rule_10_a_client_has_credit_for_256_kib_and_one_message_always_passes():
+    async with testing.broker() as broker, RawBackend(broker) as raw:
+        ws = await raw.admit("ann")
+        await ws.send("x" * 500_000)
+        await ws.send("y" * 200_000)
+        await ws.send("z" * 50_000)
+        big = await raw.hear("new_message")
+        await testing.until(lambda: broker.queued_messages)
+        assert await raw.so_far() == []
+        raw.done(big)
+        assert [len((await raw.hear("new_message"))["params"]["message"]) for _ in range(2)] == [200_000, 50_000]
+        await ws.close()
+
+
+async def test_rule_10_a_backend_has_credit_for_1000_events_and_lifecycle_needs_none():
+    async with testing.broker() as broker, RawBackend(broker) as raw:
+        sockets = [await raw.admit(str(number)) for number in range(36)]
+        for ws in sockets:
+            for number in range(30):
+                await ws.send(str(number))
+        first = [await raw.hear("new_message") for _ in range(1000)]
+        await testing.until(lambda: broker.queued_messages == 80)
+        assert await raw.so_far() == []
+        late = await raw.admit("late")  # neither the handshake nor the event that it is in
+        await sockets[0].close()  # those of the first come first: all were sent
+        assert (await raw.hear())["action"] == "disconnected"
+        raw.done(*first[:50])
+        assert [(await raw.hear())["action"] for _ in range(50)] == ["new_message"] * 50
+        assert await raw.so_far() == []
+        raw.done(*first[50:])
+        rest = [told(await raw.hear("new_message")) for _ in range(30)]
+        assert len(rest) == 30
+        assert await raw.so_far() == []
+        for ws in (*sockets[1:], late):
+            ws.abort()
+
+
+# --- rule 11 ---
+
+
+async def test_rule_11_what_is_no_event_needs_no_credit():
+    async with testing.broker(heartbeat_interval=0.05) as broker, RawBackend(broker) as raw:
+        ws = await raw.admit("ann")
+        for number in range(40):
+            await ws.send(str(number))
+        for _ in range(32):
+            await raw.hear("new_message")
+        before = raw.heartbeats
+        while raw.heartbeats < before + 2:
+            raw.raw(raw_line("heartbeat"))
+            raw.say("broadcast", {"message": "x", "confirm": True}, request_id="r")
+            assert (await raw.hear())["action"] == "result"
+            await ws.expect("x")
+        ws.abort()  # a close frame would not be read before the backend has caught up
+
+
+async def test_rule_11_the_command_window_bounds_what_is_kept_without_a_link(raw_broker):
+    client = Noting()
+    link = await connected(raw_broker, client)
+    client._core.life.outgoing.session.max_lines = 5
+    assert await client.broadcast_message("0")
+    assert await link.hear_text() == "0"
+    link.cut()
+    await unlinked(client)
+    taken = [await client.broadcast_message(str(number)) for number in range(1, 8)]
+    assert taken == [True] * 4 + [False] * 3, "one was written and not acknowledged"
+    again = await raw_broker.linked()
+    await again.go_on(link)
+    assert [await again.hear_text() for _ in range(4)] == ["1", "2", "3", "4"]
+    sending = asyncio.ensure_future(client.broadcast_message("waits"))
+    await again.acknowledge()
+    assert await soon(sending)
+    assert await again.hear_text() == "waits"
+    again.cut()
+    await client.disconnect()
+
+
+async def test_rule_11_the_command_window_is_bounded_in_bytes_too(raw_broker):
+    client = Noting()
+    link = await connected(raw_broker, client)
+    client._core.life.outgoing.session.max_bytes = 1000
+    link.cut()
+    await unlinked(client)
+    taken = [await client.broadcast_message("x" * 400) for _ in range(5)]
+    assert taken == [True, True, True, False, False]
+    again = await raw_broker.linked()
+    await again.go_on(link)
+    for _ in range(3):
+        assert await again.hear_text() == "x" * 400
+    again.cut()
+    await client.disconnect()
+
+
+@pytest.mark.parametrize("fate", ["acknowledged", "cut"])
+async def test_rule_11_send_waits_for_the_window_while_the_link_is_up(raw_broker, fate):
+    client = Noting()
+    link = await connected(raw_broker, client)
+    client._core.life.outgoing.session.max_lines = 3
+    sending = [asyncio.ensure_future(client.broadcast_message(str(number))) for number in range(6)]
+    assert [await link.hear_text() for _ in range(3)] == ["0", "1", "2"]
+    await until(lambda: sum(each.done() for each in sending) == 3)
+    await link.acknowledge(2)
+    assert [await link.hear_text() for _ in range(2)] == ["3", "4"]
+    assert not sending[5].done()
+    if fate == "acknowledged":
+        await link.acknowledge(5)
+        assert await link.hear_text() == "5"
+        assert [await soon(each) for each in sending] == [True] * 6
+        link.cut()
+    else:
+        link.cut()
+        assert [await soon(each) for each in sending] == [True] * 5 + [False], "no room, and no link to wait for"
+        again = await raw_broker.linked()
+        await again.go_on(link, received=3)
+        assert [await again.hear_text() for _ in range(2)] == ["3", "4"]
+        assert await again.so_far(client) == []
+        again.cut()
+    await client.disconnect()
+
+
+async def test_rule_11_a_backend_reads_on_whatever_waits_for_its_handlers(raw_broker):
+    """Acknowledgements come on the same link as events."""
+    client = Noting(max_concurrency=1)
+    link = await connected(raw_broker, client)
+    release = client.hold("0")
+    for number in range(50):
+        await link.message(f"{number}" if not number else "x" * 500_000)
+    client._core.life.outgoing.session.max_lines = 1
+    assert await client.broadcast_message("a")
+    sending = asyncio.ensure_future(client.broadcast_message("b"))
+    assert await link.hear_text() == "a"
+    await link.acknowledge()
+    assert await soon(sending)
+    client._core.life.outgoing.session.max_lines = 4096
+    release.set()
+    link.cut()
+    await client.disconnect()
+
+
+# --- rule 12 ---
+
+
+async def test_rule_12_a_queue_of_no_size_drops_messages_only_and_counts_them():
+    async with testing.broker(queue_size=0) as broker, RawBackend(broker) as raw:
+        ws, other = await raw.admit("ann"), await raw.admit("bob")
+        raw.cut()
+        await testing.until(lambda: not broker.backend_count)
+        await ws.send("x")
+        await testing.until(lambda: broker.counters["queue_dropped"] == 1)
+        await other.close()
+        assert (await raw.resume())["resumed"]
+        assert await raw.messages_so_far() == ["disconnected"]
+        await ws.close()
+
+
+async def test_rule_12_backpressure_gates_reading_and_what_was_taken_is_kept():
+    async with testing.broker(queue_size=3) as broker, RawBackend(broker) as raw:
+        ws = await raw.admit("ann")
+        raw.cut()
+        await testing.until(lambda: not broker.backend_count)
+        sending = asyncio.ensure_future(send_all(ws, [f"{number} {'x' * 4000}" for number in range(3000)]))
+        await testing.until(lambda: next(iter(broker._rooms.everyone)).paused)
+        assert 3 <= broker.queued_messages < 100
+        assert not sending.done()
+        assert (await raw.resume())["resumed"]
+        for number in range(3000):
+            event = await raw.hear("new_message")
+            assert event["params"]["message"].startswith(f"{number} ")
+            raw.done(event)
+        await sending
+        assert broker.counters["queue_dropped"] == 0
+        await ws.close()
+
+
+async def test_rule_12_who_is_not_read_from_is_not_missed_by_keep_alive():
+    async with testing.broker(ping_interval=0.02, ping_missed=1) as broker, RawBackend(broker) as raw:
+        ws = await raw.admit("ann")
+        for number in range(40):
+            await ws.send(str(number))
+        await testing.until(lambda: next(iter(broker._rooms.everyone)).paused)
+        await asyncio.sleep(0.2)  # ten pings, whose answers nobody reads
+        assert ws.closed is None
+        for _ in range(40):
+            raw.done(await raw.hear("new_message"))
+        await ws.ping()
+        await ws.close()
+
+
+# --- rule 5, where lines are made for credit's sake ---
+
+
+async def test_rule_05_events_around_the_longest_line_that_a_backend_takes():
+    """What their numbers add counts: a line too long would never get through, and nothing behind it."""
+    async with testing.broker() as broker, RawBackend(broker, begin=False) as raw:
+        await raw.begin(max_line=2000)
+        ws = await raw.admit("ann")
+        sizes = range(1600, 2000, 3)
+        for size in sizes:
+            await ws.send("x" * size)
+            await ws.send("end")
+            raw.acknowledge()
+            heard = await raw.hear("new_message")
+            assert len(json.dumps(heard, separators=(",", ":"))) <= 2000
+            raw.done(heard)
+            if heard["params"]["message"] != "end":
+                raw.done(await raw.hear_message("end"))
+        assert 0 < broker.counters["events_too_long"] < len(sizes)
+        await ws.close()
+
+
+async def test_rule_05_an_answer_that_is_too_long_is_an_error_and_not_a_line_that_never_comes(raw_broker):
+    async with testing.broker() as broker, RawBackend(broker, begin=False) as raw:
+        await raw.begin(max_line=2000)
+        sockets = [await raw.admit(f"{number} {'x' * 200}") for number in range(12)]
+        raw.say("room_members", {"room_id": "/room"}, request_id="r")
+        result = (await raw.hear("result"))["params"]
+        assert "bytes" in result["error"]
+        assert await raw.so_far() == []
+        for ws in sockets:
+            await ws.close()
+    client = Noting()
+    link = await connected(raw_broker, client)
+    asking = asyncio.ensure_future(client.room_members("r"))
+    asked = await link.hear("room_members")
+    await link.say("result", result, request_id=asked["request_id"])
+    with pytest.raises(PyStrandsError, match="bytes"):
+        await soon(asking)
+    link.cut()
+    await client.disconnect()
+
+
+async def test_rule_01_each_session_begins_with_1(raw_broker):
+    client = Noting()
+    for _ in range(2):
+        link = await connected(raw_broker, client)
+        assert await client.broadcast_message("x")
+        assert (await link.hear("broadcast"))["seq"] == 1
+        link.cut()
+        await client.disconnect()
+
+
+async def test_rule_09_messages_of_an_old_broker_are_handled():
+    async with FakeBroker(hello=False) as old:
+        client = Noting(**old.where)
+        assert await client.connect()
+        link = await old.link()
+        await link.send(message("hi"))
+        await until(lambda: client.notes == [("hi", "c1")])
+        assert client.ids == [""]
+        link.cut()
+        await client.disconnect()

@@ -554,9 +554,37 @@ def test_the_leaving_of_a_paused_client_is_noticed(kind, way):
             client = front.connect()
             ws = front.websocket()
             front.call(ws.pause_reading)
-            client.send_frame(TEXT, "unread")
+            if way == "reset":
+                client.send_frame(TEXT, "unread")
             getattr(client, way)()
             assert front.closed()[0] == 1006
+        assert not front.shared.hangups._fds
+
+
+def test_what_a_client_sent_before_it_left_is_read_though_it_was_paused(kind):
+    with Front(kind) as front:
+        client = front.connect()
+        ws = front.websocket()
+        front.call(ws.pause_reading)
+        client.send_frame(TEXT, "sent in time")
+        client.close()
+        front.call(lambda: None)
+        front.call(ws.resume_reading)
+        assert front.closed()[0] == 1006
+        assert front.receiver.messages.get_nowait() == "sent in time"
+        assert not front.shared.hangups._fds
+
+
+def test_a_paused_client_that_left_something_unread_is_gone_when_it_is_sent_to(kind):
+    with Front(kind) as front:
+        client = front.connect()
+        ws = front.websocket()
+        front.call(ws.pause_reading)
+        client.send_frame(TEXT, "unread")
+        client.close()
+        while front.receiver.closed.empty():  # the kernel answers the first with a reset
+            front.call(ws.send, text_frame("anybody there?"))
+        assert front.closed()[0] == 1006
         assert not front.shared.hangups._fds
 
 

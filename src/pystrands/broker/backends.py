@@ -63,6 +63,7 @@ class Session(Holder):
     __slots__ = (
         "binary",
         "is_expired",
+        "is_mute",
         "link",
         "max_line",
         "name",
@@ -89,6 +90,8 @@ class Session(Holder):
         """Whether it has left a connection request unanswered and been silent since (LINK rule 8)."""
         self.is_expired = False
         """Whether its link has been gone for the resume window."""
+        self.is_mute = False
+        """Whether silence alone makes it a backend, of protocol 1; nothing has come from it yet."""
         self.requests: dict[str, Any] = {}
         self.timer: asyncio.TimerHandle | None = None
         """When there is a link: to acknowledge. When there is none: the resume window."""
@@ -184,6 +187,7 @@ class Backends:
         self._counters = counters
         self._links: set[Link] = set()
         self._sessions: dict[str, Session] = {}
+        self._has_met_protocol_2 = False
         self._dead: OrderedDict[str, int] = OrderedDict()  # id to the last number that was carried out (LINK rule 18)
         self._no_links = asyncio.Event()
         self._beat: asyncio.TimerHandle | None = None
@@ -209,6 +213,16 @@ class Backends:
             self._sessions[chosen.session_id] = self._sessions.pop(chosen.session_id)
         return chosen
 
+    def choose_owner(self) -> Session | None:
+        """Return the one of those that may get a client which is in already, with its messages.
+
+        None that is mute, where backends speak protocol 2: it may be one of theirs that is cut off or paused, or no
+        backend at all, and of what it is sent nobody would ever know that it was lost. A question is asked again.
+        """
+        if not self._has_met_protocol_2:
+            return self.choose()
+        return self.choose([session for session in self._sessions.values() if session.is_mute])
+
     # --- links: what LinkOwner asks for ---
 
     def link_opened(self, link: Link) -> None:
@@ -226,6 +240,7 @@ class Backends:
             session = Session(link.name, f"protocol 1, link {link.number}", None)
             if hello is not None:
                 session.binary, session.max_line = hello.binary, hello.max_line
+            session.is_mute = hello is None
             self._attach(session, link)
             logger.info("%s is connected (protocol 1)", link.name)
             self._become_available(session)
@@ -240,11 +255,11 @@ class Backends:
             or isinstance(session, ToolSession)
             or session.stream is not None
             or session.lanes
-            or session.requests
+            or (session.requests and not session.is_mute)
         ):
             self._counters["hellos_late"] += 1
             return
-        self._die(session)
+        self._die(session)  # what it was asked others are asked
         self.link_decided(link, hello)
 
     def link_received(self, link: Link, commands: list[Command | Unknown]) -> None:
@@ -252,8 +267,8 @@ class Backends:
         session = link.session
         if session is None:
             return
-        if session.unresponsive:
-            session.unresponsive = False
+        if session.unresponsive or session.is_mute:
+            session.unresponsive = session.is_mute = False
             self._become_available(session)
         stream = session.stream
         receiver = self._receiver
@@ -337,6 +352,7 @@ class Backends:
         if not session_id or session_id in self._sessions:
             self._break(link, "named no session of its own")
             return
+        self._has_met_protocol_2 = True
         session = Session(link.name, session_id, LinkSession(session_id))
         session.max_line = max(hello.max_line - _NUMBERS, 1) if hello.max_line else 0
         session.sends_only = hello.role == messages.SENDER
@@ -367,7 +383,7 @@ class Backends:
         if session.is_leaving or not session.is_up:
             return
         self._receiver.session_available(session)
-        if session.is_available:
+        if self.choose_owner() is not None:
             for other in [other for other in self._sessions.values() if other.is_expired]:
                 self._die(other)
 
@@ -375,7 +391,7 @@ class Backends:
         """The resume window is over: the session ends as soon as another backend can take its clients (rule 14)."""
         session.timer = None
         session.is_expired = True
-        if session.sends_only or self.choose() is not None:
+        if session.sends_only or self.choose_owner() is not None:
             self._die(session)
 
     def _carry_out(self, session: Session, command: Command | Unknown) -> None:

@@ -1,9 +1,15 @@
 """Noticing that a peer has left while we don't read from it."""
 
+import array
 import logging
 import select
+import sys
 from asyncio import AbstractEventLoop
 from typing import Protocol
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 logger = logging.getLogger(__name__)
 
@@ -12,14 +18,16 @@ class Paused(Protocol):
     """A connection that is not being read."""
 
     def hung_up(self) -> None:
-        """Hear that the peer has closed its side, or that the connection is broken."""
+        """Hear that the peer has closed its side and left nothing to read, or that the connection is broken."""
 
 
 class HangupWatcher:
     """A second epoll, itself watched by the loop, for the sockets that the loop itself does not watch.
 
     Event loops notice a disconnect by reading. A descriptor may be in several epolls at once, and EPOLLRDHUP asks for
-    the hang-up alone. Where there is no epoll it does nothing: the disconnect is noticed once reading goes on.
+    the hang-up alone. A peer that closed its side after sending something is not gone before that has been read: then
+    only a broken connection counts. Where there is no epoll it does nothing: the disconnect is noticed once reading
+    goes on.
     """
 
     __slots__ = ("_epoll", "_fds", "_loop", "_sessions")
@@ -66,6 +74,14 @@ class HangupWatcher:
             self._epoll.close()
             self._epoll = None
 
+    def _wait_for_less(self, fd: int) -> None:
+        """Watch for errors only; those are reported whatever is asked for."""
+        if self._epoll is not None:
+            try:
+                self._epoll.modify(fd, select.EPOLLONESHOT)
+            except OSError:
+                logger.debug("descriptor %d can't be watched any more", fd)
+
     def _on_events(self) -> None:
         if self._epoll is None:
             return
@@ -74,11 +90,25 @@ class HangupWatcher:
         except OSError:
             logger.exception("watching paused connections failed")
             return
-        for fd, _ in events:
+        for fd, what in events:
             session = self._sessions.get(fd)
-            if session is not None:
+            if session is None:
+                continue
+            if not what & (select.EPOLLERR | select.EPOLLHUP) and _has_unread(fd):
+                self._wait_for_less(fd)
+            else:
                 self.forget(session)
                 try:
                     session.hung_up()
                 except Exception:
                     logger.exception("a hang-up could not be handled")
+
+
+def _has_unread(fd: int) -> bool:
+    """Tell whether the kernel has bytes of the peer's that nobody has read."""
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(fd, termios.FIONREAD, count)
+    except OSError:
+        return False
+    return count[0] > 0

@@ -219,9 +219,10 @@ class Backends:
         None that is mute, where backends speak protocol 2: it may be one of theirs that is cut off or paused, or no
         backend at all, and of what it is sent nobody would ever know that it was lost. A question is asked again.
         """
-        if not self._has_met_protocol_2:
-            return self.choose()
-        return self.choose([session for session in self._sessions.values() if session.is_mute])
+        return self.choose([session for session in self._sessions.values() if self._may_be_nobody(session)])
+
+    def _may_be_nobody(self, session: Session) -> bool:
+        return session.is_mute and self._has_met_protocol_2
 
     # --- links: what LinkOwner asks for ---
 
@@ -383,7 +384,7 @@ class Backends:
         if session.is_leaving or not session.is_up:
             return
         self._receiver.session_available(session)
-        if self.choose_owner() is not None:
+        if session.is_available and not self._may_be_nobody(session):
             for other in [other for other in self._sessions.values() if other.is_expired]:
                 self._die(other)
 

@@ -1,9 +1,10 @@
-"""The backend under test, as a user writes it: ``python bench/backend.py PORT``."""
+"""The backend under test, as a user writes it: ``python bench/backend.py PORT``; with a 1 behind it, of protocol 1."""
 
 import asyncio
 import sys
 
 from pystrands import AsyncPyStrandsClient
+from pystrands.protocol import messages
 
 
 class Backend(AsyncPyStrandsClient):
@@ -17,4 +18,6 @@ class Backend(AsyncPyStrandsClient):
 
 
 if __name__ == "__main__":
+    if sys.argv[2:] == ["1"]:
+        messages.PROTOCOL = 1
     asyncio.run(Backend(port=int(sys.argv[1])).run_forever())

@@ -1,5 +1,7 @@
 """PyStrands beside FastAPI on uvicorn: ``python bench/compare.py``, interleaved rounds, medians and ratios.
 
+With ``--against protocol1`` it is compared with itself, the backend speaking the older protocol.
+
 Each side runs in processes of its own on loopback, the load in another. Run nothing else meanwhile.
 """
 
@@ -58,14 +60,14 @@ def wait_until(url_port, path):
 
 
 @contextmanager
-def pystrands():
+def pystrands(protocol=2):
     """Broker and backend; yields the port and the processes by name."""
     ws, tcp = free_port(), free_port()
     with ExitStack() as stack:
         broker = stack.enter_context(
             process("-m", "pystrands", "server", "--ws-port", str(ws), "--tcp-port", str(tcp), "--log-level", "warning")
         )
-        backend = stack.enter_context(process(str(HERE / "backend.py"), str(tcp)))
+        backend = stack.enter_context(process(str(HERE / "backend.py"), str(tcp), str(protocol)))
         wait_until(ws, "/readyz")
         yield ws, {"broker": broker, "backend": backend}
 
@@ -91,7 +93,7 @@ def fastapi():
         yield port, {"server": server}
 
 
-SIDES = {"pystrands": pystrands, "fastapi": fastapi}
+SIDES = {"pystrands": pystrands, "fastapi": fastapi, "protocol1": lambda: pystrands(1)}
 
 
 def cpu_seconds(child):
@@ -136,13 +138,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--against", choices=["fastapi", "protocol1"], default="fastapi")
     parser.add_argument("--case", choices=list(CASES), action="append")
     options = parser.parse_args()
     for case in options.case or CASES:
-        runs = {side: [] for side in SIDES}
+        runs = {side: [] for side in ("pystrands", options.against)}
         for _ in range(options.rounds):
-            for side in SIDES:
-                runs[side].append(measure(side, case, options.seconds))
+            for side, results in runs.items():
+                results.append(measure(side, case, options.seconds))
         for side, results in runs.items():
             rates = sorted(result["rate"] for result in results)
             costs = ", ".join(

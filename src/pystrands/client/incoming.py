@@ -137,6 +137,8 @@ class Incoming:
                 return
         if not link.awaits_welcome:
             self._usable(link)
+            # Behind the runner that put() has scheduled: what its handlers send goes out in the same turn as they run.
+            link.schedule_flush()
             if session is not None and session.session.unannounced:
                 self._acknowledge_soon()
         if self._dispatcher.full and self._outgoing.session is None:

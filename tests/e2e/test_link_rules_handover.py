@@ -169,6 +169,40 @@ async def test_rule_16_what_a_leaving_backend_releases_goes_elsewhere_unmarked_a
         await bob.close()
 
 
+async def test_rule_16_what_is_released_bit_by_bit_stays_in_order():
+    """Events that crossed the leave come back after those that were waiting."""
+    async with testing.broker() as broker, RawBackend(broker, "one") as one:
+        ws = await one.admit("ann")
+        texts = [str(number) for number in range(6)]
+        for text in texts:
+            await ws.send(text)
+        heard = [await one.hear_message(text) for text in texts]
+        async with RawBackend(broker, "two") as two:
+            one.say("leave")
+            one.released(heard[2])
+            one.released(heard[5])
+            one.released(heard[3])
+            one.say("bye")  # with three unfinished
+            assert await two.messages_so_far() == ["client_adopted", "0*", "1*", "2", "3", "4*", "5"]
+        await ws.close()
+
+
+async def test_rule_16_an_adoption_that_is_released_is_not_told_twice():
+    async with testing.broker() as broker, RawBackend(broker, "one") as one:
+        ws = await one.admit("ann")
+        async with RawBackend(broker, "two") as two:
+            one.say("bye")
+            await testing.until(lambda: len(sessions(broker)) == 1)
+            await ws.send("x")
+            heard = [await two.hear() for _ in range(2)]
+            async with RawBackend(broker, "three") as three:
+                two.say("leave")
+                two.released(*heard)
+                two.say("bye")
+                assert await three.messages_so_far() == ["client_adopted", "x"]
+        await ws.close()
+
+
 async def _connect(broker):
     return await testing.connect(broker)
 

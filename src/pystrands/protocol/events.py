@@ -227,9 +227,12 @@ class Ledger:
         back: dict[Lane, list[Event]] = {}
         for event in _take(holder.unfinished, ranges):
             self._uncount(holder, event)
-            back.setdefault(event.lane, []).append(event)
+            events = back.setdefault(event.lane, [])
+            if event.kind is not Kind.ADOPTED:  # the next owner has an adoption of its own
+                events.append(event)
         for lane, events in back.items():
-            self._put_back(lane, events)
+            if events:
+                self._put_back(lane, events)
             if not lane.in_flight:
                 self._orphan(holder, lane)
 
@@ -345,9 +348,12 @@ class Ledger:
         self._keeper.caught_up(lane)
 
     def _put_back(self, lane: Lane, events: list[Event]) -> None:
-        if lane.waiting is None:
-            lane.waiting = deque()
-        lane.waiting.extendleft(reversed(events))
+        """Have events wait again, each in its place: later ones may have come back before."""
+        waiting = lane.waiting or ()
+        if waiting and waiting[0].number < events[-1].number:
+            lane.waiting = deque(sorted((*events, *waiting), key=_place))
+        else:
+            lane.waiting = deque((*events, *waiting))
 
     def _orphan(self, holder: Holder, lane: Lane) -> None:
         """Take a lane away from its session; if events wait in it, another one gets it now."""
@@ -368,13 +374,18 @@ class Ledger:
         self._orphans.pop(lane, None)
         lane.holder = holder
         holder.lanes.add(lane)
-        if lane.was_held:
+        if lane.was_held and not (lane.waiting and lane.waiting[0].kind is Kind.ADOPTED):
             adoption = Event(lane, Kind.ADOPTED, self._new_number())
             if self._may_send(holder, adoption):
                 self._deliver(holder, adoption)
             else:
-                self._put_back(lane, [adoption])
+                lane.waiting = deque((adoption, *(lane.waiting or ())))
         return True
+
+
+def _place(event: Event) -> tuple[bool, int]:
+    """Return what the events of a lane are ordered by: an adoption comes before all that it is about."""
+    return event.kind is not Kind.ADOPTED, event.number
 
 
 def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> Iterator[Event]:

@@ -253,11 +253,11 @@ class Backend:
             self.owned.clear()
             lines, lost = self.core.replaced(self.resuming, params.received)
             self.machine.lost(self, lost)
-            self.heard_leaving = False
-            if self.is_leaving:  # as a client would: it says so in the new session
-                lines.append(self.core.put(messages.LEAVE))
         else:
             lines = self.core.started()
+        if self.is_leaving and not params.resumed:  # the broker does not know
+            self.heard_leaving = False
+            lines.append(self.core.put(messages.LEAVE))
         for line in lines:
             self.write(line)
 

@@ -1,6 +1,7 @@
 """What backends can do with clients and rooms, with both clients and over real sockets."""
 
 import asyncio
+from typing import Any
 
 import pytest
 import websockets.exceptions
@@ -84,7 +85,8 @@ async def test_a_backend_closes_a_client_and_hears_why_clients_left():
         carl.transport.abort()
         await until(lambda: len(named.ended) == 3)
         assert (named.ended[2].close_code, named.ended[2].reason) == (1006, "")
-        for code in (999, 1005, 2000, 5000, "1000"):
+        codes: list[Any] = [999, 1005, 2000, 5000, "1000"]
+        for code in codes:
             with pytest.raises(ValueError, match="code"):
                 await named.disconnect_client("ann", code)
 

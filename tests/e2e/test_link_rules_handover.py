@@ -364,6 +364,10 @@ async def test_rule_18_a_session_that_was_given_up(raw_broker):
     assert await again.so_far(client) == []  # and nothing is done: those events are others'
     await again.message("new", "dan")
     assert (await again.hear("message_to_connection"))["params"]["message"] == "too late"  # by another handler
+    await again.hear("broadcast")
+    joining = await again.hear("join_room")
+    await again.say("result", {"found": True}, request_id=joining["request_id"])
+    await again.hear_done(1)
     for what in ("gone", "a2"):
         assert what not in {note for note, client_id in client.notes if client_id == "ann"}
     assert sorted(note for note in client.notes if note[0] == "released") == [("released", "ann"), ("released", "cay")]

@@ -35,9 +35,10 @@ def test_it_is_a_command_that_there_is(place, line):
     if words[0] == "pystrands":
         arguments = words[1:]
         if arguments and not arguments[0].startswith("-"):
-            command = main.get_command(click.Context(main), arguments[0])
+            group = click.Context(main, **main.context_settings)  # click remembers the names of a command's help
+            command = main.get_command(group, arguments[0])
             assert command is not None, place
-            command.make_context(arguments[0], arguments[1:])
+            command.make_context(arguments[0], arguments[1:], parent=group)
         return
     if words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)

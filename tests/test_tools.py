@@ -23,7 +23,7 @@ from pystrands import AsyncPyStrandsClient
 from pystrands.cli import main
 from pystrands.cli_tools import TOOL_OPTIONS, watched_line
 from pystrands.errors import MalformedLine
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import WatchedParams
 from pystrands.status_table import Picture, duration, rates
 from pystrands.testing import backend, until
@@ -218,7 +218,7 @@ def test_no_broker(args):
     assert line.startswith(f"Error: no broker at 127.0.0.1:{port}: ")
 
 
-HELLO = messages.hello(messages.HelloParams(heartbeat=0.0))
+HELLO = wire.hello(messages.HelloParams(heartbeat=0.0))
 
 
 @contextmanager
@@ -246,7 +246,7 @@ def impostor(*answers, close=True):
 
 @pytest.mark.parametrize(
     "answers",
-    [[], [b"HTTP/1.1 400 Bad Request\r\n\r\n"], [messages.HEARTBEAT], [b'{"action":"new","params":{}}\n'], [b"[]\n"]],
+    [[], [b"HTTP/1.1 400 Bad Request\r\n\r\n"], [wire.HEARTBEAT], [b'{"action":"new","params":{}}\n'], [b"[]\n"]],
 )
 def test_what_is_no_broker_is_told_from_one(answers):
     with impostor(*answers) as port, pytest.raises(ToolError, match=f"127.0.0.1:{port} is no PyStrands broker"):
@@ -275,7 +275,7 @@ def test_a_broker_that_does_not_answer_or_goes_away():
 
 
 def test_what_is_watched_while_a_request_waits_is_not_lost():
-    lines = [messages.watched("joined", 1.0, "r", "anna"), messages.result("1", {"clients": 1})]
+    lines = [wire.watched("joined", 1.0, "r", "anna"), wire.result("1", {"clients": 1})]
     with impostor(HELLO, *lines, close=False) as port, Tool("127.0.0.1", port) as tool:
         assert tool.status() == {"clients": 1}
         assert next(tool.watched()) == WatchedParams("joined", 1.0, "r", "anna")
@@ -283,7 +283,7 @@ def test_what_is_watched_while_a_request_waits_is_not_lost():
 
 
 def test_send_tells_who_did_not_take_it():
-    with impostor(HELLO, messages.result("1", {"matched": 3, "skipped": 2}), close=False) as port:
+    with impostor(HELLO, wire.result("1", {"matched": 3, "skipped": 2}), close=False) as port:
         result = in_process("send", "--all", "x", "--tcp-port", str(port))
     assert (result.exit_code, result.stdout) == (0, "Sent to 1 of 3 clients: the others read too slowly\n")
 

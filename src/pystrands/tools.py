@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from pystrands.errors import MalformedLine, PyStrandsError
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, Watched, WatchedParams
 
@@ -92,15 +92,15 @@ class Tool:
 
     def send_to_room(self, room_id: str, message: str | bytes) -> Sent:
         """Send a message to every client in a room."""
-        return self._send(messages.message_to_room, room_id, message)
+        return self._send(wire.message_to_room, room_id, message)
 
     def send_to_client(self, client_id: str, message: str | bytes) -> Sent:
         """Send a message to one client."""
-        return self._send(messages.message_to_connection, client_id, message)
+        return self._send(wire.message_to_connection, client_id, message)
 
     def send_to_all(self, message: str | bytes) -> Sent:
         """Send a message to every client."""
-        return self._send(messages.broadcast, message)
+        return self._send(wire.broadcast, message)
 
     def status(self) -> dict[str, Any]:
         """Return what the broker has now: see the documentation of the command line for the keys."""
@@ -125,7 +125,7 @@ class Tool:
         with contextlib.suppress(ToolError):
             line = self._read()
             if type(line) is Hello:
-                self._write(messages.hello(HelloParams(name="tool", role=messages.TOOL)))
+                self._write(wire.hello(HelloParams(name="tool", role=messages.TOOL)))
                 return line.params
         raise ToolError(f"what listens at {self.address} is no PyStrands broker of version 2 or newer")
 
@@ -146,7 +146,7 @@ class Tool:
 
     def _request(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
         name = self._next_name()
-        self._write(messages.request(action, name, params))
+        self._write(wire.request(action, name, params))
         return self._answer(name)
 
     def _next_name(self) -> str:

@@ -9,7 +9,7 @@ from pystrands.broker.backends import ToolSession
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.taps import Taps
 from pystrands.engine.base import Audience
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 
 from .test_router import Peer, World
 
@@ -164,7 +164,7 @@ async def test_a_tool_is_no_backend():
     world = World(queue_size=0)
     tool = Tool(world)
     handshake = world.knock()
-    tool.raw(messages.HEARTBEAT)
+    tool.raw(wire.HEARTBEAT)
     tool.link.pause_writing()
     tool.link.resume_writing()
     assert await tool.heard() == []
@@ -190,7 +190,7 @@ async def test_a_tool_can_send_and_ask_but_not_answer_for_a_backend():
     tool.say("released", events=[[1, 10]])
     tool.say("leave")
     tool.say("bye")
-    tool.raw(messages.received(7))
+    tool.raw(wire.received(7))
     assert handshake.ws is None
     assert world.counters["responses_unexpected"] == 1
     tool.say("message_to_room", "1", room_id="r", message="hi", confirm=True)
@@ -356,7 +356,7 @@ async def test_garbage_from_a_tool_is_skipped():
 
 
 def test_nothing_is_encoded_for_rooms_that_nobody_watches(monkeypatch):
-    monkeypatch.setattr(messages, "watched", None)
+    monkeypatch.setattr(wire, "watched", None)
     empty = Taps()
     assert not empty.watchers
     empty.message_out(Audience.ROOM, "r", "m", 0, None)

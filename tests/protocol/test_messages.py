@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pystrands.context import Context
 from pystrands.errors import MalformedLine
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import COMMANDS, EVENTS, HelloParams, line_limit, message_content
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -38,38 +38,38 @@ def whole(line):
 
 @given(texts, contents)
 def test_room_messages(room_id, message):
-    params = COMMANDS.decode(whole(messages.message_to_room(room_id, message))).params
+    params = COMMANDS.decode(whole(wire.message_to_room(room_id, message))).params
     assert (params.room_id, content_of(params)) == (room_id, message)
 
 
 @given(texts, contents)
 def test_private_messages(client_id, message):
-    params = COMMANDS.decode(whole(messages.message_to_connection(client_id, message))).params
+    params = COMMANDS.decode(whole(wire.message_to_connection(client_id, message))).params
     assert (params.conn_id, content_of(params)) == (client_id, message)
 
 
 @given(contents)
 def test_broadcasts(message):
-    assert content_of(COMMANDS.decode(whole(messages.broadcast(message))).params) == message
+    assert content_of(COMMANDS.decode(whole(wire.broadcast(message))).params) == message
 
 
 @given(texts, texts, values, contents, texts)
 def test_events_about_a_client(client_id, room_id, metadata, message, text):
-    context = messages.context_json(client_id, room_id, json.dumps(metadata).encode())
+    context = wire.context_json(client_id, room_id, json.dumps(metadata).encode())
     expected = Context(client_id, room_id, metadata)
-    for encode in (messages.new_connection, messages.client_adopted):
+    for encode in (wire.new_connection, wire.client_adopted):
         assert EVENTS.decode(whole(encode(context))).params.context == expected
-    event = EVENTS.decode(whole(messages.disconnected(context, 1001, text)))
+    event = EVENTS.decode(whole(wire.disconnected(context, 1001, text)))
     assert (event.params.context, event.params.code, event.params.reason) == (expected, 1001, text)
-    event = EVENTS.decode(whole(messages.new_message(context, message)))
+    event = EVENTS.decode(whole(wire.new_message(context, message)))
     assert (event.params.context, content_of(event.params)) == (expected, message)
-    event = EVENTS.decode(whole(messages.error(context, text)))
+    event = EVENTS.decode(whole(wire.error(context, text)))
     assert (event.params.context, event.params.error) == (expected, text)
 
 
 @given(texts, texts, texts, st.dictionaries(texts, st.lists(texts)), texts)
 def test_connection_requests(request_id, url, query_string, headers, remote_addr):
-    event = EVENTS.decode(whole(messages.connection_request(request_id, url, query_string, headers, remote_addr)))
+    event = EVENTS.decode(whole(wire.connection_request(request_id, url, query_string, headers, remote_addr)))
     params = event.params
     assert event.request_id == request_id
     assert (params.url, params.query_string, params.headers, params.remote_addr) == (
@@ -82,19 +82,19 @@ def test_connection_requests(request_id, url, query_string, headers, remote_addr
 
 @given(texts, texts, texts, values)
 def test_responses(request_id, client_id, room_id, metadata):
-    reply = COMMANDS.decode(whole(messages.response(request_id, True, client_id, room_id, metadata)))
+    reply = COMMANDS.decode(whole(wire.response(request_id, True, client_id, room_id, metadata)))
     assert (reply.request_id, reply.params.accepted) == (request_id, True)
     assert (reply.params.client_id, reply.params.room_id) == (client_id, room_id)
     assert json.loads(_raw(reply.params.metadata)) == metadata
-    reply = COMMANDS.decode(whole(messages.response(request_id, False)))
+    reply = COMMANDS.decode(whole(wire.response(request_id, False)))
     assert (reply.params.accepted, reply.params.client_id, reply.params.room_id) == (False, None, None)
 
 
 def test_hello_and_heartbeat():
     params = HelloParams(protocol=1, binary=True, broker_id="b", max_line=7, max_message_size=5, name="n")
     for decoder in (EVENTS, COMMANDS):
-        assert decoder.decode(whole(messages.hello(params))).params == params
-        assert isinstance(decoder.decode(whole(messages.HEARTBEAT)), messages.Heartbeat)
+        assert decoder.decode(whole(wire.hello(params))).params == params
+        assert isinstance(decoder.decode(whole(wire.HEARTBEAT)), messages.Heartbeat)
 
 
 @given(st.binary())
@@ -150,7 +150,7 @@ def test_bad_base64():
 
 @pytest.mark.parametrize("message", [None, 1, {"a": 1}, ["x"]])
 def test_messages_of_other_types(message):
-    for encode in (messages.broadcast, lambda m: messages.message_to_room("r", m)):
+    for encode in (wire.broadcast, lambda m: wire.message_to_room("r", m)):
         with pytest.raises(TypeError, match=r"json\.dumps"):
             encode(message)
 
@@ -158,15 +158,15 @@ def test_messages_of_other_types(message):
 def test_kinds_of_bytes():
     kinds: list[Any] = [bytes, bytearray, memoryview]
     for kind in kinds:
-        assert content_of(COMMANDS.decode(messages.broadcast(kind(b"\xff"))).params) == b"\xff"
+        assert content_of(COMMANDS.decode(wire.broadcast(kind(b"\xff"))).params) == b"\xff"
 
 
 def test_a_lone_surrogate_is_a_value_error():
     with pytest.raises(ValueError, match="surrogates"):
-        messages.broadcast("\ud800")
+        wire.broadcast("\ud800")
 
 
 @given(contents)
 def test_the_line_limit_is_enough(message):
     size = len(message.encode() if isinstance(message, str) else message)
-    assert len(messages.broadcast(message)) <= line_limit(size)
+    assert len(wire.broadcast(message)) <= line_limit(size)

@@ -22,7 +22,7 @@ from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
-from pystrands.protocol import events, messages
+from pystrands.protocol import events, messages, wire
 from pystrands.protocol.commands import BackendSession
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.link import Receipt, ranges
@@ -101,7 +101,7 @@ class Broker:
         self.router: Any = Router(rooms, queue, Commands(engine, rooms, counters), loop, **times, counters=counters)
         self.backends = Backends(self.router, loop, resume_window=RESUME_WINDOW, heartbeat=15, counters=counters)
         self.router.backends = self.backends
-        hello = messages.hello(messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id))
+        hello = wire.hello(messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id))
         self.make_link = link_factory(
             LinkShared(loop=loop, owner=self.backends, hello=hello, max_line=10**6, link_buffer=10**6,
                        decision_time=NEVER, counters=counters)
@@ -189,7 +189,7 @@ class Backend:
         if not self.core.has_room:
             return
         self.put.append(text)
-        self.write(self.core.put(messages.message_to_connection("c", text) if to_one else messages.broadcast(text)))
+        self.write(self.core.put(wire.message_to_connection("c", text) if to_one else wire.broadcast(text)))
 
     # --- in ---
 
@@ -219,7 +219,7 @@ class Backend:
             self.heard_leaving = True
         elif isinstance(event, messages.ConnectionRequest):
             client_id = self.machine.client_id()
-            self.write(self.core.put(messages.response(event.request_id or "", True, client_id, "room", {})))
+            self.write(self.core.put(wire.response(event.request_id or "", True, client_id, "room", {})))
         elif self.is_leaving:
             self.release([event.seq])
         else:
@@ -240,7 +240,7 @@ class Backend:
             self.owned.clear()
         self.broker_id = params.broker_id
         answer.session_id = self.core.session.session_id
-        self.write(messages.hello(answer))
+        self.write(wire.hello(answer))
 
     def welcome(self, params):
         if params.resumed:
@@ -257,7 +257,7 @@ class Backend:
             lines = self.core.started()
         if self.is_leaving and not params.resumed:  # the broker does not know
             self.heard_leaving = False
-            lines.append(self.core.put(messages.LEAVE))
+            lines.append(self.core.put(wire.LEAVE))
         for line in lines:
             self.write(line)
 
@@ -282,11 +282,11 @@ class Backend:
 
     def release(self, numbers):
         if numbers:
-            self.write(self.core.put(messages.released(ranges(numbers))))
+            self.write(self.core.put(wire.released(ranges(numbers))))
 
     def leave(self):
         self.is_leaving = True
-        self.write(self.core.put(messages.LEAVE))
+        self.write(self.core.put(wire.LEAVE))
         numbers = []
         for client_id, lane in self.lanes.items():
             while len(lane) > (client_id in self.running):
@@ -299,7 +299,7 @@ class Backend:
         self.write(self.core.take_done())
         number = self.core.session.acknowledgement()
         if number is not None and self.core.is_up:
-            self.write(messages.received(number))
+            self.write(wire.received(number))
 
     def lose(self):
         self.pipe = None
@@ -566,7 +566,7 @@ class Sessions(RuleBasedStateMachine):
         for backend in self.linked():
             if backend.heard_leaving and not backend.running and not any(backend.lanes.values()) and backend.core.is_up:
                 backend.flush()
-                backend.write(backend.core.put(messages.BYE))
+                backend.write(backend.core.put(wire.BYE))
                 self.deliver_to_broker(backend)
                 if not backend.pipe.is_cut:
                     self.end(backend)
@@ -695,4 +695,4 @@ def test_a_line_of_the_model_is_a_line_of_the_wire():
     """The model's backend says what a client says."""
     session = BackendSession("s")
     session.started()
-    assert json.loads(session.put(messages.broadcast("x")))["seq"] == 1
+    assert json.loads(session.put(wire.broadcast("x")))["seq"] == 1

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from pystrands.broker.links import Link
 from pystrands.broker.taps import ToolOutput
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 from pystrands.protocol.events import Holder
 from pystrands.protocol.link import LinkSession, Receipt, is_silent
 from pystrands.protocol.messages import Command, HelloParams, Unknown
@@ -342,7 +342,7 @@ class Backends:
                 self._break(link, "resumes a session with a number that was never sent")
                 return
             self._attach(known, link)
-            link.write(messages.welcome(known.session_id, True, known.stream.received))
+            link.write(wire.welcome(known.session_id, True, known.stream.received))
             for line in missed:
                 link.write(line)
             self._counters["sessions_resumed"] += 1
@@ -358,7 +358,7 @@ class Backends:
         session.max_line = max(hello.max_line - _NUMBERS, 1) if hello.max_line else 0
         session.sends_only = hello.role == messages.SENDER
         self._attach(session, link)
-        link.write(messages.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
+        link.write(wire.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
         logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")
         self._become_available(session)
 
@@ -399,7 +399,7 @@ class Backends:
         if isinstance(command, messages.Leave):
             session.is_leaving = True
             self._receiver.session_leaving(session)
-            session.write(messages.LEAVING)
+            session.write(wire.LEAVING)
             logger.info("%s is leaving", session.name)
         elif isinstance(command, messages.Bye):
             logger.info("%s has left", session.name)
@@ -410,7 +410,7 @@ class Backends:
         assert session.stream is not None
         number = session.stream.acknowledgement()
         if number is not None and session.link is not None:
-            session.link.write(messages.received(number))
+            session.link.write(wire.received(number))
 
     def _die(self, session: Session) -> None:
         """End a session for good, and remember it."""
@@ -455,7 +455,7 @@ class Backends:
             if session.stream is not None and is_silent(link.heard, now, self._heartbeat):
                 self._break(link, f"has been silent for {now - link.heard:.0f} s")
             elif not link.blocked:
-                link.write(messages.HEARTBEAT)
+                link.write(wire.HEARTBEAT)
         self.start()
 
     async def stop(self, timeout: float) -> None:

@@ -12,7 +12,7 @@ from pystrands.broker.frames import close_code_is_valid
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.errors import MalformedLine
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import (
     Broadcast,
     BroadcastParams,
@@ -84,18 +84,18 @@ class Commands:
             logger.warning("%s sent a malformed message, which was skipped: %s", session.name, error)
 
     def _answer(self, session: Session, request_id: str, result: dict[str, Any]) -> None:
-        line = messages.result(request_id, result)
+        line = wire.result(request_id, result)
         if session.max_line and len(line) > session.max_line:  # it would never get through, nor what comes after it
             self._counters["results_too_long"] += 1
             error = f"the answer has {len(line)} bytes, and this backend takes {session.max_line}"
-            line = messages.result(request_id, {"error": error})
+            line = wire.result(request_id, {"error": error})
         session.write(line)
 
     @staticmethod
     def _confirm(session: Session, request_id: str | None, delivered: Delivered) -> None:
         if request_id:
             matched, taken = delivered
-            session.write(messages.result(request_id, {"matched": matched, "skipped": matched - taken}))
+            session.write(wire.result(request_id, {"matched": matched, "skipped": matched - taken}))
 
     def _manage(self, command: Command) -> dict[str, Any] | None:
         """Return the result of a command about a client or a room; None when it is none of those."""

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from pystrands.broker.admission import Handshake
 from pystrands.broker.backends import Session
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 from pystrands.protocol.messages import ResponseParams
 
 __all__ = ["Doorkeeper"]
@@ -160,7 +160,7 @@ class Doorkeeper:
         session.requests[request_id] = question
         shake = question.handshake
         session.write(
-            messages.connection_request(request_id, shake.path, shake.query_string, shake.headers, shake.remote_addr)
+            wire.connection_request(request_id, shake.path, shake.query_string, shake.headers, shake.remote_addr)
         )
 
     def _ask_others(self, session: Session) -> None:

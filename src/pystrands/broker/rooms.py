@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from pystrands.broker.taps import Taps
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 from pystrands.protocol.events import Lane
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Client(Lane):
         """The JSON of its context: the constant part of all of its events, made when first needed."""
         if not self._context:
             rooms = self.rooms if self.rooms != (self.room_id,) else None
-            self._context = messages.context_json(self.client_id, self.room_id, self._metadata, rooms)
+            self._context = wire.context_json(self.client_id, self.room_id, self._metadata, rooms)
         return self._context
 
     def moved(self, rooms: tuple[str, ...]) -> None:

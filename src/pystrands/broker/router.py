@@ -14,7 +14,7 @@ from pystrands.broker.doorkeeper import Doorkeeper
 from pystrands.broker.queue import EventQueue, Offer
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.broker.websocket import WebSocket
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 from pystrands.protocol.events import MAX_DELIVERIES, Event, Holder, Kind, Lane, Ledger
 from pystrands.protocol.messages import Command, Done, Released, Response, ResponseParams
 
@@ -157,17 +157,17 @@ class Router:
             if not session.binary and isinstance(event.content, bytes):
                 self._loop.call_soon(self._only_takes_text, client)
                 return 0
-            line = messages.new_message(client.context, event.content)
+            line = wire.new_message(client.context, event.content)
         elif kind is Kind.NEW:
-            line = messages.new_connection(client.context)
+            line = wire.new_connection(client.context)
         elif kind is Kind.GONE:
-            line = messages.disconnected(client.context, event.code, str(event.content))
+            line = wire.disconnected(client.context, event.code, str(event.content))
         elif kind is Kind.ERROR:
-            line = messages.error(client.context, str(event.content))
+            line = wire.error(client.context, str(event.content))
         elif session.stream is None:  # protocol 1 knows no adoption
             return 0
         else:
-            line = messages.client_adopted(client.context)
+            line = wire.client_adopted(client.context)
         if session.max_line and len(line) > session.max_line:
             self._is_too_long(session, client, len(line))
             return 0

@@ -26,7 +26,7 @@ from pystrands.broker.taps import Taps
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 
 __all__ = ["Broker"]
 
@@ -201,7 +201,7 @@ class Broker:
         )
 
     def _hello(self) -> bytes:
-        return messages.hello(
+        return wire.hello(
             messages.HelloParams(
                 protocol=messages.PROTOCOL,
                 binary=True,

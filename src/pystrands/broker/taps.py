@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from pystrands.engine.base import Audience
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 
 if TYPE_CHECKING:
     from pystrands.broker.links import Link
@@ -56,7 +56,7 @@ class ToolOutput:
         """Say what was dropped, once there is room again."""
         if not self._dropped or self._link.blocked:
             return
-        if self._hold(messages.watched("dropped", time.time(), dropped=self._dropped)):
+        if self._hold(wire.watched("dropped", time.time(), dropped=self._dropped)):
             self._dropped = 0
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class Taps:
     def message_in(self, client: "Client", message: str | bytes) -> None:
         """A client has sent a message."""
         if watchers := self._of(client.rooms):
-            self._tell(watchers, messages.watched("message_in", time.time(), client.room_id, client.client_id, message))
+            self._tell(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
 
     def message_out(
         self, audience: Audience, address: str, message: str | bytes, clients: int, client: "Client | None"
@@ -136,13 +136,13 @@ class Taps:
         else:
             watchers = list(self.watchers)
         if watchers:
-            line = messages.watched("message_out", time.time(), room_id, client_id, message, clients=clients)
+            line = wire.watched("message_out", time.time(), room_id, client_id, message, clients=clients)
             self._tell(watchers, line)
 
     def moved(self, kind: str, client: "Client", room_id: str) -> None:
         """A client has ``joined`` or ``left`` a room."""
         if watchers := self._of((room_id,)):
-            self._tell(watchers, messages.watched(kind, time.time(), room_id, client.client_id))
+            self._tell(watchers, wire.watched(kind, time.time(), room_id, client.client_id))
 
     def _of(self, rooms: Collection[str]) -> list[ToolOutput]:
         """Return who watches any of these rooms."""

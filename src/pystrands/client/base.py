@@ -9,7 +9,7 @@ import msgspec
 
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import ConfigError, MessageTooBig
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import (
     ClientAdopted,
     ClientError,
@@ -340,7 +340,7 @@ def answer(call: Call, result: Any) -> bytes:
         )
     check_json(context.metadata)
     try:
-        line = messages.response(
+        line = wire.response(
             call.request_id, True, context.client_id, context.room_id, context.metadata, request.subprotocol
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -355,7 +355,7 @@ def answer(call: Call, result: Any) -> bytes:
 
 def refusal(call: Call) -> bytes:
     """Return the line that rejects a connection request."""
-    return messages.response(call.request_id, False)
+    return wire.response(call.request_id, False)
 
 
 def check_json(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pystrands.client.base import Peer, check_json
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 
 __all__ = [
     "Confirmation",
@@ -82,7 +82,7 @@ def broadcast(message: Any, peer: Peer | None, exclude: str | Iterable[str] = ()
     """Return the line of a broadcast; raises as :func:`check_message` does."""
     check_message(message, peer)
     try:
-        return messages.broadcast(message, _excluded(exclude), confirm_as)
+        return wire.broadcast(message, _excluded(exclude), confirm_as)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 
@@ -94,7 +94,7 @@ def room_message(
     check_id("room_id", room_id)
     check_message(message, peer)
     try:
-        return messages.message_to_room(room_id, message, _excluded(exclude), confirm_as)
+        return wire.message_to_room(room_id, message, _excluded(exclude), confirm_as)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 
@@ -104,7 +104,7 @@ def private_message(client_id: Any, message: Any, peer: Peer | None, confirm_as:
     check_id("client_id", client_id)
     check_message(message, peer)
     try:
-        return messages.message_to_connection(client_id, message, confirm_as)
+        return wire.message_to_connection(client_id, message, confirm_as)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 
@@ -120,7 +120,7 @@ def _request(action: str, params: dict[str, Any]) -> Encode:
 
     def encode(request_id: str) -> bytes:
         try:
-            return messages.request(action, request_id, params)
+            return wire.request(action, request_id, params)
         except UnicodeEncodeError as error:
             raise _not_text(error) from None
 

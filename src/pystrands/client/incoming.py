@@ -21,7 +21,7 @@ from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing, max_unnumbered
 from pystrands.context import Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
-from pystrands.protocol import messages
+from pystrands.protocol import messages, wire
 from pystrands.protocol.commands import BackendSession
 from pystrands.protocol.link import LinkSession, Receipt, is_silent, ranges
 from pystrands.protocol.messages import (
@@ -329,7 +329,7 @@ class Incoming:
             logger.warning("the broker has been silent for %.0f s; the link is closed", 2.5 * self._heartbeat)
             link.abort()
             return
-        link.write(messages.HEARTBEAT)
+        link.write(wire.HEARTBEAT)
         self._timers["beat"] = self._loop.call_later(self._heartbeat, self._beat, link)
 
     # --- the end ---
@@ -337,7 +337,7 @@ class Incoming:
     def leave(self) -> None:
         """Tell the broker to send no more events, and give back those that no handler has begun with (rule 16)."""
         self.is_leaving = True
-        self._outgoing.write(messages.LEAVE)
+        self._outgoing.write(wire.LEAVE)
         self._release(self._dispatcher.release())
 
     def _release(self, calls: list[Call]) -> None:
@@ -345,7 +345,7 @@ class Incoming:
         if session is not None:
             numbers = [call.seq for call in calls if call.seq and call.session is session.session]
             if numbers:
-                self._outgoing.write(messages.released(ranges(numbers)))
+                self._outgoing.write(wire.released(ranges(numbers)))
 
     def _fail_results(self, sent_again: Iterable[bytes] = ()) -> None:
         """Have all who wait for an answer hear that none comes, but for those whose command is sent again."""

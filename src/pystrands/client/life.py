@@ -12,7 +12,7 @@ from pystrands.client.incoming import Incoming
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
 from pystrands.client.supervisor import Supervisor
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 
 __all__ = ["CANCELLED_TIMEOUT", "DISCONNECT_TIMEOUT", "Invoke", "Life"]
 
@@ -194,7 +194,7 @@ class Life:
                 logger.warning("disconnecting: some handlers did not end; they are left to themselves")
             if self.incoming.is_leaving and self.outgoing.is_up:
                 await asyncio.wait([self.incoming.left], timeout=LINGER)
-                self.outgoing.write(messages.BYE)
+                self.outgoing.write(wire.BYE)
             for link in list(self._links):
                 if not await link.finish(LINGER):
                     logger.debug("the broker did not close the link in time")

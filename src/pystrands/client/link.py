@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from pystrands.client.base import Peer
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import HelloParams, line_limit
 
@@ -145,7 +145,7 @@ class Link(asyncio.Protocol):
         """Answer the broker's hello at once."""
         params.binary = True
         params.max_line = self._splitter.max_line
-        self.write(messages.hello(params))
+        self.write(wire.hello(params))
         self._flush()
 
     def deafen(self) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from pystrands.client.base import Peer
 from pystrands.client.link import Link
 from pystrands.errors import MessageTooBig
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 from pystrands.protocol.commands import BackendSession
 
 __all__ = ["Outgoing", "max_unnumbered"]
@@ -175,4 +175,4 @@ class Outgoing:
     def acknowledgement(self) -> bytes:
         """Return the line that acknowledges what has come, or nothing."""
         number = self.session.session.acknowledgement() if self.session is not None else None
-        return b"" if number is None else messages.received(number)
+        return b"" if number is None else wire.received(number)

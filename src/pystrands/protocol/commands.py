@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from pystrands.protocol import messages
+from pystrands.protocol import wire
 from pystrands.protocol.link import LinkSession, Receipt, ranges
 
 __all__ = ["BackendSession"]
@@ -73,7 +73,7 @@ class BackendSession:
         """Return the line that tells which events are finished, or nothing. It follows their handlers' commands."""
         if not self._finished or not self.is_up:
             return b""
-        line = self.session.number(messages.done(ranges(self._finished)))
+        line = self.session.number(wire.done(ranges(self._finished)))
         self._finished.clear()
         return line
 

@@ -1,14 +1,10 @@
-r"""The messages of the wire: one JSON object a line, ``{"action", "request_id", "params"}``.
+"""The messages of the wire: one JSON object a line, ``{"action", "request_id", "params"}``.
 
 *Events* go from the broker to a backend, *commands* from a backend to the broker. Decoding gives a Struct for each
-action; unknown actions give None, unknown params are ignored. Encoding is by short functions that join constant pieces,
-since one of them runs for every message; each returns a whole line with its ``\n``.
-
-A binary message travels as base64 with ``"binary": true`` beside it.
+action; unknown actions give None, unknown params are ignored. :mod:`pystrands.protocol.wire` writes what is read here.
 """
 
-from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from base64 import b64decode
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -18,12 +14,8 @@ from pystrands.context import Context
 from pystrands.errors import MalformedLine
 
 __all__ = [
-    "BYE",
     "COMMANDS",
     "EVENTS",
-    "HEARTBEAT",
-    "LEAVE",
-    "LEAVING",
     "PROTOCOL",
     "SENDER",
     "TOOL",
@@ -66,27 +58,8 @@ __all__ = [
     "WatchedParams",
     "Welcome",
     "WelcomeParams",
-    "broadcast",
-    "client_adopted",
-    "connection_request",
-    "context_json",
-    "disconnected",
-    "done",
-    "error",
-    "hello",
     "line_limit",
     "message_content",
-    "message_to_connection",
-    "message_to_room",
-    "new_connection",
-    "new_message",
-    "received",
-    "released",
-    "request",
-    "response",
-    "result",
-    "watched",
-    "welcome",
 ]
 
 PROTOCOL = 2
@@ -97,8 +70,6 @@ TOOL = "tool"
 
 SENDER = "sender"
 """The ``role`` in the hello of protocol 2 from a program that only sends: it gets no clients and no events."""
-
-_json = msgspec.json.Encoder().encode
 
 
 def line_limit(max_message_size: int) -> int:
@@ -639,189 +610,3 @@ def message_content(message: str, binary: bool) -> str | bytes:
         return b64decode(message, validate=True)
     except ValueError:
         raise MalformedLine("a binary message is not base64") from None
-
-
-# --- encoding ----------------------------------------------------------------------------------------------------
-
-
-def _content(message: str | bytes) -> bytes:
-    r"""Return ``"message":...`` with its flag, to be put at the end of the params.
-
-    Raises TypeError when ``message`` is neither str nor bytes, and ValueError on a str that UTF-8 can't say.
-    """
-    if isinstance(message, str):
-        return b'"message":' + _json(message)
-    if isinstance(message, bytes | bytearray | memoryview):
-        return b'"binary":true,"message":"' + b64encode(message) + b'"'
-    raise TypeError(f"a message is str or bytes, not {type(message).__name__}; json.dumps() makes a str of most values")
-
-
-def hello(params: HelloParams) -> bytes:
-    """Encode the first line of either side."""
-    return b'{"action":"hello","request_id":"","params":' + _json(params) + b"}\n"
-
-
-def welcome(session_id: str, resumed: bool, received: int | None) -> bytes:
-    """Encode the broker's answer to a hello of protocol 2."""
-    params = WelcomeParams(session_id, resumed, received)
-    return b'{"action":"welcome","request_id":"","params":' + _json(params) + b"}\n"
-
-
-def received(seq: int) -> bytes:
-    """Encode that all up to that number has arrived."""
-    return b'{"action":"received","request_id":"","params":{"seq":%d}}\n' % seq
-
-
-def done(ranges: list[tuple[int, int]]) -> bytes:
-    """Encode that events are finished."""
-    return b'{"action":"done","request_id":"","params":{"events":' + _json(ranges) + b"}}\n"
-
-
-def released(ranges: list[tuple[int, int]]) -> bytes:
-    """Encode that events were not started and will not be."""
-    return b'{"action":"released","request_id":"","params":{"events":' + _json(ranges) + b"}}\n"
-
-
-LEAVE = b'{"action":"leave","request_id":"","params":{}}\n'
-LEAVING = b'{"action":"leaving","request_id":"","params":{}}\n'
-BYE = b'{"action":"bye","request_id":"","params":{}}\n'
-
-
-HEARTBEAT = b'{"action":"heartbeat","request_id":"","params":{}}\n'
-
-
-def connection_request(
-    request_id: str, url: str, query_string: str, headers: dict[str, list[str]], remote_addr: str
-) -> bytes:
-    """Encode the question whether a client may come in."""
-    params = ConnectionRequestParams(url=url, headers=headers, remote_addr=remote_addr, query_string=query_string)
-    return b'{"action":"connection_request","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
-
-
-def context_json(client_id: str, room_id: str, metadata: bytes, rooms: Sequence[str] | None = None) -> bytes:
-    """Encode the constant part of all of a client's events; ``metadata`` is JSON already.
-
-    ``rooms`` is only given where it is something else than ``room_id`` alone.
-    """
-    return (
-        b'{"client_id":'
-        + _json(client_id)
-        + b',"room_id":'
-        + _json(room_id)
-        + (b"" if rooms is None else b',"rooms":' + _json(rooms))
-        + b',"metadata":'
-        + metadata
-        + b"}"
-    )
-
-
-def new_connection(context: bytes) -> bytes:
-    """Encode that a client is in."""
-    return b'{"action":"new_connection","request_id":"","params":{"context":' + context + b"}}\n"
-
-
-def new_message(context: bytes, message: str | bytes) -> bytes:
-    """Encode what a client sent."""
-    return (
-        b'{"action":"new_message","request_id":"","params":{"context":' + context + b"," + _content(message) + b"}}\n"
-    )
-
-
-def client_adopted(context: bytes) -> bytes:
-    """Encode that a client has a new backend."""
-    return b'{"action":"client_adopted","request_id":"","params":{"context":' + context + b"}}\n"
-
-
-def result(request_id: str, params: dict[str, Any]) -> bytes:
-    """Encode the answer to a command."""
-    return b'{"action":"result","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
-
-
-def watched(
-    kind: str,
-    time: float,
-    room_id: str | None = None,
-    client_id: str | None = None,
-    message: str | bytes | None = None,
-    *,
-    clients: int | None = None,
-    dropped: int = 0,
-) -> bytes:
-    """Encode for a tool what flowed in a room."""
-    binary = isinstance(message, bytes)
-    text = b64encode(message).decode() if isinstance(message, bytes) else message
-    params = WatchedParams(kind, time, room_id, client_id, text, binary, clients, dropped)
-    return b'{"action":"watched","request_id":"","params":' + _json(params) + b"}\n"
-
-
-def disconnected(context: bytes, code: int, reason: str) -> bytes:
-    """Encode that a client is gone, and why."""
-    why = b',"code":%d,"reason":%b' % (code, _json(reason))
-    return b'{"action":"disconnected","request_id":"","params":{"context":' + context + why + b"}}\n"
-
-
-def error(context: bytes, text: str) -> bytes:
-    """Encode that something went wrong with a client."""
-    return b'{"action":"error","request_id":"","params":{"context":' + context + b',"error":' + _json(text) + b"}}\n"
-
-
-def response(
-    request_id: str,
-    accepted: bool,
-    client_id: str = "",
-    room_id: str = "",
-    metadata: Any = None,
-    subprotocol: str | None = None,
-) -> bytes:
-    """Encode the answer to a connection request. Raises TypeError when ``metadata`` is not made of JSON values."""
-    params: dict[str, Any] = {"accepted": accepted}
-    if accepted:
-        params |= {"client_id": client_id, "room_id": room_id, "metadata": metadata}
-        if subprotocol is not None:
-            params["subprotocol"] = subprotocol
-    return b'{"action":"response","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
-
-
-def request(action: str, request_id: str, params: dict[str, Any]) -> bytes:
-    """Encode a command that wants an answer. Raises TypeError when ``params`` is not made of JSON values."""
-    return _json({"action": action, "request_id": request_id, "params": params}) + b"\n"
-
-
-def message_to_room(room_id: str, message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
-    """Encode a message to every client in a room. Raises TypeError and ValueError as any message does."""
-    to = b'"room_id":' + _json(room_id) + b","
-    if exclude or confirm_as:
-        return _with_options("message_to_room", to + _content(message), exclude, confirm_as)
-    return b'{"action":"message_to_room","request_id":"","params":{' + to + _content(message) + b"}}\n"
-
-
-def message_to_connection(client_id: str, message: str | bytes, confirm_as: str = "") -> bytes:
-    """Encode a message to one client. Raises TypeError and ValueError as any message does."""
-    to = b'"conn_id":' + _json(client_id) + b","
-    if confirm_as:
-        return _with_options("message_to_connection", to + _content(message), (), confirm_as)
-    return b'{"action":"message_to_connection","request_id":"","params":{' + to + _content(message) + b"}}\n"
-
-
-def broadcast(message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
-    """Encode a message to every client. Raises TypeError and ValueError as any message does."""
-    if exclude or confirm_as:
-        return _with_options("broadcast", _content(message), exclude, confirm_as)
-    return b'{"action":"broadcast","request_id":"","params":{' + _content(message) + b"}}\n"
-
-
-def _with_options(action: str, params: bytes, exclude: Sequence[str], confirm_as: str) -> bytes:
-    """Encode a message that leaves clients out, or wants to be confirmed."""
-    options = b',"exclude":' + _json(exclude) if exclude else b""
-    if confirm_as:
-        options += b',"confirm":true'
-    return (
-        b'{"action":'
-        + _json(action)
-        + b',"request_id":'
-        + _json(confirm_as)
-        + b',"params":{'
-        + params
-        + options
-        + b"}}\n"
-    )

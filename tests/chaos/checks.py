@@ -40,6 +40,11 @@ class History:
     def repeats(self):
         return sum(len(lines) - 1 for lines in self.handlings.values())
 
+    @property
+    def late(self):
+        """How many handlings came after a repeat that was marked, at a backend that had been given up."""
+        return sum(not line["again"] for lines in self.handlings.values() for line in lines[1:])
+
     def count(self, what):
         return sum(line["what"] == what for line in self.events)
 

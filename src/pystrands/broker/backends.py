@@ -261,6 +261,7 @@ class Backends:
             self._counters["hellos_late"] += 1
             return
         self._die(session)  # what it was asked others are asked
+        link.introduce(hello)
         self.link_decided(link, hello)
 
     def link_received(self, link: Link, commands: list[Command | Unknown]) -> None:

@@ -70,12 +70,12 @@ class Link(asyncio.Protocol):
     It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6).
     """
 
-    __slots__ = ("_decision", "_malformed", "_out", "_shared", "_splitter", "_transport", "blocked", "heard", "name",
-                 "number", "session")  # fmt: skip
+    __slots__ = ("_address", "_decision", "_malformed", "_out", "_shared", "_splitter", "_transport", "blocked", "heard",
+                 "name", "number", "session")  # fmt: skip
 
     def __init__(self, number: int, shared: LinkShared) -> None:
         self.number = number
-        self.name = f"backend {number}"
+        self.name = self._address = f"backend {number}"
         self.session: Session | None = None
         self.blocked = False
         """Whether more waits to be written than should."""
@@ -139,7 +139,7 @@ class Link(asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         transport.set_write_buffer_limits(high=shared.link_buffer, low=shared.link_buffer // 4)
         peer = transport.get_extra_info("peername")
-        self.name = f"backend {self.number} ({peer[0]}:{peer[1]})" if peer else self.name
+        self.name = self._address = f"backend {self.number} ({peer[0]}:{peer[1]})" if peer else self.name
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -195,9 +195,14 @@ class Link(asyncio.Protocol):
         self._decision.cancel()
         self._decision = None
         if self.is_open:
-            if hello is not None and hello.name:
-                self.name = f"{self.name} {hello.name[:100]!r}"
+            if hello is not None:
+                self.introduce(hello)
             self._shared.owner.link_decided(self, hello)
+
+    def introduce(self, hello: HelloParams) -> None:
+        """Take the name that the backend gives itself in its hello, which may have come late."""
+        if hello.name:
+            self.name = f"{self._address} {hello.name[:100]!r}"
 
     def _is_malformed(self, error: MalformedLine) -> None:
         self._malformed += 1

@@ -1,0 +1,42 @@
+"""Links that have said nothing: backends of protocol 1, or of protocol 2 and paused, or none at all."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+from pystrands import testing
+from pystrands.protocol import messages, wire
+
+
+@asynccontextmanager
+async def mute_link(broker):
+    """A connection that says nothing, until the broker takes it for a backend."""
+    before = broker.backend_count
+    reader, writer = await asyncio.open_connection("127.0.0.1", broker.tcp_port)
+    try:
+        await testing.until(lambda: broker.backend_count > before)
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def next_action(reader, action):
+    async with asyncio.timeout(5):
+        while (line := json.loads(await reader.readline()))["action"] != action:
+            pass
+    return line
+
+
+async def test_a_mute_link_that_was_asked_may_still_say_hello_and_others_are_asked():
+    async with testing.broker() as broker, mute_link(broker) as (reader, writer):
+        connecting = asyncio.ensure_future(testing.connect(broker))
+        await next_action(reader, "connection_request")
+        writer.write(wire.hello(messages.HelloParams(protocol=2, session_id="late", name="late")))
+        assert not (await next_action(reader, "welcome"))["params"]["resumed"]
+        (session,) = broker._backends.sessions
+        assert session.name.endswith("'late'")
+        asked = await next_action(reader, "connection_request")
+        assert asked["seq"] == 1
+        writer.write(b'{"seq":1,%b' % wire.response(asked["request_id"], True)[1:])
+        await (await connecting).close()

@@ -70,8 +70,8 @@ class Link(asyncio.Protocol):
     It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6).
     """
 
-    __slots__ = ("_address", "_decision", "_malformed", "_out", "_shared", "_splitter", "_transport", "blocked", "heard",
-                 "name", "number", "session")  # fmt: skip
+    __slots__ = ("_address", "_decision", "_malformed", "_out", "_shared", "_splitter", "_transport", "blocked",
+                 "heard", "name", "number", "session")  # fmt: skip
 
     def __init__(self, number: int, shared: LinkShared) -> None:
         self.number = number

@@ -2,6 +2,9 @@
 
 from collections import Counter, defaultdict
 
+UNSURE = {"killed", "cut off"}
+"""Ends of a process with which what it was about to send may be lost."""
+
 
 class Problems(list[str]):
     """Collects what is wrong, so that one run shows all of it."""
@@ -19,8 +22,10 @@ class History:
 
     LIFE = ("new", "gone")
 
-    def __init__(self, events, senders):
+    def __init__(self, events, senders, given_up=frozenset()):
         self.events = events
+        self.given_up = given_up
+        """The processes on which the broker has given up, by its own account."""
         self.senders = senders
         self.handlings = defaultdict(list)  # (key, n): records
         self.life = defaultdict(list)  # (what, key): records
@@ -74,18 +79,10 @@ def _check_repeats(history, lines, problems):
         # A backend that was given up while it was paused or cut off still has what it received, unmarked, and another
         # one may have been faster. That is the only way for the unmarked one to be later.
         problems.check(
-            line["again"] or _is_given_up(history, line),
+            line["again"] or line["by"] in history.given_up,
             "a repeat is not marked, and its backend was not given up",
             *lines,
         )
-
-
-def _is_given_up(history, line):
-    """Whether the process, after it handled this, heard that it had been given up, or was killed before it could."""
-    later = [each for each in history.of_process[line["by"]] if each["t"] >= line["t"]]
-    return any(each["what"] == "released" and each["key"] == line["key"] for each in later) or not any(
-        each["what"] == "end" for each in later
-    )
 
 
 def check_life(history, problems):
@@ -126,7 +123,7 @@ def check_ownership(history, problems):
 
 
 def check_replies(history, exits, problems, guests=()):
-    """No reply comes twice; one of a process that was not killed comes, in the order in which they were sent.
+    """No reply comes twice; one of a process that lives, or left in order, comes, in the order of sending.
 
     ``guests`` have left when each of their messages was answered once, and may have missed the answer of a repeat.
     """
@@ -143,7 +140,7 @@ def check_replies(history, exits, problems, guests=()):
     keys = {sender.key for sender in history.senders}
     gone = {sender.key for sender in guests}
     for (by, x), line in history.finished.items():
-        if exits.get(by) != "killed" and line["private"] and line["key"] in keys:
+        if exits.get(by) not in UNSURE and line["private"] and line["key"] in keys:
             is_repeat = len(history.handlings[line["key"], line["n"]]) > 1
             problems.check(
                 (by, x) in arrived or (is_repeat and line["key"] in gone),
@@ -156,17 +153,17 @@ def check_replies(history, exits, problems, guests=()):
 
 
 def untold(members, history, exits):
-    """What processes that were not killed have told the control room, and not all members have heard."""
+    """What processes that live, or left in order, have told the control room, and not all members have heard."""
     heard = set.intersection(*({(reply["by"], reply["x"]) for reply in member.replies} for member in members))
     return [
         line
         for key, line in history.finished.items()
-        if line["told"] and key not in heard and exits.get(line["by"]) != "killed"
+        if line["told"] and key not in heard and exits.get(line["by"]) not in UNSURE
     ]
 
 
 def check_control(members, history, exits, problems):
-    """All members of the control room were told the same, each thing once, all of a process that was not killed."""
+    """All members of the control room were told the same, each thing once, and all of processes that left in order."""
     told = [[(reply["by"], reply["x"]) for reply in member.replies] for member in members]
     problems.check(all(each == told[0] for each in told), "the members of the control room were told different things")
     problems.check(len(set(told[0])) == len(told[0]), "the control room was told something twice")

@@ -24,6 +24,7 @@ from pystrands.tools import Tool
 HOST = "127.0.0.1"
 PROGRAM = Path(__file__).with_name("backend_process.py")
 _LISTENING = re.compile(r"^(WebSocket clients|backends): (?:ws://)?127\.0\.0\.1:(\d+)", re.MULTILINE)
+_GIVEN_UP = re.compile(r"the session of backend .* '(\S+)' is given up")
 
 
 def environment(**more):
@@ -170,7 +171,8 @@ class Backend:
         """SIGTERM, and wait for its end."""
         self.child.signal(signal.SIGTERM)
         code = await self.child.ended(timeout)
-        self.exits[self.label] = "left"
+        # Without a link at that moment it can't say so, and what it was about to send is lost with it.
+        self.exits[self.label] = "left" if f"'{self.label}' has left" in self.broker.text() else "cut off"
         assert code == 0, f"{self.label} ended with {code}:\n{self.child.text()[-4000:]}"
 
     def close(self):
@@ -323,12 +325,16 @@ class World:
             record.read()
         return sorted((line for record in records for line in record.lines), key=lambda line: line["t"])
 
-    async def given_up(self, label):
+    def given_up(self):
+        """The labels of the processes on whose sessions the broker has given up."""
+        return set(_GIVEN_UP.findall(self.broker.text()))
+
+    async def lost(self, label):
         """Wait until the broker has no session of that process any more."""
         await until(lambda: not self.broker.backend(label), 20)
 
     def exits(self):
-        """How each process ended that has: ``killed`` or ``left``."""
+        """How each process ended that has: ``killed``, ``left``, or ``cut off`` when it could not tell the broker."""
         return {label: how for backend in self.backends for label, how in backend.exits.items()}
 
     async def answered(self, timeout):

@@ -105,7 +105,7 @@ async def chaos(directory, seed, *, seconds, deck, rate, beat, window):
         await world.recorded("gone", [guest.key for guest in crowd.left])
         status = await world.leave()
 
-        history = History(world.events(), stayers + crowd.left)
+        history = History(world.events(), stayers + crowd.left, world.given_up())
         exits = world.exits()
         problems = Problems()
         counters = status["counters"]
@@ -293,7 +293,7 @@ async def broker_gone(directory, seed, *, rounds, clients):
             if round_ % 2 == 0:  # some clients are of adoptive backends
                 victim = world.backends[round_ % 3]
                 victim.killed()
-                await world.given_up(victim.label)
+                await world.lost(victim.label)
                 await victim.restarted()
             for sender in senders:
                 await sender.send()

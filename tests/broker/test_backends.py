@@ -4,8 +4,17 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 
-from pystrands import testing
+from pystrands import AsyncPyStrandsClient, testing
 from pystrands.protocol import messages, wire
+
+
+class Noting(AsyncPyStrandsClient):
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    async def on_message(self, message, context):
+        self.heard.append(message)
 
 
 @asynccontextmanager
@@ -26,6 +35,18 @@ async def next_action(reader, action):
         while (line := json.loads(await reader.readline()))["action"] != action:
             pass
     return line
+
+
+async def test_a_mute_link_does_not_get_what_protocol_2_promises_to_deliver():
+    async with testing.broker() as broker:
+        async with testing.backend(broker, Noting):
+            ws = await testing.connect(broker)
+        async with mute_link(broker):
+            await ws.send("kept")
+            await testing.until(lambda: broker.queued_messages == 1)
+            async with testing.backend(broker, Noting) as heir:
+                await testing.until(lambda: heir.heard == ["kept"])
+        await ws.close()
 
 
 async def test_a_mute_link_that_was_asked_may_still_say_hello_and_others_are_asked():

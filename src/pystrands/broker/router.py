@@ -56,13 +56,16 @@ class Router:
         self._ending: dict[str, Client] = {}  # clients that are gone, and whose backend has not finished with them
         self._clients = 0
         self._events = 0
-        self._ledger = Ledger(self._choose, self._send, self, self._new_number)
+        self._ledger = Ledger(self._choose_owner, self._send, self, self._new_number)
         self.doorkeeper = Doorkeeper(
             self._choose, self._admit, loop, hold_time=hold_time, answer_timeout=answer_timeout, counters=counters
         )
 
     def _choose(self, besides: Collection[Session] = ()) -> Session | None:
         return self.backends.choose(besides)
+
+    def _choose_owner(self) -> Session | None:
+        return self.backends.choose_owner()
 
     def _new_number(self) -> int:
         self._events += 1

@@ -10,13 +10,16 @@ import sys
 import urllib.request
 from contextlib import contextmanager
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import pystrands
 from pystrands import cli
 from pystrands.broker.config import BrokerConfig, options
+from pystrands.broker.option import Option
 from pystrands.cli import DEMO_OPTIONS, SERVER_OPTIONS, Failure, WrongValue, main, read_file, resolve, why_not_started
+from pystrands.cli_base import Command, add_options
 
 POSIX = os.name == "posix"
 
@@ -88,7 +91,7 @@ def test_help_names_every_option_with_its_default():
     text = " ".join(result.stdout.split())
     for option in SERVER_OPTIONS:
         assert option.flag in text
-        assert f"[{option.default_text}]" in text
+        assert not option.default_text or f"[{option.default_text}]" in text
     assert "--config FILE" in text
 
 
@@ -134,14 +137,34 @@ def test_the_older_names_are_understood_and_the_new_ones_win():
 
 @pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
 def test_every_option_can_come_from_everywhere(option, tmp_path):
-    text = option.default_text
-    assert resolve(options(), {option.name: text}, {}, {})[0] == {option.name: option.default}
-    assert resolve(options(), {}, {option.env: text}, {})[0] == {option.name: option.default}
+    text = option.default_text or "one"
+    expected = option.parse(text)
+    assert resolve(options(), {option.name: text}, {}, {})[0] == {option.name: expected}
+    assert resolve(options(), {}, {option.env: text}, {})[0] == {option.name: expected}
     path = tmp_path / "broker.toml"
-    value = f'"{text}"' if isinstance(option.default, str) else option.default
     for key in (option.key, option.name):
-        path.write_text(f"{key} = {value}\n")
-        assert resolve(options(), {}, {}, read_file(str(path), options()))[0] == {option.name: option.default}
+        path.write_text(f"{key} = {json.dumps(expected)}\n")
+        assert resolve(options(), {}, {}, read_file(str(path), options()))[0] == {option.name: expected}
+
+
+def test_a_switch_is_its_flag_alone_and_a_list_repeats_its_flag():
+    known = (
+        Option(name="loud", default=False, help="x"),
+        Option(name="names", default=(), help="x", text="text"),
+        Option(name="ws_port", default=1, help="x", minimum=0, maximum=9),
+    )
+
+    @click.command(cls=Command)
+    @add_options(known)
+    def command(**flags):
+        click.echo(json.dumps(resolve(known, flags, {"PYSTRANDS_NAMES": "e, f"}, {})[0]))
+
+    def given(*args):
+        return json.loads(CliRunner().invoke(command, args).stdout)
+
+    assert given() == {"names": ["e", "f"]}
+    assert given("--loud", "--ws-port", "3") == {"loud": True, "names": ["e", "f"], "ws_port": 3}
+    assert given("--names", "a", "--names", "b,c") == {"names": ["a", "b", "c"]}
 
 
 # ---- wrong values

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pystrands.broker.config import BrokerConfig, Option, options
+from pystrands.broker.config import BrokerConfig, options
+from pystrands.broker.option import Option
 from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, read_file, resolve
 from pystrands.cli_tools import COMMANDS
 from pystrands.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pystrands.broker.config import Option
+from pystrands.broker.option import Option
 from pystrands.errors import ConfigError
 
 __all__ = ["Command", "Failure", "WrongValue", "add_options", "label", "read_file", "resolve"]
@@ -67,7 +67,7 @@ def read_file(path: str, known: Iterable[Option], source: str = "") -> dict[str,
 
 def resolve(
     known: Iterable[Option],
-    flags: Mapping[str, str | None],
+    flags: Mapping[str, str | tuple[str, ...] | None],
     environ: Mapping[str, str],
     file: Mapping[str, object],
     file_name: str = "",
@@ -79,7 +79,8 @@ def resolve(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for each in known:
-        given = flags.get(each.name)
+        flag = flags.get(each.name)
+        given = (",".join(flag) or None) if isinstance(flag, tuple) else flag
         source = ""
         if given is None:
             source = next((name for name in (each.env, each.older_env) if name and environ.get(name)), "")
@@ -109,8 +110,13 @@ def add_options(known: Iterable[Option]) -> Callable[[_Function], _Function]:
 
     def decorate(function: _Function) -> _Function:
         for each in reversed(list(known)):
-            text = f"{each.help[0].upper()}{each.help[1:]}.  [{each.default_text}]"
-            function = click.option(each.flag, each.name, metavar=each.metavar, help=text)(function)
+            default = f"  [{each.default_text}]" if each.default_text else ""
+            text = f"{each.help[0].upper()}{each.help[1:]}.{default}"
+            if each.is_switch:
+                declare = click.option(each.flag, each.name, flag_value="true", default=None, help=text)
+            else:
+                declare = click.option(each.flag, each.name, metavar=each.metavar, multiple=each.is_list, help=text)
+            function = declare(function)
         return function
 
     return decorate

@@ -1,9 +1,11 @@
 import dataclasses
+import json
 import tomllib
 
 import pytest
 
-from pystrands.broker.config import MIB, BrokerConfig, Option, options, options_table
+from pystrands.broker.config import BrokerConfig, options, options_table
+from pystrands.broker.option import MIB, Option
 from pystrands.errors import ConfigError, PyStrandsError
 
 BY_NAME = {option.name: option for option in options()}
@@ -38,11 +40,12 @@ def test_every_option_tells_all_about_itself(option):
     assert option.help
     assert option.flag == "--" + option.name.replace("_", "-")
     assert option.env == "PYSTRANDS_" + option.name.upper()
-    assert option.metavar
+    assert option.metavar or option.is_switch
+    assert option.kind
     assert option.parse(option.default_text) == option.default
     assert option.check(option.default) == option.default
     assert f"`{option.flag}`" in options_table()
-    if not isinstance(option.default, str):
+    if not isinstance(option.default, str | bool | tuple):
         assert option.maximum is not None
         assert option.minimum is not None or option.above is not None
 
@@ -178,6 +181,44 @@ def test_the_help_of_a_value():
 
 
 def test_the_defaults_survive_a_toml_file():
-    lines = [f"{option.key} = {option.default!r}" for option in options()]
+    lines = [f"{option.key} = {json.dumps(option.default)}" for option in options()]
     read = tomllib.loads("\n".join(lines))
     assert BrokerConfig(**{key.replace("-", "_"): value for key, value in read.items()}) == BrokerConfig()
+
+
+SWITCH = Option(name="loud", default=False, help="x")
+LIST = Option(name="names", default=(), help="x")
+FILE = Option(name="cert", default="", help="x", text="file")
+SECRET = Option(name="token", default=(), help="x", text="text", secret=True)
+
+
+def test_a_switch_is_on_or_off():
+    assert [SWITCH.parse(text) for text in ("true", "Yes", "1", "off", "0")] == [True, True, True, False, False]
+    assert SWITCH.check(True) is True
+    for wrong in (1, "true", None):
+        with pytest.raises(ConfigError, match="true or false"):
+            SWITCH.check(wrong)
+    with pytest.raises(ConfigError, match="'maybe' is not true or false"):
+        SWITCH.parse("maybe")
+    assert (SWITCH.default_text, SWITCH.metavar) == ("false", "")
+
+
+def test_a_list_has_commas_and_no_empty_text():
+    assert LIST.parse(" a, b,,c ") == ("a", "b", "c")
+    assert LIST.parse("") == ()
+    assert LIST.check(["a"]) == ("a",)
+    for wrong in ("a", ["a", 1], [""], (" a",)):
+        with pytest.raises(ConfigError, match="a list of texts"):
+            LIST.check(wrong)
+
+
+def test_a_file_may_be_any_path_and_none():
+    assert FILE.parse("") == ""
+    assert FILE.parse("/etc/a b.pem") == "/etc/a b.pem"
+    assert FILE.metavar == "FILE"
+
+
+def test_what_is_secret_is_not_shown():
+    with pytest.raises(ConfigError) as caught:
+        SECRET.check(["hunter2", 1])
+    assert "hunter2" not in str(caught.value)

@@ -14,8 +14,7 @@ def names_table() -> str:
     """Return the names of each option in the environment and in the file, as a Markdown table."""
     rows = ["| Flag | Environment | TOML key | Takes |", "|---|---|---|---|"]
     for each in (*options(), LOG_LEVEL):
-        kind = {str: "text", int: "whole number", float: "number"}[type(each.default)]
-        takes = ", ".join(f"`{choice}`" for choice in each.choices) or f"{kind} {each.range_text}".strip()
+        takes = ", ".join(f"`{choice}`" for choice in each.choices) or each.kind
         rows.append(f"| `{each.flag}` | `{each.env}` | `{each.key}` | {takes} |")
     return "\n".join(rows) + "\n"
 

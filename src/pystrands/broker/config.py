@@ -2,151 +2,16 @@
 
 import dataclasses
 import functools
-import math
-import re
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast, get_args
 
+from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
 from pystrands.errors import ConfigError
 
-__all__ = ["BrokerConfig", "Option", "options", "options_table"]
+__all__ = ["BrokerConfig", "options", "options_table"]
 
-Value: TypeAlias = str | int | float
 QueuePolicy: TypeAlias = Literal["backpressure", "drop-oldest", "disconnect"]
 SlowClientPolicy: TypeAlias = Literal["disconnect", "drop"]
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
-DAY: Final = 86_400.0
-_SIZE: Final = re.compile(r"([0-9]+) ?(?:([KMG])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
-_INTEGER: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
-_SCALE: Final = {"": 1, "K": KIB, "M": MIB, "G": GIB}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """One option as people meet it: on the command line, in the environment, in a file and in the docs."""
-
-    name: str
-    default: Value
-    help: str
-    unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    above: float | None = None
-    choices: tuple[str, ...] = ()
-    older_env: str = ""
-
-    @property
-    def flag(self) -> str:
-        """The command line's name: ``--ws-port``."""
-        return "--" + self.key
-
-    @property
-    def key(self) -> str:
-        """The TOML file's name: ``ws-port``. ``ws_port`` is understood as well."""
-        return self.name.replace("_", "-")
-
-    @property
-    def env(self) -> str:
-        """The environment's name: ``PYSTRANDS_WS_PORT``."""
-        return "PYSTRANDS_" + self.name.upper()
-
-    @property
-    def metavar(self) -> str:
-        """What stands for the value in the help text."""
-        if self.choices:
-            return "[" + "|".join(self.choices) + "]"
-        kind = {str: "TEXT", int: "INTEGER", float: "NUMBER"}[type(self.default)]
-        return {"bytes": "SIZE", "s": "SECONDS"}.get(self.unit, kind)
-
-    @property
-    def default_text(self) -> str:
-        """The default as people write it; a text that :meth:`parse` takes."""
-        if self.unit == "bytes" and isinstance(self.default, int):
-            return self._amount(self.default)
-        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
-
-    def parse(self, text: str) -> Value:
-        """Return the value that ``text`` stands for. Raises ConfigError."""
-        text = text.strip()
-        if isinstance(self.default, str):
-            return self.check(text.lower() if self.choices else text)
-        try:
-            if isinstance(self.default, float):
-                return self.check(float(text))
-            if self.unit == "bytes" and (match := _SIZE.fullmatch(text)):
-                return self.check(int(match[1]) * _SCALE[(match[2] or "").upper()])
-            if _INTEGER.fullmatch(text):
-                return self.check(int(text))
-        except ConfigError:
-            raise
-        except ValueError:  # no float, or more digits than int() reads
-            pass
-        raise ConfigError(self.name, f"{_shown(text)} is not {self._expected()}")
-
-    def check(self, value: object) -> Value:
-        """Return ``value`` in the option's own type when it can work. Raises ConfigError."""
-        if isinstance(self.default, float) and type(value) is int and -DAY <= value <= DAY:
-            value = float(value)
-        if type(value) is not type(self.default):
-            raise ConfigError(self.name, f"{_shown(value)} is not {self._expected()}")
-        if isinstance(value, str):
-            good = value in self.choices if self.choices else _can_be_host(value)
-        else:
-            good = (
-                math.isfinite(value)
-                and (self.minimum is None or value >= self.minimum)
-                and (self.above is None or value > self.above)
-                and (self.maximum is None or value <= self.maximum)
-            )
-        if not good:
-            raise ConfigError(self.name, f"{_shown(value)} is not {self._expected()}")
-        return value
-
-    def _expected(self) -> str:
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if isinstance(self.default, str):
-            return "a host name or an address"
-        kind = "a whole number" if isinstance(self.default, int) else "a number"
-        if self.unit:
-            kind += {"s": " of seconds"}.get(self.unit, f" of {self.unit}")
-        return f"{kind} {self.range_text}" if self.range_text else kind
-
-    @property
-    def range_text(self) -> str:
-        """The limits in words, or an empty text: ``from 0 to 65535``."""
-        low = f"above {self.above:g}" if self.above is not None else ""
-        if self.minimum is not None:
-            low = f"from {self._amount(self.minimum)}"
-        high = f"to {self._amount(self.maximum)}" if self.maximum is not None else ""
-        return f"{low}, up {high}" if self.above is not None and high else f"{low} {high}".strip()
-
-    def _amount(self, number: float) -> str:
-        if self.unit == "bytes":
-            for scale, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-                if number and number % scale == 0:
-                    return f"{number / scale:g} {name}"
-        return str(int(number)) if number == int(number) else f"{number:g}"
-
-
-def _can_be_host(text: str) -> bool:
-    try:
-        return bool(text.encode("idna")) and not re.search(r"\s", text)
-    except UnicodeError:  # a label of it is empty or too long, which the resolver would raise as well
-        return False
-
-
-def _shown(value: object) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < 10**18 else "a number of that length"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def option(default: Value, text: str, **metadata: Any) -> Any:
-    """Declare a field of BrokerConfig; ``metadata`` are the fields of :class:`Option`."""
-    return field(default=default, metadata={"help": text, **metadata})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,5 +141,6 @@ def options_table() -> str:
     for each in options():
         meaning = each.help + (f" (`{'`, `'.join(each.choices)}`)" if each.choices else "")
         unit = " s" if each.unit == "s" else ""
-        rows.append(f"| `{each.flag}` | `{each.default_text}`{unit} | {meaning} |")
+        default = f"`{each.default_text}`{unit}" if each.default_text else ""
+        rows.append(f"| `{each.flag}` | {default} | {meaning} |")
     return "\n".join(rows) + "\n"

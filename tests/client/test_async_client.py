@@ -554,7 +554,7 @@ async def test_send_waits_under_backpressure_and_goes_on(broker):
             taken.extend([await client.broadcast_message(f"{n:06}" + "x" * 100_000) for n in range(200)])
 
         pouring = asyncio.create_task(pour())
-        await until(lambda: client._core.link._waiting)
+        await until(lambda: client._core.life.outgoing._waiting)
         connection.resume()
         assert [text[:6] for text in await connection.texts(200)] == [f"{n:06}" for n in range(200)]
         await soon(pouring)
@@ -571,7 +571,7 @@ async def test_send_that_waits_returns_false_when_the_link_is_lost(broker):
                 pass
 
         pouring = asyncio.create_task(pour())
-        await until(lambda: client._core.link._waiting)
+        await until(lambda: client._core.life.outgoing._waiting)
         connection.cut()
         await soon(pouring)
         await broker.link()

@@ -1,6 +1,7 @@
 import asyncio
 
 from pystrands.client.link import Link
+from pystrands.client.outgoing import Outgoing
 from tests.client.fake_broker import soon, until
 
 
@@ -50,20 +51,29 @@ def make(**options):
     return link, transport, received
 
 
+def attached(**options):
+    """A link, its transport, and what sends on it, in protocol 1."""
+    link, transport, _ = make(**options)
+    outgoing = Outgoing(asyncio.get_running_loop(), lambda: 0)
+    outgoing.attach(link)
+    link.closed.add_done_callback(lambda _: outgoing.detach(link))
+    return link, transport, outgoing
+
+
 async def test_one_write_for_each_turn():
-    link, transport, _ = make()
+    _, transport, outgoing = attached()
     for n in range(5):
-        assert await link.send(b"%d\n" % n) is True
+        assert await outgoing.send(b"%d\n" % n) is True
     assert transport.written == []
     await until(lambda: transport.written)
     assert transport.written == [b"0\n1\n2\n3\n4\n"]
 
 
 async def test_waiting_sends_keep_their_order_and_can_be_withdrawn():
-    link, transport, _ = make(write_limit=10)
+    link, transport, outgoing = attached(write_limit=10)
     link.pause_writing()
-    sends = [asyncio.create_task(link.send(b"%d\n" % n)) for n in range(4)]
-    await until(lambda: len(link._waiting) == 4)
+    sends = [asyncio.create_task(outgoing.send(b"%d\n" % n)) for n in range(4)]
+    await until(lambda: len(outgoing._waiting) == 4)
     sends[1].cancel()
     await asyncio.wait([sends[1]])
     link.resume_writing()
@@ -77,21 +87,26 @@ async def test_waiting_sends_keep_their_order_and_can_be_withdrawn():
 
 
 async def test_the_limit_counts_what_this_turn_wrote():
-    link, transport, _ = make(write_limit=10)
-    assert await link.send(b"x" * 10) is True
-    waiting = asyncio.create_task(link.send(b"y"))
+    _, transport, outgoing = attached(write_limit=10)
+    assert await outgoing.send(b"x" * 10) is True
+    waiting = asyncio.create_task(outgoing.send(b"y"))
     assert await soon(waiting) is True
     await until(lambda: transport.written == [b"x" * 10, b"y"])
 
 
 async def test_a_lost_link_answers_those_that_wait():
-    link, _, received = make()
+    link, _, outgoing = attached()
     link.pause_writing()
-    waiting = asyncio.create_task(link.send(b"x"))
-    await until(lambda: link._waiting)
+    waiting = asyncio.create_task(outgoing.send(b"x"))
+    await until(lambda: outgoing._waiting)
     link.connection_lost(OSError("reset"))
     assert await waiting is False
-    assert await link.send(b"x") is False
+    assert await outgoing.send(b"x") is False
+
+
+async def test_a_lost_link_is_silent():
+    link, _, received = make()
+    link.connection_lost(OSError("reset"))
     assert link.write(b"x") is False
     link.data_received(b"late\n")
     assert received == []
@@ -102,11 +117,11 @@ async def test_a_lost_link_answers_those_that_wait():
 
 
 async def test_a_closing_link_takes_nothing():
-    link, transport, _ = make()
+    link, transport, outgoing = attached()
     transport.closing = True
-    assert await link.send(b"x") is False
+    assert await outgoing.send(b"x") is False
     link.pause_writing()
-    assert await link.send(b"x") is False
+    assert await outgoing.send(b"x") is False
 
 
 async def test_pause_and_resume_reading_twice():
@@ -123,15 +138,17 @@ async def test_pause_and_resume_reading_twice():
 
 
 async def test_finish_flushes_then_half_closes_then_waits():
-    link, transport, _ = make(write_limit=4)
+    link, transport, outgoing = attached(write_limit=4)
     link.pause_writing()
-    waiting = asyncio.create_task(link.send(b"waiting\n"))
-    await until(lambda: link._waiting)
-    finishing = asyncio.create_task(link.finish(1000))
+    waiting = asyncio.create_task(outgoing.send(b"waiting\n"))
+    await until(lambda: outgoing._waiting)
+    emptying = asyncio.create_task(outgoing.emptied(1000))
     await asyncio.sleep(0)
-    assert not transport.eof
+    assert not emptying.done()
     link.resume_writing()
     assert await soon(waiting) is True
+    await soon(emptying)
+    finishing = asyncio.create_task(link.finish(1000))
     await until(lambda: transport.eof)
     assert transport.written == [b"waiting\n"]
     assert not link.is_open

@@ -149,10 +149,10 @@ def test_send_blocks_under_backpressure_and_ends_with_the_link():
             waiting = threading.Event()
 
             def look():
-                link = client._running.core.link
-                if link is not None and link._waiting:
+                life = client._running.core.life
+                if life is not None and life.outgoing._waiting:
                     waiting.set()
-                elif link is not None:
+                elif life is not None:
                     asyncio.get_running_loop().call_soon(look)
 
             client._running.bridge._mailbox.post(look)

@@ -194,9 +194,12 @@ class Life:
                 logger.warning("disconnecting: some handlers did not end; they are left to themselves")
             if self.incoming.is_leaving and self.outgoing.is_up:
                 await asyncio.wait([self.incoming.left], timeout=LINGER)
+            deadline = self.loop.time() + LINGER
+            await self.outgoing.emptied(LINGER)
+            if self.incoming.is_leaving and self.outgoing.is_up:
                 self.outgoing.write(wire.BYE)
             for link in list(self._links):
-                if not await link.finish(LINGER):
+                if not await link.finish(max(deadline - self.loop.time(), 0)):
                     logger.debug("the broker did not close the link in time")
             await asyncio.wait([self._task])
         finally:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MAX_MESSAGE_SIZE: Final = 4 * 1024 * 1024
 """Bytes; decides the longest line taken from a broker that announces no size."""
 WRITE_LIMIT: Final = 256 * 1024
-"""Bytes that wait to be written before ``send`` waits."""
+"""Bytes that wait to be written before senders wait."""
 
 
 class Link(asyncio.Protocol):
@@ -70,7 +69,6 @@ class Link(asyncio.Protocol):
         self._write_paused = False
         self._out: list[bytes] = []
         self._out_size = 0
-        self._waiting: deque[tuple[bytes, asyncio.Future[bool]]] = deque()
         self._flush_scheduled = False
 
     # -- reading
@@ -121,10 +119,6 @@ class Link(asyncio.Protocol):
         self._transport = None
         self._out.clear()
         self._out_size = 0
-        while self._waiting:
-            _, sent = self._waiting.popleft()
-            if not sent.done():
-                sent.set_result(False)
         for future in (self.ready, self.closed):
             if not future.done():
                 future.set_result(None)
@@ -175,8 +169,8 @@ class Link(asyncio.Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether a :meth:`send` would wait."""
-        return self._write_paused or self._out_size >= self._write_limit or bool(self._waiting)
+        """Whether more than the write limit is on its way, so that senders should wait until it is :attr:`drained`."""
+        return self._write_paused or self._out_size >= self._write_limit
 
     def write(self, line: bytes) -> bool:
         """Append ``line`` to what goes out, past every limit; return False when the link is closed."""
@@ -194,26 +188,6 @@ class Link(asyncio.Protocol):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    async def send(self, line: bytes) -> bool:
-        """Hand on ``line``; return whether the link took it.
-
-        Waits, in order, only while more than the write limit is on its way. A wait that is cancelled hands nothing on,
-        unless the link had taken the line before the cancellation arrived.
-        """
-        if not self.congested:
-            return self.write(line)
-        if not self.is_open:
-            return False
-        sent: asyncio.Future[bool] = self._loop.create_future()
-        entry = (line, sent)
-        self._waiting.append(entry)
-        try:
-            return await sent
-        finally:
-            if not sent.done() or sent.cancelled():
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(entry)
-
     def _flush(self) -> None:
         self._flush_scheduled = False
         if self.collect is not None and self.is_open and (more := self.collect()):
@@ -223,13 +197,6 @@ class Link(asyncio.Protocol):
             self._out.clear()
             self._out_size = 0
             self._transport.write(data)  # may call pause_writing
-        self._refill()
-
-    def _refill(self) -> None:
-        while self._waiting and not self._write_paused and self._out_size < self._write_limit:
-            line, sent = self._waiting.popleft()
-            if not sent.done():
-                sent.set_result(self.write(line))
         if self.drained is not None and not self._write_paused:
             self.drained()
 
@@ -240,7 +207,8 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let senders go on; called by the transport."""
         self._write_paused = False
-        self._refill()
+        if self.drained is not None:
+            self.drained()
 
     # -- the end
 
@@ -250,12 +218,7 @@ class Link(asyncio.Protocol):
         Half-closes, then waits for the broker to close its side: until then it may still be reading.
         """
         self.deafen()
-        loop = self._loop
-        deadline = loop.time() + within
-        while self.is_open and (self._waiting or self._out) and loop.time() < deadline:
-            self._flush()
-            if self._waiting:
-                await asyncio.wait([self._waiting[-1][1]], timeout=deadline - loop.time())
+        self._flush()
         self._finished = True
         if self._transport is not None:
             if self._transport.is_closing():  # the broker has closed it, and connection_lost() is about to be called
@@ -264,7 +227,7 @@ class Link(asyncio.Protocol):
                 self._transport.write_eof()
             else:
                 self._transport.close()
-            await asyncio.wait([self.closed], timeout=max(deadline - loop.time(), 0))
+            await asyncio.wait([self.closed], timeout=within)
         return not self.abort()
 
     def abort(self) -> bool:

@@ -62,10 +62,12 @@ class Outgoing:
     @property
     def congested(self) -> bool:
         """Whether :meth:`send` would wait, or not take the line."""
-        session = self.session
-        if session is None:
-            return self.link is not None and self.link.congested
-        return bool(self._waiting) or not session.has_room or (self.link is not None and self.link.congested)
+        return bool(self._waiting) or not self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        session, link = self.session, self.link
+        return (session is None or session.has_room) and not (link is not None and link.congested)
 
     def is_stale(self) -> bool:
         """Whether this code runs in a handler of a session that is gone; if so, count what it wanted to send."""
@@ -114,9 +116,6 @@ class Outgoing:
         self.check(line)
         if self.is_stale():
             return False
-        session = self.session
-        if session is None:
-            return self.link is not None and await self.link.send(line)
         if not self.congested:
             return self.write(line)
         if not self.is_up:
@@ -133,11 +132,16 @@ class Outgoing:
 
     def refill(self) -> None:
         """Let those that wait go on, as far as there is room now."""
-        waiting, session, link = self._waiting, self.session, self.link
-        while waiting and session is not None and session.has_room and not (link is not None and link.congested):
+        waiting = self._waiting
+        while waiting and self._has_room:
             line, sent = waiting.popleft()
             if not sent.done():
                 sent.set_result(self.write(line))
+
+    async def emptied(self, within: float) -> None:
+        """Wait up to ``within`` seconds until all that wait have gone on; later ones may come meanwhile."""
+        if self._waiting:
+            await asyncio.wait([self._waiting[-1][1]], timeout=within)
 
     def give_up_waiting(self) -> None:
         """There is no link to wait for room on any more: what the session takes is kept, the rest is not taken."""

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 from pystrands.broker.config import options, options_table
+from pystrands.broker.metrics import counters_table
 from pystrands.cli import LOG_LEVEL
 from tests.docs.blocks import README, ROOT
 
 OPTIONS_PAGE = ROOT / "docs" / "options.md"
+PRODUCTION_PAGE = ROOT / "docs" / "production.md"
 
 
 def names_table() -> str:
@@ -32,6 +34,7 @@ def generated() -> dict[Path, str]:
     return {
         README: with_part(README.read_text("utf-8"), "options", options_table()),
         OPTIONS_PAGE: with_part(page, "names", names_table()),
+        PRODUCTION_PAGE: with_part(PRODUCTION_PAGE.read_text("utf-8"), "counters", counters_table()),
     }
 
 

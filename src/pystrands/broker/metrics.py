@@ -1,0 +1,129 @@
+"""What the broker counts: each counter's name, the Prometheus metric it is shown as, and what it means."""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+__all__ = ["COUNTERS", "FAMILIES", "PREFIX", "Counted", "counters_table"]
+
+PREFIX: Final = "pystrands_"
+
+
+class Counted(NamedTuple):
+    """How a counter is shown: as ``pystrands_{metric}_total``, with its ``reason`` as label if it has one.
+
+    ``text`` is Markdown; counters that share a metric have what that one means in :data:`FAMILIES`.
+    """
+
+    metric: str
+    reason: str
+    text: str
+
+    @property
+    def sample(self) -> str:
+        """The sample's name as Prometheus writes it."""
+        return f"{PREFIX}{self.metric}_total" + (f'{{reason="{self.reason}"}}' if self.reason else "")
+
+
+FAMILIES: Final[Mapping[str, str]] = {
+    "clients_closed": "clients that the broker closed",
+    "events_dropped": "events that no backend has handled, and none will",
+    "handshakes_failed": "requests that did not become a WebSocket",
+    "lines_refused": "lines of backends that were skipped",
+}
+
+COUNTERS: Final[Mapping[str, Counted]] = {
+    "clients_admitted": Counted("clients_admitted", "", "clients that were let in"),
+    "clients_gone": Counted("clients_gone", "", "clients whose WebSocket has ended"),
+    "messages_received": Counted("messages_received", "", "messages from clients"),
+    "messages_delivered": Counted("messages_delivered", "", "messages to clients: one for each recipient"),
+    "events_redelivered": Counted(
+        "events_redelivered", "", "events that were sent again, marked, since a backend died with them"
+    ),
+    "events_too_long": Counted(
+        "events_dropped",
+        "too_long",
+        "events that were dropped: with its metadata the line was longer than the backend takes",
+    ),
+    "events_given_up": Counted(
+        "events_dropped", "given_up", "messages that were dropped: three backends in turn died while they had them"
+    ),
+    "queue_dropped": Counted(
+        "events_dropped", "queue_full", "messages that were dropped, or refused, because no backend was there"
+    ),
+    "results_too_long": Counted(
+        "results_too_long", "", "answers that had more bytes than the backend takes; it got an error instead"
+    ),
+    "sessions_resumed": Counted(
+        "sessions_resumed", "", "times a backend came back to its session after its link was lost"
+    ),
+    "budget_closed": Counted(
+        "budget_closed",
+        "",
+        "clients and links that were closed because more than `--memory-budget` waited in all buffers together",
+    ),
+    "slow_consumer_closed": Counted("clients_closed", "slow", "clients that were closed with 1013: they did not read"),
+    "slow_consumer_dropped": Counted(
+        "messages_missed",
+        "",
+        "messages that clients missed since they did not read (`--slow-client-policy drop`)",
+    ),
+    "keepalive_timeout": Counted("clients_closed", "silent", "clients that left `--ping-missed` pings unanswered"),
+    "protocol_error": Counted("clients_closed", "protocol_error", "clients that broke the WebSocket protocol (1002)"),
+    "bad_utf8": Counted("clients_closed", "bad_utf8", "clients that sent text that is not UTF-8 (1007)"),
+    "message_too_big": Counted(
+        "clients_closed", "message_too_big", "clients that sent more than `--max-message-size` (1009)"
+    ),
+    "internal_error": Counted(
+        "clients_closed", "internal_error", "clients that were closed since the broker failed at something (1011)"
+    ),
+    "refused_by_backend": Counted("handshakes_failed", "rejected", "clients that a backend rejected (403)"),
+    "refused_no_backend": Counted(
+        "handshakes_failed", "no_backend", "clients for whom no backend came within `--hold-time` (503)"
+    ),
+    "refused_no_answer": Counted(
+        "handshakes_failed", "no_answer", "clients on whom no backend decided within `--answer-timeout` (504)"
+    ),
+    "refused_stopping": Counted(
+        "handshakes_failed", "undecided", "clients that waited for a decision when the broker stopped (503)"
+    ),
+    "handshake_refused": Counted(
+        "handshakes_refused",
+        "",
+        "the four above together, and clients that came while the broker stopped",
+    ),
+    "handshakes_abandoned": Counted("handshakes_failed", "abandoned", "clients that left before they were decided on"),
+    "handshake_bad_request": Counted(
+        "handshakes_failed",
+        "bad_request",
+        "requests that are no valid HTTP, or no valid request for a WebSocket (400, 405)",
+    ),
+    "handshake_timeout": Counted(
+        "handshakes_failed", "timeout", "requests that were not whole within `--handshake-timeout` (408)"
+    ),
+    "handshake_head_too_large": Counted(
+        "handshakes_failed", "head_too_large", "requests longer than `--max-head-size` (431)"
+    ),
+    "handshake_not_websocket": Counted(
+        "handshakes_failed", "not_websocket", "requests for something else than a WebSocket (426)"
+    ),
+    "handshake_stopping": Counted("handshakes_failed", "stopping", "requests that came while the broker stopped (503)"),
+    "lines_malformed": Counted("lines_refused", "malformed", "lines of backends that are not what the protocol allows"),
+    "lines_overlong": Counted("lines_refused", "overlong", "lines of backends that are longer than the broker takes"),
+    "links_broken": Counted(
+        "links_broken", "", "links of backends that were closed for breaking the protocol, or for silence"
+    ),
+    "commands_unknown": Counted("commands_unknown", "", "commands with an action that the broker does not know"),
+    "responses_unexpected": Counted(
+        "responses_unexpected", "", "answers about clients that had left, or were decided on"
+    ),
+    "hellos_late": Counted("hellos_late", "", "hellos that came when it was too late for them, and were ignored"),
+    "watched_dropped": Counted("watched_dropped", "", "lines that a tool such as `pystrands tail` missed"),
+}
+"""Every counter that there is; a test looks for their names in the code."""
+
+
+def counters_table() -> str:
+    """Return the counters as a Markdown table; the docs have it."""
+    rows = ["| Counter | Metric | Counts |", "|---|---|---|"]
+    rows += [f"| `{name}` | `{each.sample}` | {each.text} |" for name, each in COUNTERS.items()]
+    return "\n".join(rows) + "\n"

@@ -12,7 +12,6 @@ All that relies on picows' internals is in this module; picows is pinned to a mi
 """
 
 import asyncio
-import codecs
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, Final, Protocol
 import picows
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not exported; see above
 
+from pystrands.broker.assembly import Assembly, BadMessageError
 from pystrands.broker.fanout import BLOCKED, CLOSED, Outbox
 from pystrands.broker.frames import (
     ABNORMAL_CLOSURE,
@@ -64,8 +64,6 @@ _BIG: Final = 4096
 _SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
 _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one before it
 _PONG_BYTE: Final = 0x80 | PONG
-
-_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Receiver(Protocol):
@@ -111,7 +109,6 @@ class WebSocket(picows.WSListener):
     """
 
     __slots__ = (
-        "_decoder",
         "_fat",
         "_held",
         "_partial",
@@ -147,8 +144,7 @@ class WebSocket(picows.WSListener):
         self._shared = shared
         self._state = _OPENING
         self._proto: _Parser | None = None
-        self._partial: bytearray | None = None  # the fragments of an unfinished message
-        self._decoder: codecs.IncrementalDecoder | None = None  # of an unfinished text
+        self._partial: Assembly | None = None  # a message whose last fragment is to come
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
         self._room = 0
@@ -360,30 +356,21 @@ class WebSocket(picows.WSListener):
             elif frame.fin:
                 self._shared.receiver.client_message(self, frame.get_payload_as_bytes())
             else:
-                self._partial = bytearray()
-                self._decoder = _decoder() if kind is _TEXT else None
+                self._partial = Assembly(text=kind is _TEXT, limit=self._shared.max_message_size)
                 self._add_fragment(self._partial, frame)
         elif kind is _PING:
             self._pong(frame.get_payload_as_bytes())
         elif kind is _CLOSE:
             self._on_close_frame(frame.get_payload_as_bytes())
 
-    def _add_fragment(self, partial: bytearray, frame: picows.WSFrame) -> None:
-        if len(partial) + frame.payload_size > self._shared.max_message_size:
-            self._fail(MESSAGE_TOO_BIG, "message too big")
+    def _add_fragment(self, partial: Assembly, frame: picows.WSFrame) -> None:
+        try:
+            message = partial.add(frame.get_payload_as_bytes(), last=bool(frame.fin))
+        except BadMessageError as error:
+            self._fail(error.code, error.reason)
             return
-        payload = frame.get_payload_as_bytes()
-        partial += payload
-        decoder = self._decoder
-        if decoder is not None:
-            try:
-                decoder.decode(payload, bool(frame.fin))
-            except UnicodeDecodeError:
-                self._fail(INVALID_PAYLOAD, "invalid UTF-8")
-                return
-        if frame.fin:
-            self._partial = self._decoder = None
-            message = bytes(partial) if decoder is None else partial.decode()
+        if message is not None:
+            self._partial = None
             self._shared.receiver.client_message(self, message)
 
     def _on_close_frame(self, payload: bytes) -> None:
@@ -510,7 +497,7 @@ class WebSocket(picows.WSListener):
         self.flags |= CLOSED
         self.out.clear()
         self.queued = 0
-        self._partial = self._decoder = self._held = None
+        self._partial = self._held = None
         self._shared.hangups.forget(self)
         if self._shared.keepalive is not None:
             self._shared.keepalive.discard(self)

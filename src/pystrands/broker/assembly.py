@@ -1,0 +1,48 @@
+"""A message that comes in fragments (RFC 6455, section 5.4): put together, held to its limit, and checked. Pure."""
+
+import codecs
+from typing import Final
+
+from pystrands.broker.frames import INVALID_PAYLOAD, MESSAGE_TOO_BIG
+
+__all__ = ["Assembly", "BadMessageError"]
+
+_decoder: Final = codecs.getincrementaldecoder("utf-8")
+
+
+class BadMessageError(Exception):
+    """The message can't be taken; its sender is to be closed with `code` and `reason`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Assembly:
+    """One message whose end is still to come. `text`: it has to be UTF-8; `limit`: bytes that it may have in all."""
+
+    __slots__ = ("_content", "_decoder", "_limit")
+
+    def __init__(self, *, text: bool, limit: int) -> None:
+        self._content = bytearray()
+        self._decoder = _decoder() if text else None
+        self._limit = limit
+
+    def add(self, payload: bytes, *, last: bool) -> str | bytes | None:
+        """Take the next fragment, and return the whole message after the last one.
+
+        Raises BadMessageError at the first byte that is too many, or that no UTF-8 can have there.
+        """
+        content = self._content
+        if len(content) + len(payload) > self._limit:
+            raise BadMessageError(MESSAGE_TOO_BIG, "message too big")
+        content += payload
+        decoder = self._decoder
+        if decoder is None:
+            return bytes(content) if last else None
+        try:
+            decoder.decode(payload, last)
+        except UnicodeDecodeError:
+            raise BadMessageError(INVALID_PAYLOAD, "invalid UTF-8") from None
+        return content.decode() if last else None

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ __all__ = [
     "Peer",
     "answer",
     "call_for",
+    "call_for_message",
     "lost_messages",
     "synthesised_disconnect",
     "synthesised_release",
@@ -161,6 +163,8 @@ class Peer(msgspec.Struct):
     """In bytes; 0 where the broker does not say."""
     max_line: int = 0
     """The same for a whole line."""
+    fits: int = sys.maxsize
+    """Characters of a text that is surely not too long, whichever they are."""
 
     def hear(self, params: HelloParams) -> None:
         """Take in the broker's hello."""
@@ -169,6 +173,8 @@ class Peer(msgspec.Struct):
         self.broker_id = params.broker_id
         self.max_message_size = params.max_message_size
         self.max_line = params.max_line
+        if params.max_message_size:
+            self.fits = params.max_message_size // 4
 
 
 _OWNED: Final = (NewMessage, NewConnection, ClientAdopted)
@@ -238,8 +244,8 @@ class Call(msgspec.Struct):
     """The longest answer that the broker takes, in bytes; 0 where it does not say."""
     seq: int = 0
     """The event's number in the session's stream; 0 in protocol 1."""
-    session: Any = None
-    """The session that the event belongs to; None in protocol 1."""
+    done: list[int] | None = None
+    """Where the number goes when the handler has ended: its stream's own list; None in protocol 1."""
 
 
 _LIFE: Final[dict[type, str]] = {
@@ -258,19 +264,24 @@ def _unwrapped(context: Context) -> Context:
     return context
 
 
+def call_for_message(event: NewMessage, peer: Peer, size: int = 0, done: list[int] | None = None) -> Call:
+    """Do what :func:`call_for` does for the ordinary event; ``size`` and ``done`` are the call's."""
+    params = event.params
+    context = params.context if peer.said_hello else _unwrapped(params.context)
+    if event.event:
+        context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
+        context.redelivered = event.redelivered
+    content = messages.message_content(params.message, params.binary) if params.binary else params.message
+    return Call("on_message", (content, context), context, context.client_id, None, "", size, None, 0, event.seq, done)
+
+
 def call_for(event: Event, peer: Peer) -> Call | None:
     """Return the call that ``event`` means, or None when it means none.
 
     Raises MalformedLine when the event holds what can't be read.
     """
     if isinstance(event, NewMessage):
-        params = event.params
-        context = params.context if peer.said_hello else _unwrapped(params.context)
-        if event.event:
-            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
-            context.redelivered = event.redelivered
-        content = messages.message_content(params.message, params.binary) if params.binary else params.message
-        return Call("on_message", (content, context), context, context.client_id)
+        return call_for_message(event, peer)
     if isinstance(event, ConnectionRequest):
         asked = event.params
         request = ConnectionRequestContext(

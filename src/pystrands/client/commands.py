@@ -91,18 +91,20 @@ def room_message(
     room_id: Any, message: Any, peer: Peer | None, exclude: str | Iterable[str] = (), confirm_as: str = ""
 ) -> bytes:
     """Return the line of a message to a room; raises as :func:`check_message` does."""
-    check_id("room_id", room_id)
-    check_message(message, peer)
+    if type(room_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
+        check_id("room_id", room_id)
+        check_message(message, peer)
     try:
-        return wire.message_to_room(room_id, message, _excluded(exclude), confirm_as)
+        return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 
 
 def private_message(client_id: Any, message: Any, peer: Peer | None, confirm_as: str = "") -> bytes:
     """Return the line of a message to one client; raises as :func:`check_message` does."""
-    check_id("client_id", client_id)
-    check_message(message, peer)
+    if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
+        check_id("client_id", client_id)
+        check_message(message, peer)
     try:
         return wire.message_to_connection(client_id, message, confirm_as)
     except UnicodeEncodeError as error:

@@ -75,8 +75,8 @@ class Core:
     @property
     def peer(self) -> Peer | None:
         """What is known of the broker, from its link or the last one; None before the first."""
-        life = self.life
-        return None if life is None else life.outgoing.peer
+        life = self._life
+        return None if life is None or life.is_over else life.outgoing.peer
 
     @property
     def connected(self) -> bool:

@@ -49,8 +49,8 @@ class Dispatcher:
 
     ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
     False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
-    ``finished(call)`` is called when the handler of a numbered event has ended, by itself or with an exception. A
-    handler is cancelled after ``timeout`` seconds; None: never.
+    When the handler of a numbered event has ended, by itself or with an exception, its number goes to ``call.done``, and
+    ``tell_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds; None: never.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Dispatcher:
         context: contextvars.Context,
         flow: Callable[[bool], None],
         abandoned: Callable[[], bool],
-        finished: Callable[[Call], None] = lambda _: None,
+        tell_done: Callable[[], None] = lambda: None,
         timeout: float | None = None,
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
@@ -73,7 +73,7 @@ class Dispatcher:
         self._context = context
         self._flow = flow
         self._abandoned = abandoned
-        self._finished = finished
+        self._tell_done = tell_done
         self._timeout = timeout
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
@@ -100,18 +100,10 @@ class Dispatcher:
             self.full = True
             self._flow(True)
 
-    def _take(self) -> tuple[Any, Call] | None:
-        taken = self._lanes.take()
-        if taken is not None:
-            self._waiting_bytes -= taken[1].size
-            if (
-                self.full
-                and self._lanes.waiting * 2 <= self._max_waiting
-                and self._waiting_bytes * 2 <= self._max_waiting_bytes
-            ):
-                self.full = False
-                self._flow(False)
-        return taken
+    def _is_there_room(self) -> None:
+        if self._lanes.waiting * 2 <= self._max_waiting and self._waiting_bytes * 2 <= self._max_waiting_bytes:
+            self.full = False
+            self._flow(False)
 
     # -- runners
 
@@ -130,19 +122,34 @@ class Dispatcher:
             self._successor = 0
         clean = contextvars.copy_context()
         task = self._runners[number]
+        lanes, invoke = self._lanes, self._invoke
         count, started = 0, time.monotonic()
-        while (taken := self._take()) is not None:
+        while (taken := lanes.take()) is not None:
             lane, call = taken
-            if not self._successor and self._lanes.runnable:
+            self._waiting_bytes -= call.size
+            if self.full:
+                self._is_there_room()
+            if not self._successor and lanes.runnable:
                 self._schedule()
             successor = self._successor
             try:
-                await self._handle(call)
-                if call.seq:
-                    self._finished(call)
+                try:
+                    result = invoke(call.name, call.args)
+                    if type(result) is CoroutineType or inspect.isawaitable(result):
+                        result = await (result if self._timeout is None else self._in_time(result))
+                    if call.request is not None:
+                        _reply(call, answer(call, result))
+                except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
+                    await self._went_wrong(call, error)
+                done = call.done
+                if done is not None:
+                    if not done:
+                        self._tell_done()
+                    done.append(call.seq)
             finally:
-                self._lanes.finish(lane)
-                self._leaving.discard(number)
+                lanes.finish(lane)
+                if self._leaving:
+                    self._leaving.discard(number)
                 if self.stale:
                     self.stale.discard(number)
             if _differs(clean) or task.cancelling():
@@ -168,25 +175,15 @@ class Dispatcher:
             self._schedule()
         self._tell_change()
 
-    async def _handle(self, call: Call) -> None:
-        try:
-            result = self._invoke(call.name, call.args)
-            if type(result) is CoroutineType or inspect.isawaitable(result):
-                if self._timeout is None:
-                    result = await result
-                else:
-                    result = await self._in_time(result)
-            if call.request is not None:
-                _reply(call, answer(call, result))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except asyncio.CancelledError as error:
+    async def _went_wrong(self, call: Call, error: BaseException) -> None:
+        """Tell of what a handler raised; raise again what is not its own: the end of the program, or of the client."""
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        if isinstance(error, asyncio.CancelledError):
             if self._stopped or self._abandoned():
-                raise
+                raise error
             _uncancel()
-            await self._failed(call, error)
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
-            await self._failed(call, error)
+        await self._failed(call, error)
 
     async def _in_time(self, result: Any) -> Any:
         async with asyncio.timeout(self._timeout) as limit:

@@ -12,6 +12,7 @@ from pystrands.client.base import (
     Options,
     Ownership,
     call_for,
+    call_for_message,
     lost_messages,
     synthesised_disconnect,
     synthesised_release,
@@ -103,20 +104,23 @@ class Incoming:
         """Take the lines of one read."""
         link.heard = True
         session = self._outgoing.session
+        decode = EVENTS.decode
         for line in lines:
             try:
-                event = EVENTS.decode(line)
+                event = decode(line)
             except MalformedLine as error:
                 link.reject_line(error)
                 event = Unknown(error.seq) if error.seq else None
             kind = type(event)
-            if kind is NewMessage and not link.awaits_welcome:  # the ordinary case, before all others
-                if session is None or self._is_next(link, session, event.seq):  # type: ignore[union-attr]
-                    self._take(link, session, cast("Event", event), len(line))
+            if kind is NewMessage and session is not None and session.is_up:  # the ordinary case, before all others
+                stream = session.session
+                if event.seq == stream.received + 1:  # type: ignore[union-attr]  # what accept() says, without the call
+                    stream.received += 1
+                    self._take_message(link, session, cast("NewMessage", event), len(line))
                     continue
-            elif event is None or kind is Heartbeat:
+            if event is None or kind is Heartbeat:
                 continue
-            elif kind is Hello:
+            if kind is Hello:
                 self._hear_hello(link, cast("Hello", event).params)
                 session = self._outgoing.session
             elif kind is Welcome:
@@ -158,6 +162,19 @@ class Incoming:
             self._outgoing.session.finished(seq)
             link.schedule_flush()
 
+    def _take_message(self, link: Link, session: BackendSession, event: NewMessage, size: int) -> None:
+        try:
+            call = call_for_message(event, link.peer, size, session.done)
+        except MalformedLine as error:
+            link.reject_line(error)
+            self._skip(link, event.seq)
+            return
+        self._ownership.saw(event)
+        if self.is_leaving:
+            self._release([call])
+        else:
+            self._dispatcher.put(call)
+
     def _take(self, link: Link, session: BackendSession | None, event: Event, size: int) -> None:
         kind = type(event)
         if kind is Result:
@@ -188,7 +205,7 @@ class Incoming:
             call.reply = link.write if session is None else partial(self._reply, session.session)
         else:
             if session is not None:
-                call.seq, call.session = event.seq, session.session  # type: ignore[union-attr]  # events have one
+                call.seq, call.done = event.seq, session.done  # type: ignore[union-attr]  # events have one
             if link.peer.said_hello:
                 self._ownership.saw(event)
         if self.is_leaving:
@@ -202,13 +219,10 @@ class Incoming:
         if session is not None and session.session is asked:
             self._outgoing.write(line)
 
-    def finished(self, call: Call) -> None:
-        """A handler has ended: the broker is told, after what it sent (LINK rule 3)."""
-        session = self._outgoing.session
-        if session is not None and call.session is session.session:
-            session.finished(call.seq)
-            if self._outgoing.link is not None:
-                self._outgoing.link.schedule_flush()
+    def tell_done(self) -> None:
+        """A handler has ended, the first one since the broker was told: tell it, after what they sent (LINK rule 3)."""
+        if self._outgoing.link is not None:
+            self._outgoing.link.schedule_flush()
 
     # --- hello and welcome ---
 
@@ -343,7 +357,7 @@ class Incoming:
     def _release(self, calls: list[Call]) -> None:
         session = self._outgoing.session
         if session is not None:
-            numbers = [call.seq for call in calls if call.seq and call.session is session.session]
+            numbers = [call.seq for call in calls if call.seq and call.done is session.done]
             if numbers:
                 self._outgoing.write(wire.released(ranges(numbers)))
 

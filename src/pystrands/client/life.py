@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from pystrands.client.base import Call, Options
+from pystrands.client.base import Options
 from pystrands.client.dispatch import Dispatcher, current_runner
 from pystrands.client.incoming import Incoming
 from pystrands.client.link import Link
@@ -39,6 +39,8 @@ class Life:
     def __init__(self, options: Options, invoke: Invoke, *, persistent: bool) -> None:
         self.loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self.loop.create_future()
+        self.is_over = False
+        """Whether ``closed`` is done."""
         self._options = options
         self._context = contextvars.copy_context()
         self._own_cancels = 0
@@ -52,7 +54,7 @@ class Life:
             context=self._context,
             flow=self._set_flow,
             abandoned=self._is_abandoned,
-            finished=self._finished,
+            tell_done=self._tell_done,
             timeout=options.handler_timeout,
         )
         self.outgoing = Outgoing(self.loop, current_runner, self.dispatcher.stale)
@@ -85,8 +87,8 @@ class Life:
         self._links.discard(link)
         self.incoming.link_lost(link)
 
-    def _finished(self, call: Call) -> None:
-        self.incoming.finished(call)
+    def _tell_done(self) -> None:
+        self.incoming.tell_done()
 
     def _set_flow(self, full: bool) -> None:
         if self.outgoing.session is not None:
@@ -131,6 +133,7 @@ class Life:
         for timer in self._timers:
             timer.cancel()
         self.incoming.close()
+        self.is_over = True
         if not self.closed.done():
             self.closed.set_result(None)
 

@@ -182,6 +182,13 @@ class Link(asyncio.Protocol):
         self.schedule_flush()
         return True
 
+    def append(self, line: bytes) -> None:
+        """Do the same with a line that a session keeps: where the link has just gone, the next one carries it."""
+        self._out.append(line)
+        self._out_size += len(line)
+        if not self._flush_scheduled:
+            self.schedule_flush()
+
     def schedule_flush(self) -> None:
         """Write at the end of this loop turn what there is, and what :attr:`collect` gives then."""
         if not self._flush_scheduled:

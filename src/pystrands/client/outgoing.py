@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -44,6 +45,7 @@ class Outgoing:
         """What is known of the broker, from its last link."""
         self.discarded = 0
         """Messages of handlers that began in a session that is gone (LINK rule 18)."""
+        self._longest = sys.maxsize
         self._stale = stale
         self._loop = loop
         self._handler = handler
@@ -78,8 +80,8 @@ class Outgoing:
 
     def check(self, line: bytes) -> None:
         """Raise MessageTooBig when the broker would not take ``line`` (LINK rule 5)."""
-        limit = max_unnumbered(self.peer.max_line) if self.peer is not None else 0
-        if limit and len(line) > limit:
+        limit = self._longest
+        if len(line) > limit:
             raise MessageTooBig(
                 f"a command of {len(line)} bytes is more than the {limit} that the broker takes: "
                 "send less, or raise the broker's --max-message-size"
@@ -98,12 +100,14 @@ class Outgoing:
     def send_now(self, line: bytes) -> bool:
         """Send ``line`` if that takes no waiting and nothing stands against it; False leaves it to :meth:`send`."""
         session, link = self.session, self.link
-        if session is None or link is None or self._waiting or self._stale or not session.has_room or link.congested:
+        if session is None or link is None or self._waiting or self._stale or link.congested:
             return False
-        self.check(line)
-        if not session.is_up:
+        if len(line) > self._longest:
+            self.check(line)
+        line = session.put_now(line)
+        if not line:
             return False
-        link.write(session.put(line))  # where the link has just gone, the session keeps it for the next one
+        link.append(line)
         return True
 
     async def send(self, line: bytes) -> bool:
@@ -155,6 +159,7 @@ class Outgoing:
         """Send on this link from now on."""
         self.link = link
         self.peer = link.peer
+        self._longest = max_unnumbered(link.peer.max_line) or sys.maxsize
         link.collect = self.collect
         link.drained = self.refill
 

@@ -28,7 +28,7 @@ class BackendSession:
     ``max_lines`` lines and ``max_bytes`` bytes, together with those that were written and not received (LINK rule 11).
     """
 
-    __slots__ = ("_finished", "_unwritten", "_unwritten_bytes", "is_up", "max_bytes", "max_lines", "session")
+    __slots__ = ("_unwritten", "_unwritten_bytes", "done", "is_up", "max_bytes", "max_lines", "session")
 
     def __init__(self, session_id: str, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
         self.session = LinkSession(session_id)
@@ -38,7 +38,8 @@ class BackendSession:
         """Whether the stream goes on: between the welcome and the loss of the link."""
         self._unwritten: deque[bytes] = deque()
         self._unwritten_bytes = 0
-        self._finished: list[int] = []
+        self.done: list[int] = []
+        """Finished events that the broker does not know of; each stream has a list of its own, and its events that one."""
 
     # --- commands ---
 
@@ -59,6 +60,13 @@ class BackendSession:
         self._unwritten_bytes += len(line)
         return b""
 
+    def put_now(self, line: bytes) -> bytes:
+        """Take a command if it can be written now, and the window has room; return what to write, or nothing."""
+        stream = self.session
+        if not self.is_up or stream.kept_bytes >= self.max_bytes or stream.sent - stream.acknowledged >= self.max_lines:
+            return b""
+        return stream.number(line)
+
     # --- events ---
 
     def accept(self, seq: int) -> Receipt:
@@ -67,14 +75,14 @@ class BackendSession:
 
     def finished(self, seq: int) -> None:
         """The handler of that event is done; all its commands were put before this."""
-        self._finished.append(seq)
+        self.done.append(seq)
 
     def take_done(self) -> bytes:
         """Return the line that tells which events are finished, or nothing. It follows their handlers' commands."""
-        if not self._finished or not self.is_up:
+        if not self.done or not self.is_up:
             return b""
-        line = self.session.number(wire.done(ranges(self._finished)))
-        self._finished.clear()
+        line = self.session.number(wire.done(ranges(self.done)))
+        self.done.clear()
         return line
 
     # --- links ---
@@ -110,7 +118,7 @@ class BackendSession:
         again.extend(self._unwritten)
         self._keep_unwritten(line for line in again if not line.startswith(_OF_THE_SESSION))
         self.session = LinkSession(session_id)
-        self._finished.clear()
+        self.done = []
         return self._begin(), lost
 
     def new_broker(self, session_id: str) -> int:
@@ -121,7 +129,7 @@ class BackendSession:
         lost = _sends(self._written()) + sum(line.startswith(_TO_ONE) for line in self._unwritten)
         self._keep_unwritten(line for line in self._unwritten if line.startswith(_TO_MANY))
         self.session = LinkSession(session_id)
-        self._finished.clear()
+        self.done = []
         self.is_up = False
         return lost
 

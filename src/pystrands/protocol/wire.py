@@ -46,7 +46,7 @@ def _content(message: str | bytes) -> bytes:
 
     Raises TypeError when ``message`` is neither str nor bytes, and ValueError on a str that UTF-8 can't say.
     """
-    if isinstance(message, str):
+    if type(message) is str or isinstance(message, str):
         return b'"message":' + _json(message)
     if isinstance(message, bytes | bytearray | memoryview):
         return b'"binary":true,"message":"' + b64encode(message) + b'"'

@@ -49,8 +49,9 @@ class Dispatcher:
 
     ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
     False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
-    When the handler of a numbered event has ended, by itself or with an exception, its number goes to ``call.done``, and
-    ``tell_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds; None: never.
+    When the handler of a numbered event has ended, by itself or with an exception, its number goes to ``call.done``,
+    and ``tell_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds; None:
+    never.
     """
 
     def __init__(
@@ -152,8 +153,12 @@ class Dispatcher:
                     self._leaving.discard(number)
                 if self.stale:
                     self.stale.discard(number)
-            if _differs(clean) or task.cancelling():
-                break  # the next handler must not inherit what this one left in its context, or its cancellation
+            # The next handler must not inherit what this one left in its context, or its cancellation.
+            try:
+                if contextvars.copy_context() != clean or task.cancelling():
+                    break
+            except Exception:  # noqa: BLE001 - it compares values of the user's, whose == may do anything
+                break
             count += 1
             if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
                 count, started = 0, time.monotonic()
@@ -299,10 +304,3 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
-
-
-def _differs(clean: contextvars.Context) -> bool:
-    try:
-        return contextvars.copy_context() != clean
-    except Exception:  # noqa: BLE001 - it compares values of the user's, whose == may do anything
-        return True

@@ -28,6 +28,7 @@ from pystrands.protocol.link import LinkSession, Receipt, is_silent, ranges
 from pystrands.protocol.messages import (
     COMMANDS,
     EVENTS,
+    NOT_KNOWN,
     ConnectionRequest,
     Event,
     Heartbeat,
@@ -55,6 +56,15 @@ ACKNOWLEDGE_WITHIN: Final = 0.1
 def new_session_id() -> str:
     """Return a name that no other session has: 128 random bits (LINK rule 19)."""
     return secrets.token_hex(16)
+
+
+def _explain(link: Link, line: bytes) -> Event | Unknown | None:
+    """Return what is known of a line that is not as it should be."""
+    try:
+        return EVENTS.decode(line)
+    except MalformedLine as error:
+        link.reject_line(error)
+        return Unknown(error.seq) if error.seq else None
 
 
 def _of_no_event(context: Context) -> Context:
@@ -104,13 +114,13 @@ class Incoming:
         """Take the lines of one read."""
         link.heard = True
         session = self._outgoing.session
-        decode = EVENTS.decode
+        decode = EVENTS.known
+        event: Event | Unknown | None
         for line in lines:
             try:
                 event = decode(line)
-            except MalformedLine as error:
-                link.reject_line(error)
-                event = Unknown(error.seq) if error.seq else None
+            except NOT_KNOWN:
+                event = _explain(link, line)
             kind = type(event)
             if kind is NewMessage and session is not None and session.is_up:  # the ordinary case, before all others
                 stream = session.session

@@ -65,6 +65,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._deaf = False
         self._finished = False
+        self.congested = False
+        """Whether more than the write limit is on its way, so that senders should wait until it is :attr:`drained`."""
         self._read_paused = False
         self._write_paused = False
         self._out: list[bytes] = []
@@ -167,25 +169,20 @@ class Link(asyncio.Protocol):
         """Whether lines can be written."""
         return self._transport is not None and not self._finished and not self._transport.is_closing()
 
-    @property
-    def congested(self) -> bool:
-        """Whether more than the write limit is on its way, so that senders should wait until it is :attr:`drained`."""
-        return self._write_paused or self._out_size >= self._write_limit
-
     def write(self, line: bytes) -> bool:
         """Append ``line`` to what goes out, past every limit; return False when the link is closed."""
         if not self.is_open:
             return False
         self.exchanged = True
-        self._out.append(line)
-        self._out_size += len(line)
-        self.schedule_flush()
+        self.append(line)
         return True
 
     def append(self, line: bytes) -> None:
         """Do the same with a line that a session keeps: where the link has just gone, the next one carries it."""
         self._out.append(line)
-        self._out_size += len(line)
+        self._out_size = size = self._out_size + len(line)
+        if size >= self._write_limit:
+            self.congested = True
         if not self._flush_scheduled:
             self.schedule_flush()
 
@@ -203,17 +200,19 @@ class Link(asyncio.Protocol):
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
             self._out_size = 0
+            self.congested = self._write_paused
             self._transport.write(data)  # may call pause_writing
         if self.drained is not None and not self._write_paused:
             self.drained()
 
     def pause_writing(self) -> None:
         """Make senders wait; called by the transport."""
-        self._write_paused = True
+        self._write_paused = self.congested = True
 
     def resume_writing(self) -> None:
         """Let senders go on; called by the transport."""
         self._write_paused = False
+        self.congested = self._out_size >= self._write_limit
         if self.drained is not None:
             self.drained()
 

@@ -39,7 +39,7 @@ class BackendSession:
         self._unwritten: deque[bytes] = deque()
         self._unwritten_bytes = 0
         self.done: list[int] = []
-        """Finished events that the broker does not know of; each stream has a list of its own, and its events that one."""
+        """Finished events that the broker does not know of. Each stream has a list of its own: its events keep it."""
 
     # --- commands ---
 

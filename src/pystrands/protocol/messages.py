@@ -5,7 +5,8 @@ action; unknown actions give None, unknown params are ignored. :mod:`pystrands.p
 """
 
 from base64 import b64decode
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,6 +17,7 @@ from pystrands.errors import MalformedLine
 __all__ = [
     "COMMANDS",
     "EVENTS",
+    "NOT_KNOWN",
     "PROTOCOL",
     "SENDER",
     "TOOL",
@@ -555,6 +557,9 @@ Command = (
 
 M = TypeVar("M")
 
+NOT_KNOWN: Final = (ValueError, RecursionError)
+"""What decoding raises; msgspec's errors and UnicodeDecodeError are ValueErrors."""
+
 
 class Unknown(Struct):
     """A line whose action nobody here knows, or whose params are wrong: only its number counts."""
@@ -570,10 +575,11 @@ class _Envelope(Struct):
 class Decoder(Generic[M]):
     """Turns a line into one message of a union of tagged Structs."""
 
-    __slots__ = ("_actions", "_decode", "_envelope")
+    __slots__ = ("_actions", "_envelope", "known")
 
     def __init__(self, union: Any) -> None:
-        self._decode = msgspec.json.Decoder(union).decode
+        self.known: Callable[[bytes], M] = msgspec.json.Decoder(union).decode
+        """Decodes a line that is as it should be; what it raises on another one, :meth:`decode` explains."""
         self._envelope = msgspec.json.Decoder(_Envelope).decode
         self._actions = {struct.__struct_config__.tag for struct in union.__args__}
 
@@ -583,18 +589,17 @@ class Decoder(Generic[M]):
         Raises MalformedLine, and nothing else, when the line is no JSON object, or has wrong or missing params.
         """
         try:
-            message: M = self._decode(line)
-        except (ValueError, RecursionError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
+            return self.known(line)
+        except NOT_KNOWN as error:
             envelope = self._look(line) if isinstance(error, msgspec.ValidationError) else None
             if envelope is not None and envelope.action not in self._actions:
                 return Unknown(envelope.seq) if envelope.seq else None
             raise MalformedLine(str(error), seq=envelope.seq if envelope is not None else 0) from None
-        return message
 
     def _look(self, line: bytes) -> _Envelope | None:
         try:
             return self._envelope(line)
-        except (ValueError, RecursionError):
+        except NOT_KNOWN:
             return None
 
 

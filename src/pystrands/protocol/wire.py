@@ -46,7 +46,7 @@ def _content(message: str | bytes) -> bytes:
 
     Raises TypeError when ``message`` is neither str nor bytes, and ValueError on a str that UTF-8 can't say.
     """
-    if type(message) is str or isinstance(message, str):
+    if isinstance(message, str):
         return b'"message":' + _json(message)
     if isinstance(message, bytes | bytearray | memoryview):
         return b'"binary":true,"message":"' + b64encode(message) + b'"'
@@ -194,6 +194,14 @@ def message_to_room(room_id: str, message: str | bytes, exclude: Sequence[str] =
 
 def message_to_connection(client_id: str, message: str | bytes, confirm_as: str = "") -> bytes:
     """Encode a message to one client. Raises TypeError and ValueError as any message does."""
+    if type(message) is str and not confirm_as:  # the ordinary case
+        return (
+            b'{"action":"message_to_connection","request_id":"","params":{"conn_id":'
+            + _json(client_id)
+            + b',"message":'
+            + _json(message)
+            + b"}}\n"
+        )
     to = b'"conn_id":' + _json(client_id) + b","
     if confirm_as:
         return _with_options("message_to_connection", to + _content(message), (), confirm_as)

@@ -1,0 +1,68 @@
+"""TLS of a port: certificate and key from files, read again without a restart."""
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from pystrands.errors import ConfigError
+
+__all__ = ["HANDSHAKE_TIMEOUT", "SHUTDOWN_TIMEOUT", "Tls"]
+
+HANDSHAKE_TIMEOUT: Final = 5.0
+SHUTDOWN_TIMEOUT: Final = 1.0
+
+
+class Tls:
+    """What a port serves TLS with. ``key`` may be empty where the certificate's file has it, too.
+
+    With ``ca`` only peers come in that have a certificate which one of that file's has signed. ``prefix`` is what the
+    names of the options begin with: ``backend_`` for ``backend_tls_cert``. Raises ConfigError, naming the option.
+    """
+
+    def __init__(self, cert: str, key: str = "", ca: str = "", *, prefix: str = "") -> None:
+        self._cert = cert
+        self._key = key
+        self._ca = ca
+        self._prefix = prefix
+        self.context = self._read()
+        """For connections that begin now: TLS 1.2 or newer."""
+
+    def reload(self) -> None:
+        """Read the files again, for connections from now on. Raises ConfigError, and then goes on with what it has."""
+        self.context = self._read()
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._check_readable("tls_cert", self._cert)
+        self._check_readable("tls_key", self._key)
+        self._check_readable("tls_ca", self._ca)
+        try:
+            # A key that needs a pass phrase would have OpenSSL ask for it on the terminal.
+            context.load_cert_chain(self._cert, self._key or None, password=lambda: b"")
+        except (OSError, ValueError) as error:
+            files = f"{self._cert} and {self._key}" if self._key else self._cert
+            raise ConfigError(f"{self._prefix}tls_cert", f"can't use {files}: {_reason(error)}") from None
+        if self._ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+            try:
+                context.load_verify_locations(self._ca)
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"{self._prefix}tls_ca", f"can't use {self._ca}: {_reason(error)}") from None
+        return context
+
+    def _check_readable(self, name: str, path: str) -> None:
+        """Find out which file it is that can't be read: OpenSSL does not say."""
+        try:
+            if path:
+                Path(path).open("rb").close()
+        except OSError as error:
+            raise ConfigError(f"{self._prefix}{name}", f"can't read {path}: {error.strerror or error}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return (
+        "it is no PEM file with a certificate and an unencrypted key" if isinstance(error, ssl.SSLError) else str(error)
+    )

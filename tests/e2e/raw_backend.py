@@ -162,6 +162,14 @@ class RawBackend:
         assert event["params"]["message"] == message
         return event
 
+    async def finish(self, count: int) -> list[dict[str, Any]]:
+        """Hear so many events, and say of each that it is finished: a repeat comes after what is before it."""
+        heard = []
+        for _ in range(count):
+            heard.append(await self.hear())
+            self.done(heard[-1])
+        return heard
+
     async def so_far(self) -> list[dict[str, Any]]:
         """Return the numbered lines until now: a question is answered after all that the broker has written."""
         self._questions += 1

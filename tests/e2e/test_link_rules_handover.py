@@ -60,8 +60,9 @@ async def test_rule_14_after_the_window_another_backend_gets_the_clients():
         await one.hear_message("a")
         async with RawBackend(broker, "two") as two:
             one.cut()
-            assert (await two.hear())["action"] == "client_adopted"
-            event = await two.hear_message("a")
+            adopted, event = await two.finish(2)
+            assert adopted["action"] == "client_adopted"
+            assert event["params"]["message"] == "a"
             assert event["redelivered"]
             await ws.send("b")
             assert "redelivered" not in await two.hear_message("b")
@@ -94,7 +95,7 @@ async def test_rule_14_an_expired_session_dies_when_another_backend_comes(leavin
         one.cut()
         await testing.until(lambda: sessions(broker)[0].is_expired)
         async with RawBackend(broker, "two") as two:
-            assert [told(await two.hear()) for _ in range(2)] == ["client_adopted", "a*"]
+            assert [told(each) for each in await two.finish(2)] == ["client_adopted", "a*"]
             assert not (await one.resume())["resumed"]
         await ws.close()
 
@@ -159,7 +160,7 @@ async def test_rule_16_what_a_leaving_backend_releases_goes_elsewhere_unmarked_a
             await bob.send("b2")
             assert [told(await two.hear()) for _ in range(2)] == ["client_adopted", "b2"]
             one.say("bye")  # without having finished
-            heard = [await two.hear() for _ in range(4)]
+            heard = await two.finish(4)
             assert [told(each) for each in heard] == ["client_adopted", "a1*", "a2", "a3"]
             assert [each["event"] for each in heard[1:]] == [each["event"] for each in (running, *waiting)]
             connecting = asyncio.ensure_future(_connect(broker))
@@ -183,7 +184,7 @@ async def test_rule_16_what_is_released_bit_by_bit_stays_in_order():
             one.released(heard[5])
             one.released(heard[3])
             one.say("bye")  # with three unfinished
-            assert await two.messages_so_far() == ["client_adopted", "0*", "1*", "2", "3", "4*", "5"]
+            assert [told(each) for each in await two.finish(7)] == ["client_adopted", "0*", "1*", "2", "3", "4*", "5"]
         await ws.close()
 
 
@@ -656,7 +657,8 @@ async def test_rule_21_a_message_that_three_backends_died_of_is_dropped(caplog):
             heir = await stack.enter_async_context(RawBackend(broker, name))
             dying.say("bye")
             if name != "four":
-                assert [told(await heir.hear()) for _ in range(2)] == ["client_adopted", "poison*"]
+                assert [told(each) for each in await heir.finish(1)] == ["client_adopted"]
+                assert told(await heir.hear()) == "poison*"
             dying = heir
         await testing.until(lambda: broker.counters["events_given_up"] == 1)
         await ws.send("after")
@@ -664,6 +666,33 @@ async def test_rule_21_a_message_that_three_backends_died_of_is_dropped(caplog):
         assert "ann" in caplog.text
         await ws.close()
         assert (await heir.hear())["action"] == "disconnected"
+
+
+async def test_rule_21_what_waits_behind_it_is_not_dropped_with_it():
+    async with testing.broker() as broker, contextlib.AsyncExitStack() as stack:
+        one = await stack.enter_async_context(RawBackend(broker, "one"))
+        ws = await one.admit("ann")
+        texts = ["before", "poison", *(f"after {number}" for number in range(100))]
+        for text in texts:
+            await ws.send(text)
+        assert [(await one.hear_message(text))["params"]["message"] for text in texts[:32]] == texts[:32]
+        await testing.until(lambda: broker.counters["messages_received"] >= 33)
+        heir = one
+        for name in ("two", "three", "four"):
+            dying, heir = heir, await stack.enter_async_context(RawBackend(broker, name))
+            dying.say("bye")
+            if name == "two":
+                assert [told(each) for each in await heir.finish(2)] == ["client_adopted", "before*"]
+            else:
+                await heir.finish(1)
+            assert told(await heir.hear()) == "poison*"
+        last = await stack.enter_async_context(RawBackend(broker, "five"))
+        heir.say("bye")
+        heard = [told(each) for each in await last.finish(101)]
+        assert heard[0] == "client_adopted"
+        assert [text.rstrip("*") for text in heard[1:]] == texts[2:]
+        assert broker.counters["events_given_up"] == 1
+        await ws.close()
 
 
 # --- rule 24 ---

@@ -392,7 +392,7 @@ async def test_rule_03_until_done_the_broker_keeps_the_event():
         one.done(events[1])  # in any order
         async with RawBackend(broker, "two") as two:
             one.say("bye")
-            heard = [await two.hear() for _ in range(3)]
+            heard = await two.finish(3)
             assert [each["action"] for each in heard] == ["client_adopted", "new_message", "new_message"]
             assert [(each["params"]["message"], each["redelivered"]) for each in heard[1:]] == [
                 ("a", True),
@@ -412,7 +412,7 @@ async def test_rule_03_ranges_that_mean_nothing_finish_nothing(ranges):
         assert await raw.so_far() == []
         raw.say("bye")
         async with RawBackend(broker) as other:
-            assert [await other.hear() for _ in range(2)][1]["params"]["message"] == "a"
+            assert (await other.finish(2))[1]["params"]["message"] == "a"
         await ws.close()
 
 

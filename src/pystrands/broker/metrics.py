@@ -45,7 +45,7 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "events that were dropped: with its metadata the line was longer than the backend takes",
     ),
     "events_given_up": Counted(
-        "events_dropped", "given_up", "messages that were dropped: three backends in turn died while they had them"
+        "events_dropped", "given_up", "messages that were dropped: three backends died while they were handling them"
     ),
     "queue_dropped": Counted(
         "events_dropped", "queue_full", "messages that were dropped, or refused, because no backend was there"

@@ -206,7 +206,7 @@ class Router:
         """A message was in too many sessions that died (LINK rule 21)."""
         self._counters["events_given_up"] += 1
         logger.error(
-            "a message of %r was dropped: %d backends in turn died while they had it",
+            "a message of %r was dropped: %d backends died while they were handling it",
             cast("Client", event.lane).client_id,
             MAX_DELIVERIES,
         )

@@ -17,7 +17,12 @@ HOLDER_BYTES: Final = 16 * 1024 * 1024
 LANE_EVENTS: Final = 32
 LANE_BYTES: Final = 256 * 1024
 MAX_DELIVERIES: Final = 3
-"""Deliveries of a message that may end in a dead session, before it is dropped (LINK rule 21)."""
+"""Sessions that may die of a message before it is dropped (LINK rule 21).
+
+A client's messages are handled one at a time, so of those that a dead session had only the first is blamed. That may be
+wrong where several were handled before the session could say so. A repeat is therefore sent when nothing else of its
+client is in flight: what came before a message that crashes backends is then known to be handled, and not blamed again.
+"""
 
 
 class Kind(Enum):
@@ -40,7 +45,7 @@ class Event:
     ``content`` is the message, the text of an error, or the reason of a close; ``size`` in bytes.
     """
 
-    __slots__ = ("code", "content", "deliveries", "kind", "lane", "number", "redelivered", "size")
+    __slots__ = ("blamed", "code", "content", "kind", "lane", "number", "redelivered", "size")
 
     def __init__(self, lane: "Lane", kind: Kind, number: int, content: str | bytes = "") -> None:
         self.lane = lane
@@ -51,8 +56,8 @@ class Event:
         self.code = 0
         """The close code, where that is what the event tells."""
         self.size = len(content)
-        self.deliveries = 0
-        """How many have ended in a dead session."""
+        self.blamed = 0
+        """How many sessions have died that may have been handling it."""
         self.redelivered = False
         """Whether it may have been handled before."""
 
@@ -242,15 +247,19 @@ class Ledger:
         back: dict[Lane, list[Event]] = {}
         for event in holder.unfinished.values():
             self._uncount(holder, event)
-            event.deliveries += 1
             event.redelivered = True
-            if event.kind is _MESSAGE and event.deliveries >= MAX_DELIVERIES:
+            events = back.get(event.lane)
+            if events is None:  # the one that was being handled, if any of this client was
+                events = back[event.lane] = []
+                event.blamed += 1
+            if event.kind is _MESSAGE and event.blamed >= MAX_DELIVERIES:
                 self._keeper.gave_up(event)
             elif event.kind is not Kind.ADOPTED:
-                back.setdefault(event.lane, []).append(event)
+                events.append(event)
         holder.unfinished.clear()
         for lane, events in back.items():
-            self._put_back(lane, events)
+            if events:
+                self._put_back(lane, events)
         for lane in list(holder.lanes):
             self._orphan(holder, lane)
 
@@ -263,6 +272,8 @@ class Ledger:
         if event.kind is not _MESSAGE:
             return True
         lane = event.lane
+        if event.redelivered and lane.in_flight:  # see MAX_DELIVERIES
+            return False
         if lane.messages_in_flight and (
             lane.messages_in_flight >= LANE_EVENTS or lane.bytes_in_flight + event.size > LANE_BYTES
         ):

@@ -188,6 +188,28 @@ async def test_rule_16_what_is_released_bit_by_bit_stays_in_order():
         await ws.close()
 
 
+async def test_rule_16_who_releases_is_leaving_said_or_not():
+    """Or else the events would come back at once, and be released again, for ever."""
+    async with testing.broker() as broker, RawBackend(broker, "one") as one:
+        ws = await one.admit("ann")
+        for text in ("a1", "a2"):
+            await ws.send(text)
+        events = [await one.hear_message(text) for text in ("a1", "a2")]
+        one.released(events[1])
+        await one.hear("leaving")
+        one.say("leave")
+        one.released(events[0])
+        await ws.send("a3")
+        assert await one.so_far() == []
+        await testing.until(lambda: broker.queued_messages == 1)
+        connecting = asyncio.ensure_future(_connect(broker))
+        async with RawBackend(broker, "two") as two:
+            assert [told(await two.hear()) for _ in range(4)] == ["client_adopted", "a1", "a2", "a3"]
+            two.accept(await two.hear("connection_request"), "bob")
+            await (await connecting).close()
+        await ws.close()
+
+
 async def test_rule_16_an_adoption_that_is_released_is_not_told_twice():
     async with testing.broker() as broker, RawBackend(broker, "one") as one:
         ws = await one.admit("ann")

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _NEW: Final = Receipt.NEW  # globals: cheaper than members of an enumeration, and looked up for every line
 _GAP: Final = Receipt.GAP
-_OF_SESSIONS: Final = frozenset({messages.Leave, messages.Bye, Unknown})
+_OF_SESSIONS: Final = frozenset({messages.Leave, messages.Released, messages.Bye, Unknown})
 _REMEMBERED_DEAD: Final = 10_000
 _ACKNOWLEDGE_AFTER: Final = 256
 """Lines that are acknowledged at once; fewer wait for :data:`_ACKNOWLEDGE_WITHIN` seconds."""
@@ -397,11 +397,14 @@ class Backends:
             self._die(session)
 
     def _carry_out(self, session: Session, command: Command | Unknown) -> None:
-        if isinstance(command, messages.Leave):
-            session.is_leaving = True
-            self._receiver.session_leaving(session)
-            session.write(wire.LEAVING)
-            logger.info("%s is leaving", session.name)
+        if isinstance(command, messages.Leave | messages.Released):
+            if not session.is_leaving:  # who gives events back wants no more: they would come again, and again
+                session.is_leaving = True
+                self._receiver.session_leaving(session)
+                session.write(wire.LEAVING)
+                logger.info("%s is leaving", session.name)
+            if isinstance(command, messages.Released):
+                self._receiver.command(session, command)
         elif isinstance(command, messages.Bye):
             logger.info("%s has left", session.name)
             self._die(session)

@@ -228,7 +228,7 @@ class Ledger:
                 self._orphan(holder, lane)
 
     def released(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
-        """The session has not started these events and will not: they go elsewhere, unmarked."""
+        """The session, which is leaving, has not started these events and will not: they go elsewhere, unmarked."""
         back: dict[Lane, list[Event]] = {}
         for event in _take(holder.unfinished, ranges):
             self._uncount(holder, event)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test chaos docs lint types format clean
+.PHONY: help demo test chaos bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -24,6 +24,9 @@ docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers that die while clients send
 	$(BIN)/pytest -m chaos -s tests/chaos
 
+bench: $(VENV)/.ready-bench ## PyStrands beside others, measured; with QUICK=1 in two minutes
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
 lint: $(VENV)/.ready-test ## ruff: rules and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -36,7 +39,7 @@ format: $(VENV)/.ready-test ## put the code into ruff's format
 	$(BIN)/ruff format
 
 clean: ## remove .venv and what tools leave behind
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist site
+	rm -rf $(VENV) bench/build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say what is installed; they are older than what they are made of when that changes.
@@ -58,3 +61,7 @@ $(VENV)/.ready-test: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group docs
 	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group bench
+	@touch $@ $(VENV)/.ready

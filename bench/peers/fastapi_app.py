@@ -1,4 +1,4 @@
-"""The same two services in FastAPI, built as its documentation does: a list of connections for each room."""
+"""The same services in FastAPI, built as its documentation does: lists of connections and a loop that sends."""
 
 from collections import defaultdict
 
@@ -21,6 +21,7 @@ async def echo(websocket: WebSocket, room: str) -> None:
 
 
 @app.websocket("/chat/{room}")
+@app.websocket("/all/{room}")
 async def chat(websocket: WebSocket, room: str) -> None:
     """Send each message to everybody in the room."""
     await websocket.accept()

@@ -1,4 +1,4 @@
-"""The backend under test, as a user writes it: ``python bench/backend.py PORT``; with a 1 behind it, of protocol 1."""
+"""Our backend, as a user writes it: ``python backend_async.py PORT``; with a 1 behind it, of protocol 1."""
 
 import asyncio
 import sys
@@ -8,11 +8,13 @@ from pystrands.protocol import messages
 
 
 class Backend(AsyncPyStrandsClient):
-    """``/echo/...`` sends back to the sender, anything else to the room."""
+    """``/echo/...`` answers the sender, ``/all/...`` everybody, anything else the room."""
 
     async def on_message(self, message, context):
         if context.room_id.startswith("/echo"):
             await self.send_private_message(context.client_id, message)
+        elif context.room_id.startswith("/all"):
+            await self.broadcast_message(message)
         else:
             await self.send_room_message(context.room_id, message)
 

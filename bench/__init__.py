@@ -1,0 +1,1 @@
+"""PyStrands beside what else a Python team would pick: ``make bench``."""

@@ -1,0 +1,47 @@
+"""What is measured: who is connected, who sends, and who must get it."""
+
+from dataclasses import dataclass
+
+__all__ = ["CASES", "Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case. ``audience``: who gets a message, its sender (own), its room, or all; ``senders`` are per audience."""
+
+    name: str
+    label: str
+    path: str
+    audience: str
+    clients: int
+    room_size: int = 1
+    senders: int = 1
+    idle: bool = False
+    rate: float = 0
+    """Messages a second of an open loop; 0: closed loop."""
+
+    def options(self) -> list[str]:
+        """Return the load generator's options."""
+        given = {
+            "path": self.path,
+            "audience": self.audience,
+            "clients": self.clients,
+            "room-size": self.room_size,
+            "senders": self.senders,
+            "rate": self.rate,
+        }
+        return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("echo", "echo, 100 clients", "/echo", "own", 100),
+        Case("echo1000", "echo, 1,000 clients", "/echo", "own", 1000),
+        Case("room", "one room of 1,000, ten send", "/chat", "room", 1000, 1000, 10),
+        Case("rooms", "100 rooms of 10, all send", "/chat", "room", 1000, 10, 10),
+        Case("broadcast", "broadcast to 10,000, one sends", "/all", "all", 10000, 10000),
+        Case("idle", "15,000 idle connections", "/chat", "room", 15000, 10, idle=True),
+        Case("latency", "echo, 100 clients, at a fixed rate", "/echo", "own", 100),
+    )
+}

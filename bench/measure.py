@@ -1,0 +1,96 @@
+"""One run: one case on one side."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.cases import Case
+from bench.processes import BenchError, compiled, memory, peak_memory
+from bench.sides import Running, Side
+
+__all__ = ["Run", "Timing", "drive", "measure"]
+
+Run = dict[str, Any]
+"""The figures of one run: rates by the second, memory in bytes, latency and CPU for each message in microseconds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one run: at rest, under load, then measured; and how long nothing may come until the rest is lost."""
+
+    settle: float = 0.5
+    warmup: float = 1
+    seconds: float = 3
+    drain: float = 10
+
+
+def measure(side: Side, case: Case, timing: Timing, log: Path) -> Run:
+    """Start the side's processes and run the case; a loss, or a process that fails, raises BenchError."""
+    try:
+        with side.start(log) as running:
+            return drive(running, case, timing)
+    except BenchError as error:
+        raise BenchError(f"{side.name}, {case.name}: {error}") from error
+
+
+def drive(running: Running, case: Case, timing: Timing) -> Run:
+    """Run the load generator against a system that is up; a loss raises BenchError."""
+    before = {name: memory(pid) for name, pid in running.processes.items()}
+    load = subprocess.Popen(_command(running, case, timing), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        connected = _line(load)
+        held = {name: memory(pid) for name, pid in running.processes.items()}
+        result = {} if case.idle else _go(load)
+        peak = {name: peak_memory(pid) for name, pid in running.processes.items()}
+    finally:
+        load.kill()
+        load.communicate()
+    result["connections_per_second"] = connected["per_second"]
+    result["bytes_per_connection"] = {name: (held[name] - before[name]) / case.clients for name in before}
+    result["peak_bytes"] = peak
+    if not case.idle:
+        _finish(result)
+    return result
+
+
+def _command(running: Running, case: Case, timing: Timing) -> list[str]:
+    given = {
+        "port": running.port,
+        "dialect": running.dialect,
+        "seconds": 0 if case.idle else timing.seconds,
+        "settle": timing.settle,
+        "warmup": timing.warmup,
+        "drain": timing.drain,
+    }
+    command = [compiled("load"), "--hold", *case.options()]
+    command += [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    return command + [part for name, pid in running.processes.items() for part in ("--process", f"{name}={pid}")]
+
+
+def _line(load: "subprocess.Popen[str]") -> Run:
+    assert load.stdout is not None
+    line = load.stdout.readline()
+    if not line:
+        raise BenchError(f"the load generator ended with status {load.wait()}")
+    result: Run = json.loads(line)
+    return result
+
+
+def _go(load: "subprocess.Popen[str]") -> Run:
+    assert load.stdin is not None
+    load.stdin.write("go\n")
+    load.stdin.flush()
+    return _line(load)
+
+
+def _finish(result: Run) -> None:
+    """Check the counts; work out what is per message."""
+    wrong = [f"{result[name]} {name}" for name in ("lost", "repeated", "foreign", "closed") if result[name]]
+    if wrong:
+        raise BenchError(f"of {result['sent']} messages sent while it was measured: {', '.join(wrong)}")
+    if not result["received"]:
+        raise BenchError("nothing arrived while it was measured")
+    result["us"] = {name: 1e6 * cpu / result["received"] for name, cpu in result["cpu"].items()}
+    result["load_share"] = result["load_cpu"] / result["seconds"]

@@ -1,0 +1,105 @@
+"""The systems that are compared: how each is started, at its fastest documented settings, without compression."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.processes import HERE, compiled, free_ports, process, wait_until_answers
+
+__all__ = ["SIDES", "Running", "Side", "pystrands"]
+
+PEERS = HERE / "peers"
+UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws-per-message-deflate", "false", "--no-access-log"]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A system that accepts clients: the port, the processes by name, and what is spoken inside the frames."""
+
+    port: int
+    processes: dict[str, int]
+    dialect: str = "plain"
+
+
+Starter = Callable[[Path], AbstractContextManager[Running]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the systems; ``start`` takes a file for what its processes say."""
+
+    name: str
+    label: str
+    start: Starter
+    without: frozenset[str] = field(default_factory=frozenset)
+    """Cases that it cannot run."""
+
+
+def pystrands(backend: str = "async", protocol: int = 2, python: str = sys.executable, src: str = "") -> Starter:
+    """Our broker and one backend, from this source tree or another (``src``: what goes on PYTHONPATH)."""
+
+    @contextmanager
+    def start(log: Path) -> Iterator[Running]:
+        ws, tcp = free_ports(2)
+        env = {"PYTHONPATH": src} if src else {}
+        broker = [python, "-m", "pystrands", "server", "--ws-port", str(ws), "--tcp-port", str(tcp)]
+        with ExitStack() as stack:
+            broker_id = stack.enter_context(process([*broker, "--log-level", "warning"], env, log))
+            wait_until_answers(ws, "/healthz")
+            command = [python, str(PEERS / f"backend_{backend}.py"), str(tcp), str(protocol)]
+            backend_id = stack.enter_context(process(command, env, log))
+            wait_until_answers(ws, "/readyz")
+            yield Running(ws, {"broker": broker_id, "backend": backend_id})
+
+    return start
+
+
+def _server(command: Callable[[str], list[str]], dialect: str = "plain", path: str | None = None) -> Starter:
+    @contextmanager
+    def start(log: Path) -> Iterator[Running]:
+        (port,) = free_ports(1)
+        with process(command(str(port)), {}, log) as pid:
+            wait_until_answers(port, path)
+            yield Running(port, {"server": pid}, dialect)
+
+    return start
+
+
+def _uvicorn(app: str) -> Callable[[str], list[str]]:
+    head = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(PEERS), "--log-level", "warning", *UVICORN]
+    return lambda port: [*head, "--port", port]
+
+
+@contextmanager
+def _nats(log: Path) -> Iterator[Running]:
+    """NATS' own WebSocket listener: clients publish to each other, nobody is in between."""
+    tcp, ws = free_ports(2)
+    with TemporaryDirectory() as folder:
+        config = Path(folder) / "nats.conf"
+        config.write_text(
+            f'listen: "127.0.0.1:{tcp}"\nwebsocket {{ listen: "127.0.0.1:{ws}", no_tls: true, compression: false }}\n'
+        )
+        program = Path(sys.executable).parent / "nats-server"
+        with process([str(program), "-c", str(config)], {}, log) as pid:
+            wait_until_answers(ws, None)
+            yield Running(ws, {"server": pid}, "nats")
+
+
+SIDES = {
+    side.name: side
+    for side in (
+        Side("pystrands", "PyStrands, `AsyncPyStrandsClient`", pystrands()),
+        Side("pystrands-sync", "PyStrands, `PyStrandsClient`", pystrands("sync")),
+        Side("fastapi", "FastAPI on uvicorn", _server(_uvicorn("fastapi_app:app"), path="/docs")),
+        Side("socketio", "python-socketio on uvicorn", _server(_uvicorn("socketio_app:app"), "socketio")),
+        Side(
+            "websockets", "websockets", _server(lambda port: [sys.executable, str(PEERS / "websockets_app.py"), port])
+        ),
+        Side("nats", "nats-server", _nats, frozenset({"echo", "echo1000", "latency"})),
+        Side("c", "C on epoll", _server(lambda port: [compiled("peer_c"), port])),
+        Side("protocol1", "PyStrands, backend on protocol 1", pystrands(protocol=1)),
+    )
+}

@@ -14,7 +14,7 @@ def make(max_messages, max_bytes, policy):
 
 
 def message(content):
-    return Event(Lane(), Kind.MESSAGE, 1, content)
+    return Event(Lane(), Kind.MESSAGE, 1, content, len(content))
 
 
 def offer(queue, content):

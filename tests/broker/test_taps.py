@@ -17,6 +17,9 @@ from .test_router import Peer, World
 class InstantOutbox:
     """All clients take everything at once."""
 
+    def send(self, ws, frame):
+        return ws.send(frame)
+
     def fan_out(self, recipients, frame):
         for ws in recipients:
             ws.send(frame)

@@ -70,7 +70,7 @@ class World:
         self.given_up.append(event)
 
     def put(self, client, content="", kind=Kind.MESSAGE):
-        event = Event(client, kind, self.number(), content)
+        event = Event(client, kind, self.number(), content, len(content))
         sent = self.ledger.submit(event)
         if not sent:
             self.ledger.wait(event)
@@ -216,7 +216,7 @@ def test_a_message_that_waits_can_be_dropped_to_make_room():
     (one,) = world.backends
     ann = world.client("ann", one)
     world.drop(one)
-    dropped, kept = (Event(ann, Kind.MESSAGE, number, str(number)) for number in (1, 2))
+    dropped, kept = (Event(ann, Kind.MESSAGE, number, str(number), 1) for number in (1, 2))
     for event in (dropped, kept):
         assert not world.ledger.submit(event)
         world.ledger.wait(event)

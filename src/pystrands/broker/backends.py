@@ -137,11 +137,14 @@ class Session(Holder):
     def write_event(self, line: bytes, event: int, redelivered: bool) -> int:
         """Do the same with an event, which has a number of its own in all its deliveries."""
         stream, link = self.stream, self.link
-        if stream is not None:
-            line = stream.number_event(line, event, redelivered)
+        if stream is None:
+            if link is not None:
+                link.write(line)
+            return 0
+        line = stream.number_event(line, event, redelivered)
         if link is not None:
             link.write(line)
-        return 0 if stream is None else stream.sent
+        return stream.sent
 
 
 class ToolSession(Session):
@@ -279,6 +282,7 @@ class Backends:
                 if not isinstance(command, Unknown):
                     receiver.command(session, command)
             return
+        carry_out = receiver.command
         for command in commands:
             kind = type(command)
             if kind is messages.Received:
@@ -293,7 +297,7 @@ class Backends:
                     if link.session is not session:  # it ended the session
                         return
                 else:
-                    receiver.command(session, command)  # type: ignore[arg-type]  # Unknown is of sessions
+                    carry_out(session, command)  # type: ignore[arg-type]  # Unknown is of sessions
             elif receipt is _GAP:
                 self._break(link, "left out a line")
                 return

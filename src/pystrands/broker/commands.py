@@ -59,12 +59,13 @@ class Commands:
         try:
             if isinstance(command, MessageToConnection):
                 one = command.params
-                delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one))
+                delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one) if one.binary else one.message)
                 if one.confirm:
                     self._confirm(session, command.request_id, delivered)
             elif isinstance(command, MessageToRoom):
                 room = command.params
-                delivered = self._engine.publish(_ROOM, room.room_id, _content(room), room.exclude)
+                content = _content(room) if room.binary else room.message
+                delivered = self._engine.publish(_ROOM, room.room_id, content, room.exclude)
                 if room.confirm:
                     self._confirm(session, command.request_id, delivered)
             elif isinstance(command, Broadcast):

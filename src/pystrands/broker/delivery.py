@@ -33,7 +33,7 @@ class Delivery:
         if audience is _CLIENT:
             client = self._rooms.find(address)
             if client is not None:
-                matched, taken = 1, int(client.ws.send(_frame(message)))
+                matched, taken = 1, int(self._outbox.send(client.ws, _frame(message)))
         else:
             recipients = self._rooms.members(address) if audience is _ROOM else self._rooms.everyone
             if exclude:

@@ -23,6 +23,7 @@ MAX_CONTROL_PAYLOAD: Final = 125
 MAX_CLOSE_REASON: Final = MAX_CONTROL_PAYLOAD - 2
 
 _FIN: Final = 0x80
+_SHORT_TEXT: Final = tuple(bytes((_FIN | TEXT, size)) for size in range(126))  # the heads of most frames
 _pack_16 = struct.Struct("!BBH").pack
 _pack_64 = struct.Struct("!BBQ").pack
 
@@ -33,7 +34,8 @@ def text_frame(message: str) -> bytes:
         payload = message.encode()
     except UnicodeEncodeError:
         payload = message.encode(errors="replace")
-    return _frame(TEXT, payload)
+    size = len(payload)
+    return _SHORT_TEXT[size] + payload if size < 126 else _frame(TEXT, payload)
 
 
 def binary_frame(message: bytes) -> bytes:

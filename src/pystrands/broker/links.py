@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from pystrands.errors import MalformedLine
 from pystrands.protocol.framing import LineSplitter
-from pystrands.protocol.messages import COMMANDS, Command, Heartbeat, Hello, HelloParams, Unknown
+from pystrands.protocol.messages import COMMANDS, NOT_KNOWN, Command, Heartbeat, Hello, HelloParams, Unknown
 
 if TYPE_CHECKING:
     from pystrands.broker.backends import Session
@@ -166,23 +166,27 @@ class Link(asyncio.Protocol):
         self.heard = shared.loop.time()
         overlong = self._splitter.overlong
         commands: list[Command | Unknown] = []
+        decode = COMMANDS.known
         for line in self._splitter.feed(data):
             try:
-                command = COMMANDS.decode(line)
-            except MalformedLine as error:
-                self._is_malformed(error)
-                if self._decision is not None:
-                    return
-                if error.seq:
-                    commands.append(Unknown(error.seq))
-                continue
-            if self._decision is not None:
-                self._decide(command.params if type(command) is Hello else None)
-            elif type(command) is Hello:
-                shared.owner.link_hello(self, command.params)
-            if command is None or type(command) is Unknown:
+                command: Command | Unknown | None = decode(line)
+            except NOT_KNOWN:
+                try:
+                    command = COMMANDS.decode(line)
+                except MalformedLine as error:
+                    self._is_malformed(error)
+                    if self._decision is not None:
+                        return
+                    if error.seq:
+                        commands.append(Unknown(error.seq))
+                    continue
                 shared.counters["commands_unknown"] += 1
-            if command is not None and type(command) is not Hello and type(command) is not Heartbeat:
+            kind = type(command)
+            if self._decision is not None:
+                self._decide(command.params if isinstance(command, Hello) else None)
+            elif kind is Hello:
+                shared.owner.link_hello(self, cast("Hello", command).params)
+            if command is not None and kind is not Hello and kind is not Heartbeat:
                 commands.append(command)
         if not self.is_open:
             return

@@ -20,7 +20,7 @@ class Client(Lane):
     all that it is in.
     """
 
-    __slots__ = ("_context", "_metadata", "client_id", "number", "room_id", "rooms", "ws")
+    __slots__ = ("_metadata", "client_id", "context", "number", "room_id", "rooms", "ws")
 
     def __init__(self, number: int, client_id: str, room_id: str, metadata: bytes, ws: "WebSocket") -> None:
         super().__init__()
@@ -30,7 +30,8 @@ class Client(Lane):
         self.ws = ws
         self.rooms: tuple[str, ...] = ()
         self._metadata = metadata
-        self._context = b""
+        self.context = b""
+        """The JSON of its context: the constant part of all of its events."""
 
     def __repr__(self) -> str:
         return f"<Client {self.number} {self.client_id!r}>"
@@ -43,20 +44,16 @@ class Client(Lane):
     @metadata.setter
     def metadata(self, metadata: bytes) -> None:
         self._metadata = metadata
-        self._context = b""
-
-    @property
-    def context(self) -> bytes:
-        """The JSON of its context: the constant part of all of its events, made when first needed."""
-        if not self._context:
-            rooms = self.rooms if self.rooms != (self.room_id,) else None
-            self._context = wire.context_json(self.client_id, self.room_id, self._metadata, rooms)
-        return self._context
+        self._encode()
 
     def moved(self, rooms: tuple[str, ...]) -> None:
         """Note that it is in these rooms now."""
         self.rooms = rooms
-        self._context = b""
+        self._encode()
+
+    def _encode(self) -> None:
+        rooms = self.rooms if self.rooms != (self.room_id,) else None
+        self.context = wire.context_json(self.client_id, self.room_id, self._metadata, rooms)
 
 
 class Rooms:

@@ -16,7 +16,15 @@ from pystrands.broker.rooms import Client, Rooms
 from pystrands.broker.websocket import WebSocket
 from pystrands.protocol import wire
 from pystrands.protocol.events import MAX_DELIVERIES, Event, Holder, Kind, Lane, Ledger
-from pystrands.protocol.messages import Command, Done, Released, Response, ResponseParams
+from pystrands.protocol.messages import (
+    Command,
+    Done,
+    MessageToConnection,
+    MessageToRoom,
+    Released,
+    Response,
+    ResponseParams,
+)
 
 __all__ = ["Router"]
 
@@ -57,6 +65,7 @@ class Router:
         self._clients = 0
         self._events = 0
         self._ledger = Ledger(self._choose_owner, self._send, self, self._new_number)
+        self._submit = self._ledger.submit
         self.doorkeeper = Doorkeeper(
             self._choose, self._admit, loop, hold_time=hold_time, answer_timeout=answer_timeout, counters=counters
         )
@@ -105,8 +114,8 @@ class Router:
                 self._only_takes_text(client)
                 return
         self._events += 1
-        event = Event(client, _MESSAGE, self._events, message)
-        if self._ledger.submit(event):
+        event = Event(client, _MESSAGE, self._events, message, len(message))
+        if self._submit(event):
             return
         holder = cast("Session | None", client.holder)
         if holder is not None and holder.link is not None:  # for credit, or for what a leaving backend still has
@@ -135,9 +144,7 @@ class Router:
         if code in _FAILURES:
             text = f"the connection failed with {code}: {reason}"
             self._put(Event(client, Kind.ERROR, self._new_number(), text))
-        gone = Event(client, Kind.GONE, self._new_number(), reason)
-        gone.code = code
-        self._put(gone)
+        self._put(Event(client, Kind.GONE, self._new_number(), reason, code=code))
         if client.in_flight or client.waiting:
             self._ending[client.client_id] = client
 
@@ -239,7 +246,10 @@ class Router:
 
     def command(self, session: Session, command: Command) -> None:
         """Carry out what a backend wants."""
-        if isinstance(command, Done):
+        kind = type(command)
+        if kind is MessageToRoom or kind is MessageToConnection:  # before all that is rarer
+            self._commands.carry_out(session, command)
+        elif isinstance(command, Done):
             self._ledger.done(session, command.params.events)
         elif isinstance(command, Response):
             self.doorkeeper.answered(session, command.request_id, command.params)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 __all__ = ["Event", "Holder", "Kind", "Lane", "Ledger"]
 
 HOLDER_EVENTS: Final = 1000
@@ -39,27 +41,25 @@ _MESSAGE: Final = Kind.MESSAGE  # looked up for every message: a global is cheap
 _GONE: Final = Kind.GONE
 
 
-class Event:
+class Event(Struct, eq=False):
     """One thing that happened to a client.
 
-    ``content`` is the message, the text of an error, or the reason of a close; ``size`` in bytes.
+    ``content`` is the message, the text of an error, or the reason of a close; ``size`` is what it counts for credit.
     """
 
-    __slots__ = ("blamed", "code", "content", "kind", "lane", "number", "redelivered", "size")
-
-    def __init__(self, lane: "Lane", kind: Kind, number: int, content: str | bytes = "") -> None:
-        self.lane = lane
-        self.kind = kind
-        self.number = number
-        """The broker's own, the same in every delivery."""
-        self.content = content
-        self.code = 0
-        """The close code, where that is what the event tells."""
-        self.size = len(content)
-        self.blamed = 0
-        """How many sessions have died that may have been handling it."""
-        self.redelivered = False
-        """Whether it may have been handled before."""
+    lane: "Lane"
+    kind: Kind
+    number: int
+    """The broker's own, the same in every delivery."""
+    content: str | bytes = ""
+    size: int = 0
+    """In bytes; a ``str`` counts as many as it has characters."""
+    code: int = 0
+    """The close code, where that is what the event tells."""
+    blamed: int = 0
+    """How many sessions have died that may have been handling it."""
+    redelivered: bool = False
+    """Whether it may have been handled before."""
 
 
 class Lane:
@@ -177,10 +177,7 @@ class Ledger:
             assert holder is not None
             if lane.waiting:  # the adoption could not go out
                 return False
-        if not self._may_send(holder, event):
-            return False
-        self._deliver(holder, event)
-        return True
+        return self._sent(holder, lane, event)
 
     def wait(self, event: Event) -> None:
         """Append an event to what waits in its lane."""
@@ -214,9 +211,14 @@ class Ledger:
 
     def done(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
         """The session has finished these events (LINK rule 3)."""
-        finished = self._finished
+        uncount = self._uncount
         for event in _take(holder.unfinished, ranges):
-            finished(holder, event)
+            uncount(holder, event)
+            lane = event.lane
+            if event.kind is _GONE:
+                self._over(holder, lane)
+            elif lane.waiting or holder.is_leaving:
+                self._go_on(holder, lane)
         if holder.starved:
             self._feed(holder)
 
@@ -265,40 +267,37 @@ class Ledger:
 
     # --- how it moves ---
 
-    def _may_send(self, holder: Holder, event: Event) -> bool:
-        """Tell whether there is credit; a lane that waits for its session's is listed as starved."""
-        if not holder.is_up or holder.is_leaving or event.lane.after is not None:
+    def _sent(self, holder: Holder, lane: Lane, event: Event) -> bool:
+        """Send the next event of a lane, if there is credit; one that waits for its session's is listed as starved."""
+        if not holder.is_up or holder.is_leaving or lane.after is not None:
             return False
         if event.kind is not _MESSAGE:
+            number = self._send(holder, event)
+            if number:
+                holder.unfinished[number] = event
+                lane.in_flight += 1
+            elif event.kind is _GONE:
+                self._over(holder, lane)
             return True
-        lane = event.lane
         if event.redelivered and lane.in_flight:  # see MAX_DELIVERIES
             return False
-        if lane.messages_in_flight and (
-            lane.messages_in_flight >= LANE_EVENTS or lane.bytes_in_flight + event.size > LANE_BYTES
-        ):
+        size = event.size
+        in_flight = lane.messages_in_flight
+        if in_flight and (in_flight >= LANE_EVENTS or lane.bytes_in_flight + size > LANE_BYTES):
             return False
-        if holder.messages_in_flight and (
-            holder.messages_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight + event.size > HOLDER_BYTES
-        ):
+        all_in_flight = holder.messages_in_flight
+        if all_in_flight and (all_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight + size > HOLDER_BYTES):
             holder.starved[lane] = None
             return False
-        return True
-
-    def _deliver(self, holder: Holder, event: Event) -> None:
         number = self._send(holder, event)
-        lane = event.lane
         if number:
             holder.unfinished[number] = event
             lane.in_flight += 1
-            if event.kind is _MESSAGE:
-                size = event.size
-                lane.messages_in_flight += 1
-                lane.bytes_in_flight += size
-                holder.messages_in_flight += 1
-                holder.bytes_in_flight += size
-        elif event.kind is Kind.GONE:
-            self._over(holder, lane)
+            lane.messages_in_flight = in_flight + 1
+            lane.bytes_in_flight += size
+            holder.messages_in_flight = all_in_flight + 1
+            holder.bytes_in_flight += size
+        return True
 
     def _uncount(self, holder: Holder, event: Event) -> None:
         lane = event.lane
@@ -309,16 +308,12 @@ class Ledger:
             holder.messages_in_flight -= 1
             holder.bytes_in_flight -= event.size
 
-    def _finished(self, holder: Holder, event: Event) -> None:
-        self._uncount(holder, event)
-        lane = event.lane
-        if lane.waiting or holder.is_leaving or event.kind is _GONE:
-            if event.kind is _GONE:
-                self._over(holder, lane)
-            elif not holder.is_leaving:
-                self._pump(lane)
-            elif not lane.in_flight:
-                self._orphan(holder, lane)
+    def _go_on(self, holder: Holder, lane: Lane) -> None:
+        """An event of the lane is finished: the next one may go, or, from a session that leaves, the lane elsewhere."""
+        if not holder.is_leaving:
+            self._pump(lane)
+        elif not lane.in_flight:
+            self._orphan(holder, lane)
 
     def _over(self, holder: Holder, lane: Lane) -> None:
         holder.lanes.discard(lane)
@@ -343,11 +338,10 @@ class Ledger:
         holder, waiting = lane.holder, lane.waiting
         if holder is None or not waiting:
             return
-        while waiting and self._may_send(holder, waiting[0]):
-            event = waiting.popleft()
+        while waiting and self._sent(holder, lane, event := waiting[0]):
+            waiting.popleft()
             if event.kind is _MESSAGE:
                 self._keeper.taken(event)
-            self._deliver(holder, event)
         if not waiting:
             self._caught_up(lane)
 
@@ -387,9 +381,7 @@ class Ledger:
         holder.lanes.add(lane)
         if lane.was_held and not (lane.waiting and lane.waiting[0].kind is Kind.ADOPTED):
             adoption = Event(lane, Kind.ADOPTED, self._new_number())
-            if self._may_send(holder, adoption):
-                self._deliver(holder, adoption)
-            else:
+            if not self._sent(holder, lane, adoption):
                 lane.waiting = deque((adoption, *(lane.waiting or ())))
         return True
 
@@ -402,8 +394,10 @@ def _place(event: Event) -> tuple[bool, int]:
 def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> Iterator[Event]:
     """Take the events of those numbers out, in order of the ranges; numbers that are not there are ignored."""
     for first, last in ranges:
-        if last - first > len(unfinished):  # a peer that says more than there can be costs no time
-            numbers: Iterable[int] = [number for number in unfinished if first <= number <= last]
+        if first == last:
+            numbers: Iterable[int] = (first,)
+        elif last - first > len(unfinished):  # a peer that says more than there can be costs no time
+            numbers = [number for number in unfinished if first <= number <= last]
         else:
             numbers = range(first, last + 1)
         for number in numbers:

@@ -121,15 +121,34 @@ def test_sizes_are_those_of_utf_8():
 
 def test_ownership():
     owned = Ownership()
+
+    def see(raw):
+        owned.saw(event(raw), raw)
+
     assert owned.hello("b1") == []
     for raw in (message("x", "c1"), line("new_connection", {"context": context("c2")}), message("y", "c1")):
-        owned.saw(event(raw))
+        see(raw)
     assert len(owned) == 2
-    owned.saw(event(line("disconnected", {"context": context("c2")})))
-    owned.saw(event(line("disconnected", {"context": context("c9")})))
-    owned.saw(event(request()))
+    see(line("disconnected", {"context": context("c2")}))
+    see(line("disconnected", {"context": context("c9")}))
+    see(request())
     assert owned.hello("b2") == [Context("c1", "r1")]
     assert owned.hello("b3") == []
-    owned.saw(event(message("x", "c1")))
+    see(message("x", "c1"))
     assert owned.hello("b3") == []
     assert owned.hello("b4") == []
+
+
+@pytest.mark.parametrize("length", [1, 100_000])
+def test_ownership_knows_clients_as_their_last_event_showed_them(length):
+    owned = Ownership()
+    params = {"message": "x" * length, "context": context("c1") | {"metadata": {"a": True}, "rooms": ["r1", "r2"]}}
+    for raw in (message("x" * length, "c1"), line("new_message", params)):
+        last = event(raw)
+        owned.saw(last, raw)
+        last.params.context.metadata["a"] = "changed by a handler"
+    assert sum(map(len, owned._lines.values())) < 1000, "no long message is kept"
+    (kept,) = owned.take_all()
+    assert kept.metadata == {"a": True}
+    assert kept.rooms == ("r1", "r2")
+    assert len(owned) == 0

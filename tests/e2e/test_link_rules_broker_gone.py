@@ -1,6 +1,7 @@
 """Rules 22 and 23 of the link: another broker process answers. Backends with scripted brokers, and with real ones."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -180,3 +181,35 @@ async def test_rule_22_whole_brokers_one_after_the_other():
     assert [what for what, _ in client.notes].count("gone") in {1, 2}, "the second may be gone unseen"
     disconnecting = asyncio.ensure_future(client.disconnect())
     await soon(disconnecting)
+
+
+async def test_rule_22_the_disconnect_shows_the_client_as_its_last_event_did():
+    class Changing(Noting):
+        async def on_message(self, message, context):
+            if message == "change":
+                assert await self.update_metadata(context.client_id, {"name": "ann"})
+                assert await self.join_room(context.client_id, "another")
+            context.metadata["name"] = "changed by a handler"
+            await super().on_message(message, context)
+
+    client = Changing()
+    async with contextlib.AsyncExitStack() as stack:
+        async with testing.broker() as broker:
+            port = broker.tcp_port
+            proxy = await stack.enter_async_context(testing.LinkProxy(broker))
+            client.host, client.port = "127.0.0.1", proxy.tcp_port
+            assert await client.connect()
+            async with testing.connect(broker, "/room") as ws:
+                for number, text in enumerate(["change", "see"], 2):
+                    await ws.send(text)
+                    await testing.until(lambda: len(client.notes) == number)  # noqa: B023 - called here and now
+                proxy.refuse()
+                proxy.cut()
+                await unlinked(client)
+        async with testing.broker(tcp_port=port):
+            proxy.accept()
+            await testing.until(lambda: client.notes[-1][0] == "gone")
+            gone = client.contexts[-1]
+            assert gone.event_id == "", "no broker told of it"
+            assert (gone.metadata, gone.room_id, set(gone.rooms)) == ({"name": "ann"}, "/room", {"/room", "another"})
+            await client.disconnect()

@@ -418,6 +418,21 @@ async def test_rule_18_a_client_whose_disconnect_was_not_started_is_released(raw
     await client.disconnect()
 
 
+async def test_rule_18_the_release_shows_the_client_as_its_last_event_did(raw_broker):
+    client = Noting()
+    link = await connected(raw_broker, client)
+    await link.happens("new_connection", "ann")
+    about = {"client_id": "ann", "room_id": "r1", "metadata": {"name": "ann"}, "rooms": ["r2"]}
+    await link.say("new_message", {"message": "a1", "context": about}, event=77)
+    await link.hear_done(1, 2)
+    link.cut()
+    await (await raw_broker.linked()).give_up(0)
+    await until(lambda: client.notes[-1][0] == "released")
+    released = client.contexts[-1]
+    assert (released.metadata, released.rooms, released.event_id) == ({"name": "ann"}, ("r2",), "")
+    await client.disconnect(0)
+
+
 async def test_rule_18_a_broker_that_forgot_the_session_costs_what_was_written(raw_broker):
     client = Noting()
     link = await connected(raw_broker, client)

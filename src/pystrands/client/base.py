@@ -178,6 +178,8 @@ class Peer(msgspec.Struct):
 
 
 _OWNED: Final = (NewMessage, NewConnection, ClientAdopted)
+_KEPT_LINE: Final = 1024
+"""Bytes of the longest line that is kept for its context; of a longer one the context alone is."""
 
 
 class Ownership:
@@ -188,14 +190,16 @@ class Ownership:
     other backends meanwhile, which hear of their end; those that come back here are owned again from their next event.
     """
 
-    __slots__ = ("_broker_id", "_contexts")
+    __slots__ = ("_broker_id", "_lines")
 
     def __init__(self) -> None:
         self._broker_id = ""
-        self._contexts: dict[str, bytes] = {}  # encoded: a handler may change the Context that it was given
+        # Each client's last line, which has its latest context. A handler may change the Context that it was given, and
+        # to keep the line costs less than to see whether anything is new.
+        self._lines: dict[str, bytes] = {}
 
     def __len__(self) -> int:
-        return len(self._contexts)
+        return len(self._lines)
 
     def hello(self, broker_id: str, *, keeps_sessions: bool = False) -> list[Context]:
         """A link is up to the broker process ``broker_id``; return the clients that died with the one before."""
@@ -208,19 +212,33 @@ class Ownership:
         return lost
 
     def take_all(self) -> list[Context]:
-        """Return the clients that are owned, which are no longer."""
-        contexts = list(self._contexts.values())
-        self._contexts.clear()
-        return [msgspec.json.decode(context, type=Context) for context in contexts]
+        """Return the clients that are owned, each as its last event showed it, which are no longer."""
+        lines = list(self._lines.values())
+        self._lines.clear()
+        return [msgspec.json.decode(line, type=_OfClient).params.context for line in lines]
 
-    def saw(self, event: Event) -> None:
-        """Note whose event came."""
+    def saw(self, event: Event, line: bytes) -> None:
+        """Note whose event came, in which line."""
         if isinstance(event, _OWNED):
             context = event.params.context
-            if context.client_id not in self._contexts:
-                self._contexts[context.client_id] = msgspec.json.encode(context)
+            self._lines[context.client_id] = line if len(line) <= _KEPT_LINE else _shortened(context)
         elif isinstance(event, Disconnected):
-            self._contexts.pop(event.params.context.client_id, None)
+            self._lines.pop(event.params.context.client_id, None)
+
+
+class _WithContext(msgspec.Struct):
+    context: Context
+
+
+class _OfClient(msgspec.Struct):
+    """What the lines of a client's events have in common."""
+
+    params: _WithContext
+
+
+def _shortened(context: Context) -> bytes:
+    """Return a line with that context and nothing else."""
+    return msgspec.json.encode(_OfClient(_WithContext(context)))
 
 
 # --- event to call -----------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Incoming:
                 stream = session.session
                 if event.seq == stream.received + 1:  # type: ignore[union-attr]  # what accept() says, without the call
                     stream.received += 1
-                    self._take_message(link, session, cast("NewMessage", event), len(line))
+                    self._take_message(link, session, cast("NewMessage", event), line)
                     continue
             if event is None or kind is Heartbeat:
                 continue
@@ -141,12 +141,12 @@ class Incoming:
                 link.reject_line("it came before the welcome")
             elif session is None:
                 if kind is not Unknown:
-                    self._take(link, session, cast("Event", event), len(line))
+                    self._take(link, session, cast("Event", event), line)
             elif self._is_next(link, session, seq := getattr(event, "seq", 0)):
                 if kind is Unknown:
                     self._skip(link, seq)
                 else:
-                    self._take(link, session, cast("Event", event), len(line))
+                    self._take(link, session, cast("Event", event), line)
             if not link.is_open:
                 return
         if not link.awaits_welcome:
@@ -172,20 +172,20 @@ class Incoming:
             self._outgoing.session.finished(seq)
             link.schedule_flush()
 
-    def _take_message(self, link: Link, session: BackendSession, event: NewMessage, size: int) -> None:
+    def _take_message(self, link: Link, session: BackendSession, event: NewMessage, line: bytes) -> None:
         try:
-            call = call_for_message(event, link.peer, size, session.done)
+            call = call_for_message(event, link.peer, len(line), session.done)
         except MalformedLine as error:
             link.reject_line(error)
             self._skip(link, event.seq)
             return
-        self._ownership.saw(event)
+        self._ownership.saw(event, line)
         if self.is_leaving:
             self._release([call])
         else:
             self._dispatcher.put(call)
 
-    def _take(self, link: Link, session: BackendSession | None, event: Event, size: int) -> None:
+    def _take(self, link: Link, session: BackendSession | None, event: Event, line: bytes) -> None:
         kind = type(event)
         if kind is Result:
             result = cast("Result", event)
@@ -209,7 +209,7 @@ class Incoming:
         if call is None:
             return
         link.exchanged = True
-        call.size = size
+        call.size = len(line)
         if kind is ConnectionRequest:
             call.max_line = max_unnumbered(link.peer.max_line)
             call.reply = link.write if session is None else partial(self._reply, session.session)
@@ -217,7 +217,7 @@ class Incoming:
             if session is not None:
                 call.seq, call.done = event.seq, session.done  # type: ignore[union-attr]  # events have one
             if link.peer.said_hello:
-                self._ownership.saw(event)
+                self._ownership.saw(event, line)
         if self.is_leaving:
             self._release([call])
         else:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pystrands.broker.admission import Admission, Handshake, _address
+from pystrands.broker.admission import Admission, Handshake
 from pystrands.broker.upgrade import (
     BadRequestError,
     Request,
@@ -162,13 +162,6 @@ def test_what_the_gate_gets_to_know(front, target, path, query):
     assert handshake.headers["Sec-Websocket-Key"] == ["dGhlIHNhbXBsZSBub25jZQ=="]
     assert handshake.subprotocols == ["chat", "superchat", "last"]
     assert handshake.remote_addr == f"{host}:{port}"
-
-
-def test_addresses():
-    assert _address(("192.0.2.1", 80)) == "192.0.2.1:80"
-    assert _address(("2001:db8::1", 80, 0, 0)) == "[2001:db8::1]:80"
-    assert _address("") == ""
-    assert _address(None) == ""
 
 
 @pytest.mark.parametrize(
@@ -331,7 +324,7 @@ def test_a_peer_that_does_not_close_is_cut_off(kind):
         client.send(b"?")
         assert client.head().startswith(b"HTTP/1.1 400 ")
         client.to_end()
-        while front.call(lambda: len(front.admission.handshakes)):
+        while front.call(lambda: len(front.admission)):
             front.turn()
 
 
@@ -615,3 +608,37 @@ def test_a_transport_that_fails_is_dropped():
     assert transport.aborted
     handshake.data_received(b"more")
     handshake.connection_lost(None)
+
+
+# Too many.
+
+
+def test_one_too_many_is_turned_away_on_every_transport(kind):
+    with Front(kind, rules={"max_handshakes": 2}) as front:
+        good = front.connect()
+        with front.raw(), front.raw() as second:
+            while front.call(lambda: len(front.admission.handshakes)) < 2:
+                front.turn()
+            with front.raw() as third:
+                third.send(upgrade())
+                assert third.head().startswith(b"HTTP/1.1 503 ")
+                assert third.to_end().endswith(b"try again soon\n")
+            second.send(upgrade())
+            assert second.head().startswith(b"HTTP/1.1 101 ")
+        good.send_frame(TEXT, "x")
+        assert good.frame() == (TEXT, b"x")
+        good.close()
+
+
+def test_an_address_is_turned_away_on_every_transport(kind):
+    with Front(kind, rules={"max_per_address": 2}) as front, front.connect() as good:
+        with front.connect() as second, front.raw() as third:
+            assert third.head().startswith(b"HTTP/1.1 429 ")
+            third.to_end()
+            second.send_frame(CLOSE)
+            second.to_end()
+        while front.call(lambda: sum(front.admission.rules._limits.addresses.values())) > 1:
+            front.turn()
+        front.connect().close()
+        good.send_frame(TEXT, "x")
+        assert good.frame() == (TEXT, b"x")

@@ -76,6 +76,11 @@ def test_every_option_tells_all_about_itself(option):
         ("ping_missed", 0),
         ("hold_time", True),
         ("slow_client_policy", ""),
+        ("allowed_origins", ("https://example.com/",)),
+        ("allowed_origins", "https://example.com"),
+        ("trusted_proxies", ("10.0.0.0/33",)),
+        ("max_connections", -1),
+        ("max_handshakes", -1),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_name(name, value):

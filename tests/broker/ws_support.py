@@ -17,8 +17,10 @@ import aiofastnet
 import uvloop
 
 from pystrands.broker.admission import Admission, Handshake
+from pystrands.broker.entry import EntryRules
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
+from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.websocket import WebSocketShared
 
 PATIENCE = 20  # seconds after which a test gives up waiting for what must come
@@ -104,8 +106,11 @@ class Front:
         self.host = host
         self.counters = Counter()
         self._policy = policy
-        names = ("max_head_size", "handshake_timeout", "pages")
+        names = ("max_head_size", "handshake_timeout", "pages", "rules")
         self._admission_settings = {name: settings.pop(name) for name in names if name in settings}
+        if "rules" in self._admission_settings:
+            rules = {"origins": AllowedOrigins()} | self._admission_settings["rules"]
+            self._admission_settings["rules"] = EntryRules(**rules, counters=self.counters)
         self._settings = settings
         self.problems = []
 

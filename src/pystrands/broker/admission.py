@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, cast
 
 from pystrands.broker import upgrade
+from pystrands.broker.entry import EntryRules
+from pystrands.broker.limits import Place
 from pystrands.broker.linger import cut, finish
+from pystrands.broker.origins import AllowedOrigins
+from pystrands.broker.proxies import Peer, address_text
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 
 logger = logging.getLogger(__name__)
@@ -42,10 +46,21 @@ class Admission:
     """Makes a `Handshake` of every connection; `protocol_factory` is for `loop.create_server()`.
 
     `max_head_size`: bytes of a request's head (431). `handshake_timeout`: seconds until it must be whole (408).
-    `pages`: content type and body by path, for plain GET and HEAD requests.
+    `pages`: content type and body by path, for plain GET and HEAD requests. `rules`: what needs no gate to decide; by
+    default the origin alone. `handshakes` are those without an answer, `lingering` those that are taking theirs.
     """
 
-    __slots__ = ("closed", "gate", "handshake_timeout", "handshakes", "max_head_size", "pages", "shared")
+    __slots__ = (
+        "closed",
+        "gate",
+        "handshake_timeout",
+        "handshakes",
+        "lingering",
+        "max_head_size",
+        "pages",
+        "rules",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -55,14 +70,21 @@ class Admission:
         max_head_size: int = 16_384,
         handshake_timeout: float = 10.0,
         pages: Mapping[str, tuple[str, bytes]] | None = None,
+        rules: EntryRules | None = None,
     ) -> None:
         self.gate = gate
         self.shared = shared
         self.max_head_size = max_head_size
         self.handshake_timeout = handshake_timeout
         self.pages: Mapping[str, tuple[str, bytes]] = {} if pages is None else pages
+        self.rules = rules or EntryRules(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
+        self.lingering: set[Handshake] = set()
         self.closed = False
+
+    def __len__(self) -> int:
+        """How many connections are no WebSocket, or not yet."""
+        return len(self.handshakes) + len(self.lingering)
 
     def protocol_factory(self) -> "Handshake":
         """Return the protocol of a new connection."""
@@ -87,6 +109,8 @@ class Handshake(asyncio.Protocol):
         "_admission",
         "_buffer",
         "_key",
+        "_peer",
+        "_place",
         "_state",
         "_timer",
         "_transport",
@@ -108,6 +132,8 @@ class Handshake(asyncio.Protocol):
         self._state = _READING
         self._buffer = bytearray()
         self._key = ""
+        self._peer: Peer = ("", 0)
+        self._place: Place | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ws: WebSocket | None = None
@@ -130,7 +156,7 @@ class Handshake(asyncio.Protocol):
         if subprotocol not in self.subprotocols:
             subprotocol = None
         shared = self._admission.shared
-        ws = self._ws = WebSocket(shared, transport, self.remote_addr)
+        ws = self._ws = WebSocket(shared, transport, self.remote_addr, self._place)
         transport.write(upgrade.switching_protocols(self._key, subprotocol, headers))
         # Not here: this may be within data_received(), where a protocol of another kind can't be put in.
         shared.loop.call_soon(self._hand_over)
@@ -155,9 +181,18 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read the request."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        self.remote_addr = _address(transport.get_extra_info("peername"))
-        self._admission.handshakes.add(self)
-        self._timer = self._admission.shared.loop.call_later(self._admission.handshake_timeout, self._timed_out)
+        peername = transport.get_extra_info("peername")
+        if isinstance(peername, tuple) and len(peername) >= 2:
+            self._peer = peername[:2]
+            self.remote_addr = address_text(self._peer)
+        admission = self._admission
+        self._place = admission.rules.place()
+        answer = admission.rules.turn_away(self._peer[0], len(admission.handshakes), self._place)
+        if answer is not None:
+            self._finish(answer)
+            return
+        admission.handshakes.add(self)
+        self._timer = admission.shared.loop.call_later(admission.handshake_timeout, self._timed_out)
 
     def data_received(self, data: bytes) -> None:
         """Take a part of the request, or what a client sends before it has its answer."""
@@ -182,6 +217,8 @@ class Handshake(asyncio.Protocol):
             self._tell_gone()
         elif state == _ACCEPTED and self._ws is not None:
             self._ws.connection_lost()
+        if self._place is not None:
+            self._place.leave()
         self._ws = None
 
     def pause_writing(self) -> None:
@@ -229,8 +266,19 @@ class Handshake(asyncio.Protocol):
             self._refuse(refusal.status, refusal.reason, refusal.headers)
         elif self._admission.closed:
             self._refuse(503, "the server is going down")
-        else:
+        elif self._may_ask(request):
             self._ask(request)
+
+    def _may_ask(self, request: upgrade.Request) -> bool:
+        rules = self._admission.rules
+        client = rules.client(self._peer, request)
+        if client is not self._peer:
+            self.remote_addr = address_text(client)
+        refusal = rules.refusal(request, self._peer, client, self._place)
+        if refusal is None:
+            return True
+        self._respond(refusal.status, refusal.reason, refusal.headers)
+        return False
 
     def _ask(self, request: upgrade.Request) -> None:
         self.path = request.path
@@ -302,17 +350,23 @@ class Handshake(asyncio.Protocol):
         self._finish(upgrade.response(status, body, headers=headers, without_body=without_body))
 
     def _finish(self, response: bytes) -> None:
-        """Write the answer, and see to it that the peer gets it."""
+        """Write the answer, and see to it that the peer gets it; when many are at that, it has to be quick."""
         self._state = _DONE
         self._cancel_timer()
         transport = self._transport
         if transport is None:
             return
+        admission = self._admission
+        admission.handshakes.discard(self)
+        admission.lingering.add(self)
         if not transport.is_closing():
             transport.write(response)
-        shared = self._admission.shared
+        shared = admission.shared
         self._timer = shared.loop.call_later(shared.close_timeout, cut, transport)
-        finish(transport)
+        if admission.rules.is_crowded(len(admission.lingering)):
+            transport.close()
+        else:
+            finish(transport)
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -328,17 +382,10 @@ class Handshake(asyncio.Protocol):
         self._cancel_timer()
         self._buffer.clear()
         self._admission.handshakes.discard(self)
+        self._admission.lingering.discard(self)
 
     def _tell_gone(self) -> None:
         try:
             self._admission.gate.connection_gone(self)
         except Exception:
             logger.exception("a client's leaving before its verdict could not be handled")
-
-
-def _address(peername: object) -> str:
-    """Write a socket's address as `ip:port`, or `[ip]:port` for IPv6; what is no address is an empty string."""
-    if not isinstance(peername, tuple) or len(peername) < 2:
-        return ""
-    host, port = peername[:2]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast, get_args
 
 from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
+from pystrands.broker.origins import AllowedOrigins
+from pystrands.broker.proxies import TrustedProxies
 from pystrands.errors import ConfigError
 
 __all__ = ["BrokerConfig", "options", "options_table"]
@@ -58,6 +60,35 @@ class BrokerConfig:
     )
     max_head_size: int = option(
         16 * KIB, "largest HTTP request that opens a WebSocket", unit="bytes", minimum=256, maximum=MIB
+    )
+    allowed_origins: tuple[str, ...] = option(
+        (),
+        "origins of the web pages that may connect, with commas between: `https://app.example.com`,"
+        " `https://*.example.com` for subdomains, `*` for all; by default those with the host and port that they"
+        " connect to, and, while the broker listens on loopback, any of localhost",
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        (),
+        "addresses and networks of the proxies in front, with commas between, such as `127.0.0.1,10.0.0.0/8`: a"
+        " client's address is what they say in `X-Forwarded-For` or `Forwarded`",
+    )
+    max_connections: int = option(
+        0, "clients at once; further ones get a 503; 0: no such limit", unit="connections", minimum=0, maximum=10**9
+    )
+    max_connections_per_address: int = option(
+        0,
+        "connections at once from one IPv4 address or one IPv6 network of 64 bits; further ones get a 429; 0: no limit",
+        unit="connections",
+        minimum=0,
+        maximum=10**9,
+    )
+    max_handshakes: int = option(
+        10_000,
+        "connections at once that have not sent their request or wait for a backend's decision; further ones get a 503;"
+        " 0: no limit",
+        unit="connections",
+        minimum=0,
+        maximum=10**9,
     )
     handshake_timeout: float = option(
         10.0, "time for a new connection to send its HTTP request", unit="s", above=0, maximum=DAY
@@ -118,6 +149,11 @@ class BrokerConfig:
             raise ConfigError(
                 "tcp_port", f"{self.tcp_port} is the port for WebSocket clients too: choose another for one"
             )
+        for name, check in (("allowed_origins", AllowedOrigins), ("trusted_proxies", TrustedProxies)):
+            try:
+                check(getattr(self, name))
+            except ValueError as error:
+                raise ConfigError(name, str(error)) from None
         if self.client_buffer < self.max_message_size:
             raise ConfigError(
                 "client_buffer",

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from pystrands.broker.admission import Handshake
 from pystrands.broker.backends import Session
+from pystrands.broker.upgrade import RETRY_AFTER
 from pystrands.protocol import wire
 from pystrands.protocol.messages import ResponseParams
 
@@ -15,7 +16,6 @@ __all__ = ["Doorkeeper"]
 
 logger = logging.getLogger(__name__)
 
-_RETRY_AFTER: Final = ("Retry-After", "2")
 _STOPPING: Final = "the server is going down"
 _WITHOUT_LINK: Final = 1.0
 """Seconds that a backend without link keeps a question to itself, before another one is asked (LINK rule 20)."""
@@ -89,7 +89,7 @@ class Doorkeeper:
     def connection_request(self, handshake: Handshake) -> None:
         """A client wants to come in: ask a backend, or hold it until there is one."""
         if self._stopping:
-            handshake.refuse(503, _STOPPING, (_RETRY_AFTER,))
+            handshake.refuse(503, _STOPPING, (RETRY_AFTER,))
             return
         timer = self._loop.call_later(self._hold_time, self._timed_out, handshake)
         question = self._questions[handshake] = _Question(handshake, timer)
@@ -177,7 +177,7 @@ class Doorkeeper:
     def _refuse(self, question: _Question, status: int, reason: str, counter: str) -> None:
         self._forget(question)
         self._counters[counter] += 1
-        question.handshake.refuse(status, reason, (_RETRY_AFTER,) if status == 503 else ())
+        question.handshake.refuse(status, reason, (RETRY_AFTER,) if status == 503 else ())
 
     def _timed_out(self, handshake: Handshake) -> None:
         question = self._questions[handshake]

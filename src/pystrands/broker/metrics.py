@@ -107,6 +107,22 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "handshakes_failed", "not_websocket", "requests for something else than a WebSocket (426)"
     ),
     "handshake_stopping": Counted("handshakes_failed", "stopping", "requests that came while the broker stopped (503)"),
+    "origin_refused": Counted(
+        "handshakes_failed", "origin", "clients whose page is of an origin that may not connect (403)"
+    ),
+    "limit_clients": Counted(
+        "handshakes_failed", "limit_clients", "clients that came when there were `--max-connections` (503)"
+    ),
+    "limit_address": Counted(
+        "handshakes_failed",
+        "limit_address",
+        "connections from an address that had `--max-connections-per-address` (429)",
+    ),
+    "limit_handshakes": Counted(
+        "handshakes_failed",
+        "limit_handshakes",
+        "connections that came when `--max-handshakes` were without a verdict (503)",
+    ),
     "lines_malformed": Counted("lines_refused", "malformed", "lines of backends that are not what the protocol allows"),
     "lines_overlong": Counted("lines_refused", "overlong", "lines of backends that are longer than the broker takes"),
     "links_broken": Counted(

@@ -15,9 +15,12 @@ from pystrands.broker.budget import Budget
 from pystrands.broker.commands import Commands
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.delivery import Delivery
+from pystrands.broker.entry import EntryRules
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.keepalive import KeepAlive
 from pystrands.broker.links import LinkShared, link_factory
+from pystrands.broker.origins import AllowedOrigins, is_loopback
+from pystrands.broker.proxies import TrustedProxies
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
@@ -198,6 +201,14 @@ class Broker:
             max_head_size=config.max_head_size,
             handshake_timeout=config.handshake_timeout,
             pages=self._pages,
+            rules=EntryRules(
+                AllowedOrigins(config.allowed_origins, local=is_loopback(config.ws_host)),
+                TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None,
+                max_handshakes=config.max_handshakes,
+                max_clients=config.max_connections,
+                max_per_address=config.max_connections_per_address,
+                counters=self.counters,
+            ),
         )
 
     def _hello(self) -> bytes:
@@ -263,7 +274,7 @@ class Broker:
         while True:
             now = loop.time()
             if now >= end or not (
-                any(ws.transport for ws in sockets) or (self._admission.handshakes and now < end_of_answers)
+                any(ws.transport for ws in sockets) or (len(self._admission) and now < end_of_answers)
             ):
                 break
             await asyncio.sleep(_POLL)

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 Headers = Iterable[tuple[str, str]]
 
+RETRY_AFTER: Final = ("Retry-After", "2")
+
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")

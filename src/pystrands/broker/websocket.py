@@ -38,6 +38,7 @@ from pystrands.broker.frames import (
 )
 from pystrands.broker.hangup import HangupWatcher
 from pystrands.broker.keepalive import KeepAlive
+from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
 
 logger = logging.getLogger(__name__)
@@ -124,13 +125,20 @@ class WebSocket(picows.WSListener):
         "limit",
         "out",
         "paused",
+        "place",
         "queued",
         "remote_addr",
         "silent",
         "transport",
     )
 
-    def __init__(self, shared: WebSocketShared, transport: asyncio.Transport, remote_addr: str) -> None:
+    def __init__(
+        self,
+        shared: WebSocketShared,
+        transport: asyncio.Transport,
+        remote_addr: str,
+        place: Place | None = None,
+    ) -> None:
         self.client: Any = None
         self.remote_addr = remote_addr
         self.transport: asyncio.Transport | None = transport
@@ -140,6 +148,7 @@ class WebSocket(picows.WSListener):
         self.limit = shared.send_limit
         self.silent = 0
         self.paused = False
+        self.place = place
         self.closed_by_us = False
         self._shared = shared
         self._state = _OPENING
@@ -254,6 +263,8 @@ class WebSocket(picows.WSListener):
         self._state = _LOST
         self.transport = None
         self._proto = None
+        if self.place is not None:
+            self.place.leave()
         if telling:
             self._tell(ABNORMAL_CLOSURE, "")
 

@@ -22,10 +22,8 @@ class History:
 
     LIFE = ("new", "gone")
 
-    def __init__(self, events, senders, given_up=frozenset()):
+    def __init__(self, events, senders):
         self.events = events
-        self.given_up = given_up
-        """The processes on which the broker has given up, by its own account."""
         self.senders = senders
         self.handlings = defaultdict(list)  # (key, n): records
         self.life = defaultdict(list)  # (what, key): records
@@ -45,11 +43,6 @@ class History:
     def repeats(self):
         return sum(len(lines) - 1 for lines in self.handlings.values())
 
-    @property
-    def late(self):
-        """How many handlings came after a repeat that was marked, at a backend that had been given up."""
-        return sum(not line["again"] for lines in self.handlings.values() for line in lines[1:])
-
     def count(self, what):
         return sum(line["what"] == what for line in self.events)
 
@@ -60,7 +53,7 @@ def check_messages(history, problems):
         for number in range(sender.sent):
             lines = history.handlings.get((sender.key, number), [])
             problems.check(lines, f"{sender.key} {number} was never handled")
-            _check_repeats(history, lines, problems)
+            _check_repeats(lines, problems)
         first = [
             history.handlings[sender.key, n][0]["t"] for n in range(sender.sent) if (sender.key, n) in history.handlings
         ]
@@ -71,18 +64,9 @@ def check_messages(history, problems):
     problems.check(all(n == 1 for n in identities.values()), "messages share an event_id")
 
 
-def _check_repeats(history, lines, problems):
+def _check_repeats(lines, problems):
     problems.check(len({line["event"] for line in lines}) <= 1, "one event has several event_ids", *lines)
-    unmarked = [line for line in lines if not line["again"]]
-    problems.check(len(unmarked) <= 1, "a repeat is not marked", *lines)
-    for line in lines[1:]:
-        # A backend that was given up while it was paused or cut off still has what it received, unmarked, and another
-        # one may have been faster. That is the only way for the unmarked one to be later.
-        problems.check(
-            line["again"] or line["by"] in history.given_up,
-            "a repeat is not marked, and its backend was not given up",
-            *lines,
-        )
+    problems.check(all(line["again"] for line in lines[1:]), "a repeat is not marked", *lines)
 
 
 def check_life(history, problems):
@@ -92,8 +76,8 @@ def check_life(history, problems):
         new, gone = history.life["new", key], history.life["gone", key]
         problems.check(new, f"{key} never joined")
         problems.check(gone, f"{key} never left")
-        _check_repeats(history, new, problems)
-        _check_repeats(history, gone, problems)
+        _check_repeats(new, problems)
+        _check_repeats(gone, problems)
         messages = [line["t"] for n in range(sender.sent) for line in history.handlings.get((key, n), [])[:1]]
         if messages and new:
             problems.check(new[0]["t"] <= messages[0], f"{key} joined after its first message")

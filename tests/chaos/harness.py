@@ -24,7 +24,6 @@ from pystrands.tools import Tool
 HOST = "127.0.0.1"
 PROGRAM = Path(__file__).with_name("backend_process.py")
 _LISTENING = re.compile(r"^(WebSocket clients|backends): (?:ws://)?127\.0\.0\.1:(\d+)", re.MULTILINE)
-_GIVEN_UP = re.compile(r"the session of backend .* '(\S+)' is given up")
 
 
 def environment(**more):
@@ -324,10 +323,6 @@ class World:
         for record in records:
             record.read()
         return sorted((line for record in records for line in record.lines), key=lambda line: line["t"])
-
-    def given_up(self):
-        """The labels of the processes on whose sessions the broker has given up."""
-        return set(_GIVEN_UP.findall(self.broker.text()))
 
     async def lost(self, label):
         """Wait until the broker has no session of that process any more."""

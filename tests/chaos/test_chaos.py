@@ -105,7 +105,7 @@ async def chaos(directory, seed, *, seconds, deck, rate, beat, window):
         await world.recorded("gone", [guest.key for guest in crowd.left])
         status = await world.leave()
 
-        history = History(world.events(), stayers + crowd.left, world.given_up())
+        history = History(world.events(), stayers + crowd.left)
         exits = world.exits()
         problems = Problems()
         counters = status["counters"]
@@ -129,7 +129,6 @@ async def chaos(directory, seed, *, seconds, deck, rate, beat, window):
             "released": history.count("released"),
             "redelivered": counters.get("events_redelivered", 0),
             "handled_again": history.repeats,
-            "of_them_late": history.late,
             "rejected": dict(crowd.rejected),
             "counters": counters,
         }

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pystrands import Context
+from pystrands.client import dispatch
 from pystrands.client.base import Call
 from pystrands.client.dispatch import SLICE_EVENTS, Dispatcher, in_handler
 from tests.client.fake_broker import soon, until
@@ -229,3 +230,118 @@ async def test_handlers_that_leave_are_not_waited_for(caplog):
         gate.set()
     await soon(dispatcher.finished())
     assert dispatcher.caller() == 0
+
+
+class Lease:
+    """A clock that stands still, and a dispatcher whose handlers note what they are given and may let time pass."""
+
+    def __init__(self, monkeypatch, **options):
+        self.now = 100.0
+        self.begun: list[Any] = []
+        self.lapses = 0
+        monkeypatch.setattr(dispatch, "clock", lambda: self.now)
+        self.dispatcher = make(self.handler, lapsed=self.lapsed, **options)
+
+    async def handler(self, value, seconds=0, gate=None):
+        self.begun.append(value)
+        self.now += seconds
+        if gate is not None:
+            await gate.wait()
+
+    def lapsed(self):
+        self.lapses += 1
+
+    def put(self, value, *args, lane="c1", seq=1):
+        one = call(lane, value, *args)
+        one.seq = seq
+        self.dispatcher.put(one)
+
+    async def held(self):
+        await until(lambda: self.dispatcher.is_held)
+
+
+async def test_nothing_begins_when_the_lease_is_over_and_all_goes_on_in_order_with_the_next(monkeypatch):
+    lease = Lease(monkeypatch)
+    lease.dispatcher.renew(lease.now)
+    for number in range(200):
+        lease.put(number, lane=f"c{number % 3}")
+    await lease.held()
+    lease.put(200)
+    for useless in (0.0, lease.now):
+        lease.dispatcher.renew(useless)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (lease.begun, lease.lapses, lease.dispatcher.waiting) == ([], 1, 201)
+    lease.dispatcher.renew(lease.now + 1)
+    await soon(lease.dispatcher.finished())
+    assert [n for n in lease.begun if n % 3 == 0] == list(range(0, 200, 3))
+    assert len(lease.begun) == 201
+    assert lease.lapses == 1
+
+
+async def test_the_lease_ends_between_two_handlers_of_one_slice(monkeypatch):
+    lease = Lease(monkeypatch)
+    lease.dispatcher.renew(lease.now + 5)
+    for number in range(5):
+        lease.put(number, 2, lane=f"c{number}")
+    await lease.held()
+    assert lease.begun == [0, 1, 2]
+    lease.now += 100
+    lease.dispatcher.renew(lease.now + 1)
+    await until(lambda: lease.lapses == 2)
+    assert lease.begun == [0, 1, 2, 3]
+    lease.dispatcher.renew(lease.now + 10)
+    await soon(lease.dispatcher.finished())
+
+
+async def test_the_lease_ends_while_all_places_are_taken(monkeypatch):
+    lease = Lease(monkeypatch, concurrency=2)
+    gate = asyncio.Event()
+    for number in range(6):
+        lease.put(number, 0, gate, lane=f"c{number}")
+    await until(lambda: len(lease.begun) == 2)
+    lease.dispatcher.renew(lease.now)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not lease.dispatcher.is_held
+    gate.set()
+    await lease.held()
+    assert len(lease.begun) == 2
+    lease.dispatcher.renew(lease.now + 1)
+    await soon(lease.dispatcher.finished())
+    assert lease.begun == list(range(6))
+
+
+async def test_what_is_held_can_be_taken_out_and_what_is_our_own_stays(monkeypatch):
+    lease = Lease(monkeypatch)
+    lease.dispatcher.renew(lease.now)
+    for number in range(3):
+        lease.put(number)
+    lease.put("our own", seq=0)
+    await lease.held()
+    assert [each.args[0] for each in lease.dispatcher.forget()] == [0, 1, 2]
+    assert lease.dispatcher.is_held
+    lease.dispatcher.renew(lease.now + 1)
+    await soon(lease.dispatcher.finished())
+    assert lease.begun == ["our own"]
+    lease.put(3)
+    await soon(lease.dispatcher.finished())
+    assert lease.begun == ["our own", 3]
+
+
+async def test_stopping_drops_what_is_held(monkeypatch):
+    lease = Lease(monkeypatch)
+    lease.dispatcher.renew(lease.now)
+    lease.put(1)
+    await lease.held()
+    assert lease.dispatcher.stop() == 1
+    await soon(lease.dispatcher.finished())
+    lease.dispatcher.renew(lease.now + 1)
+    await soon(lease.dispatcher.finished())
+    assert lease.begun == []
+
+
+async def test_the_clock_is_one_that_goes_on():
+    before = dispatch.clock()
+    await asyncio.sleep(0.01)
+    assert dispatch.clock() - before > 0.005

@@ -1,12 +1,14 @@
 """Streams and sessions, rule by rule; the numbers in the names are those of the link's rules."""
 
 import json
+import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pystrands.protocol.link import LinkSession, Receipt, is_silent, ranges
+from pystrands.protocol.link import LEAST_WINDOW, LinkSession, Receipt, ask_interval, is_silent, lease_end, ranges
 
 
 def numbered(session, count=1):
@@ -176,3 +178,20 @@ class TwoEnds(RuleBasedStateMachine):
 
 TestTwoEnds = TwoEnds.TestCase
 TestTwoEnds.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_a_lease_ends_before_the_window_does():
+    assert 104 <= lease_end(100, 5) < 105
+    assert lease_end(100, LEAST_WINDOW) < 100 + LEAST_WINDOW
+
+
+@pytest.mark.parametrize("window", [0, LEAST_WINDOW - 0.001])
+def test_without_a_window_worth_it_there_is_no_end(window):
+    assert lease_end(100, window) == math.inf
+    assert ask_interval(15, window) == 15
+
+
+@given(st.floats(0.01, 1000), st.floats(LEAST_WINDOW, 86400))
+def test_the_lease_is_asked_for_several_times_while_it_lasts(heartbeat, window):
+    assert ask_interval(heartbeat, window) <= heartbeat
+    assert 3 * ask_interval(heartbeat, window) < lease_end(0, window)

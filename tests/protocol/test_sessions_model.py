@@ -2,12 +2,13 @@
 
 Client to handler: at least once, each client's in order, repeats marked with the same number. Handler to client:
 exactly once and in order while the session lives. One disconnect for each connection, after its last message.
-Time is made up.
+No handler begins in a session that the broker has given up. Time is made up.
 """
 
 import heapq
 import itertools
 import json
+import math
 from collections import Counter, deque
 from typing import Any
 
@@ -25,7 +26,7 @@ from pystrands.broker.router import Router
 from pystrands.protocol import events, messages, wire
 from pystrands.protocol.commands import BackendSession
 from pystrands.protocol.framing import LineSplitter
-from pystrands.protocol.link import Receipt, ranges
+from pystrands.protocol.link import Receipt, lease_end, ranges
 from tests.broker.doubles import FakeHandshake
 
 RESUME_WINDOW = 5.0
@@ -101,7 +102,9 @@ class Broker:
         self.router: Any = Router(rooms, queue, Commands(engine, rooms, counters), loop, **times, counters=counters)
         self.backends = Backends(self.router, loop, resume_window=RESUME_WINDOW, heartbeat=15, counters=counters)
         self.router.backends = self.backends
-        hello = wire.hello(messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id))
+        hello = wire.hello(
+            messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id, resume_window=RESUME_WINDOW)
+        )
         self.make_link = link_factory(
             LinkShared(loop=loop, owner=self.backends, hello=hello, max_line=10**6, link_buffer=10**6,
                        decision_time=NEVER, counters=counters)
@@ -171,6 +174,10 @@ class Backend:
         self.is_leaving = False
         self.heard_leaving = False
         self.is_dead = False
+        self.greeted = 0.0
+        self.window = 0.0
+        self.lease = math.inf
+        """Until when handlers may begin (rule 18)."""
 
     def new_id(self):
         return f"{self.name}, session {next(self.ids)}"
@@ -191,6 +198,11 @@ class Backend:
         self.put.append(text)
         self.write(self.core.put(wire.message_to_connection("c", text) if to_one else wire.broadcast(text)))
 
+    def ask(self):
+        """Send the heartbeat that asks for the lease."""
+        if self.core.is_up:
+            self.write(wire.heartbeat_ask(self.machine.loop.now))
+
     # --- in ---
 
     def hear(self, data):
@@ -208,7 +220,11 @@ class Backend:
             self.welcome(event.params)
         elif kind is messages.Received:
             assert self.core.session.acknowledge(event.params.seq)
-        elif kind is not messages.Heartbeat:
+        elif kind is messages.Heartbeat:
+            asked = event.number("answer")
+            if asked is not None:
+                self.lease = max(self.lease, lease_end(asked, self.window))
+        else:
             receipt = self.core.session.accept(event.seq)
             assert receipt is not Receipt.GAP
             if receipt is Receipt.NEW:
@@ -238,6 +254,8 @@ class Backend:
         else:
             self.machine.lost(self, self.core.new_broker(self.new_id()))
             self.owned.clear()
+            self.lease = math.inf
+        self.greeted, self.window = self.machine.loop.now, params.resume_window
         self.broker_id = params.broker_id
         answer.session_id = self.core.session.session_id
         self.write(wire.hello(answer))
@@ -260,10 +278,13 @@ class Backend:
             lines.append(self.core.put(wire.LEAVE))
         for line in lines:
             self.write(line)
+        self.lease = lease_end(self.greeted, self.window)
 
     # --- handlers ---
 
     def startable(self):
+        if self.machine.loop.now >= self.lease:
+            return []
         return sorted(client_id for client_id, lane in self.lanes.items() if lane and client_id not in self.running)
 
     def start(self, client_id):
@@ -355,8 +376,9 @@ class Sessions(RuleBasedStateMachine):
         """Check an event whose handler begins, in a session that its backend believes to have."""
         self.open_sockets()
         lives = backend.core.session.session_id in {each.session_id for each in self.broker.backends.sessions}
-        if backend.broker_id != self.broker.broker_id or not lives:
-            return  # a backend that was paused: what it handles now is handled again elsewhere, or was the old broker's
+        if backend.broker_id != self.broker.broker_id:
+            return  # it was the old broker's
+        assert lives, "a handler begins in a session that was given up: another backend may have been faster"
         context = event.params.context
         for other in self.backends:
             if other is not backend and other.broker_id == self.broker.broker_id and not other.is_dead:
@@ -456,9 +478,10 @@ class Sessions(RuleBasedStateMachine):
 
     @rule()
     def all_bytes_move(self):
-        """Four times: enough for a hello, a welcome, and what follows."""
+        """Four times: enough for a hello, a welcome, and what follows; and heartbeats, without which nothing begins."""
         for _ in range(4):
             for backend in self.linked():
+                backend.ask()
                 self.deliver_to_backend(backend)
                 self.deliver_to_broker(backend)
 
@@ -502,6 +525,21 @@ class Sessions(RuleBasedStateMachine):
             pipe.tell_broker()
         if who != "broker":
             pipe.backend.lose()
+
+    @precondition(lambda self: any(each.startable() for each in self.linked()))
+    @rule(data=st.data(), knows=st.booleans(), ways=st.integers(0, 2))
+    def a_backend_is_paused_with_events_that_wait(self, data, knows, ways):
+        """The broker gives up on it. It goes on before its end of the link does, perhaps, or with a new link."""
+        backend = data.draw(st.sampled_from([each for each in self.linked() if each.startable()]))
+        backend.pipe.cut()
+        backend.pipe.tell_broker()
+        self.loop.advance(RESUME_WINDOW + 1)
+        if knows:
+            backend.lose()
+            self.open_pipe(backend)
+            for _ in range(ways):
+                self.deliver_to_backend(backend)
+                self.deliver_to_broker(backend)
 
     @rule()
     def ends_are_noticed(self):
@@ -654,6 +692,9 @@ class Sessions(RuleBasedStateMachine):
         for backend in self.connectable():
             self.open_pipe(backend)
         for backend in self.linked():
+            self.deliver_to_backend(backend)
+            backend.ask()
+            self.deliver_to_broker(backend)
             self.deliver_to_backend(backend)
             self.the_number_of_each_disconnect_is_noted()
             for client_id in sorted(backend.running):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from pystrands.errors import MalformedLine
+from pystrands.protocol import wire
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import COMMANDS, NOT_KNOWN, Command, Heartbeat, Hello, HelloParams, Unknown
 
@@ -186,13 +187,22 @@ class Link(asyncio.Protocol):
                 self._decide(command.params if isinstance(command, Hello) else None)
             elif kind is Hello:
                 shared.owner.link_hello(self, cast("Hello", command).params)
-            if command is not None and kind is not Hello and kind is not Heartbeat:
-                commands.append(command)
+            if command is not None and kind is not Hello:
+                if kind is not Heartbeat:
+                    commands.append(command)
+                elif cast("Heartbeat", command).params:
+                    self._hear_heartbeat(cast("Heartbeat", command))
         if not self.is_open:
             return
         if self._splitter.overlong != overlong:
             self._is_overlong(self._splitter.overlong - overlong)
         shared.owner.link_received(self, commands)
+
+    def _hear_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Answer a backend that asks whether its session lives: while it has this link it does."""
+        number = heartbeat.number("ask")
+        if number is not None and self.session is not None and self.session.stream is not None:
+            self.write(wire.heartbeat_answer(number))
 
     def _decide(self, hello: HelloParams | None) -> None:
         assert self._decision is not None

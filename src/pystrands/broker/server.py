@@ -220,6 +220,7 @@ class Broker:
                 max_line=messages.line_limit(self.config.max_message_size),
                 max_message_size=self.config.max_message_size,
                 heartbeat=self.config.heartbeat_interval,
+                resume_window=self.config.resume_window,
             )
         )
 

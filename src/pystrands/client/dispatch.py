@@ -2,9 +2,11 @@
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable
 from types import CoroutineType
@@ -13,7 +15,7 @@ from typing import Any, Final
 from pystrands.client.base import Call, answer, refusal
 from pystrands.protocol.lanes import Lanes
 
-__all__ = ["Dispatcher", "current_runner", "in_handler"]
+__all__ = ["Dispatcher", "clock", "current_runner", "in_handler"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,13 @@ MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
 SLICE_EVENTS: Final = 50
 SLICE_SECONDS: Final = 0.002
 """A runner goes on for so many events and so long, then lets the loop read and write."""
+
+_HELD: Final = -1
+"""In the place of the next runner's number: none may start."""
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+clock: Final[Callable[[], float]] = time.monotonic if _CLOCK is None else functools.partial(time.clock_gettime, _CLOCK)
+"""Steady time in seconds, which goes on while the machine sleeps: time.monotonic() does not, on Linux and macOS."""
 
 _runner_numbers = itertools.count(1)
 _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
@@ -52,6 +61,9 @@ class Dispatcher:
     When the handler of a numbered event has ended, by itself or with an exception, its number goes to ``call.done``,
     and ``tell_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds; None:
     never.
+
+    No handler begins when the :attr:`lease` is over. What waits is *held* then, which ``lapsed()`` is told once, until
+    :meth:`renew`.
     """
 
     def __init__(
@@ -63,6 +75,7 @@ class Dispatcher:
         flow: Callable[[bool], None],
         abandoned: Callable[[], bool],
         tell_done: Callable[[], None] = lambda: None,
+        lapsed: Callable[[], None] = lambda: None,
         timeout: float | None = None,
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
@@ -70,11 +83,14 @@ class Dispatcher:
         self.full = False
         self.stale: set[int] = set()
         """Runners with a handler that began before :meth:`forget` was called."""
+        self.lease = math.inf
+        """Until when handlers may begin, by :data:`clock`."""
         self._invoke = invoke
         self._context = context
         self._flow = flow
         self._abandoned = abandoned
         self._tell_done = tell_done
+        self._lapsed = lapsed
         self._timeout = timeout
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
@@ -82,7 +98,7 @@ class Dispatcher:
         self._lanes: Lanes[Call] = Lanes(concurrency)
         self._loop = asyncio.get_running_loop()
         self._runners: dict[int, asyncio.Task[None]] = {}
-        self._successor = 0  # the runner that is scheduled and has not started; 0: none
+        self._successor = 0  # the runner that is scheduled and has not started; 0: none; or _HELD
         self._leaving: set[int] = set()
         self._stopped = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -124,8 +140,9 @@ class Dispatcher:
         clean = contextvars.copy_context()
         task = self._runners[number]
         lanes, invoke = self._lanes, self._invoke
-        count, started = 0, time.monotonic()
-        while (taken := lanes.take()) is not None:
+        now = started = clock()
+        count = 0
+        while now < self.lease and (taken := lanes.take()) is not None:
             lane, call = taken
             self._waiting_bytes -= call.size
             if self.full:
@@ -160,10 +177,31 @@ class Dispatcher:
             except Exception:  # noqa: BLE001 - it compares values of the user's, whose == may do anything
                 break
             count += 1
+            now = clock()
             if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
-                count, started = 0, time.monotonic()
-            elif count >= SLICE_EVENTS or time.monotonic() - started > SLICE_SECONDS:
+                count, started = 0, now
+            elif count >= SLICE_EVENTS or now - started > SLICE_SECONDS:
                 break
+        if now >= self.lease:
+            self._hold()
+
+    def _hold(self) -> None:
+        if not self._successor and self._lanes.runnable:
+            self._successor = _HELD
+            self._lapsed()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what waits may not begin before :meth:`renew`."""
+        return self._successor == _HELD
+
+    def renew(self, until: float) -> None:
+        """Handlers may begin until then, which may be over already."""
+        self.lease = until
+        if self._successor == _HELD and clock() < until:
+            self._successor = 0
+            if self._lanes.runnable:
+                self._schedule()
 
     def _ended(self, number: int, task: asyncio.Task[None]) -> None:
         del self._runners[number]
@@ -227,6 +265,11 @@ class Dispatcher:
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
         return not self._runners and not self._lanes
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a handler."""
+        return self._lanes.waiting
 
     @property
     def only_leavers(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,14 +18,14 @@ from pystrands.client.base import (
     synthesised_disconnect,
     synthesised_release,
 )
-from pystrands.client.dispatch import Dispatcher
+from pystrands.client.dispatch import Dispatcher, clock
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing, max_unnumbered
 from pystrands.context import Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.commands import BackendSession
-from pystrands.protocol.link import LinkSession, Receipt, is_silent, ranges
+from pystrands.protocol.link import LinkSession, Receipt, ask_interval, is_silent, lease_end, ranges
 from pystrands.protocol.messages import (
     COMMANDS,
     EVENTS,
@@ -97,6 +98,9 @@ class Incoming:
         self._resuming = ""
         """With a resume under way: the session to begin should it fail."""
         self._heartbeat = 15.0
+        self._window = 0.0
+        self._greeted = self._beaten = 0.0
+        """When the last hello, and the last heartbeat, was sent."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.results: dict[str, asyncio.Future[ResultParams]] = {}
         """Who waits for the answer to a command, by its request id."""
@@ -129,6 +133,8 @@ class Incoming:
                     self._take_message(link, session, cast("NewMessage", event), line)
                     continue
             if event is None or kind is Heartbeat:
+                if event is not None and event.params:  # type: ignore[union-attr]  # by its kind
+                    self._hear_answer(cast("Heartbeat", event))
                 continue
             if kind is Hello:
                 self._hear_hello(link, cast("Hello", event).params)
@@ -259,6 +265,10 @@ class Incoming:
             self._name_session(answer, is_same=is_same)
         else:
             self._outgoing.session = None
+        if not (is_same and speaks_2):
+            self._dispatcher.renew(math.inf)  # what waits is a broker's that is gone: nobody else has it
+        self._window = params.resume_window
+        self._greeted = clock()
         link.say_hello(answer)
         if died:
             logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
@@ -302,6 +312,7 @@ class Incoming:
         link.schedule_flush()
         self._outgoing.refill()
         self._beat(link)
+        self._dispatcher.renew(lease_end(self._greeted, self._window))
         link.is_ready()
 
     def _was_given_up(self, session: BackendSession, received: int | None) -> list[bytes]:
@@ -353,8 +364,33 @@ class Incoming:
             logger.warning("the broker has been silent for %.0f s; the link is closed", 2.5 * self._heartbeat)
             link.abort()
             return
-        link.write(wire.HEARTBEAT)
-        self._timers["beat"] = self._loop.call_later(self._heartbeat, self._beat, link)
+        self._beaten = clock()
+        link.write(wire.heartbeat_ask(self._beaten) if self._window else wire.HEARTBEAT)
+        self._timers["beat"] = self._loop.call_later(ask_interval(self._heartbeat, self._window), self._beat, link)
+
+    def _hear_answer(self, heartbeat: Heartbeat) -> None:
+        """The broker had the session when it answered: nobody else has its events for the resume window from then."""
+        asked = heartbeat.number("answer")
+        if asked is not None and (until := lease_end(asked, self._window)) > self._dispatcher.lease:
+            self._dispatcher.renew(until)
+
+    def lapsed(self) -> None:
+        """Handlers wait: others may have got their events meanwhile. Ask the broker, where there is a link."""
+        link, now = self._outgoing.link, clock()
+        late = now - self._beaten - ask_interval(self._heartbeat, self._window)
+        if link is None:
+            why = "the link has been gone for too long"
+        elif late > self._window / 2:
+            why = f"this process stood still for {late:.1f} s: it was paused, or a handler blocked the event loop"
+        else:
+            why = "the broker has not answered for too long"
+        logger.warning(
+            "%s; %d events wait until the broker tells whether they are still this backend's",
+            why,
+            self._dispatcher.waiting,
+        )
+        if link is not None:
+            link.write(wire.heartbeat_ask(now))
 
     # --- the end ---
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -55,6 +56,7 @@ class Life:
             flow=self._set_flow,
             abandoned=self._is_abandoned,
             tell_done=self._tell_done,
+            lapsed=self._lapsed,
             timeout=options.handler_timeout,
         )
         self.outgoing = Outgoing(self.loop, current_runner, self.dispatcher.stale)
@@ -86,9 +88,24 @@ class Life:
     def _lost(self, link: Link) -> None:
         self._links.discard(link)
         self.incoming.link_lost(link)
+        if self.dispatcher.is_held:
+            self._lapsed_at_the_end()
 
     def _tell_done(self) -> None:
         self.incoming.tell_done()
+
+    def _lapsed(self) -> None:
+        if not self._lapsed_at_the_end():
+            self.incoming.lapsed()
+
+    def _lapsed_at_the_end(self) -> bool:
+        """Drop what is held, where no broker will tell any more whose it is: other backends get it, or have it."""
+        if self._closer is None or self.outgoing.is_up:
+            return False
+        dropped = self.dispatcher.release()
+        logger.warning("disconnecting without a link: %d events are left to other backends", len(dropped))
+        self.dispatcher.renew(math.inf)  # the rest is the client's own
+        return True
 
     def _set_flow(self, full: bool) -> None:
         if self.outgoing.session is not None:
@@ -170,6 +187,8 @@ class Life:
                 for link in self._links:
                     link.deafen()
             self._closer = asyncio.Task(self._close(), loop=self.loop, context=self._context, name="pystrands-closer")
+            if self.dispatcher.is_held:
+                self._lapsed_at_the_end()
 
     def _expire(self) -> None:
         count = self.dispatcher.stop()

@@ -4,11 +4,15 @@ Each direction is one numbered stream (LINK rule 1). The sender keeps a copy of 
 acknowledged it; a new link goes on where the old one broke off. No I/O and no clock: drivers write what they are given.
 """
 
+import math
 from collections import deque
 from enum import Enum
 from typing import Final
 
-__all__ = ["LinkSession", "Receipt", "is_silent", "ranges"]
+__all__ = ["LEAST_WINDOW", "LinkSession", "Receipt", "ask_interval", "is_silent", "lease_end", "ranges"]
+
+LEAST_WINDOW: Final = 0.25
+"""Seconds: with a shorter resume window there is no lease. An answer would often come too late."""
 
 
 class Receipt(Enum):
@@ -117,6 +121,21 @@ def is_silent(heard: float, now: float, interval: float) -> bool:
     ``heard`` is when the last bytes came, ``now`` is now, by the same steady clock; all in seconds.
     """
     return now - heard > 2.5 * interval  # half a beat for the way
+
+
+def lease_end(asked: float, window: float) -> float:
+    """Return until when a backend may begin handlers (LINK rule 18), after the broker has answered it.
+
+    ``asked`` is when it asked, by its own clock. The broker had the session then, or later, and keeps one whose link is
+    gone for ``window`` seconds at least: nobody else has the events before that. A tenth is for clocks that differ and
+    for handlers that begin slowly. Without end where the window is unknown, or too short for that.
+    """
+    return asked + 0.9 * window if window >= LEAST_WINDOW else math.inf
+
+
+def ask_interval(heartbeat: float, window: float) -> float:
+    """Return how often a backend sends heartbeats, with which it asks for its lease: so that an answer may be late."""
+    return min(heartbeat, window / 4) if window >= LEAST_WINDOW else heartbeat
 
 
 def ranges(numbers: list[int]) -> list[tuple[int, int]]:

@@ -98,6 +98,8 @@ class HelloParams(Struct, omit_defaults=True):
     """The longest message, in bytes, that the broker takes; 0 where it does not say."""
     heartbeat: float = 15.0
     """Seconds between heartbeats, each way; the broker's counts."""
+    resume_window: float = 0.0
+    """Seconds for which the broker keeps a session without a link, at least; 0 where it does not say."""
     name: str = ""
     """What names a backend in the broker's log."""
     session_id: str = ""
@@ -145,10 +147,18 @@ class Received(Struct, tag="received", tag_field="action"):
 
 
 class Heartbeat(Struct, tag="heartbeat", tag_field="action"):
-    """Says only that the peer is alive."""
+    """Says that the peer is alive. A backend may ask whether its session is, too.
+
+    ``params`` has ``ask``, any number, and the broker's answer has the same number as ``answer``; see :meth:`number`.
+    """
 
     params: Any = None
     request_id: str | None = None
+
+    def number(self, name: str) -> float | None:
+        """Return the number of that name in ``params``; None when there is none."""
+        value = self.params.get(name) if type(self.params) is dict else None
+        return value if type(value) is float or type(value) is int else None
 
 
 # --- events: broker to backend -----------------------------------------------------------------------------------

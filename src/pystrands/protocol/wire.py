@@ -24,6 +24,8 @@ __all__ = [
     "disconnected",
     "done",
     "error",
+    "heartbeat_answer",
+    "heartbeat_ask",
     "hello",
     "message_to_connection",
     "message_to_room",
@@ -85,6 +87,16 @@ BYE = b'{"action":"bye","request_id":"","params":{}}\n'
 
 
 HEARTBEAT = b'{"action":"heartbeat","request_id":"","params":{}}\n'
+
+
+def heartbeat_ask(number: float) -> bytes:
+    """Encode a heartbeat that asks whether the session lives."""
+    return b'{"action":"heartbeat","request_id":"","params":{"ask":' + _json(number) + b"}}\n"
+
+
+def heartbeat_answer(number: float) -> bytes:
+    """Encode that the session lived when the broker read the question with that number."""
+    return b'{"action":"heartbeat","request_id":"","params":{"answer":' + _json(number) + b"}}\n"
 
 
 def connection_request(

@@ -102,9 +102,10 @@ def test_the_version_is_the_same_everywhere():
 
 
 def test_every_dependency_has_its_reason_in_the_changelog():
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    for dependency in dependencies:
+    extras = [dependency for each in project["optional-dependencies"].values() for dependency in each]
+    for dependency in project["dependencies"] + extras:
         name = found(r"^[\w-]+", dependency)
         assert f"- `{name}`" in changelog
 
@@ -116,7 +117,7 @@ def test_the_readme_has_every_option_as_it_is():
 
 
 def test_the_readme_names_only_flags_that_there_are():
-    flags = {option.flag for option in options()} | {"--config", "--log-level"}
+    flags = {option.flag for option in options()} | {"--config", "--log-level", "--log-format"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text("utf-8"))) <= flags
 
 

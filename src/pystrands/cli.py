@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import FrameType
@@ -24,6 +23,7 @@ from pystrands.broker.option import Option
 from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, read_file, resolve
 from pystrands.cli_tools import COMMANDS
 from pystrands.errors import ConfigError
+from pystrands.logs import FORMATS, log_to_stderr
 
 if TYPE_CHECKING:
     from pystrands.broker.server import Broker
@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 LOG_LEVEL = Option(
     name="log_level", default="info", help="how much is logged to stderr", choices=("debug", "info", "warning", "error")
 )
-SERVER_OPTIONS = (*options(), LOG_LEVEL)
+LOG_FORMAT = Option(
+    name="log_format", default="text", help="lines for people, or one JSON object a line", choices=FORMATS
+)
+SERVER_OPTIONS = (*options(), LOG_LEVEL, LOG_FORMAT)
 DEMO_OPTIONS = tuple(each for each in SERVER_OPTIONS if each.name in {"ws_host", "ws_port", "tcp_host", "tcp_port"})
 
 
@@ -76,18 +79,21 @@ def server(config: str | None, **flags: str | None) -> None:
         file = read_file(path, SERVER_OPTIONS, "" if config is not None else "PYSTRANDS_CONFIG")
     values, sources = resolve(SERVER_OPTIONS, flags, os.environ, file, path)
     level = str(values.pop(LOG_LEVEL.name, LOG_LEVEL.default))
+    log_format = str(values.pop(LOG_FORMAT.name, LOG_FORMAT.default))
     broker_config = _config(values, sources)
     raise_file_limit()
 
     from pystrands.broker.server import Broker  # noqa: PLC0415 - picows and uvloop are not needed for --help
 
-    def lines(broker: "Broker") -> list[str]:
-        return [
-            f"WebSocket clients: ws://{_address(broker_config.ws_host, broker.ws_port)}",
-            f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}",
-        ]
+    def on_start(broker: "Broker") -> None:
+        log_to_stderr(level, log_format)
+        say = log.info if log_format == "json" else click.echo
+        say(f"WebSocket clients: ws://{_address(broker_config.ws_host, broker.ws_port)}")
+        say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")
+        if broker.admin_port >= 0:
+            say(f"metrics: http://{_address(broker_config.admin_host, broker.admin_port)}/metrics")
 
-    _run(broker_config, Broker(broker_config), lines, log_level=level, long_lived=True)
+    _run(broker_config, Broker(broker_config), on_start, long_lived=True)
 
 
 @main.command(cls=Command)
@@ -99,11 +105,13 @@ def demo(**flags: str | None) -> None:
 
     from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
 
-    def lines(broker: "Broker") -> list[str]:
+    def on_start(broker: "Broker") -> None:
+        log_to_stderr("warning", "text")
         host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
-        return [f"Open http://{_address(host, broker.ws_port)}/ in two tabs", "Ctrl+C ends the demo"]
+        click.echo(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
+        click.echo("Ctrl+C ends the demo")
 
-    _run(config, serve(config), lines, log_level="warning")
+    _run(config, serve(config), on_start)
 
 
 # ---- the process
@@ -112,20 +120,18 @@ def demo(**flags: str | None) -> None:
 def _run(
     config: BrokerConfig,
     serving: "AbstractAsyncContextManager[Broker]",
-    lines: "Callable[[Broker], list[str]]",
+    on_start: "Callable[[Broker], None]",
     *,
-    log_level: str,
     long_lived: bool = False,
 ) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_until_signal(config, serving, lines, log_level, long_lived=long_lived))
+        runner.run(_until_signal(config, serving, on_start, long_lived=long_lived))
 
 
 async def _until_signal(
     config: BrokerConfig,
     serving: "AbstractAsyncContextManager[Broker]",
-    lines: "Callable[[Broker], list[str]]",
-    log_level: str,
+    on_start: "Callable[[Broker], None]",
     *,
     long_lived: bool,
 ) -> None:
@@ -135,32 +141,37 @@ async def _until_signal(
             broker = await stack.enter_async_context(serving)
         except OSError as error:
             raise why_not_started(config, error) from None
-        _log_to_stderr(log_level)  # from here on: a start that fails says so in one line, without a log around it
+        on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:
             # What exists now lives as long as the process: collections need not look at it again, and are
             # rare, since a full one over many connections stops everything for a while.
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
-        for line in lines(broker):
-            click.echo(line)
         await stop.wait()
         log.info("Stopping; a second signal ends the process at once")
 
 
 def _stop_event() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set; the second signal ends the process in the system's own way."""
+    """Return an event that SIGINT and SIGTERM set; the second signal ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
+    # The system's own way ends a process whatever it is doing, but not the first one of a container.
+    second = _exit if os.getpid() == 1 else signal.SIG_DFL
+
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, second)
         loop.call_soon_threadsafe(stop.set)
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, on_signal)
     return stop
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -188,9 +199,12 @@ def raise_file_limit() -> None:
 def why_not_started(config: BrokerConfig, error: OSError) -> Failure:
     """Return what to tell when the broker could not listen: which address it is, and what to change.
 
-    ``error`` alone does not say which of the two addresses it was, so each is tried again.
+    ``error`` alone does not say which of the addresses it was, so each is tried again.
     """
-    for side, host, port in (("ws", config.ws_host, config.ws_port), ("tcp", config.tcp_host, config.tcp_port)):
+    addresses = [("ws", config.ws_host, config.ws_port), ("tcp", config.tcp_host, config.tcp_port)]
+    if config.admin_port >= 0:
+        addresses.append(("admin", config.admin_host, config.admin_port))
+    for side, host, port in addresses:
         problem = _bind_problem(host, port)
         address = _address(host, port)
         if isinstance(problem, socket.gaierror) or getattr(problem, "errno", 0) == errno.EADDRNOTAVAIL:
@@ -219,9 +233,3 @@ def _bind_problem(host: str, port: int) -> OSError | None:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )

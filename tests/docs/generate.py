@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from pystrands.broker.config import options, options_table
-from pystrands.broker.metrics import counters_table
-from pystrands.cli import LOG_LEVEL
+from pystrands.broker.metrics import counters_table, gauges_table
+from pystrands.cli import LOG_FORMAT, LOG_LEVEL
 from tests.docs.blocks import README, ROOT
 
 OPTIONS_PAGE = ROOT / "docs" / "options.md"
@@ -15,7 +15,7 @@ PRODUCTION_PAGE = ROOT / "docs" / "production.md"
 def names_table() -> str:
     """Return the names of each option in the environment and in the file, as a Markdown table."""
     rows = ["| Flag | Environment | TOML key | Takes |", "|---|---|---|---|"]
-    for each in (*options(), LOG_LEVEL):
+    for each in (*options(), LOG_LEVEL, LOG_FORMAT):
         takes = ", ".join(f"`{choice}`" for choice in each.choices) or each.kind
         rows.append(f"| `{each.flag}` | `{each.env}` | `{each.key}` | {takes} |")
     return "\n".join(rows) + "\n"
@@ -34,7 +34,9 @@ def generated() -> dict[Path, str]:
     return {
         README: with_part(README.read_text("utf-8"), "options", options_table()),
         OPTIONS_PAGE: with_part(page, "names", names_table()),
-        PRODUCTION_PAGE: with_part(PRODUCTION_PAGE.read_text("utf-8"), "counters", counters_table()),
+        PRODUCTION_PAGE: with_part(
+            with_part(PRODUCTION_PAGE.read_text("utf-8"), "gauges", gauges_table()), "counters", counters_table()
+        ),
     }
 
 

@@ -98,7 +98,7 @@ class Broker:
         self.counters = counters
         rooms = Rooms(engine.subscribe, engine.unsubscribe)
         queue = EventQueue(10**6, 10**9, "backpressure", counters)
-        times = {"hold_time": NEVER, "answer_timeout": NEVER}
+        times: dict[str, Any] = {"hold_time": NEVER, "answer_timeout": NEVER}
         self.router: Any = Router(rooms, queue, Commands(engine, rooms, counters), loop, **times, counters=counters)
         self.backends = Backends(self.router, loop, resume_window=RESUME_WINDOW, heartbeat=15, counters=counters)
         self.router.backends = self.backends

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, cast
 
 from pystrands.broker import upgrade
@@ -48,6 +48,7 @@ class Admission:
     `max_head_size`: bytes of a request's head (431). `handshake_timeout`: seconds until it must be whole (408).
     `pages`: content type and body by path, for plain GET and HEAD requests. `rules`: what needs no gate to decide; by
     default the origin alone. `handshakes` are those without an answer, `lingering` those that are taking theirs.
+    `handshake` makes the protocols of connections.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Admission:
         "handshake_timeout",
         "handshakes",
         "lingering",
+        "make",
         "max_head_size",
         "pages",
         "rules",
@@ -71,6 +73,7 @@ class Admission:
         handshake_timeout: float = 10.0,
         pages: Mapping[str, tuple[str, bytes]] | None = None,
         rules: EntryRules | None = None,
+        handshake: "Callable[[Admission], Handshake] | None" = None,
     ) -> None:
         self.gate = gate
         self.shared = shared
@@ -81,6 +84,7 @@ class Admission:
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()
         self.closed = False
+        self.make = handshake or Handshake
 
     def __len__(self) -> int:
         """How many connections are no WebSocket, or not yet."""
@@ -88,7 +92,15 @@ class Admission:
 
     def protocol_factory(self) -> "Handshake":
         """Return the protocol of a new connection."""
-        return Handshake(self)
+        return self.make(self)
+
+    def is_ready(self) -> bool:
+        """Tell whether a client would be let in now, as far as it is not about the client. Never raises."""
+        try:
+            return not self.closed and self.gate.is_ready()
+        except Exception:
+            logger.exception("readiness could not be told")
+            return False
 
     def close(self) -> None:
         """Answer 503 to all that wait, and to all that still come. The gate hears that those it had are gone."""
@@ -303,7 +315,7 @@ class Handshake(asyncio.Protocol):
             if path == "/healthz":
                 page = ("text/plain; charset=utf-8", b"ok\n")
             elif path == "/readyz":
-                ready = self._is_ready()
+                ready = self._admission.is_ready()
                 body = b"ready\n" if ready else b"not ready\n"
                 self._finish(upgrade.response(200 if ready else 503, body, without_body=without_body))
                 return
@@ -316,13 +328,6 @@ class Handshake(asyncio.Protocol):
             (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
             without_body=without_body,
         )
-
-    def _is_ready(self) -> bool:
-        try:
-            return not self._admission.closed and self._admission.gate.is_ready()
-        except Exception:
-            logger.exception("readiness could not be told")
-            return False
 
     # The end.
 

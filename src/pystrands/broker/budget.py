@@ -48,6 +48,14 @@ class Budget:
         self._others = others
         self._counters = counters
         self._timer: asyncio.TimerHandle | None = None
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """How many bytes wait in all: as of the last look, or of now where there is no limit to look after."""
+        if not self.limit:
+            self._measure()
+        return self._total
 
     def start(self) -> None:
         """Look from now on."""
@@ -65,8 +73,8 @@ class Budget:
 
     def look(self) -> None:
         """Close the largest offenders until what waits is within the limit."""
-        waiting = [(size, offender) for offender in self._offenders() if (size := offender.waiting_bytes)]
-        total = sum(size for size, _ in waiting) + self._others()
+        waiting = self._measure()
+        total = self._total
         if total <= self.limit:
             return
         waiting.sort(key=lambda each: each[0], reverse=True)
@@ -83,3 +91,8 @@ class Budget:
             self.limit,
             closed,
         )
+
+    def _measure(self) -> list[tuple[int, Offender]]:
+        waiting = [(size, offender) for offender in self._offenders() if (size := offender.waiting_bytes)]
+        self._total = sum(size for size, _ in waiting) + self._others()
+        return waiting

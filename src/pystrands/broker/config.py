@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, TypeAlias, cast, get_args
 
 from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
@@ -33,6 +34,13 @@ class BrokerConfig:
     )
     tcp_port: int = option(
         8081, "port for backends; 0 takes any free one", minimum=0, maximum=65535, older_env="PYSTRAND_TCP_PORT"
+    )
+    admin_host: str = option("127.0.0.1", "address of the admin port; who reaches it may read all metrics")
+    admin_port: int = option(
+        -1,
+        "port for metrics and health checks; 0 takes any free one, -1 opens none",
+        minimum=-1,
+        maximum=65535,
     )
     queue_size: int = option(
         1000,
@@ -154,12 +162,21 @@ class BrokerConfig:
                 check(getattr(self, name))
             except ValueError as error:
                 raise ConfigError(name, str(error)) from None
+        if self.admin_port >= 0:
+            self._check_admin_port()
         if self.client_buffer < self.max_message_size:
             raise ConfigError(
                 "client_buffer",
                 f"{self.client_buffer} bytes can't hold one message of the largest size ({self.max_message_size}):"
                 " raise client-buffer or lower max-message-size",
             )
+
+    def _check_admin_port(self) -> None:
+        if find_spec("prometheus_client") is None:
+            raise ConfigError("admin_port", "prometheus-client is not installed: pip install 'pystrands[metrics]'")
+        for side, host, port in (("ws", self.ws_host, self.ws_port), ("tcp", self.tcp_host, self.tcp_port)):
+            if self.admin_port and (self.admin_host, self.admin_port) == (host, port):
+                raise ConfigError("admin_port", f"{port} is --{side}-port too: choose another for one")
 
 
 @functools.cache

@@ -1,9 +1,9 @@
-"""What the broker counts: each counter's name, the Prometheus metric it is shown as, and what it means."""
+"""What the broker tells Prometheus: names and meanings of its metrics. The docs' tables are made from here."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["COUNTERS", "FAMILIES", "PREFIX", "Counted", "counters_table"]
+__all__ = ["COUNTERS", "FAMILIES", "GAUGES", "HISTOGRAMS", "PREFIX", "Counted", "counters_table", "gauges_table"]
 
 PREFIX: Final = "pystrands_"
 
@@ -136,6 +136,33 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "watched_dropped": Counted("watched_dropped", "", "lines that a tool such as `pystrands tail` missed"),
 }
 """Every counter that there is; a test looks for their names in the code."""
+
+GAUGES: Final[Mapping[str, str]] = {
+    "clients": "clients that are connected",
+    "rooms": "rooms with at least one client",
+    "backends": "backends that are connected; programs that only send are none",
+    "ready": "1 when `/readyz` says yes, else 0",
+    "handshakes": "connections that have no answer yet to their request for a WebSocket",
+    "queue_messages": "messages that wait for a backend, or for its credit",
+    "queue_bytes": "size of these messages",
+    "events_in_flight": "events that backends of protocol 2 have and have not finished",
+    "waiting_bytes": "size of what waits in all buffers together, at most half a second ago",
+}
+
+HISTOGRAMS: Final[Mapping[str, str]] = {
+    "handshake_seconds": "time from a client's connection to its 101; with TLS from the end of TLS' own handshake",
+    "handling_seconds": "time from an event's sending to a backend until its handler has finished; of 16 events one is"
+    " timed, and none of protocol 1",
+    "flush_seconds": "time in which one turn of the event loop has written to clients",
+}
+
+
+def gauges_table() -> str:
+    """Return all but the counters as a Markdown table; the docs have it."""
+    rows = ["| Metric | Kind | Tells |", "|---|---|---|"]
+    rows += [f"| `{PREFIX}{name}` | gauge | {text} |" for name, text in GAUGES.items()]
+    rows += [f"| `{PREFIX}{name}` | histogram | {text} |" for name, text in HISTOGRAMS.items()]
+    return "\n".join(rows) + "\n"
 
 
 def counters_table() -> str:

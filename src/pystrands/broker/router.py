@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, cast
 from uuid import uuid4
 
@@ -40,6 +40,7 @@ class Router:
 
     It is the receiver of WebSockets and of sessions, and the keeper of the ledger; its ``doorkeeper`` is the gate.
     ``backends`` is set before the first client can come: the two know each other, so one is made first.
+    ``ledger`` makes its ledger.
     """
 
     backends: Backends
@@ -54,6 +55,7 @@ class Router:
         hold_time: float,
         answer_timeout: float,
         counters: Counter[str],
+        ledger: Callable[..., Ledger] = Ledger,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
@@ -64,7 +66,7 @@ class Router:
         self._ending: dict[str, Client] = {}  # clients that are gone, and whose backend has not finished with them
         self._clients = 0
         self._events = 0
-        self._ledger = Ledger(self._choose_owner, self._send, self, self._new_number)
+        self._ledger = ledger(self._choose_owner, self._send, self, self._new_number)
         self._submit = self._ledger.submit
         self.doorkeeper = Doorkeeper(
             self._choose, self._admit, loop, hold_time=hold_time, answer_timeout=answer_timeout, counters=counters

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from pystrands.broker.admin import AdminServer
 from pystrands.broker.admission import Admission
 from pystrands.broker.backends import Backends
 from pystrands.broker.budget import Budget
@@ -16,7 +17,6 @@ from pystrands.broker.commands import Commands
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.entry import EntryRules
-from pystrands.broker.fanout import Outbox
 from pystrands.broker.keepalive import KeepAlive
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.origins import AllowedOrigins, is_loopback
@@ -26,6 +26,7 @@ from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
 from pystrands.broker.status import StatusReport
 from pystrands.broker.taps import Taps
+from pystrands.broker.timing import Parts, Timings, timed_parts
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
@@ -68,6 +69,7 @@ class Broker:
         self._pages = dict(pages or {})
         self._stop: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
+        self._admin: AdminServer | None = None
         self._is_started = False
 
     async def __aenter__(self) -> Self:
@@ -90,6 +92,11 @@ class Broker:
     def tcp_port(self) -> int:
         """The port for backends, once it has started."""
         return self._port(1)
+
+    @property
+    def admin_port(self) -> int:
+        """The port for metrics and health checks, once it has started; -1 where there is none."""
+        return -1 if self._admin is None else self._admin.port
 
     def _port(self, index: int) -> int:
         if len(self._servers) <= index:
@@ -115,7 +122,7 @@ class Broker:
     # --- starting ---
 
     async def start(self) -> None:
-        """Listen on both ports. Raises OSError when one can't be had, and then listens on neither."""
+        """Listen on its ports. Raises OSError when one can't be had, and then listens on none."""
         if self._is_started:
             raise RuntimeError("a broker is started once: make a new one")
         self._is_started = True
@@ -129,6 +136,8 @@ class Broker:
                 )
             )
             self._servers.append(await loop.create_server(self._make_link, config.tcp_host, config.tcp_port))
+            if self._admin is not None:
+                await self._admin.start(config.admin_host, config.admin_port)
         except BaseException:
             await self.stop()
             raise
@@ -141,6 +150,8 @@ class Broker:
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
+        timings = Timings()
+        parts = timed_parts(timings) if config.admin_port >= 0 else Parts()
         self._rooms = Rooms(self._engine.subscribe, self._engine.unsubscribe, Taps(self.counters))
         commands = Commands(self._engine, self._rooms, self.counters)
         self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters)
@@ -152,6 +163,7 @@ class Broker:
             hold_time=config.hold_time,
             answer_timeout=config.answer_timeout,
             counters=self.counters,
+            ledger=parts.ledger,
         )
         self._backends = Backends(
             self._router,
@@ -174,7 +186,7 @@ class Broker:
                 counters=self.counters,
             )
         )
-        self._outbox = Outbox(loop, policy=config.slow_client_policy, counters=self.counters)
+        self._outbox = parts.outbox(loop, policy=config.slow_client_policy, counters=self.counters)
         self._keepalive = KeepAlive(
             self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
         )
@@ -209,7 +221,34 @@ class Broker:
                 max_per_address=config.max_connections_per_address,
                 counters=self.counters,
             ),
+            handshake=parts.handshake,
         )
+        if config.admin_port >= 0:
+            self._admin = self._make_admin(loop, timings)
+
+    def _make_admin(self, loop: asyncio.AbstractEventLoop, timings: Timings) -> AdminServer:
+        from pystrands.broker.exposition import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra
+
+        exposition = Exposition(
+            self.counters,
+            {
+                "clients": lambda: len(self._rooms),
+                "rooms": lambda: self._rooms.room_count,
+                "backends": lambda: len(self._backends),
+                "ready": self._admission.is_ready,
+                "handshakes": lambda: len(self._admission.handshakes),
+                "queue_messages": lambda: len(self._queue),
+                "queue_bytes": lambda: self._queue.size,
+                "events_in_flight": lambda: sum(len(session.unfinished) for session in self._backends.sessions),
+                "waiting_bytes": lambda: self._budget.total,
+            },
+            {
+                "handshake_seconds": timings.handshake,
+                "handling_seconds": timings.handling,
+                "flush_seconds": timings.flush,
+            },
+        )
+        return AdminServer(loop, self._admission.is_ready, exposition.render, CONTENT_TYPE)
 
     def _hello(self) -> bytes:
         return wire.hello(
@@ -229,6 +268,8 @@ class Broker:
     async def stop(self) -> None:
         """Stop in order: let nobody in, close the clients with 1012 over the drain time, then the links.
 
+        While clients are closed, those that come get a 503, and who asks ``/readyz`` hears no; the admin port lives
+        until all else is over.
         May be called more than once; each call returns when it is done. Cancelling a call does not cancel the stopping.
         """
         if not self._is_started:
@@ -240,10 +281,12 @@ class Broker:
     async def _stop_in_order(self) -> None:
         self._router.doorkeeper.stop()
         self._admission.close()
-        for server in self._servers:
+        for server in self._servers[1:]:
             server.close()
         sockets = list(self._rooms.everyone)
         await self._close_clients(sockets)
+        for server in self._servers[:1]:
+            server.close()
         await self._backends.stop(self.config.close_timeout)
         await self._engine.stop()
         self._keepalive.stop()
@@ -252,6 +295,8 @@ class Broker:
         self._shared.hangups.close()
         for server in self._servers:
             await server.wait_closed()
+        if self._admin is not None:
+            await self._admin.close()
         logger.info("stopped")
 
     async def _close_clients(self, sockets: Sequence[WebSocket]) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from pystrands.broker.config import BrokerConfig, options
 from pystrands.broker.option import Option
 from pystrands.cli import DEMO_OPTIONS, SERVER_OPTIONS, Failure, WrongValue, main, read_file, resolve, why_not_started
 from pystrands.cli_base import Command, add_options
+from tests.certificates import Authority
 
 POSIX = os.name == "posix"
 
@@ -75,7 +77,7 @@ def end(child, number=signal.SIGTERM):
 def listening(child):
     """Wait for the two lines that say where a server listens; its ports."""
     first, second = child.stdout.readline(), child.stdout.readline()
-    clients = re.fullmatch(r"WebSocket clients: ws://127\.0\.0\.1:(\d+)\n", first)
+    clients = re.fullmatch(r"WebSocket clients: wss?://127\.0\.0\.1:(\d+)\n", first)
     backends = re.fullmatch(r"backends: 127\.0\.0\.1:(\d+)\n", second)
     assert clients, (first, child.stderr.read() if not first else "")
     assert backends, second
@@ -387,3 +389,47 @@ def test_the_demo_runs():
         code, errors = end(child, signal.SIGINT)
     assert code == 0, errors
     assert "Traceback" not in errors
+
+
+# ---- certificates
+
+
+def serial_number(port, context):
+    """Connect, and return what the broker's certificate has as its number."""
+    with socket.create_connection(("127.0.0.1", port), 20) as sock:
+        with context.wrap_socket(sock, server_hostname="127.0.0.1") as tls:
+            return tls.getpeercert()["serialNumber"]
+
+
+@pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
+def test_sighup_reads_the_certificate_again_and_a_bad_one_leaves_the_old_one_in_force(tmp_path):
+    authority = Authority()
+    files = authority.write(tmp_path)
+    options = ["--tls-cert", files["tls_cert"], "--tls-key", files["tls_key"]]
+    with process("server", "--ws-port", "0", "--tcp-port", "0", "--drain-time", "0", *options) as child:
+        line = child.stdout.readline()
+        assert line.startswith("WebSocket clients: wss://127.0.0.1:")
+        port = int(line.rpartition(":")[2])
+        first = serial_number(port, authority.trusting())
+        authority.write(tmp_path)
+        child.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while (second := serial_number(port, authority.trusting())) == first:
+            assert time.monotonic() < deadline
+        (tmp_path / "cert.pem").write_text("not a certificate")
+        child.send_signal(signal.SIGHUP)
+        for line in child.stderr:
+            if "SIGHUP: --tls-cert: can't use" in line:
+                break
+        assert "what was read before stays in force" in line
+        assert serial_number(port, authority.trusting()) == second
+        assert end(child)[0] == 0
+
+
+def test_certificates_that_cannot_be_used_are_refused_in_one_line(tmp_path):
+    files = Authority().write(tmp_path)
+    assert "--tls-key: a private key needs its certificate" in refusal("--tls-key", files["tls_key"])
+    ports = ("--ws-port", "0", "--tcp-port", "0")
+    assert "--tls-cert: can't read nowhere.pem" in refusal("--tls-cert", "nowhere.pem", *ports)
+    line = refusal("--tls-cert", files["tls_cert"], *ports)
+    assert f"--tls-cert: can't use {files['tls_cert']}" in line

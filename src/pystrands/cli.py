@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import FrameType
@@ -88,7 +89,7 @@ def server(config: str | None, **flags: str | None) -> None:
     def on_start(broker: "Broker") -> None:
         log_to_stderr(level, log_format)
         say = log.info if log_format == "json" else click.echo
-        say(f"WebSocket clients: ws://{_address(broker_config.ws_host, broker.ws_port)}")
+        say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")
         say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")
         if broker.admin_port >= 0:
             say(f"metrics: http://{_address(broker_config.admin_host, broker.admin_port)}/metrics")
@@ -139,8 +140,12 @@ async def _until_signal(
     async with AsyncExitStack() as stack:
         try:
             broker = await stack.enter_async_context(serving)
+        except ConfigError as error:
+            raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
         except OSError as error:
             raise why_not_started(config, error) from None
+        if config.tls_cert:
+            _reload_on_hangup(broker)
         on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:
             # What exists now lives as long as the process: collections need not look at it again, and are
@@ -172,6 +177,22 @@ def _stop_event() -> asyncio.Event:
 
 def _exit(number: int, _frame: FrameType | None) -> None:
     os._exit(128 + number)
+
+
+def _reload_on_hangup(broker: "Broker") -> None:
+    """Have SIGHUP, where there is one, read the broker's files again."""
+    if sys.platform == "win32":
+        return
+
+    def reload() -> None:
+        try:
+            broker.reload()
+        except ConfigError as error:
+            log.error(  # noqa: TRY400 - the message says it all
+                "SIGHUP: --%s: %s; what was read before stays in force", error.option.replace("_", "-"), error.problem
+            )
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

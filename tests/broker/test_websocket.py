@@ -656,9 +656,13 @@ def test_the_websockets_library_is_content(kind):
             self.accept(handshake, "chat")
 
     with Front(kind, gate=OneProtocol()) as front:
-        url = f"ws://{front.address[0]}:{front.address[1]}/room"
+        url = front.url("/room")
         with connect(
-            url, subprotocols=[Subprotocol("other"), Subprotocol("chat")], compression=None, open_timeout=PATIENCE
+            url,
+            subprotocols=[Subprotocol("other"), Subprotocol("chat")],
+            compression=None,
+            open_timeout=PATIENCE,
+            ssl=front.tls,
         ) as peer:
             assert peer.subprotocol == "chat"
             peer.send(MIXED)
@@ -672,8 +676,8 @@ def test_the_websockets_library_is_content(kind):
 
 def test_the_websockets_library_hears_our_close(kind):
     with Front(kind) as front:
-        url = f"ws://{front.address[0]}:{front.address[1]}/"
-        with connect(url, open_timeout=PATIENCE) as peer:  # it offers compression, which we pass over
+        url = front.url("/")
+        with connect(url, open_timeout=PATIENCE, ssl=front.tls) as peer:  # it offers compression, which we pass over
             front.call(front.websocket().close, 4321, "gr\u00fc\u00df")
             with pytest.raises(ConnectionClosed) as closed:
                 peer.recv(PATIENCE)

@@ -8,9 +8,12 @@ import concurrent.futures
 import os
 import queue
 import socket
+import ssl
 import struct
+import tempfile
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiofastnet
@@ -21,13 +24,16 @@ from pystrands.broker.entry import EntryRules
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
 from pystrands.broker.origins import AllowedOrigins
+from pystrands.broker.tls import Tls
+from pystrands.broker.tls_server import TlsServer
 from pystrands.broker.websocket import WebSocketShared
+from tests.certificates import Authority
 
 PATIENCE = 20  # seconds after which a test gives up waiting for what must come
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
-KINDS = ["uvloop", "asyncio", "aiofastnet-uvloop", "aiofastnet-asyncio"]
+KINDS = ["uvloop", "asyncio", "aiofastnet-uvloop", "aiofastnet-asyncio", "tls"]
 
 
 if TYPE_CHECKING:
@@ -101,6 +107,7 @@ class Front:
 
     def __init__(self, kind="uvloop", *, receiver=None, gate=None, host="127.0.0.1", policy="disconnect", **settings):
         self.kind = kind
+        self.tls = None
         self.receiver = receiver or Echo()
         self.gate = gate or AcceptAll()
         self.host = host
@@ -154,8 +161,11 @@ class Front:
         assert head.startswith(b"HTTP/1.1 101 "), head
         return client
 
+    def url(self, path):
+        return f"{'wss' if self.tls else 'ws'}://{self.address[0]}:{self.address[1]}{path}"
+
     def raw(self, **kwargs):
-        return Client(self.address, **kwargs)
+        return Client(self.address, tls=self.tls, **kwargs)
 
     def closed(self):
         """Wait for the next `client_closed`, and return its code and reason."""
@@ -166,7 +176,7 @@ class Front:
 
     def _run(self, started):
         try:
-            factory = uvloop.new_event_loop if "uvloop" in self.kind else asyncio.new_event_loop
+            factory = asyncio.new_event_loop if "asyncio" in self.kind else uvloop.new_event_loop
             with asyncio.Runner(loop_factory=factory) as runner:
                 runner.run(self._serve(started))
         except BaseException as error:
@@ -190,7 +200,9 @@ class Front:
             handshake.transports = transports
             return handshake
 
-        if "aiofastnet" in self.kind:
+        if self.kind == "tls":
+            server = await self._tls_server(factory)
+        elif "aiofastnet" in self.kind:
             server = await aiofastnet.create_server(self.loop, factory, self.host, 0)
         else:
             server = await self.loop.create_server(factory, self.host, 0)
@@ -202,6 +214,17 @@ class Front:
         for _ in range(3):  # until the transports have told their protocols, and closed
             await asyncio.sleep(0)
         self.shared.hangups.close()
+
+    async def _tls_server(self, factory):
+        authority = Authority()
+        self.tls = authority.trusting()
+        with tempfile.TemporaryDirectory() as folder:
+            tls = Tls(*authority.write(Path(folder)).values())
+        server = TlsServer(
+            factory, tls, handshake_timeout=PATIENCE, shutdown_timeout=PATIENCE, max_handshakes=100, counters=Counter()
+        )
+        await server.listen(self.host, 0, 100)
+        return server
 
 
 class Watched(Handshake):
@@ -217,7 +240,7 @@ class Watched(Handshake):
 class Client:
     """A raw socket that knows frames. Every wait is bounded."""
 
-    def __init__(self, address, *, receive_buffer=None):
+    def __init__(self, address, *, receive_buffer=None, tls=None):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family)
         if receive_buffer is not None:
@@ -225,6 +248,8 @@ class Client:
         self.socket.settimeout(PATIENCE)
         self.socket.connect(tuple(address))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=address[0], suppress_ragged_eofs=False)
         self._read = b""
 
     def __enter__(self):
@@ -294,7 +319,10 @@ class Client:
         return taken
 
     def _more(self, *, required=True):
-        data = self.socket.recv(1 << 20)
+        try:
+            data = self.socket.recv(1 << 20)
+        except ssl.SSLEOFError as error:  # which is what a reset looks like through TLS
+            raise ConnectionResetError from error
         assert data or not required, f"the stream ended after {self._read!r}"
         self._read += data
         return bool(data)

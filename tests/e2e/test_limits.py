@@ -3,41 +3,56 @@
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
 from pystrands import testing
+from tests.certificates import Authority
 
 OPEN_FILES = 80
 
 
 @pytest.fixture
-def small_broker():
-    """A broker process that may open few files; yields its port for clients."""
+def authority():
+    return Authority()
+
+
+@pytest.fixture(params=[False, True], ids=["ws", "wss"])
+def small_broker(request, authority, tmp_path):
+    """A broker process that may open few files; yields a function that tells whether it answers health checks."""
     options = "server --ws-port 0 --tcp-port 0 --drain-time 0"
+    if request.param:
+        files = authority.write(tmp_path)
+        options += f" --tls-cert {files['tls_cert']} --tls-key {files['tls_key']}"
     command = ["sh", "-c", f'ulimit -n {OPEN_FILES} && exec "$0" -m pystrands {options}', sys.executable]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield int(process.stdout.readline().rpartition(":")[2])
+            port = int(process.stdout.readline().rpartition(":")[2])
+            yield port, lambda: healthy(port, authority.trusting() if request.param else None)
             process.terminate()
             assert process.wait(20) == 0
         finally:
             process.kill()
 
 
-def healthy(port):
-    with socket.create_connection(("127.0.0.1", port), 20) as sock:
+def healthy(port, tls):
+    with ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+        if tls is not None:
+            sock = stack.enter_context(tls.wrap_socket(sock, server_hostname="127.0.0.1"))
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         return sock.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_broker_that_runs_out_of_open_files_goes_on_when_there_are_some_again(small_broker):
-    assert healthy(small_broker)
-    crowd = [socket.create_connection(("127.0.0.1", small_broker), 20) for _ in range(3 * OPEN_FILES)]
+    port, is_healthy = small_broker
+    assert is_healthy()
+    crowd = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(3 * OPEN_FILES)]
     for sock in crowd:
         sock.close()
-    assert healthy(small_broker)
+    assert is_healthy()
 
 
 async def test_rule_13_clients_that_do_not_read_can_not_fill_the_memory_together():

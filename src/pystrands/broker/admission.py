@@ -119,6 +119,7 @@ class Handshake(asyncio.Protocol):
 
     __slots__ = (
         "_admission",
+        "_began",
         "_buffer",
         "_key",
         "_peer",
@@ -141,6 +142,7 @@ class Handshake(asyncio.Protocol):
         self.remote_addr = ""
         self.subprotocols: list[str] = []
         self._admission = admission
+        self._began = admission.shared.loop.time()  # with TLS that is before the TLS handshake
         self._state = _READING
         self._buffer = bytearray()
         self._key = ""
@@ -204,7 +206,7 @@ class Handshake(asyncio.Protocol):
             self._finish(answer)
             return
         admission.handshakes.add(self)
-        self._timer = admission.shared.loop.call_later(admission.handshake_timeout, self._timed_out)
+        self._timer = admission.shared.loop.call_at(self._began + admission.handshake_timeout, self._timed_out)
 
     def data_received(self, data: bytes) -> None:
         """Take a part of the request, or what a client sends before it has its answer."""

@@ -42,6 +42,12 @@ class BrokerConfig:
         minimum=-1,
         maximum=65535,
     )
+    tls_cert: str = option(
+        "",
+        "certificate chain in PEM: clients connect with wss:// and without a proxy; read again on SIGHUP",
+        text="file",
+    )
+    tls_key: str = option("", "its private key in PEM, where the certificate's file does not have it", text="file")
     queue_size: int = option(
         1000,
         "messages that wait while no backend is connected; 0 turns the queue off",
@@ -164,6 +170,8 @@ class BrokerConfig:
                 raise ConfigError(name, str(error)) from None
         if self.admin_port >= 0:
             self._check_admin_port()
+        if self.tls_key and not self.tls_cert:
+            raise ConfigError("tls_key", "a private key needs its certificate: give tls-cert too")
         if self.client_buffer < self.max_message_size:
             raise ConfigError(
                 "client_buffer",

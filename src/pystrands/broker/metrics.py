@@ -123,6 +123,16 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "limit_handshakes",
         "connections that came when `--max-handshakes` were without a verdict (503)",
     ),
+    "tls_handshake_failed": Counted(
+        "handshakes_failed",
+        "tls",
+        "connections whose TLS handshake failed, or was not done within `--handshake-timeout`",
+    ),
+    "tls_handshake_displaced": Counted(
+        "handshakes_failed",
+        "tls_displaced",
+        "connections that were dropped with their TLS handshake half done, to make room for others",
+    ),
     "lines_malformed": Counted("lines_refused", "malformed", "lines of backends that are not what the protocol allows"),
     "lines_overlong": Counted("lines_refused", "overlong", "lines of backends that are longer than the broker takes"),
     "links_broken": Counted(

@@ -201,6 +201,6 @@ def _can_be_host(text: str) -> bool:
         return False
 
 
-def option(default: Value, text: str, **metadata: Any) -> Any:
+def option(default: Value, text: str, /, **metadata: Any) -> Any:
     """Declare a field of a configuration; ``metadata`` are the fields of :class:`Option`."""
     return field(default=default, repr=not metadata.get("secret"), metadata={"help": text, **metadata})

@@ -27,6 +27,8 @@ from pystrands.broker.router import Router
 from pystrands.broker.status import StatusReport
 from pystrands.broker.taps import Taps
 from pystrands.broker.timing import Parts, Timings, timed_parts
+from pystrands.broker.tls import Tls
+from pystrands.broker.tls_server import TlsServer
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
@@ -37,6 +39,8 @@ __all__ = ["Broker"]
 logger = logging.getLogger(__name__)
 
 _BACKLOG: Final = 4096
+_TLS_HANDSHAKES: Final = 1000
+"""TLS handshakes in flight, at most: each takes about 50 KB."""
 _POLL: Final = 0.02
 """Seconds between two steps of the stopping."""
 _ANSWERED_WITHIN: Final = 0.2
@@ -68,7 +72,8 @@ class Broker:
         self._engine: Engine = engine or MemoryEngine()
         self._pages = dict(pages or {})
         self._stop: asyncio.Task[None] | None = None
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsServer] = []
+        self._tls: Tls | None = None
         self._admin: AdminServer | None = None
         self._is_started = False
 
@@ -82,6 +87,11 @@ class Broker:
     ) -> None:
         """Stop it."""
         await self.stop()
+
+    @property
+    def scheme(self) -> str:
+        """What the URLs of clients begin with: ``ws``, or ``wss`` with a certificate."""
+        return "wss" if self.config.tls_cert else "ws"
 
     @property
     def ws_port(self) -> int:
@@ -122,19 +132,21 @@ class Broker:
     # --- starting ---
 
     async def start(self) -> None:
-        """Listen on its ports. Raises OSError when one can't be had, and then listens on none."""
+        """Listen on its ports.
+
+        Raises OSError when one can't be had, and ConfigError when a file that the configuration names can't be used;
+        then it listens on none.
+        """
         if self._is_started:
             raise RuntimeError("a broker is started once: make a new one")
-        self._is_started = True
         config = self.config
+        if config.tls_cert:
+            self._tls = Tls(config.tls_cert, config.tls_key)
+        self._is_started = True
         loop = asyncio.get_running_loop()
         self._wire(loop)
         try:
-            self._servers.append(
-                await loop.create_server(
-                    self._admission.protocol_factory, config.ws_host, config.ws_port, backlog=_BACKLOG
-                )
-            )
+            self._servers.append(await self._listen_for_clients(loop))
             self._servers.append(await loop.create_server(self._make_link, config.tcp_host, config.tcp_port))
             if self._admin is not None:
                 await self._admin.start(config.admin_host, config.admin_port)
@@ -145,8 +157,34 @@ class Broker:
         self._backends.start()
         self._keepalive.start(loop)
         self._budget.start()
-        logger.info("listening for clients on %s:%d", config.ws_host, self.ws_port)
+        logger.info("listening for clients on %s://%s:%d", self.scheme, config.ws_host, self.ws_port)
         logger.info("listening for backends on %s:%d", config.tcp_host, self.tcp_port)
+
+    async def _listen_for_clients(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server | TlsServer:
+        config = self.config
+        if self._tls is None:
+            return await loop.create_server(
+                self._admission.protocol_factory, config.ws_host, config.ws_port, backlog=_BACKLOG
+            )
+        server = TlsServer(
+            self._admission.protocol_factory,
+            self._tls,
+            handshake_timeout=config.handshake_timeout,
+            shutdown_timeout=config.close_timeout,
+            max_handshakes=min(config.max_handshakes or _TLS_HANDSHAKES, _TLS_HANDSHAKES),
+            counters=self.counters,
+        )
+        await server.listen(config.ws_host, config.ws_port, _BACKLOG)
+        return server
+
+    def reload(self) -> None:
+        """Read the files of certificates again, for connections from now on; those that there are live on.
+
+        Raises ConfigError when they can't be used: then all stays as it was.
+        """
+        if self._tls is not None:
+            self._tls.reload()
+            logger.info("the certificate was read again")
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config

@@ -34,6 +34,7 @@ class Tls:
     def _read(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION  # a peer could have us do the costly half again and again
         self._check_readable("tls_cert", self._cert)
         self._check_readable("tls_key", self._key)
         self._check_readable("tls_ca", self._ca)

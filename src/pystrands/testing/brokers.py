@@ -30,7 +30,7 @@ class LocalBroker(Broker):
 
     def ws_url(self, path: str = "/") -> str:
         """Return the URL at which WebSocket clients reach it."""
-        return f"ws://{HOST}:{self.ws_port}{path}"
+        return f"{self.scheme}://{HOST}:{self.ws_port}{path}"
 
 
 @asynccontextmanager
@@ -98,7 +98,8 @@ class BrokerThread:
 
     def ws_url(self, path: str = "/") -> str:
         """Return the URL at which WebSocket clients reach it."""
-        return f"ws://{HOST}:{self.ws_port}{path}"
+        scheme = "wss" if self._options.get("tls_cert") else "ws"
+        return f"{scheme}://{HOST}:{self.ws_port}{path}"
 
     @property
     def ws_port(self) -> int:

@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from ssl import SSLContext, create_default_context
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -311,13 +312,15 @@ def connect(
     headers: Mapping[str, str | Iterable[str]] | None = None,
     subprotocols: Iterable[str] = (),
     receive_buffer: int | None = None,
+    ssl: SSLContext | None = None,
     timeout: float = 10.0,
 ) -> Connecting:
     """Return what connects a WebSocket client: await it, or use it in ``async with``.
 
     For example ``client = await connect(broker, "/room")``, or ``async with connect(broker, "/room") as client:``.
 
-    ``broker``: a broker of this package, or the ``ws://host:port`` of any other. ``path`` may have a query.
+    ``broker``: a broker of this package, or the ``ws://host:port`` of any other. ``path`` may have a query. With
+    ``wss://`` ``ssl`` says whom to trust; without it these are the system's authorities.
     ``headers``: more of them, or others in place of those that make it a WebSocket request. ``receive_buffer``: bytes
     that the kernel keeps for a client that does not read.
 
@@ -326,14 +329,15 @@ def connect(
     """
     base = broker.rstrip("/") if isinstance(broker, str) else broker.ws_url("/").rstrip("/")
     where = urlsplit(base)
-    if where.scheme != "ws" or not where.hostname:
+    if where.scheme not in {"ws", "wss"} or not where.hostname:
         raise ValueError(f"a broker's address looks like ws://127.0.0.1:8080, not {base!r}")
     if not path.startswith("/"):
         raise ValueError(f"a path begins with a slash: {path!r}")
-    host, port, target = where.hostname, where.port or 80, where.path + path
+    tls = (ssl or create_default_context()) if where.scheme == "wss" else None
+    host, port, target = where.hostname, where.port or (443 if tls else 80), where.path + path
 
     async def opening() -> Client:
-        async with asyncio.timeout(timeout), _connected(host, port, receive_buffer) as connection:
+        async with asyncio.timeout(timeout), _connected(host, port, receive_buffer, tls) as connection:
             await connection.write(
                 frames.upgrade_request(where.netloc, target, connection.key, headers or {}, subprotocols)
             )
@@ -348,7 +352,9 @@ def connect(
 
 
 @asynccontextmanager
-async def _connected(host: str, port: int, receive_buffer: int | None) -> AsyncIterator[Connection]:
+async def _connected(
+    host: str, port: int, receive_buffer: int | None, tls: SSLContext | None
+) -> AsyncIterator[Connection]:
     """Give a connection; end it when the block fails."""
     loop = asyncio.get_running_loop()
     family, kind, proto, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
@@ -358,7 +364,9 @@ async def _connected(host: str, port: int, receive_buffer: int | None) -> AsyncI
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await loop.sock_connect(sock, address)
-        _, connection = await loop.create_connection(Connection, sock=sock)
+        _, connection = await loop.create_connection(
+            Connection, sock=sock, ssl=tls, server_hostname=host if tls else None
+        )
     except BaseException:
         sock.close()
         raise

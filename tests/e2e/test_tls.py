@@ -1,0 +1,185 @@
+"""wss:// without a proxy: real TLS handshakes, good and bad, and certificates that change under connected clients."""
+
+import asyncio
+import socket
+import ssl
+
+import pytest
+
+from pystrands import AsyncPyStrandsClient, testing
+from pystrands.errors import ConfigError
+from tests.certificates import Authority
+
+
+class Echo(AsyncPyStrandsClient):
+    async def on_message(self, message, context):
+        await self.send_private_message(context.client_id, message)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return Authority()
+
+
+@pytest.fixture
+def files(authority, tmp_path):
+    return authority.write(tmp_path)
+
+
+def open_sockets(port, count):
+    return [socket.create_connection(("127.0.0.1", port), 20) for _ in range(count)]
+
+
+async def ended(sockets):
+    """Wait until the broker has ended these connections."""
+    for sock in sockets:
+        assert await asyncio.to_thread(sock.recv, 1) == b""
+        sock.close()
+
+
+async def shown(port, context):
+    """Return the certificate that the broker shows to a new connection."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return certificate
+
+
+async def echoes(ws, message="ping"):
+    await ws.send(message)
+    await ws.expect(message)
+
+
+async def test_wss_carries_messages_of_every_size_both_ways(authority, files):
+    async with testing.broker(**files) as broker, testing.backend(broker, Echo):
+        assert broker.ws_url("/a").startswith("wss://")
+        async with testing.connect(broker, "/a", ssl=authority.trusting()) as ws:
+            for size in (0, 1, 125, 126, 16_383, 16_384, 65_536, 1_000_000):
+                await ws.send("x" * size, timeout=20)
+                await ws.expect("x" * size, 20)
+        await testing.until(lambda: not broker.client_count)
+        assert broker.counters["tls_handshake_failed"] == 0
+
+
+async def test_the_health_checks_are_there_over_https(authority, files):
+    async with testing.broker(**files) as broker:
+        reader, writer = await asyncio.open_connection("127.0.0.1", broker.ws_port, ssl=authority.trusting())
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+async def test_a_stopping_broker_closes_its_tls_clients_with_1012(authority, files):
+    async with testing.broker(**files) as broker, testing.backend(broker, Echo):
+        ws = await testing.connect(broker, ssl=authority.trusting())
+        stopping = asyncio.create_task(broker.stop())
+        await ws.expect_close(1012)
+        await ws.close()
+        await stopping
+
+
+async def test_new_files_are_shown_to_new_connections_and_the_old_ones_live_on(authority, files, tmp_path):
+    async with testing.broker(**files) as broker, testing.backend(broker, Echo):
+        async with testing.connect(broker, ssl=authority.trusting()) as ws:
+            before = await shown(broker.ws_port, authority.trusting())
+            authority.write(tmp_path)
+            assert await shown(broker.ws_port, authority.trusting()) == before
+            broker.reload()
+            assert await shown(broker.ws_port, authority.trusting()) != before
+            await echoes(ws)
+
+
+async def test_bad_files_leave_the_old_certificate_in_force(authority, files, tmp_path):
+    async with testing.broker(**files) as broker, testing.backend(broker, Echo):
+        before = await shown(broker.ws_port, authority.trusting())
+        (tmp_path / "key.pem").write_text("no key")
+        with pytest.raises(ConfigError) as caught:
+            broker.reload()
+        assert caught.value.option == "tls_cert"
+        assert await shown(broker.ws_port, authority.trusting()) == before
+
+
+async def test_a_broker_without_tls_has_nothing_to_reload():
+    async with testing.broker() as broker:
+        broker.reload()
+
+
+async def test_a_broker_with_a_bad_certificate_does_not_start(files, tmp_path):
+    (tmp_path / "cert.pem").unlink()
+    with pytest.raises(ConfigError) as caught:
+        await testing.LocalBroker(**files).start()
+    assert caught.value.option == "tls_cert"
+    assert "cert.pem" in caught.value.problem
+
+
+async def test_who_speaks_no_tls_is_counted_and_costs_the_others_nothing(authority, files):
+    async with testing.broker(**files) as broker, testing.backend(broker, Echo):
+        async with testing.connect(broker, ssl=authority.trusting()) as ws:
+            for data in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"\0" * 20_000):
+                reader, writer = await asyncio.open_connection("127.0.0.1", broker.ws_port)
+                writer.write(data)
+                writer.write_eof()
+                with pytest.raises(ConnectionError) if len(data) > 16_000 else pytest.raises(EOFError):
+                    while await reader.readexactly(1):
+                        pass
+                writer.close()
+            with pytest.raises(ssl.SSLError):  # this one trusts nobody
+                await shown(broker.ws_port, ssl.create_default_context())
+            await testing.until(lambda: broker.counters["tls_handshake_failed"] == 4)
+            await echoes(ws)
+
+
+async def test_a_tls_handshake_that_is_not_done_in_time_is_ended(authority, files):
+    async with testing.broker(handshake_timeout=0.2, **files) as broker, testing.backend(broker, Echo):
+        async with testing.connect(broker, ssl=authority.trusting()) as ws:
+            silent = open_sockets(broker.ws_port, 20)
+            await testing.until(lambda: broker.counters["tls_handshake_failed"] == 20)
+            await ended(silent)
+            assert not broker._servers[0].handshakes
+            await echoes(ws)
+
+
+async def test_the_time_of_the_tls_handshake_counts_for_the_request(authority, files):
+    async with testing.broker(handshake_timeout=0.3, **files) as broker:
+        _, writer = await asyncio.open_connection("127.0.0.1", broker.ws_port, ssl=authority.trusting())
+        await testing.until(lambda: broker._admission.handshakes)
+        (handshake,) = broker._admission.handshakes
+        assert handshake._timer.when() == pytest.approx(handshake._began + 0.3)
+        await testing.until(lambda: broker.counters["handshake_timeout"] == 1)
+        writer.close()
+
+
+async def test_half_open_tls_handshakes_are_bounded_and_the_oldest_give_way(authority, files):
+    options = {"max_handshakes": 10, "handshake_timeout": 2.0, **files}
+    async with testing.broker(**options) as broker, testing.backend(broker, Echo):
+        async with testing.connect(broker, ssl=authority.trusting()) as ws:
+            silent = open_sockets(broker.ws_port, 30)
+            server = broker._servers[0]
+            await testing.until(lambda: broker.counters["tls_handshake_displaced"] >= 20)
+            assert server.handshakes <= 10
+            await ended(silent[:20])
+            async with testing.connect(broker, ssl=authority.trusting()) as another:
+                await echoes(another)
+            await echoes(ws)
+            for sock in silent[20:]:
+                sock.close()
+        await testing.until(lambda: not server.handshakes)
+
+
+async def test_a_crowd_of_honest_clients_waits_its_turn(authority, files):
+    async with testing.broker(max_handshakes=2, **files) as broker, testing.backend(broker, Echo):
+        crowd = await asyncio.gather(*(testing.connect(broker, ssl=authority.trusting()) for _ in range(30)))
+        assert broker.client_count == 30
+        assert not broker.counters["tls_handshake_displaced"]
+        await asyncio.gather(*(ws.close() for ws in crowd))
+
+
+async def test_a_broker_stops_though_tls_handshakes_are_half_open(files):
+    async with testing.broker(**files) as broker:
+        port = broker.ws_port
+        silent = open_sockets(port, 5)
+        await testing.until(lambda: broker._servers[0].handshakes == 5)
+        await broker.stop()
+        await ended(silent)
+        with pytest.raises(ConnectionError):
+            open_sockets(port, 1)

@@ -251,9 +251,9 @@ class Lease:
     def lapsed(self):
         self.lapses += 1
 
-    def put(self, value, *args, lane="c1", seq=1):
+    def put(self, value, *args, lane="c1", seq=1, done=None):
         one = call(lane, value, *args)
-        one.seq = seq
+        one.seq, one.done = seq, done
         self.dispatcher.put(one)
 
     async def held(self):
@@ -339,6 +339,70 @@ async def test_stopping_drops_what_is_held(monkeypatch):
     lease.dispatcher.renew(lease.now + 1)
     await soon(lease.dispatcher.finished())
     assert lease.begun == []
+
+
+class Elsewhere(Lease):
+    """Handlers begin when a test opens the gate, if the lease is not over then."""
+
+    def __init__(self, monkeypatch, **options):
+        super().__init__(monkeypatch, **options)
+        self.gate = asyncio.Event()
+        self.called = 0
+
+    async def handler(self, value, seconds=0, gate=None):
+        self.called += 1
+        await self.gate.wait()
+        if self.now >= self.dispatcher.lease:
+            raise dispatch.NotBegun
+        await super().handler(value, seconds, gate)
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": 5}, {"concurrency": 1}])
+async def test_what_has_not_begun_elsewhere_waits_again_in_its_place(monkeypatch, options):
+    done: list[int] = []
+    lease = Elsewhere(monkeypatch, **options)
+    lease.dispatcher.renew(lease.now + 1)
+    for number in range(4):
+        lease.put(number, lane=f"c{number % 2}", done=done)
+    await until(lambda: lease.called)
+    lease.now += 1
+    lease.gate.set()
+    await lease.held()
+    assert (lease.begun, done, lease.lapses, lease.dispatcher.waiting) == ([], [], 1, 4)
+    lease.dispatcher.renew(lease.now + 1)
+    await soon(lease.dispatcher.finished())
+    assert [n for n in lease.begun if n % 2] == [1, 3]
+    assert [n for n in lease.begun if not n % 2] == [0, 2]
+    assert len(done) == 4
+
+
+async def test_what_has_not_begun_elsewhere_is_dropped_when_its_session_is_gone(monkeypatch):
+    done: list[int] = []
+    lease = Elsewhere(monkeypatch)
+    lease.dispatcher.renew(lease.now + 1)
+    lease.put(1, done=done)
+    await until(lambda: lease.called)
+    lease.dispatcher.renew(lease.now)
+    assert lease.dispatcher.forget() == []
+    lease.gate.set()
+    await soon(lease.dispatcher.finished())
+    assert (lease.begun, done, lease.dispatcher.stale) == ([], [], set())
+
+
+async def test_what_has_not_begun_elsewhere_begins_at_once_when_the_lease_was_renewed_meanwhile(monkeypatch):
+    lease = Elsewhere(monkeypatch)
+    lease.dispatcher.renew(lease.now + 1)
+    tries = iter([dispatch.NotBegun, None])
+
+    async def handler(value):
+        if (error := next(tries)) is not None:
+            raise error
+        lease.begun.append(value)
+
+    lease.dispatcher._invoke = lambda name, args: handler(*args)
+    lease.put(1)
+    await soon(lease.dispatcher.finished())
+    assert (lease.begun, lease.lapses) == ([1], 0)
 
 
 async def test_the_clock_is_one_that_goes_on():

@@ -1,11 +1,14 @@
 import asyncio
 import logging
+import math
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from pystrands import PyStrandsClient
+from pystrands.client import dispatch
 from pystrands.client.base import HANDLERS
 from pystrands.client.core import Core
 from pystrands.client.threads import Bridge, Gone, Mailbox, Workers, new_event_loop
@@ -134,3 +137,31 @@ async def test_what_a_call_raises_comes_to_the_caller():
 def test_clients_have_every_handler():
     for name in HANDLERS:
         assert callable(getattr(PyStrandsClient, name))
+
+
+async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not_begin(monkeypatch):
+    core = Core(PyStrandsClient()._options, lambda name, args: None)
+    bridge = Bridge(core, 1)
+    dispatcher = SimpleNamespace(lease=math.inf)
+    monkeypatch.setattr(Core, "life", SimpleNamespace(dispatcher=dispatcher))
+    begun, release = threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        assert release.wait(PATIENCE)
+        return "slow"
+
+    running = asyncio.ensure_future(bridge.run_plain("on_message", slow, ()))
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    late = asyncio.ensure_future(bridge.run_plain("on_message", "never called".split, ()))
+    error = asyncio.ensure_future(bridge.run_plain("on_error", "an error".split, ()))
+    await asyncio.sleep(0)
+    dispatcher.lease = dispatch.clock()
+    release.set()
+    assert await soon(running) == "slow"
+    with pytest.raises(dispatch.NotBegun):
+        await soon(late)
+    assert await soon(error) == ["an", "error"]
+    dispatcher.lease += PATIENCE
+    assert await soon(bridge.run_plain("on_message", "a b".split, ())) == ["a", "b"]
+    bridge.close()

@@ -46,6 +46,17 @@ class LanesMachine(RuleBasedStateMachine):
         self.running.remove(key)
         self.lanes.finish(key)
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def put_back(self, data):
+        """What runs was not begun after all."""
+        key = data.draw(st.sampled_from(self.running))
+        self.put_count += 1  # which of those without a key it was is not known: it gets a new number
+        self.lanes.put_back(key, self.put_count)
+        self.waiting[key].insert(0, self.put_count)
+        self.running.remove(key)
+        self.lanes.finish(key)
+
     @rule()
     def clear(self):
         dropped = sum(map(len, self.waiting.values()))

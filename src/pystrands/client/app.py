@@ -145,7 +145,7 @@ class PyStrands(BaseClient):
             if is_async:
                 return function(*args)
             assert self._bridge is not None  # it is there while the app runs
-            return self._bridge.run_plain(function, args)
+            return self._bridge.run_plain(name, function, args)
         if name == "on_error":
             error, context = args
             logger.error("client %s: %s", context.client_id, error)

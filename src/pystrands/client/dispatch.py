@@ -15,7 +15,7 @@ from typing import Any, Final
 from pystrands.client.base import Call, answer, refusal
 from pystrands.protocol.lanes import Lanes
 
-__all__ = ["Dispatcher", "clock", "current_runner", "in_handler"]
+__all__ = ["Dispatcher", "NotBegun", "clock", "current_runner", "in_handler"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ clock: Final[Callable[[], float]] = time.monotonic if _CLOCK is None else functo
 
 _runner_numbers = itertools.count(1)
 _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
+
+
+class NotBegun(Exception):  # noqa: N818 - what happened; it never leaves the library
+    """A handler was to begin somewhere else, and the lease was over when its turn came there."""
 
 
 def in_handler() -> bool:
@@ -63,7 +67,7 @@ class Dispatcher:
     never.
 
     No handler begins when the :attr:`lease` is over. What waits is *held* then, which ``lapsed()`` is told once, until
-    :meth:`renew`.
+    :meth:`renew`. An ``invoke`` that looks again, later, raises NotBegun, and the call waits again.
     """
 
     def __init__(
@@ -140,8 +144,7 @@ class Dispatcher:
         clean = contextvars.copy_context()
         task = self._runners[number]
         lanes, invoke = self._lanes, self._invoke
-        now = started = clock()
-        count = 0
+        count, started = 0, (now := clock())
         while now < self.lease and (taken := lanes.take()) is not None:
             lane, call = taken
             self._waiting_bytes -= call.size
@@ -158,7 +161,8 @@ class Dispatcher:
                     if call.request is not None:
                         _reply(call, answer(call, result))
                 except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
-                    await self._went_wrong(call, error)
+                    if await self._went_wrong(number, call, error):
+                        break
                 done = call.done
                 if done is not None:
                     if not done:
@@ -218,8 +222,16 @@ class Dispatcher:
             self._schedule()
         self._tell_change()
 
-    async def _went_wrong(self, call: Call, error: BaseException) -> None:
-        """Tell of what a handler raised; raise again what is not its own: the end of the program, or of the client."""
+    async def _went_wrong(self, number: int, call: Call, error: BaseException) -> bool:
+        """Tell of what a handler raised; raise again what is not its own: the end of the program, or of the client.
+
+        Return True where it had not begun: then it waits again, if its session lives.
+        """
+        if isinstance(error, NotBegun):
+            if number not in self.stale and not self._stopped:
+                self._lanes.put_back(call.lane, call)
+                self._waiting_bytes += call.size
+            return True
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
         if isinstance(error, asyncio.CancelledError):
@@ -227,6 +239,7 @@ class Dispatcher:
                 raise error
             _uncancel()
         await self._failed(call, error)
+        return False
 
     async def _in_time(self, result: Any) -> Any:
         async with asyncio.timeout(self._timeout) as limit:

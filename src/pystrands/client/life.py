@@ -102,7 +102,7 @@ class Life:
         """Drop what is held, where no broker will tell any more whose it is: other backends get it, or have it."""
         if self._closer is None or self.outgoing.is_up:
             return False
-        dropped = self.dispatcher.release()
+        dropped = self.dispatcher.forget()
         logger.warning("disconnecting without a link: %d events are left to other backends", len(dropped))
         self.dispatcher.renew(math.inf)  # the rest is the client's own
         return True

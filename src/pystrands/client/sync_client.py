@@ -99,7 +99,7 @@ class PyStrandsClient(BaseClient):
 
     def _make_core(self, thread: LoopThread) -> Core:
         def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
-            return thread.bridge.run_plain(getattr(self, name), args)
+            return thread.bridge.run_plain(name, getattr(self, name), args)
 
         return Core(self._options, invoke, self._outage)
 

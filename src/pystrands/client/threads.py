@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from pystrands.client.core import Core
+from pystrands.client.dispatch import NotBegun, clock
 from pystrands.client.outgoing import Outgoing
 
 __all__ = ["Bridge", "Gone", "LoopThread", "new_event_loop"]
@@ -147,10 +148,22 @@ class Bridge:
         self._over = False
         self._pending: set[concurrent.futures.Future[Any]] = set()
 
-    async def run_plain(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Run a handler that is a plain function on a thread; what it returns is awaited where that can be."""
+    async def run_plain(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run the handler of that name, a plain function, on a thread; what it returns is awaited where that can be.
+
+        Raises NotBegun when no thread was free before the client's lease was over. ``on_error`` is always run: it may
+        tell of a handler that had begun.
+        """
+        if name != "on_error":
+            function, args = self._begin, (function, *args)
         result = await self._workers.run(function, args)
         return await result if inspect.isawaitable(result) else result
+
+    def _begin(self, function: Callable[..., Any], *args: Any) -> Any:
+        life = self._core.life
+        if life is not None and clock() >= life.dispatcher.lease:
+            raise NotBegun
+        return function(*args)
 
     def send(self, line: bytes) -> bool:
         """Hand ``line`` to the link, from any thread but the loop's; return whether it was. Blocks under back-pressure.

@@ -46,6 +46,16 @@ class Lanes(Generic[T]):
         else:
             behind.append(item)
 
+    def put_back(self, key: Hashable, item: T) -> None:
+        """Have ``item``, which runs and was not begun after all, come first in its lane after :meth:`finish`."""
+        self.waiting += 1
+        if key is None:
+            self._ready.appendleft((key, item))
+        elif (behind := self._lanes[key]) is None:
+            self._lanes[key] = deque((item,))
+        else:
+            behind.appendleft(item)
+
     @property
     def runnable(self) -> bool:
         """Whether :meth:`take` would return an item."""

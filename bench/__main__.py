@@ -2,122 +2,141 @@
 
 import argparse
 import dataclasses
-import functools
-import json
-import operator
-import statistics
 import sys
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from bench.cases import CASES, Case
-from bench.measure import Run, Timing, measure
+from bench.measure import Timing, measure
 from bench.processes import BUILD, BenchError
+from bench.report import print_case, print_verdicts, write_docs
+from bench.results import Results, Rounds, machine
 from bench.sides import SIDES, Side, pystrands
+from bench.verdict import verdicts
 
-Runs = dict[str, list[Run]]
+LATENCY_ROUNDS = 5
+USUALLY_ONLY_IN = {"protocol1": ("echo",)}
+QUICK_SIDES = ["pystrands", "fastapi", "websockets", "nats", "c"]
+QUICK_CASES = ["echo", "room", "rooms", "idle", "latency"]
 
 
 def parse() -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="PyStrands beside others, interleaved.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="PyStrands beside others: each case on each side, in interleaved rounds, every process on loopback."
+        " Run nothing else meanwhile. Figures of cases that are not run again are kept, unless sides were chosen.",
+    )
     parser.add_argument("--case", choices=list(CASES), action="append", help="may be repeated; all when left out")
     parser.add_argument("--side", choices=list(SIDES), action="append", help="may be repeated; the first is compared")
-    parser.add_argument("--against", choices=list(SIDES), help="compare with this side alone")
-    parser.add_argument("--src", help="compare with our code of another source tree: the path of its src folder")
+    parser.add_argument("--against", choices=list(SIDES), help="pystrands and this side alone")
+    parser.add_argument("--src", help="pystrands and our code of another source tree: the path of its src folder")
     parser.add_argument("--python", default=sys.executable, help="the Python that runs the code of --src")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--warmup", type=float, default=1)
-    parser.add_argument("--quick", action="store_true", help="one short round, in less than two minutes")
+    parser.add_argument("--rounds", type=int, default=3, help=f"of each case; latency has at least {LATENCY_ROUNDS}")
+    parser.add_argument("--seconds", type=float, default=3, help="measured in each run")
+    parser.add_argument("--warmup", type=float, default=1, help="seconds under load before that")
+    parser.add_argument("--quick", action="store_true", help="one short round of the verdict's cases, in two minutes")
+    parser.add_argument("--pin", action="store_true", help="the load on the last core, everything else on the others")
+    parser.add_argument("--write", action="store_true", help="write tables and charts into README and docs (all sides)")
     return parser.parse_args()
 
 
 def sides_of(options: argparse.Namespace) -> list[Side]:
     """Return the sides that are compared."""
-    names = options.side or (["pystrands"] if options.against or options.src else list(SIDES)[:-1])
-    sides = [SIDES[name] for name in names]
+    alone = options.against or options.src
+    usual = QUICK_SIDES if options.quick else list(SIDES)
+    sides = [SIDES[name] for name in options.side or (["pystrands"] if alone else usual)]
     if options.against:
         sides.append(SIDES[options.against])
     if options.src:
-        sides.append(Side("other", f"PyStrands of {options.src}", pystrands(python=options.python, src=options.src)))
+        other = pystrands(python=options.python, src=options.src)
+        sides.append(Side("other", f"PyStrands of {options.src}", "PyStrands, other tree", other))
     return sides
 
 
-def run_case(case: Case, sides: list[Side], options: argparse.Namespace, progress: Progress) -> Runs:
-    """Run one case on all sides, interleaved, in rounds."""
-    sides = [side for side in sides if case.name not in side.without]
-    runs: Runs = {side.name: [] for side in sides}
-    timing = Timing(warmup=options.warmup, seconds=options.seconds)
-    task = progress.add_task(case.label, total=options.rounds * len(sides), side="")
-    for _ in range(options.rounds):
-        for side in sides:
-            progress.update(task, side=side.name)
-            try:
-                runs[side.name].append(measure(side, case, timing, BUILD / f"{side.name}.log"))
-            except BenchError as error:
-                progress.console.print(f"[red]{error}[/red]")
-            progress.advance(task)
-    progress.remove_task(task)
-    return runs
+class Bench:
+    """Runs cases and keeps what came out."""
+
+    def __init__(self, options: argparse.Namespace, console: Console, progress: Progress) -> None:
+        self.console = console
+        self.progress = progress
+        self.usual = not (options.quick or options.side or options.against or options.src)
+        self.results = Results() if self.usual else Results.fresh(BUILD / "other.json")
+        self.sides = sides_of(options)
+        self.rounds: int = options.rounds
+        self.timing = Timing(warmup=options.warmup, seconds=options.seconds, pin=options.pin)
+        self.quick: bool = options.quick
+        self.failed = False
+
+    def run(self, names: list[str]) -> None:
+        """Run the cases, print each, and keep the figures."""
+        total = self.progress.add_task("", total=100)
+        for name in names:
+            case = self.prepared(CASES[name])
+            self.progress.update(total, description=case.label)
+            rounds = self.rounds_of(case)
+            self.results.cases[name] = self.run_case(case, rounds, total, 100 / len(names))
+            self.results.about[name] = {
+                **machine(),
+                "rounds": rounds,
+                "seconds": self.timing.seconds,
+                "rate": case.rate,
+            }
+            self.results.save()
+            print_case(self.console, self.results, case)
+
+    def rounds_of(self, case: Case) -> int:
+        """Return how many rounds a case has."""
+        if case.name == "latency":
+            return 3 if self.quick else max(self.rounds, LATENCY_ROUNDS)
+        return self.rounds
+
+    def prepared(self, case: Case) -> Case:
+        """Return the case as it is run: smaller when it must be quick, at the rate that FastAPI's most gives."""
+        if self.quick and case.idle:
+            case = dataclasses.replace(case, label="3,000 idle connections", clients=3000)
+        if case.name == "latency":
+            run = measure(SIDES["fastapi"], CASES["echo"], self.timing, BUILD / "fastapi.log")
+            case = dataclasses.replace(case, rate=round(run["rate"] / 2))
+        return case
+
+    def run_case(self, case: Case, rounds: int, total: TaskID, share: float) -> dict[str, Rounds]:
+        """Run one case on all sides, interleaved."""
+        sides = [side for side in self.sides if case.name not in side.without]
+        if self.usual:
+            sides = [side for side in sides if case.name in USUALLY_ONLY_IN.get(side.name, (case.name,))]
+        runs: dict[str, Rounds] = {side.name: [] for side in sides}
+        for number in range(rounds):
+            for side in sides:
+                self.progress.update(total, description=f"{case.label}, round {number + 1} of {rounds}: {side.short}")
+                try:
+                    runs[side.name].append(measure(side, case, self.timing, BUILD / f"{side.name}.log"))
+                except BenchError as error:
+                    self.console.print(f"[red]{error}[/red]")
+                    runs[side.name].append(None)
+                    self.failed = True
+                self.progress.advance(total, share / (rounds * len(sides)))
+        return runs
 
 
-def median_of(runs: list[Run], *keys: str) -> float:
-    """Return the median of a figure."""
-    values: list[float] = [functools.reduce(operator.getitem, keys, run) for run in runs]  # type: ignore[misc]
-    return statistics.median(values)
-
-
-def show(case: Case, runs: Runs, console: Console) -> None:
-    """Print one case."""
-    console.print(f"[bold]{case.label}[/bold]")
-    (first, *_) = runs
-    for name, results in runs.items():
-        if not results:
-            console.print(f"  {name:15} failed")
-            continue
-        key = "connections_per_second" if case.idle else "rate"
-        rates = sorted(run[key] for run in results)
-        line = f"  {name:15} {statistics.median(rates):10,.0f}/s ({rates[0]:,.0f} to {rates[-1]:,.0f})  "
-        if case.idle:
-            line += ", ".join(
-                f"{part} {median_of(results, 'bytes_per_connection', part) / 1024:.1f} KiB per connection"
-                for part in results[0]["bytes_per_connection"]
-            )
-        else:
-            line += ", ".join(f"{part} {median_of(results, 'us', part):.2f} us" for part in results[0]["us"])
-            line += (
-                f", load {median_of(results, 'load_share'):.2f} of a core; p50/p99/p99.9 "
-                + "/".join(f"{median_of(results, 'latency_us', part) / 1000:.2f}" for part in ("p50", "p99", "p999"))
-                + " ms"
-            )
-        if name != first and runs[first] and len(runs[first]) == len(results):
-            ratios = sorted(ours[key] / theirs[key] for ours, theirs in zip(runs[first], results, strict=True))
-            line += f"  ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure, print, and return 1 when a message was lost anywhere."""
     options = parse()
     if options.quick:
-        options.rounds, options.seconds, options.warmup = 1, 1, 0.3
-    console = Console()
-    sides = sides_of(options)
-    everything: dict[str, Runs] = {}
+        options.rounds, options.seconds, options.warmup = 1, 1, 0.5
+    console = Console(width=None if sys.stdout.isatty() else 160)
     BUILD.mkdir(exist_ok=True)
-    columns = (TextColumn("{task.description}: {task.fields[side]}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        for name in options.case or CASES:
-            case = CASES[name]
-            if name == "latency":
-                half = statistics.median(run["rate"] for run in everything["echo"]["fastapi"]) / 2
-                case = dataclasses.replace(case, rate=half)
-            everything[name] = run_case(case, sides, options, progress)
-            show(case, everything[name], console)
-    (BUILD / "results.json").write_text(json.dumps(everything, indent=1))
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bench = Bench(options, console, progress)
+        bench.run(options.case or (QUICK_CASES if options.quick else list(CASES)))
+    print_verdicts(console, bench.results)
+    if options.write and bench.usual:
+        for path in write_docs(bench.results):
+            console.print(f"wrote {path}")
+    return int(bench.failed or any(each.word == "failed" for each in verdicts(bench.results)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ class Case:
 
     name: str
     label: str
+    what: str
     path: str
     audience: str
     clients: int
@@ -36,12 +37,54 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("echo", "echo, 100 clients", "/echo", "own", 100),
-        Case("echo1000", "echo, 1,000 clients", "/echo", "own", 1000),
-        Case("room", "one room of 1,000, ten send", "/chat", "room", 1000, 1000, 10),
-        Case("rooms", "100 rooms of 10, all send", "/chat", "room", 1000, 10, 10),
-        Case("broadcast", "broadcast to 10,000, one sends", "/all", "all", 10000, 10000),
-        Case("idle", "15,000 idle connections", "/chat", "room", 15000, 10, idle=True),
-        Case("latency", "echo, 100 clients, at a fixed rate", "/echo", "own", 100),
+        Case(
+            "echo",
+            "echo, 100 clients",
+            "Each client gets its own message back, and sends the next one then.",
+            "/echo",
+            "own",
+            100,
+        ),
+        Case("echo1000", "echo, 1,000 clients", "As above.", "/echo", "own", 1000),
+        Case(
+            "room",
+            "one room of 1,000",
+            "Ten of the thousand send; each sends again when its own message has come back.",
+            "/chat",
+            "room",
+            1000,
+            1000,
+            10,
+        ),
+        Case(
+            "rooms",
+            "100 rooms of 10",
+            "All of them send, each again when its own has come back.",
+            "/chat",
+            "room",
+            1000,
+            10,
+            10,
+        ),
+        Case("broadcast", "broadcast to 10,000", "One client sends, to all.", "/all", "all", 10000, 10000),
+        Case(
+            "idle",
+            "15,000 idle connections",
+            "Rooms of ten; 64 connections at a time are being opened. Memory is what the processes have more of (PSS).",
+            "/chat",
+            "room",
+            15000,
+            10,
+            idle=True,
+        ),
+        Case(
+            "latency",
+            "latency at a fixed rate",
+            "Echo, 100 clients, an open loop: half as many messages a second as FastAPI echoes at most."
+            " Latency counts from when a message was due, not from when it left.",
+            "/echo",
+            "own",
+            100,
+        ),
     )
 }

@@ -1,13 +1,14 @@
 """One run: one case on one side."""
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.cases import Case
-from bench.processes import BenchError, compiled, memory, peak_memory
+from bench.processes import BenchError, compiled, memory, peak_memory, pin
 from bench.sides import Running, Side
 
 __all__ = ["Run", "Timing", "drive", "measure"]
@@ -24,6 +25,8 @@ class Timing:
     warmup: float = 1
     seconds: float = 3
     drain: float = 10
+    pin: bool = False
+    """The load runs on the last core, the system on the others."""
 
 
 def measure(side: Side, case: Case, timing: Timing, log: Path) -> Run:
@@ -40,6 +43,11 @@ def drive(running: Running, case: Case, timing: Timing) -> Run:
     before = {name: memory(pid) for name, pid in running.processes.items()}
     load = subprocess.Popen(_command(running, case, timing), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
+        if timing.pin:
+            *others, last = sorted(os.sched_getaffinity(0))
+            pin(load.pid, {last})
+            for pid in running.processes.values():
+                pin(pid, set(others) or {last})
         connected = _line(load)
         held = {name: memory(pid) for name, pid in running.processes.items()}
         result = {} if case.idle else _go(load)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["BenchError", "compiled", "free_ports", "memory", "peak_memory", "process", "wait_until_answers"]
+__all__ = ["BenchError", "compiled", "free_ports", "memory", "peak_memory", "pin", "process", "wait_until_answers"]
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
@@ -99,3 +99,9 @@ def memory(pid: int) -> int:
 def peak_memory(pid: int) -> int:
     """Bytes of memory that a process had at most (resident)."""
     return _field(f"/proc/{pid}/status", "VmHWM")
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Let a process and its threads run on these cores alone."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)

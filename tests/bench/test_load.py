@@ -13,8 +13,8 @@ from bench.sides import SIDES, Running
 from websockets.asyncio.server import serve
 
 SHORT = Timing(settle=0.1, warmup=0.1, seconds=0.5, drain=0.3)
-ROOM = Case("small", "a small room", "/chat", "room", clients=20, room_size=10, senders=2)
-ECHO = Case("small", "a small echo", "/echo", "own", clients=5)
+ROOM = Case("small", "a small room", "", "/chat", "room", clients=20, room_size=10, senders=2)
+ECHO = Case("small", "a small echo", "", "/echo", "own", clients=5)
 
 
 def once(message):
@@ -91,7 +91,7 @@ async def test_a_message_that_comes_after_its_successor_is_seen():
         return [message, held.pop()] if held else [message]
 
     with pytest.raises(BenchError, match="lost"):
-        await drive_against(swap, Case("open", "open loop", "/echo", "own", clients=1, rate=200))
+        await drive_against(swap, Case("open", "open loop", "", "/echo", "own", clients=1, rate=200))
 
 
 async def test_a_message_that_nobody_sent_is_seen():
@@ -124,7 +124,7 @@ async def test_a_server_that_stalls_is_charged_for_all_that_had_to_wait():
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as listening:
         running = Running(listening.sockets[0].getsockname()[1], {})
-        case = Case("open", "open loop", "/echo", "own", clients=1, rate=100)
+        case = Case("open", "open loop", "", "/echo", "own", clients=1, rate=100)
         run = await asyncio.to_thread(drive, running, case, Timing(settle=0.1, warmup=0.1, seconds=1, drain=1))
     assert run["sent"] == pytest.approx(100, abs=5)
     assert run["latency_us"]["p90"] > 100_000

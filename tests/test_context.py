@@ -1,4 +1,6 @@
 import json
+import math
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
 import pytest
@@ -79,4 +81,72 @@ def test_request_round_trip():
     again = ConnectionRequestContext.from_json(json.loads(json.dumps(request.to_json())))
     assert again.to_json() == request.to_json()
     assert isinstance(again.headers, Headers)
-    assert ConnectionRequestContext.from_json({}).url == "/"
+    assert ConnectionRequestContext.from_json({}).to_json() | {"context": {}} == (
+        ConnectionRequestContext().to_json() | {"context": {}}
+    )
+    request.accept("p", {"X": "1"}, 7)
+    assert ConnectionRequestContext.from_json(json.loads(json.dumps(request.to_json()))).to_json() == request.to_json()
+    request.reject(401, "who?")
+    assert ConnectionRequestContext.from_json(json.loads(json.dumps(request.to_json()))).to_json() == request.to_json()
+
+
+def test_accept_and_reject_set_what_they_are_given_and_the_last_one_counts():
+    request = ConnectionRequestContext()
+    assert request.reject() is False
+    assert (request.accepted, request.status, request.reason) == (False, 403, "")
+    assert request.reject(401, "log in") is False
+    assert (request.accepted, request.status, request.reason) == (False, 401, "log in")
+    request.subprotocol = "chat"
+    assert request.accept() is True
+    assert (request.accepted, request.status, request.reason) == (True, 403, "")
+    assert (request.subprotocol, request.response_headers, request.expires_at) == ("chat", {}, None)
+    assert request.accept("other", {"X-A": "1"}, expires_at=12) is True
+    assert (request.subprotocol, request.response_headers, request.expires_at) == ("other", {"X-A": "1"}, 12.0)
+    assert request.reject(status=503, reason="later") is False
+    assert not request.accepted
+
+
+def test_an_expiry_may_be_a_datetime():
+    request = ConnectionRequestContext()
+    request.accept(expires_at=datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=1))))
+    assert request.expires_at == datetime(2029, 12, 31, 23, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        ({"status": 200}, ValueError, "from 400 to 599, not 200"),
+        ({"status": 399}, ValueError, "from 400 to 599"),
+        ({"status": 600}, ValueError, "from 400 to 599"),
+        ({"status": 302}, ValueError, "from 400 to 599"),
+        ({"status": True}, TypeError, "not bool"),
+        ({"status": "401"}, TypeError, "not str"),
+        ({"reason": None}, TypeError, "not NoneType"),
+        ({"reason": "x" * 4097}, ValueError, "at most 4096"),
+        ({"reason": "\ud800"}, ValueError, "surrogates"),
+        ({"headers": [("X", "1")]}, TypeError, "not list"),
+        ({"headers": {"X": 1}}, TypeError, "str: int"),
+        ({"headers": {"X": ["1"]}}, TypeError, "str: list"),
+        ({"headers": {b"X": "1"}}, TypeError, "bytes: str"),
+        ({"headers": {"X Y": "1"}}, ValueError, "'X Y' is no name"),
+        ({"headers": {"": "1"}}, ValueError, "'' is no name"),
+        ({"headers": {"X\r\nY": "1"}}, ValueError, "is no name"),
+        ({"headers": {"X": "1\r\nY: 2"}}, ValueError, "'X' has a value with a line break"),
+        ({"headers": {"X": "\N{EURO SIGN}"}}, ValueError, "can't hold"),
+        ({"headers": {"sec-websocket-accept": "x"}}, ValueError, "not for others to set"),
+        ({"headers": {"Connection": "close"}}, ValueError, "not for others to set"),
+        ({"expires_at": "tomorrow"}, TypeError, "not str"),
+        ({"expires_at": True}, TypeError, "not bool"),
+        ({"expires_at": math.nan}, ValueError, "no time: nan"),
+        ({"expires_at": math.inf}, ValueError, "no time: inf"),
+        ({"expires_at": 10**400}, ValueError, "too big"),
+        ({"expires_at": datetime(2030, 1, 1)}, ValueError, "without a time zone"),  # noqa: DTZ001 - that is the point
+    ],
+)
+def test_what_cannot_be_sent_is_refused_and_changes_nothing(arguments, error, told):
+    request = ConnectionRequestContext()
+    before = request.to_json()
+    call = request.reject if {"status", "reason"} & arguments.keys() else request.accept
+    with pytest.raises(error, match=told):
+        call(**arguments)
+    assert request.to_json() == before

@@ -1,13 +1,20 @@
 """What a handler is told about a client, and about a client that wants to come in."""
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any, ClassVar, Final, Literal
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 import msgspec
 
+from pystrands.protocol.fields import field_problem
+
 __all__ = ["ConnectionRequestContext", "Context", "Headers"]
+
+FORBIDDEN: Final = 403
+_MAX_REASON: Final = 4096
 
 
 class Context(msgspec.Struct, dict=True):
@@ -110,6 +117,9 @@ class ConnectionRequestContext:
     ``accepted``: decides when the callback returns neither True nor False; True at first.
     ``subprotocol``: None, or the one that the client gets of those that it offered in ``Sec-WebSocket-Protocol``.
     Browsers fail a connection for which they offered some and got none.
+
+    ``status``, ``reason``: what a rejected client gets, 403 at first. ``response_headers``, ``expires_at``: what one
+    that is let in has besides. :meth:`reject` and :meth:`accept` set all of these, checked.
     """
 
     def __init__(
@@ -132,6 +142,42 @@ class ConnectionRequestContext:
         self.context = context if context is not None else Context(client_id=str(uuid4()), room_id=url)
         self.accepted = accepted
         self.subprotocol = subprotocol
+        self.status = FORBIDDEN
+        self.reason = ""
+        self.response_headers: dict[str, str] = {}
+        self.expires_at: float | None = None
+
+    def reject(self, status: int = FORBIDDEN, reason: str = "") -> Literal[False]:
+        """Reject the client with an HTTP status from 400 to 599 and a text for people; return False, for ``return``.
+
+        Of several calls of this and :meth:`accept` the last one counts; True and False that the callback returns win
+        over both. Raises TypeError or ValueError on what can't be sent, and has then changed nothing.
+        """
+        check_rejection(status, reason)
+        self.accepted, self.status, self.reason = False, status, reason
+        return False
+
+    def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        expires_at: float | datetime | None = None,
+    ) -> Literal[True]:
+        """Let the client in; return True, for ``return``.
+
+        ``subprotocol``: None leaves the attribute as it is. ``headers``: additional ones of the answer, such as
+        ``Set-Cookie``. ``expires_at``: seconds since 1970, or a datetime with a time zone: the broker closes the client
+        then, with code 4401.
+
+        Raises TypeError or ValueError on what can't be sent, and has then changed nothing. See :meth:`reject` for what
+        counts.
+        """
+        checked_headers, timestamp = check_headers(headers or {}), check_time(expires_at)
+        if subprotocol is not None:
+            self.subprotocol = subprotocol
+        self.accepted, self.status, self.reason = True, FORBIDDEN, ""
+        self.response_headers, self.expires_at = checked_headers, timestamp
+        return True
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -142,7 +188,7 @@ class ConnectionRequestContext:
     def from_json(cls, data: Mapping[str, Any]) -> "ConnectionRequestContext":
         """Make one from what :meth:`to_json` gave; unknown keys are ignored."""
         context = data.get("context")
-        return cls(
+        request = cls(
             headers=data.get("headers"),
             url=data.get("url", "/"),
             remote_addr=data.get("remote_addr", ""),
@@ -151,6 +197,11 @@ class ConnectionRequestContext:
             query_string=data.get("query_string", ""),
             subprotocol=data.get("subprotocol"),
         )
+        request.status = data.get("status", FORBIDDEN)
+        request.reason = data.get("reason", "")
+        request.response_headers = dict(data.get("response_headers", {}))
+        request.expires_at = data.get("expires_at")
+        return request
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a dictionary for JSON."""
@@ -162,7 +213,55 @@ class ConnectionRequestContext:
             "context": self.context.to_json(),
             "accepted": self.accepted,
             "subprotocol": self.subprotocol,
+            "status": self.status,
+            "reason": self.reason,
+            "response_headers": dict(self.response_headers),
+            "expires_at": self.expires_at,
         }
 
     def __repr__(self) -> str:
         return f"ConnectionRequestContext(url={self.url!r}, remote_addr={self.remote_addr!r}, context={self.context!r})"
+
+
+def check_rejection(status: Any, reason: Any) -> None:
+    """Raise TypeError or ValueError unless a client can be rejected with these."""
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(f"a client is rejected with an HTTP status as an int, not {type(status).__name__}")
+    if not 400 <= status <= 599:
+        raise ValueError(f"a client is rejected with an HTTP status from 400 to 599, not {status}")
+    if not isinstance(reason, str):
+        raise TypeError(f"the reason of a rejection is a str, not {type(reason).__name__}")
+    if len(reason) > _MAX_REASON:
+        raise ValueError(f"the reason of a rejection has at most {_MAX_REASON} characters, not {len(reason)}")
+    reason.encode()  # a ValueError where UTF-8 can't say it
+
+
+def check_headers(headers: Any) -> dict[str, str]:
+    """Return additional headers as a dict. Raises TypeError or ValueError on what can't be one."""
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers are a dict of str to str, not {type(headers).__name__}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"headers are a dict of str to str; there is {type(name).__name__}: {type(value).__name__}")
+        if problem := field_problem(name, value):
+            raise ValueError(f"the header {name!r} {problem}")
+    return dict(headers)
+
+
+def check_time(value: Any) -> float | None:
+    """Return a time in seconds since 1970, None for None. Raises TypeError or ValueError on what is no time."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ValueError("expires_at is a datetime without a time zone; datetime.now(UTC) has one")
+        return value.timestamp()
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"expires_at is a number of seconds since 1970 or a datetime, not {type(value).__name__}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds):
+        raise ValueError(f"expires_at is no time: {value!r}" if isinstance(value, float) else "expires_at is too big")
+    return seconds

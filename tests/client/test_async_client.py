@@ -377,6 +377,28 @@ async def test_requests_are_answered(broker):
                 assert len(answer["params"]["client_id"]) == 36
 
 
+class Particular(AsyncPyStrandsClient):
+    async def on_connection_request(self, request):
+        if request.url == "/plain":
+            return True
+        return request.reject(401, "no") if request.url == "/no" else request.accept(expires_at=1e10)
+
+
+@pytest.mark.parametrize("path", ["/no", "/yes"])
+async def test_what_the_original_broker_does_not_know_is_logged_once(old_broker, broker, caplog, path):
+    async with up(old_broker, Particular) as (_, connection):
+        for url, warnings in (("/plain", 0), (path, 1), (path, 1)):
+            await connection.send(request(url=url))
+            await connection.receive()
+            assert caplog.text.count("the broker is the original one") == warnings
+    caplog.clear()
+    async with up(broker, Particular) as (_, connection):
+        await connection.send(request(url=path))
+        params = (await connection.receive())["params"]
+        assert params.get("expires_at") == 1e10 or (params["status"], params["reason"]) == (401, "no")
+        assert "the broker is the original one" not in caplog.text
+
+
 async def test_a_request_whose_handler_fails_is_rejected(broker, caplog):
     class Door(Recorder):
         async def on_connection_request(self, request):

@@ -72,6 +72,60 @@ def test_only_true_and_false_decide(result, accepted, decision):
     assert COMMANDS.decode(answer(make_call(asked), result)).params.accepted is decision
 
 
+REJECT = "reject"
+ACCEPT = "accept"
+
+
+@pytest.mark.parametrize(
+    ("calls", "result", "status"),
+    [
+        ([REJECT], None, 401),
+        ([REJECT], False, 401),
+        ([REJECT], True, None),
+        ([ACCEPT], None, None),
+        ([ACCEPT], True, None),
+        ([ACCEPT], False, 403),
+        ([REJECT, ACCEPT], None, None),
+        ([REJECT, ACCEPT], False, 403),
+        ([ACCEPT, REJECT], None, 401),
+        ([], False, 403),
+    ],
+)
+def test_what_wins(calls, result, status):
+    asked = ConnectionRequestContext()
+    for call in calls:
+        if call == REJECT:
+            asked.reject(401, "log in")
+        else:
+            asked.accept("chat", {"X-A": "1"}, 7)
+    params = COMMANDS.decode(answer(make_call(asked), result)).params
+    assert params.accepted is (status is None)
+    if status is None:
+        sent = (params.subprotocol, params.headers, params.expires_at)
+        assert sent == (("chat", {"X-A": "1"}, 7.0) if ACCEPT in calls else (None, {}, None))
+    else:
+        assert (params.status, params.reason) == (status, "log in" if status == 401 else "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "result"),
+    [
+        ("status", 200, False),
+        ("status", "x", False),
+        ("reason", 7, False),
+        ("response_headers", {"Upgrade": "h2c"}, True),
+        ("response_headers", None, True),
+        ("expires_at", "soon", True),
+        ("expires_at", float("nan"), True),
+    ],
+)
+def test_what_was_set_without_accept_and_reject_is_checked_as_well(field, value, result):
+    asked = ConnectionRequestContext()
+    setattr(asked, field, value)
+    with pytest.raises((TypeError, ValueError)):
+        answer(make_call(asked), result)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import time
+from contextlib import asynccontextmanager
 
 import pytest
 
-from pystrands import AsyncPyStrandsClient, testing
+from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient, testing
 
+from .raw_backend import RawBackend
 from .support import connect
 
 
@@ -81,6 +84,126 @@ async def test_a_backend_that_never_answers_costs_504_and_not_for_ever():
     async with testing.broker(answer_timeout=0.05) as broker, testing.backend(broker, Stuck):
         assert (await rejection(broker)).status == 504
         stuck.set()
+
+
+def decide(request):
+    """What the callback of every kind of client does in these tests."""
+    if request.url == "/login":
+        return request.reject(401, "log in \N{SNOWMAN}")
+    if request.url == "/busy":
+        request.reject(status=503)
+        return None
+    expires_at = request.query.get("expires_at")
+    headers = {"Set-Cookie": "seen=1", "X-Node": "7"}
+    return request.accept("chat", headers, float(expires_at[0]) if expires_at else None)
+
+
+class Deciding(AsyncPyStrandsClient):
+    async def on_connection_request(self, request):
+        return decide(request)
+
+    async def on_message(self, message, context):
+        await self.send_private_message(context.client_id, message)
+
+
+class DecidingThreads(PyStrandsClient):
+    def on_connection_request(self, request):
+        return decide(request)
+
+
+@asynccontextmanager
+async def decorated(broker):
+    app = PyStrands(port=broker.tcp_port)
+    app.on_connection_request(decide)
+    running = asyncio.ensure_future(app.run_async())
+    await testing.until(lambda: broker.backend_count)
+    yield
+    await app.disconnect()
+    await running
+
+
+KINDS = {
+    "async": lambda broker: testing.backend(broker, Deciding),
+    "threads": lambda broker: testing.backend(broker, DecidingThreads),
+    "decorators": decorated,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_reject_and_accept_say_more_than_yes_and_no(kind):
+    async with testing.broker() as broker, KINDS[kind](broker):
+        rejected = await rejection(broker, "/login")
+        assert (rejected.status, rejected.body) == (401, "log in \N{SNOWMAN}\n".encode())
+        rejected = await rejection(broker, "/busy")
+        assert (rejected.status, rejected.body) == (503, b"the connection was rejected\n")
+        async with testing.connect(broker, subprotocols=["chat"]) as client:
+            assert client.subprotocol == "chat"
+            assert client.headers["Set-Cookie"] == ["seen=1"]
+            assert client.headers["X-Node"] == ["7"]
+        assert broker.counters["refused_by_backend"] == 2
+
+
+async def test_a_client_is_closed_with_4401_when_its_time_is_over_and_others_are_not():
+    gone = []
+
+    class Watching(Deciding):
+        async def on_disconnect(self, context):
+            gone.append((context.close_code, context.reason))
+
+    async with testing.broker() as broker, testing.backend(broker, Watching):
+        now = time.time()
+        without, later = await testing.connect(broker), await testing.connect(broker, f"/?expires_at={now + 3600}")
+        soon = await testing.connect(broker, f"/?expires_at={now + 0.3}")
+        await soon.send("still in")
+        await soon.expect("still in")
+        closed = await soon.expect_close(4401)
+        assert time.time() >= now + 0.3
+        assert closed.reason == "token expired"
+        async with testing.connect(broker, f"/?expires_at={now - 1e9}") as over:
+            await over.expect_close(4401)
+        await testing.until(lambda: len(gone) == 2)
+        assert gone == [(4401, "token expired")] * 2
+        for client in (without, later):
+            await client.send("still in")
+            await client.expect("still in")
+        assert broker.counters["expired_closed"] == 2
+        assert len(broker._router._expiries) == 1
+        await later.close()
+        await testing.until(lambda: not len(broker._router._expiries))
+        await without.close()
+
+
+async def test_what_a_backend_of_another_make_says_is_checked(caplog):
+    async with testing.broker() as broker, RawBackend(broker) as raw:
+
+        async def answered(**params):
+            connecting = asyncio.ensure_future(connected(broker))
+            asked = await raw.hear("connection_request")
+            raw.say("response", params, request_id=asked["request_id"])
+            try:
+                return await connecting
+            except testing.Rejected as rejected:
+                return rejected
+
+        for status, expected in ((401, 401), (599, 599), (200, 403), (101, 403), (302, 403), (-7, 403), (10**12, 403)):
+            rejected = await answered(accepted=False, status=status, reason="x" * 10_000)
+            assert rejected.status == expected
+            assert rejected.body == b"x" * 4096 + b"\n"
+        assert "rejected a client with status 200, which refuses nobody: it got 403" in caplog.text
+        headers = {"X": "1", "X\r\nEvil": "1", "Connection": "close", "Y": "1\r\nEvil: 1", "Z": "\N{EURO SIGN}"}
+        client = await answered(accepted=True, headers=headers, expires_at=1e300)
+        await raw.hear("new_connection")
+        assert set(client.headers) == {"X", "Upgrade", "Connection", "Sec-Websocket-Accept"}
+        assert client.headers["Connection"] == ["Upgrade"]
+        assert "'X\\r\\nEvil' was left out" in caplog.text
+        over = await answered(accepted=True, expires_at=-1e300)
+        await over.expect_close(4401)
+        assert client.closed is None
+        await client.close()
+
+
+async def connected(broker):
+    return await testing.connect(broker)
 
 
 async def get(broker, path):

@@ -88,6 +88,19 @@ def test_responses(request_id, client_id, room_id, metadata):
     assert json.loads(_raw(reply.params.metadata)) == metadata
     reply = COMMANDS.decode(whole(wire.response(request_id, False)))
     assert (reply.params.accepted, reply.params.client_id, reply.params.room_id) == (False, None, None)
+    assert (reply.params.status, reply.params.reason) == (403, "")
+    assert (reply.params.headers, reply.params.expires_at) == ({}, None)
+
+
+@given(texts, st.dictionaries(texts, texts), st.none() | st.floats(0, 1e12), st.integers(400, 599), texts)
+def test_what_else_a_response_says(subprotocol, headers, expires_at, status, reason):
+    for accepted in (True, False):
+        line = wire.response("q", accepted, "c", "r", {}, subprotocol, headers=headers, expires_at=expires_at,
+                             status=status, reason=reason)  # fmt: skip
+        params = COMMANDS.decode(whole(line)).params
+        let_in = (params.subprotocol, params.headers, params.expires_at)
+        assert let_in == ((subprotocol, headers, expires_at) if accepted else (None, {}, None))
+        assert (params.status, params.reason) == ((403, "") if accepted else (status, reason))
 
 
 def test_hello_and_heartbeat():
@@ -118,6 +131,10 @@ def test_decoding_raises_nothing_else(line):
         b'{"action":"broadcast","params":{}}',
         b'{"action":"broadcast","params":{"message":7}}',
         b'{"action":"response","params":{}}',
+        b'{"action":"response","request_id":"r","params":{"accepted":true,"headers":{"X":1}}}',
+        b'{"action":"response","request_id":"r","params":{"accepted":true,"expires_at":"soon"}}',
+        b'{"action":"response","request_id":"r","params":{"accepted":true,"expires_at":1e999}}',
+        b'{"action":"response","request_id":"r","params":{"accepted":false,"status":"401"}}',
         b"[" * 100_000,
         b'{"action":"broadcast","params":' + b"[" * 100_000,
     ],

@@ -17,6 +17,8 @@ __all__ = ["Doorkeeper"]
 logger = logging.getLogger(__name__)
 
 _STOPPING: Final = "the server is going down"
+_MAX_REASON: Final = 4096
+"""Characters of a backend's reason for a rejection that its client gets to see."""
 _WITHOUT_LINK: Final = 1.0
 """Seconds that a backend without link keeps a question to itself, before another one is asked (LINK rule 20)."""
 
@@ -135,7 +137,8 @@ class Doorkeeper:
         if question is None:
             self._counters["responses_unexpected"] += 1
         elif not answer.accepted:
-            self._refuse(question, 403, "the connection was rejected", "refused_by_backend")
+            reason = answer.reason[:_MAX_REASON] or "the connection was rejected"
+            self._refuse(question, _refusal_status(session, answer.status), reason, "refused_by_backend")
         elif _is_utf8(bytes(answer.metadata)):
             self._forget(question)
             self._admit(session, question.handshake, answer)
@@ -195,6 +198,13 @@ class Doorkeeper:
                     session.name,
                     self._answer_timeout,
                 )
+
+
+def _refusal_status(session: Session, status: int) -> int:
+    if 400 <= status <= 599:
+        return status
+    logger.warning("%s rejected a client with status %d, which refuses nobody: it got 403", session.name, status)
+    return 403
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -67,6 +67,11 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "",
         "messages that clients missed since they did not read (`--slow-client-policy drop`)",
     ),
+    "expired_closed": Counted(
+        "clients_closed",
+        "expired",
+        "clients that were closed with 4401: the time that their backend gave them was over",
+    ),
     "keepalive_timeout": Counted("clients_closed", "silent", "clients that left `--ping-missed` pings unanswered"),
     "protocol_error": Counted("clients_closed", "protocol_error", "clients that broke the WebSocket protocol (1002)"),
     "bad_utf8": Counted("clients_closed", "bad_utf8", "clients that sent text that is not UTF-8 (1007)"),

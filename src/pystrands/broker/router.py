@@ -11,6 +11,7 @@ from pystrands.broker.admission import Handshake
 from pystrands.broker.backends import Backends, Session
 from pystrands.broker.commands import Commands
 from pystrands.broker.doorkeeper import Doorkeeper
+from pystrands.broker.expiry import Expiries
 from pystrands.broker.queue import EventQueue, Offer
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.broker.websocket import WebSocket
@@ -63,6 +64,7 @@ class Router:
         self._commands = commands
         self._loop = loop
         self._counters = counters
+        self._expiries = Expiries(loop, counters)
         self._ending: dict[str, Client] = {}  # clients that are gone, and whose backend has not finished with them
         self._clients = 0
         self._events = 0
@@ -85,7 +87,7 @@ class Router:
     # --- clients ---
 
     def _admit(self, session: Session, handshake: Handshake, answer: ResponseParams) -> None:
-        ws = handshake.accept(answer.subprotocol)
+        ws = handshake.accept(answer.subprotocol, tuple(answer.headers.items()))
         if ws is None:
             self._counters["handshakes_abandoned"] += 1
             return
@@ -103,6 +105,8 @@ class Router:
         if (ending := self._ending.get(client_id)) is not None:
             self._ledger.succeed(client, ending)
         self._put(Event(client, Kind.NEW, self._new_number()))
+        if answer.expires_at is not None:
+            self._expiries.add(ws, answer.expires_at)
 
     def client_message(self, ws: WebSocket, message: str | bytes) -> None:
         """A client sent a message: it goes to its owner, or waits for credit, or for a backend."""
@@ -142,6 +146,7 @@ class Router:
         """A client is gone; its owner is told after its last message."""
         client: Client = ws.client
         self._rooms.remove(client)
+        self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
         if code in _FAILURES:
             text = f"the connection failed with {code}: {reason}"

@@ -14,6 +14,8 @@ from typing import Final
 
 import httptools
 
+from pystrands.protocol.fields import field_problem
+
 logger = logging.getLogger(__name__)
 
 Headers = Iterable[tuple[str, str]]
@@ -21,21 +23,7 @@ Headers = Iterable[tuple[str, str]]
 RETRY_AFTER: Final = ("Retry-After", "2")
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
-# What we say ourselves; a backend's word on these would contradict it.
-_OURS: Final = frozenset(
-    {
-        "Connection",
-        "Content-Length",
-        "Sec-Websocket-Accept",
-        "Sec-Websocket-Extensions",
-        "Sec-Websocket-Protocol",
-        "Transfer-Encoding",
-        "Upgrade",
-    }
-)
 
 
 @dataclass(slots=True)
@@ -210,10 +198,8 @@ def _key_is_valid(key: str) -> bool:
 def _lines(headers: Headers) -> Iterable[str]:
     """Give the lines of additional headers; one that could end its line, or contradicts ours, is left out."""
     for name, value in headers:
-        if not _TOKEN.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
-            logger.warning("a response header was left out: its name or its value is not valid")
-        elif canonical_name(name.encode("ascii")) in _OURS:
-            logger.warning("the response header %s was left out: it is not for others to set", name)
+        if problem := field_problem(name, value):
+            logger.warning("the response header %s was left out: it %s", ascii(name[:100]), problem)
         else:
             yield f"{name}: {value}"
 

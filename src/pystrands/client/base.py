@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pystrands.context import ConnectionRequestContext, Context
+from pystrands.context import ConnectionRequestContext, Context, check_headers, check_rejection, check_time
 from pystrands.errors import ConfigError, MessageTooBig
 from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import (
@@ -347,14 +347,15 @@ def lost_messages(count: int) -> Call:
 def answer(call: Call, result: Any) -> bytes:
     """Return the line that answers a connection request whose handler returned ``result``.
 
-    True and False decide; anything else leaves it to ``request.accepted``. Raises TypeError or MessageTooBig, with what
-    to change, when ``request.context`` holds what can't be sent.
+    True and False decide; anything else leaves it to ``request.accepted``. Raises TypeError, ValueError or
+    MessageTooBig, with what to change, when ``request`` holds what can't be sent.
     """
     request = call.request
     assert request is not None
     accepted = result if result is True or result is False else bool(request.accepted)
     if not accepted:
-        return refusal(call)
+        check_rejection(request.status, request.reason)
+        return wire.response(call.request_id, False, status=request.status, reason=request.reason)
     context = request.context
     for field in ("client_id", "room_id"):
         value = getattr(context, field, None)
@@ -368,9 +369,17 @@ def answer(call: Call, result: Any) -> bytes:
             "it must be a str or None"
         )
     check_json(context.metadata)
+    headers, expires_at = check_headers(request.response_headers), check_time(request.expires_at)
     try:
         line = wire.response(
-            call.request_id, True, context.client_id, context.room_id, context.metadata, request.subprotocol
+            call.request_id,
+            True,
+            context.client_id,
+            context.room_id,
+            context.metadata,
+            request.subprotocol,
+            headers=headers,
+            expires_at=expires_at,
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"on_connection_request left what JSON can't hold in request.context: {error}") from None
@@ -383,7 +392,7 @@ def answer(call: Call, result: Any) -> bytes:
 
 
 def refusal(call: Call) -> bytes:
-    """Return the line that rejects a connection request."""
+    """Return the line that rejects a connection request whose handler failed."""
     return wire.response(call.request_id, False)
 
 

@@ -21,7 +21,7 @@ from pystrands.client.base import (
 from pystrands.client.dispatch import Dispatcher, clock
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing, max_unnumbered
-from pystrands.context import Context
+from pystrands.context import FORBIDDEN, Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.commands import BackendSession
@@ -104,6 +104,7 @@ class Incoming:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.results: dict[str, asyncio.Future[ResultParams]] = {}
         """Who waits for the answer to a command, by its request id."""
+        self._has_warned = False
         self.is_leaving = False
         self.left: asyncio.Future[None] = loop.create_future()
         """Done when the broker has said that no more events come."""
@@ -219,6 +220,8 @@ class Incoming:
         if kind is ConnectionRequest:
             call.max_line = max_unnumbered(link.peer.max_line)
             call.reply = link.write if session is None else partial(self._reply, session.session)
+            if not link.peer.said_hello:
+                call.reply = partial(self._reply_to_original, link, call)
         else:
             if session is not None:
                 call.seq, call.done = event.seq, session.done  # type: ignore[union-attr]  # events have one
@@ -228,6 +231,19 @@ class Incoming:
             self._release([call])
         else:
             self._dispatcher.put(call)
+
+    def _reply_to_original(self, link: Link, call: Call, line: bytes) -> None:
+        """Answer the original broker, which knows less of answers than we do."""
+        link.write(line)
+        asked = call.request
+        if self._has_warned or asked is None:
+            return
+        if asked.expires_at is not None or asked.response_headers or asked.status != FORBIDDEN or asked.reason:
+            self._has_warned = True
+            logger.warning(
+                "the broker is the original one: it knows no expires_at and closes nobody whose time is over, "
+                "and no status, reason or headers of an answer"
+            )
 
     def _reply(self, asked: LinkSession, line: bytes) -> None:
         """Answer a connection request in the session that asked: another broker gives the same numbers to others."""

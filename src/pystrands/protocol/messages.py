@@ -342,6 +342,13 @@ class ResponseParams(Struct):
     metadata: Raw = Raw(b"{}")
     subprotocol: str | None = None
     """The one of those that the client offered which the 101 names."""
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    """What the 101 has besides."""
+    expires_at: float | None = None
+    """When the client is to be closed, in seconds since 1970."""
+    status: int = 403
+    """What a client that is not accepted gets, and ``reason``, the text with it."""
+    reason: str = ""
 
 
 class Response(Struct, tag="response", tag_field="action"):

@@ -5,7 +5,7 @@ Short functions that join constant pieces, since one of them runs for every mess
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -181,13 +181,30 @@ def response(
     room_id: str = "",
     metadata: Any = None,
     subprotocol: str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    expires_at: float | None = None,
+    status: int = 403,
+    reason: str = "",
 ) -> bytes:
-    """Encode the answer to a connection request. Raises TypeError when ``metadata`` is not made of JSON values."""
+    """Encode the answer to a connection request. Raises TypeError when ``metadata`` is not made of JSON values.
+
+    ``status`` and ``reason`` are for a client that is not accepted, all others for one that is.
+    """
     params: dict[str, Any] = {"accepted": accepted}
     if accepted:
         params |= {"client_id": client_id, "room_id": room_id, "metadata": metadata}
         if subprotocol is not None:
             params["subprotocol"] = subprotocol
+        if headers:
+            params["headers"] = headers
+        if expires_at is not None:
+            params["expires_at"] = expires_at
+    else:
+        if status != 403:
+            params["status"] = status
+        if reason:
+            params["reason"] = reason
     return b'{"action":"response","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 import pytest
@@ -269,13 +270,14 @@ def test_a_message_is_always_one_line():
     assert Failure("one\ntwo").message == "one two"
 
 
-@pytest.mark.parametrize("side", ["ws", "tcp"])
-@pytest.mark.parametrize("command", ["server", "demo"])
-def test_a_port_that_is_taken(side, command):
-    other = "tcp" if side == "ws" else "ws"
+@pytest.mark.parametrize(
+    ("command", "side"), [("server", "ws"), ("server", "tcp"), ("server", "admin"), ("demo", "ws"), ("demo", "tcp")]
+)
+def test_a_port_that_is_taken(command, side):
+    others = [arg for other in ("ws", "tcp") if other != side for arg in (f"--{other}-port", "0")]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with process(command, f"--{side}-port", str(port), f"--{other}-port", "0") as child:
+        with process(command, f"--{side}-port", str(port), *others) as child:
             output, errors = child.communicate(timeout=30)
     assert child.returncode == 1
     assert output == ""
@@ -335,6 +337,74 @@ def test_a_second_signal_ends_it_at_once():
             assert client.recv(1)[0] == 0x88, "a close frame, which this client never answers"
             code, _ = end(child, signal.SIGTERM)
     assert code == -signal.SIGTERM
+
+
+def pid_namespaces_can_be_had():
+    try:
+        return subprocess.run(["unshare", "-pf", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not pid_namespaces_can_be_had(), reason="only root on Linux can make a process the first one")
+def test_a_second_signal_ends_it_at_once_where_it_is_the_first_process_as_in_a_container():
+    command = ("unshare", "-pf", "--kill-child", sys.executable, "-m", "pystrands", "server")
+    args = ("--ws-port", "0", "--tcp-port", "0", "--close-timeout", "3000")
+    with subprocess.Popen([*command, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        try:
+            ws_port, tcp_port = listening(parent)
+            first = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text("ascii"))
+            with (
+                socket.create_connection(("127.0.0.1", tcp_port), timeout=30) as backend,
+                socket.create_connection(("127.0.0.1", ws_port), timeout=30) as client,
+            ):
+                backend.sendall(b'{"action": "heartbeat", "request_id": "", "params": {}}\n')
+                admit(client, backend)
+                os.kill(first, signal.SIGTERM)
+                assert client.recv(1)[0] == 0x88, "a close frame, which this client never answers"
+                os.kill(first, signal.SIGTERM)
+                assert parent.wait(30) == 128 + signal.SIGTERM
+        finally:
+            parent.kill()
+
+
+def test_metrics_are_announced_and_there():
+    with process("server", "--ws-port", "0", "--tcp-port", "0", "--admin-port", "0") as child:
+        listening(child)
+        url = re.fullmatch(r"metrics: (http://127\.0\.0\.1:\d+/metrics)\n", child.stdout.readline())
+        assert url
+        with urllib.request.urlopen(url[1], timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
+            assert "\npystrands_clients 0.0\n" in answer.read().decode()
+        assert end(child)[0] == 0
+
+
+def test_metrics_need_their_extra(monkeypatch):
+    monkeypatch.setattr("pystrands.broker.config.find_spec", lambda _name: None)
+    line = refusal("--admin-port", "9100")
+    assert line == "Error: --admin-port: prometheus-client is not installed: pip install 'pystrands[metrics]'"
+
+
+@pytest.mark.parametrize("side", ["ws", "tcp"])
+def test_the_admin_port_is_a_port_of_its_own(side):
+    line = refusal("--admin-port", "9100", f"--{side}-port", "9100")
+    assert line == f"Error: --admin-port: 9100 is --{side}-port too: choose another for one"
+
+
+def test_a_log_of_json_is_nothing_but_json_from_beginning_to_end():
+    args = ("--ws-port", "0", "--tcp-port", "0", "--admin-port", "0", "--log-format", "json")
+    with process("server", *args) as child:
+        entries = [json.loads(child.stderr.readline()) for _ in range(3)]
+        assert [entry["message"].split(": ")[0] for entry in entries] == ["WebSocket clients", "backends", "metrics"]
+        port = int(entries[0]["message"].rpartition(":")[2])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+        child.send_signal(signal.SIGTERM)
+        output, errors = child.communicate(timeout=30)
+    assert (child.returncode, output) == (0, "")
+    rest = [json.loads(line) for line in errors.splitlines()]
+    assert rest[-1]["message"] == "stopped"
+    assert {key for entry in entries + rest for key in entry} == {"time", "level", "logger", "message"}
 
 
 def test_the_environment_and_a_file_reach_the_process(tmp_path):

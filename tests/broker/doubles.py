@@ -44,6 +44,7 @@ class FakeWebSocket:
         self.router = router
         self.client: Any = None
         self.is_open = True
+        self.closed_by_us = False
         self.reading = True
         self.close_code: int | None = None
         self.sent: list[bytes] = []
@@ -59,6 +60,7 @@ class FakeWebSocket:
         self.reading = True
 
     def close(self, code: int = 1000, reason: str = "") -> None:
+        self.closed_by_us = True
         self.gone(code, reason)
 
     def gone(self, code: int = 1001, reason: str = "") -> None:

@@ -124,10 +124,11 @@ def test_valid_upgrades(front, changes):
 def test_invalid_upgrades(front, changes, status):
     got, headers, body = ask(front, upgrade("/ws", **changes))
     assert got == status
-    assert headers["Connection"] == "close"
+    assert headers["Connection"] == ("Upgrade, close" if status == 426 else "close")
     assert headers["Content-Length"] == str(len(body))
     assert body.endswith(b"\n")
     if status == 426:
+        assert headers["Upgrade"] == "websocket"
         assert headers["Sec-WebSocket-Version"] == "13"
     if status == 405:
         assert headers["Allow"] == "GET"
@@ -215,7 +216,7 @@ def test_plain_requests(front, method, path, status, kind_of_body, body):
     assert headers["Content-Type"] == kind_of_body
     assert headers["Content-Length"] == str(len(body))
     assert headers["Cache-Control"] == "no-store"
-    assert headers["Connection"] == "close"
+    assert headers["Connection"] == ("Upgrade, close" if status == 426 else "close")
     assert got_body == (body if method == "GET" else b"")
 
 

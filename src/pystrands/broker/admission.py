@@ -327,7 +327,7 @@ class Handshake(asyncio.Protocol):
         self._refuse(
             426,
             "this is a WebSocket endpoint: connect with a WebSocket client",
-            (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
+            (("Sec-WebSocket-Version", "13"),),
             without_body=without_body,
         )
 

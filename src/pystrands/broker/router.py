@@ -149,7 +149,8 @@ class Router:
         self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
         if code in _FAILURES:
-            text = f"the connection failed with {code}: {reason}"
+            # The client's own words are for on_disconnect alone: errors get into logs.
+            text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
             self._put(Event(client, Kind.ERROR, self._new_number(), text))
         self._put(Event(client, Kind.GONE, self._new_number(), reason, code=code))
         if client.in_flight or client.waiting:

@@ -142,6 +142,8 @@ def response(
         "Cache-Control: no-store",
         "Connection: close",
     ]
+    if status == HTTPStatus.UPGRADE_REQUIRED:  # RFC 9110, section 15.5.22
+        lines[-1:] = ["Connection: Upgrade, close", "Upgrade: websocket"]
     return _render([*lines, *_lines(headers)]) + (b"" if without_body else body)
 
 

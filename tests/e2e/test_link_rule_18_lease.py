@@ -102,6 +102,29 @@ async def test_rule_18_after_standing_still_a_backend_asks_before_another_handle
     await client.disconnect()
 
 
+async def test_rule_18_the_warning_tells_how_long_a_backend_stood_still(raw_broker, clock, caplog):
+    """Also where the heartbeat was the first to go on."""
+    client = Noting()
+    link = await connected(raw_broker, client)
+    await asked(link)
+    clock.now += 7
+    assert await asked(link) == clock.now
+    await link.message("a")
+    await held(client)
+    assert "this process stood still for 6.8 s" in caplog.text
+    await answer(link, clock.now)
+    await until(lambda: told(client) == ["a"])
+    for _ in range(3):
+        clock.now += 0.35
+        while await asked(link) != clock.now:
+            pass
+    await link.message("b")
+    await held(client)
+    assert "the broker has not answered for too long" in caplog.text
+    link.cut()
+    await client.disconnect()
+
+
 async def test_rule_18_a_handler_that_takes_too_long_keeps_the_next_one_back(raw_broker, clock):
     class Slow(Noting):
         async def on_message(self, message, context):
@@ -321,7 +344,15 @@ def note(what, context, message):
 
 
 record = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-pause = 0.02 if os.environ["LABEL"] == "one" else 0  # the other one overtakes it
+is_one = os.environ["LABEL"] == "one"
+pause = 0.02 if is_one else 0  # the other one overtakes it
+
+
+def waits(message):
+    # The test says when the first backend goes on.
+    return is_one and int(message.split()[1]) >= 3 and not os.path.exists(os.environ["RECORD"] + ".go")
+
+
 options = {"port": int(os.environ["PYSTRANDS_TCP_PORT"]), "reconnect_delay": 0.05, "max_reconnect_delay": 0.1}
 
 
@@ -329,6 +360,8 @@ class Async(AsyncPyStrandsClient):
     async def on_message(self, message, context):
         note("message", context, message)
         await asyncio.sleep(pause)
+        while waits(message):
+            await asyncio.sleep(0.01)
 
     async def on_client_released(self, context):
         note("released", context, "")
@@ -338,6 +371,8 @@ class Sync(PyStrandsClient):
     def on_message(self, message, context):
         note("message", context, message)
         time.sleep(pause)
+        while waits(message):
+            time.sleep(0.01)
 
     def on_client_released(self, context):
         note("released", context, "")
@@ -361,8 +396,13 @@ class Records:
         self.path = path
 
     def all(self):
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        data = self.path.read_bytes() if self.path.exists() else b""
+        lines = data[: data.rfind(b"\n") + 1].splitlines()  # the last one may be half there
         return sorted(map(json.loads, lines), key=lambda each: each["t"])
+
+    def go_on(self):
+        """Let the first backend go on."""
+        self.path.with_name(self.path.name + ".go").touch()
 
     def handled(self):
         handlings = defaultdict(list)
@@ -427,6 +467,7 @@ async def test_rule_18_a_backend_that_was_frozen_begins_nothing_that_another_has
         async with process(broker, kind, records, "one") as one:
             sockets, texts = await clients_of(broker, records, "one")
             one.stop()
+            records.go_on()
             begun = len(records.by("one"))
             assert len(texts) - begun > EACH
             async with process(broker, kind, records, "two"):
@@ -447,6 +488,7 @@ async def test_rule_18_a_backend_that_was_frozen_for_a_moment_notices_nothing(re
         sockets, texts = await clients_of(broker, records, "one")
         async with process(broker, "async", records, "two"):
             one.stop()
+            records.go_on()
             await asyncio.sleep(0.1)
             one.cont()
             await testing.until(lambda: len(records.by("one")) == len(texts), 20)
@@ -464,6 +506,7 @@ async def test_rule_18_a_backend_that_was_frozen_alone_goes_on(records):
         async with process(broker, "async", records, "one") as one:
             sockets, texts = await clients_of(broker, records, "one")
             one.stop()
+            records.go_on()
             await testing.until(lambda: any(each.is_expired for each in broker._backends.sessions), 20)
             one.cont()
             await testing.until(lambda: len(records.by("one")) == len(texts), 20)
@@ -480,6 +523,7 @@ async def test_rule_18_a_backend_whose_link_is_cut_for_long_begins_nothing_that_
             async with process(broker, "async", records, "two"):
                 proxy.refuse()
                 proxy.cut()
+                records.go_on()
                 await testing.until(lambda: len(records.handled()) == len(texts), 20)
                 proxy.accept()
                 await testing.until(lambda: len(records.by("one", "released")) == CLIENTS, 20)
@@ -495,6 +539,7 @@ async def test_rule_18_a_backend_whose_link_is_silent_begins_nothing_that_anothe
             sockets, texts = await clients_of(broker, records, "one")
             async with process(broker, "async", records, "two"):
                 proxy.pause()
+                records.go_on()
                 await testing.until(lambda: len(records.handled()) == len(texts), 20)
                 proxy.resume()
                 await testing.until(lambda: len(records.by("one", "released")) == CLIENTS, 20)

@@ -101,6 +101,8 @@ class Incoming:
         self._window = 0.0
         self._greeted = self._beaten = 0.0
         """When the last hello, and the last heartbeat, was sent."""
+        self._late = 0.0
+        """How late the last heartbeat was: for so long nothing ran here."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.results: dict[str, asyncio.Future[ResultParams]] = {}
         """Who waits for the answer to a command, by its request id."""
@@ -327,6 +329,7 @@ class Incoming:
             link.write(line)
         link.schedule_flush()
         self._outgoing.refill()
+        self._beaten = clock()  # while there was no link none was due
         self._beat(link)
         self._dispatcher.renew(lease_end(self._greeted, self._window))
         link.is_ready()
@@ -380,6 +383,7 @@ class Incoming:
             logger.warning("the broker has been silent for %.0f s; the link is closed", 2.5 * self._heartbeat)
             link.abort()
             return
+        self._late = self._overdue()
         self._beaten = clock()
         link.write(wire.heartbeat_ask(self._beaten) if self._window else wire.HEARTBEAT)
         self._timers["beat"] = self._loop.call_later(ask_interval(self._heartbeat, self._window), self._beat, link)
@@ -392,8 +396,8 @@ class Incoming:
 
     def lapsed(self) -> None:
         """Handlers wait: others may have got their events meanwhile. Ask the broker, where there is a link."""
-        link, now = self._outgoing.link, clock()
-        late = now - self._beaten - ask_interval(self._heartbeat, self._window)
+        link = self._outgoing.link
+        late = max(self._late, self._overdue())
         if link is None:
             why = "the link has been gone for too long"
         elif late > self._window / 2:
@@ -406,7 +410,10 @@ class Incoming:
             self._dispatcher.waiting,
         )
         if link is not None:
-            link.write(wire.heartbeat_ask(now))
+            link.write(wire.heartbeat_ask(clock()))
+
+    def _overdue(self) -> float:
+        return clock() - self._beaten - ask_interval(self._heartbeat, self._window)
 
     # --- the end ---
 

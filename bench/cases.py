@@ -20,6 +20,11 @@ class Case:
     idle: bool = False
     rate: float = 0
     """Messages a second of an open loop; 0: closed loop."""
+    size: int = 40
+    stalled: int = 0
+    """Clients that never read; nothing is owed to them."""
+    dialect: str = ""
+    """What is spoken instead of what the side speaks."""
 
     def options(self) -> list[str]:
         """Return the load generator's options."""
@@ -30,6 +35,8 @@ class Case:
             "room-size": self.room_size,
             "senders": self.senders,
             "rate": self.rate,
+            "size": self.size,
+            "stalled": self.stalled,
         }
         return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 

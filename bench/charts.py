@@ -6,13 +6,13 @@ from bench.results import Results, Spread
 from bench.sides import SIDES
 from bench.svg import Bar, Bars, bar_chart
 
-__all__ = ["of_cases"]
+__all__ = ["case_charts"]
 
 HIDDEN = {"protocol1", "other"}
 Figure = Callable[[str], Spread | None]
 
 
-def of_cases(results: Results) -> dict[str, str]:
+def case_charts(results: Results) -> dict[str, str]:
     """Return the charts of what was measured, by name of file."""
     found = {
         "throughput": _throughput(results),

@@ -288,6 +288,7 @@ static void on_frame(struct client *c, int first, const char *payload, size_t le
     switch (first) {
     case 0x80 | TEXT:
     case 0x80 | BINARY:
+        if (options.dialect == PINGS) break; /* a broadcast that is none of ours */
         if (options.dialect == NATS) on_nats_frame(c, payload, length, now);
         else if (options.dialect == SOCKETIO) on_socketio(c, payload, length, now);
         else on_message(c, payload, length, now);

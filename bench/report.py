@@ -7,14 +7,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import charts, growth_charts
 from bench.cases import CASES, Case
+from bench.charts import case_charts
+from bench.growth_report import growth_charts, growth_tables
 from bench.processes import HERE
 from bench.results import Results, Spread
 from bench.sides import SIDES
 from bench.verdict import verdicts
 
-__all__ = ["case_rows", "markdown", "print_case", "print_verdicts", "write_docs"]
+__all__ = ["case_rows", "markdown", "print_case", "print_verdicts", "table", "write_docs"]
 
 ROOT = HERE.parent
 COLOURS = {"aim": "green", "must": "green", "missed": "red", "failed": "red", "not measured": "yellow"}
@@ -82,24 +83,26 @@ def _verdict_rows(results: Results) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> Table:
-    table = Table(*heads, title=title, title_justify="left", title_style="bold")
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> Table:
+    """Return a table for the console."""
+    made = Table(*heads, title=title, title_justify="left", title_style="bold")
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def print_case(console: Console, results: Results, case: Case) -> None:
     """Print one case's table."""
-    console.print(_table(*case_rows(results, case, short=True), case.label))
+    console.print(table(*case_rows(results, case, short=True), case.label))
 
 
 def print_verdicts(console: Console, results: Results) -> None:
     """Print the verdict on each row."""
-    table = Table("case", "must", "aim", "measured", "verdict", title="Verdict", title_justify="left")
-    for each, row in zip(verdicts(results), _verdict_rows(results)[1], strict=True):
-        table.add_row(*row[:-1], f"[{COLOURS[each.word]}]{row[-1]}[/]")
-    console.print(table)
+    heads, rows = _verdict_rows(results)
+    shown = table(heads, (), "Verdict")
+    for each, row in zip(verdicts(results), rows, strict=True):
+        shown.add_row(*row[:-1], f"[{COLOURS[each.word]}]{row[-1]}[/]")
+    console.print(shown)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -139,6 +142,8 @@ def _details(results: Results) -> str:
                 else f"\n### {case.label}\n\n{case.what} {about['rounds']} rounds.\n\n"
             )
             parts.append(markdown(*case_rows(results, case)))
+    for each in growth_tables(results):
+        parts += [f"\n### {each.title}\n\n", markdown(each.heads, each.rows)]
     return "".join(parts)
 
 
@@ -164,8 +169,12 @@ def write_docs(results: Results, root: Path = ROOT) -> list[Path]:
     ):
         path.write_text(_with_part(path.read_text("utf-8"), name, part), "utf-8")
         written.append(path)
-    for name, svg in {**charts.of_cases(results), **growth_charts.of_growth(results)}.items():
+    for name, svg in {**case_charts(results), **growth_charts(results)}.items():
         path = root / "docs" / "images" / f"{name}.svg"
         path.write_text(svg, "utf-8")
         written.append(path)
     return written
+
+
+if __name__ == "__main__":  # after a change of how things look
+    write_docs(Results())

@@ -40,14 +40,20 @@ class Side:
     """Cases that it cannot run."""
 
 
-def pystrands(backend: str = "async", protocol: int = 2, python: str = sys.executable, src: str = "") -> Starter:
-    """Our broker and one backend, from this source tree or another (``src``: what goes on PYTHONPATH)."""
+def pystrands(
+    backend: str = "async", protocol: int = 2, python: str = sys.executable, src: str = "", watch: Path | None = None
+) -> Starter:
+    """Our broker and one backend, from this source tree or another (``src``: what goes on PYTHONPATH).
+
+    ``watch``: the file of a broker that looks at its own event loop.
+    """
 
     @contextmanager
     def start(log: Path) -> Iterator[Running]:
         ws, tcp = free_ports(2)
         env = {"PYTHONPATH": src} if src else {}
-        broker = [python, "-m", "pystrands", "server", "--ws-port", str(ws), "--tcp-port", str(tcp)]
+        program = ["-m", "pystrands", "server"] if watch is None else [str(PEERS / "broker_watched.py"), str(watch)]
+        broker = [python, *program, "--ws-port", str(ws), "--tcp-port", str(tcp)]
         with ExitStack() as stack:
             broker_id = stack.enter_context(process([*broker, "--log-level", "warning"], env, log))
             wait_until_answers(ws, "/healthz")

@@ -24,7 +24,7 @@ docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers that die while clients send
 	$(BIN)/pytest -m chaos -s tests/chaos
 
-bench: $(VENV)/.ready-bench ## PyStrands beside others; QUICK=1: two minutes, else an hour's quarter, and docs get it
+bench: $(VENV)/.ready-bench ## PyStrands beside others: half an hour, and docs get the figures; QUICK=1: two minutes
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write)
 	$(if $(QUICK),,$(BIN)/python -m bench.grow --write)
 

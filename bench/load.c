@@ -18,7 +18,6 @@
 #include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -398,9 +397,9 @@ static void turn(uint64_t until) {
         wait.tv_sec = (time_t)((until - now) / 1000000000u);
         wait.tv_nsec = (long)((until - now) % 1000000000u);
     }
-    struct pollfd one = {.fd = epoll_fd, .events = POLLIN}; /* epoll_wait itself knows milliseconds only */
-    if (ppoll(&one, 1, &wait, NULL) <= 0) return;
-    int n = epoll_wait(epoll_fd, events, 512, 0);
+    int n = epoll_pwait2(epoll_fd, events, 512, &wait, NULL);
+    if (n < 0 && errno == ENOSYS) /* before Linux 5.11; milliseconds, rounded down: the last one is spent in a circle */
+        n = epoll_wait(epoll_fd, events, 512, until > now ? (int)((until - now) / 1000000u) : 0);
     for (int i = 0; i < n; i++) {
         struct client *c = events[i].data.ptr;
         if (!c) { /* stdin */

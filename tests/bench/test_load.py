@@ -12,7 +12,7 @@ from bench.processes import BenchError
 from bench.sides import SIDES, Running
 from websockets.asyncio.server import serve
 
-SHORT = Timing(settle=0.1, warmup=0.1, seconds=0.5, drain=0.3)
+SHORT = Timing(settle=0.05, warmup=0.1, seconds=0.25, drain=0.2)
 ROOM = Case("small", "a small room", "", "/chat", "room", clients=20, room_size=10, senders=2)
 ECHO = Case("small", "a small echo", "", "/echo", "own", clients=5)
 
@@ -56,7 +56,7 @@ async def drive_against(what_is_sent, case=ROOM, timing=SHORT):
 async def test_our_broker_and_backend_lose_nothing(case, tmp_path):
     run = await asyncio.to_thread(measure, SIDES["pystrands"], case, SHORT, tmp_path / "log")
     assert run["received"] > 0
-    assert run["rate"] == pytest.approx(run["received"] / run["seconds"])
+    assert run["rate"] == pytest.approx(run["received"] / run["seconds"], rel=0.001)
     assert set(run["us"]) == set(run["peak_bytes"]) == {"broker", "backend"}
     assert run["us"]["broker"] > 0
     assert 0 < run["latency_us"]["p50"] <= run["latency_us"]["p99"] <= run["latency_us"]["max"]

@@ -34,3 +34,59 @@ async def test_rule_13_past_it_the_largest_offenders_are_closed_until_it_is_kept
 async def test_rule_13_what_is_nobodys_fault_counts_too():
     assert look([10, 20], 100, others=80) == ([20], Counter(budget_closed=1))
     assert look([0, 0], 100, others=200) == ([], Counter(budget_closed=0))
+
+
+async def test_rule_13_a_look_at_many_lets_others_have_their_turn_in_between():
+    """The timer's look: 15,000 clients in one go would hold the event loop for ten milliseconds."""
+    loop = asyncio.get_running_loop()
+    looked: list[int] = []
+    turns: list[int] = []
+    done = asyncio.Event()
+
+    class Watched(Thing):
+        @property
+        def waiting_bytes(self):
+            looked.append(1)
+            return self.size
+
+        @waiting_bytes.setter
+        def waiting_bytes(self, size):
+            self.size = size
+
+        def give_up(self):
+            super().give_up()
+            done.set()
+
+    things = [Watched(1) for _ in range(3500)]
+    budget = Budget(loop, 3499, lambda: things, lambda: 0, Counter())
+
+    def other():
+        turns.append(len(looked))
+        if not done.is_set():
+            loop.call_soon(other)
+
+    budget.start()
+    other()
+    await asyncio.wait_for(done.wait(), 10)
+    budget.stop()
+    between = {seen for seen in turns if 0 < seen < 3500}
+    assert between == {1000, 2000, 3000}
+    assert sum(thing.is_closed for thing in things) == 1
+
+
+async def test_rule_13_a_look_that_has_begun_ends_when_the_broker_stops():
+    loop = asyncio.get_running_loop()
+    things = [Thing(1) for _ in range(20_500)]
+    begun = asyncio.Event()
+
+    def offenders():
+        begun.set()
+        return things
+
+    budget = Budget(loop, 1, offenders, lambda: 0, Counter())
+    budget.start()
+    await asyncio.wait_for(begun.wait(), 10)
+    budget.stop()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(thing.is_closed for thing in things)

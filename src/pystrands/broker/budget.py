@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final, Protocol
 
 __all__ = ["Budget", "Offender"]
@@ -12,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL: Final = 0.5
 """Seconds between two looks."""
+_AT_ONCE: Final = 1000
+"""So many buffers are looked at in one turn of the loop: about half a millisecond."""
 
 
 class Offender(Protocol):
@@ -31,7 +34,8 @@ class Budget:
     """Looks twice a second at all that waits; when it is more than ``limit`` bytes, the largest offenders are closed.
 
     Each buffer has a bound of its own; this is for when there are many. ``offenders()`` names all that bytes may wait
-    for, ``others()`` the bytes of what is nobody's fault. A ``limit`` of 0 turns it off. Counted as ``budget_closed``.
+    for, and what it returned stays as it is; ``others()`` is the bytes of what is nobody's fault. A ``limit`` of 0
+    turns it off. Counted as ``budget_closed``.
     """
 
     def __init__(
@@ -47,15 +51,13 @@ class Budget:
         self._offenders = offenders
         self._others = others
         self._counters = counters
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._total = 0
 
     @property
     def total(self) -> int:
         """How many bytes wait in all: as of the last look, or of now where there is no limit to look after."""
-        if not self.limit:
-            self._measure()
-        return self._total
+        return self._total if self.limit else self._sum(_of(self._offenders()))
 
     def start(self) -> None:
         """Look from now on."""
@@ -68,13 +70,24 @@ class Budget:
             self._timer.cancel()
 
     def _on_timer(self) -> None:
-        self.look()
+        self._look_on(iter(self._offenders()), [])
+
+    def _look_on(self, rest: Iterator[Offender], waiting: list[tuple[int, Offender]]) -> None:
+        """Look at the next few, and at the others in later turns of the loop: thousands take some ten milliseconds."""
+        some = list(islice(rest, _AT_ONCE))
+        waiting += _of(some)
+        if len(some) == _AT_ONCE:
+            self._timer = self._loop.call_soon(self._look_on, rest, waiting)
+            return
+        self._settle(waiting)
         self.start()
 
     def look(self) -> None:
         """Close the largest offenders until what waits is within the limit."""
-        waiting = self._measure()
-        total = self._total
+        self._settle(_of(self._offenders()))
+
+    def _settle(self, waiting: list[tuple[int, Offender]]) -> None:
+        total = self._total = self._sum(waiting)
         if total <= self.limit:
             return
         waiting.sort(key=lambda each: each[0], reverse=True)
@@ -92,7 +105,9 @@ class Budget:
             closed,
         )
 
-    def _measure(self) -> list[tuple[int, Offender]]:
-        waiting = [(size, offender) for offender in self._offenders() if (size := offender.waiting_bytes)]
-        self._total = sum(size for size, _ in waiting) + self._others()
-        return waiting
+    def _sum(self, waiting: list[tuple[int, Offender]]) -> int:
+        return sum(size for size, _ in waiting) + self._others()
+
+
+def _of(offenders: Iterable[Offender]) -> list[tuple[int, Offender]]:
+    return [(size, offender) for offender in offenders if (size := offender.waiting_bytes)]

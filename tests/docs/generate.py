@@ -28,15 +28,27 @@ def with_part(text: str, name: str, part: str) -> str:
     return re.sub(pattern, lambda match: match[1] + part + match[2], text, flags=re.DOTALL)
 
 
+def file_block(language: str, name: str) -> str:
+    """Return a file of the repository as a fenced block."""
+    return f"```{language}\n{(ROOT / name).read_text('utf-8')}```\n"
+
+
+def production_page() -> str:
+    """Return the page about production with its tables, and the files that it shows."""
+    page = PRODUCTION_PAGE.read_text("utf-8")
+    page = with_part(page, "nginx", file_block("nginx", "deploy/nginx.conf"))
+    page = with_part(page, "systemd", file_block("ini", "deploy/pystrands.service"))
+    page = with_part(page, "gauges", gauges_table())
+    return with_part(page, "counters", counters_table())
+
+
 def generated() -> dict[Path, str]:
     """Return what each page with such parts should be."""
     page = with_part(OPTIONS_PAGE.read_text("utf-8"), "options", options_table())
     return {
         README: with_part(README.read_text("utf-8"), "options", options_table()),
         OPTIONS_PAGE: with_part(page, "names", names_table()),
-        PRODUCTION_PAGE: with_part(
-            with_part(PRODUCTION_PAGE.read_text("utf-8"), "gauges", gauges_table()), "counters", counters_table()
-        ),
+        PRODUCTION_PAGE: production_page(),
     }
 
 

@@ -24,7 +24,7 @@ LINES = [
     for line in block.code.splitlines()
     if line.strip() and not line.startswith("#")
 ]
-RUN_ELSEWHERE = {"make": "Makefile", "pip": "pyproject.toml", "python": "", "pytest": "", "systemctl": ""}
+RUN_ELSEWHERE = {"make": "Makefile", "pip": "", "python": "", "pytest": "", "systemctl": "", "docker": "Dockerfile"}
 
 
 @pytest.mark.parametrize(("place", "line"), LINES, ids=[f"{place} {line}" for place, line in LINES])

@@ -1,0 +1,25 @@
+# The broker in a container: docker build -t pystrands .
+# docs/production.md says how to run it.
+
+FROM python:3.13-slim AS build
+WORKDIR /build
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
+RUN python -m venv --without-pip /opt/pystrands \
+    && python -m pip --python /opt/pystrands install --no-cache-dir -c constraints.txt '.[metrics]'
+
+FROM python:3.13-slim
+COPY --from=build /opt/pystrands /opt/pystrands
+# Within a container only its own network reaches these; what others may reach is for `docker run --publish` to say.
+ENV PATH=/opt/pystrands/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYSTRANDS_WS_HOST=0.0.0.0 \
+    PYSTRANDS_TCP_HOST=0.0.0.0 \
+    PYSTRANDS_ADMIN_HOST=0.0.0.0 \
+    PYSTRANDS_ADMIN_PORT=9100
+EXPOSE 8080 8081 9100
+USER 10001:10001
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+    CMD ["python", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ['PYSTRANDS_ADMIN_PORT']), timeout=2); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
+ENTRYPOINT ["pystrands"]
+CMD ["server"]

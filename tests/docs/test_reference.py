@@ -14,6 +14,7 @@ from tests.docs.blocks import PAGES, README, ROOT, headings
 from tests.docs.generate import generated
 
 BROKER = ROOT / "src" / "pystrands" / "broker"
+SECURITY = ROOT / "SECURITY.md"
 
 
 def test_generated_parts_are_as_the_code_is():
@@ -92,14 +93,14 @@ def test_flags_in_the_text_are_flags_that_there_are():
     commands = [main, *(main.get_command(context, name) for name in main.list_commands(context))]
     flags = {flag for command in commands for each in command.params for flag in each.opts}
     flags |= {"--help", "--group"}
-    for path in PAGES:
+    for path in (SECURITY, *PAGES):
         text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
         for flag in re.findall(r"`(--[a-z][a-z-]+)", text):
             assert flag in flags, f"{path.name}: {flag}"
 
 
 def test_links_lead_somewhere():
-    for path in (README, *PAGES):
+    for path in (README, SECURITY, *PAGES):
         text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if re.match(r"[a-z]+:", target):

@@ -113,7 +113,7 @@ class Front:
         self.host = host
         self.counters = Counter()
         self._policy = policy
-        names = ("max_head_size", "handshake_timeout", "pages", "rules")
+        names = ("max_head_size", "handshake_timeout", "pages", "rules", "compression")
         self._admission_settings = {name: settings.pop(name) for name in names if name in settings}
         if "rules" in self._admission_settings:
             rules = {"origins": AllowedOrigins()} | self._admission_settings["rules"]
@@ -153,12 +153,12 @@ class Front:
         for _ in range(2):
             self.call(lambda: None)
 
-    def connect(self, path="/", **kwargs):
-        """Return a client whose handshake is done."""
+    def connect(self, path="/", *, extensions=None, **kwargs):
+        """Return a client whose handshake is done; its `answer` is the response's head."""
         client = self.raw(**kwargs)
-        client.send(upgrade(path))
-        head = client.head()
-        assert head.startswith(b"HTTP/1.1 101 "), head
+        client.send(upgrade(path, sec_websocket_extensions=extensions))
+        client.answer = client.head()
+        assert client.answer.startswith(b"HTTP/1.1 101 "), client.answer
         return client
 
     def url(self, path):
@@ -251,6 +251,7 @@ class Client:
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_hostname=address[0], suppress_ragged_eofs=False)
         self._read = b""
+        self.answer = b""
 
     def __enter__(self):
         return self
@@ -285,9 +286,15 @@ class Client:
         return rest
 
     def frame(self):
-        """Return the next frame as (opcode, payload); it must be there, whole and unmasked."""
+        """Return the next frame as (opcode, payload); it must be there, whole, plain and unmasked."""
+        opcode, payload, rsv = self.any_frame()
+        assert rsv == 0, "a server frame has no reserved bits"
+        return opcode, payload
+
+    def any_frame(self):
+        """Return the next frame as (opcode, payload, reserved bits)."""
         first, second = self._take(2)
-        assert first & 0xF0 == 0x80, "a server frame is whole and has no reserved bits"
+        assert first & 0x80, "a server frame is whole"
         assert second < 128, "a server frame is not masked"
         size = second
         if size == 126:
@@ -296,7 +303,7 @@ class Client:
         elif size == 127:
             (size,) = struct.unpack("!Q", self._take(8))
             assert size > 65535
-        return first & 0xF, self._take(size)
+        return first & 0xF, self._take(size), first >> 4 & 7
 
     def frames_to_end(self):
         frames = []

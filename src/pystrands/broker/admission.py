@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, cast
 
 from pystrands.broker import upgrade
+from pystrands.broker.compression import CompressedWebSocket
+from pystrands.broker.deflate import Agreement, negotiate
 from pystrands.broker.entry import EntryRules
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import cut, finish
@@ -47,12 +49,14 @@ class Admission:
 
     `max_head_size`: bytes of a request's head (431). `handshake_timeout`: seconds until it must be whole (408).
     `pages`: content type and body by path, for plain GET and HEAD requests. `rules`: what needs no gate to decide; by
-    default the origin alone. `handshakes` are those without an answer, `lingering` those that are taking theirs.
-    `handshake` makes the protocols of connections.
+    default the origin alone. `compression`: whether to agree to it with clients that offer it. `handshakes` are those
+    without an answer, `lingering` those that are taking theirs. `handshake` makes the protocols of
+    connections.
     """
 
     __slots__ = (
         "closed",
+        "compression",
         "gate",
         "handshake_timeout",
         "handshakes",
@@ -73,9 +77,11 @@ class Admission:
         handshake_timeout: float = 10.0,
         pages: Mapping[str, tuple[str, bytes]] | None = None,
         rules: EntryRules | None = None,
+        compression: bool = False,
         handshake: "Callable[[Admission], Handshake] | None" = None,
     ) -> None:
         self.gate = gate
+        self.compression = compression
         self.shared = shared
         self.max_head_size = max_head_size
         self.handshake_timeout = handshake_timeout
@@ -119,6 +125,7 @@ class Handshake(asyncio.Protocol):
 
     __slots__ = (
         "_admission",
+        "_agreement",
         "_began",
         "_buffer",
         "_key",
@@ -144,6 +151,7 @@ class Handshake(asyncio.Protocol):
         self._admission = admission
         self._began = admission.shared.loop.time()  # with TLS that is before the TLS handshake
         self._state = _READING
+        self._agreement: Agreement | None = None  # on compression
         self._buffer = bytearray()
         self._key = ""
         self._peer: Peer = ("", 0)
@@ -169,9 +177,14 @@ class Handshake(asyncio.Protocol):
         self._state = _ACCEPTED
         if subprotocol not in self.subprotocols:
             subprotocol = None
-        shared = self._admission.shared
-        ws = self._ws = WebSocket(shared, transport, self.remote_addr, self._place)
-        transport.write(upgrade.switching_protocols(self._key, subprotocol, headers))
+        shared, agreement, extensions = self._admission.shared, self._agreement, None
+        if agreement is None:
+            ws = WebSocket(shared, transport, self.remote_addr, self._place)
+        else:
+            ws = CompressedWebSocket(shared, transport, self.remote_addr, self._place, agreement.window_bits)
+            extensions = agreement.answer
+        self._ws = ws
+        transport.write(upgrade.switching_protocols(self._key, subprotocol, headers, extensions))
         # Not here: this may be within data_received(), where a protocol of another kind can't be put in.
         shared.loop.call_soon(self._hand_over)
         return ws
@@ -275,13 +288,22 @@ class Handshake(asyncio.Protocol):
         if not request.wants_websocket:
             self._answer_plainly(request)
             return
-        refusal = upgrade.check_upgrade(request)
+        refusal = upgrade.check_upgrade(request) or self._agree(request)
         if refusal is not None:
             self._refuse(refusal.status, refusal.reason, refusal.headers)
         elif self._admission.closed:
             self._refuse(503, "the server is going down")
         elif self._may_ask(request):
             self._ask(request)
+
+    def _agree(self, request: upgrade.Request) -> upgrade.Refusal | None:
+        """Choose from the extensions that the client offers."""
+        if self._admission.compression:
+            try:
+                self._agreement = negotiate(request.headers.get("Sec-Websocket-Extensions", ()))
+            except upgrade.BadRequestError as error:
+                return upgrade.Refusal(400, str(error))
+        return None
 
     def _may_ask(self, request: upgrade.Request) -> bool:
         rules = self._admission.rules

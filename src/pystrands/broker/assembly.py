@@ -11,12 +11,13 @@ _decoder: Final = codecs.getincrementaldecoder("utf-8")
 
 
 class BadMessageError(Exception):
-    """The message can't be taken; its sender is to be closed with `code` and `reason`."""
+    """The message can't be taken; its sender is to be closed with `code` and `reason`, and counted as `counter`."""
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, counter: str) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.counter = counter
 
 
 class Assembly:
@@ -36,7 +37,7 @@ class Assembly:
         """
         content = self._content
         if len(content) + len(payload) > self._limit:
-            raise BadMessageError(MESSAGE_TOO_BIG, "message too big")
+            raise BadMessageError(MESSAGE_TOO_BIG, "message too big", "message_too_big")
         content += payload
         decoder = self._decoder
         if decoder is None:
@@ -44,5 +45,5 @@ class Assembly:
         try:
             decoder.decode(payload, last)
         except UnicodeDecodeError:
-            raise BadMessageError(INVALID_PAYLOAD, "invalid UTF-8") from None
+            raise BadMessageError(INVALID_PAYLOAD, "invalid UTF-8", "bad_utf8") from None
         return content.decode() if last else None

@@ -119,6 +119,15 @@ class BrokerConfig:
     ping_missed: int = option(
         2, "pings that a client may leave unanswered before it counts as gone", unit="pings", minimum=1, maximum=1000
     )
+    compression: bool = option(
+        False, "compress messages to clients that can inflate them (permessage-deflate), and take compressed ones"
+    )
+    compression_threshold: int = option(
+        KIB, "messages of fewer bytes are not compressed", unit="bytes", minimum=1, maximum=GIB
+    )
+    compression_level: int = option(
+        3, "how hard to compress: 1 is fastest, 9 saves the last few bytes", minimum=1, maximum=9
+    )
     client_buffer: int = option(
         4 * MIB, "bytes that may wait for one client that does not read", unit="bytes", minimum=1, maximum=GIB
     )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
+from pystrands.broker.compression import CompressedOutbox
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
 from pystrands.broker.rooms import Rooms
@@ -16,9 +17,9 @@ _ROOM: Final = Audience.ROOM
 
 
 class Delivery:
-    """The engine's sink. A message is framed once, however many clients it is for."""
+    """The engine's sink. A message is framed once, and compressed once, however many clients it is for."""
 
-    def __init__(self, rooms: Rooms, outbox: Outbox, counters: Counter[str]) -> None:
+    def __init__(self, rooms: Rooms, outbox: Outbox | CompressedOutbox, counters: Counter[str]) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
         self._outbox = outbox

@@ -23,6 +23,7 @@ MAX_CONTROL_PAYLOAD: Final = 125
 MAX_CLOSE_REASON: Final = MAX_CONTROL_PAYLOAD - 2
 
 _FIN: Final = 0x80
+_COMPRESSED: Final = 0x40  # RSV1, which permessage-deflate gives this meaning
 _SHORT_TEXT: Final = tuple(bytes((_FIN | TEXT, size)) for size in range(126))  # the heads of most frames
 _pack_16 = struct.Struct("!BBH").pack
 _pack_64 = struct.Struct("!BBQ").pack
@@ -41,6 +42,17 @@ def text_frame(message: str) -> bytes:
 def binary_frame(message: bytes) -> bytes:
     """Frame `message` as it is."""
     return _frame(BINARY, message)
+
+
+def data_frame(opcode: int, payload: bytes, *, compressed: bool) -> bytes:
+    """Frame a message's payload; `compressed` says that it is DEFLATE, of a peer that has agreed to that (RFC 7692)."""
+    return _frame(opcode | _COMPRESSED if compressed else opcode, payload)
+
+
+def payload_of(frame: bytes) -> bytes:
+    """Return the payload of a frame that was made here."""
+    size = frame[1]
+    return frame[2 if size < 126 else 4 if size == 126 else 10 :]
 
 
 def ping_frame(payload: bytes = b"") -> bytes:

@@ -36,6 +36,9 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "clients_gone": Counted("clients_gone", "", "clients whose WebSocket has ended"),
     "messages_received": Counted("messages_received", "", "messages from clients"),
     "messages_delivered": Counted("messages_delivered", "", "messages to clients: one for each recipient"),
+    "messages_compressed": Counted(
+        "messages_compressed", "", "messages to clients that were compressed: one for all its recipients"
+    ),
     "events_redelivered": Counted(
         "events_redelivered", "", "events that were sent again, marked, since a backend died with them"
     ),
@@ -75,6 +78,9 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "keepalive_timeout": Counted("clients_closed", "silent", "clients that left `--ping-missed` pings unanswered"),
     "protocol_error": Counted("clients_closed", "protocol_error", "clients that broke the WebSocket protocol (1002)"),
     "bad_utf8": Counted("clients_closed", "bad_utf8", "clients that sent text that is not UTF-8 (1007)"),
+    "bad_deflate": Counted(
+        "clients_closed", "bad_deflate", "clients that sent a compressed message that can't be inflated (1007)"
+    ),
     "message_too_big": Counted(
         "clients_closed", "message_too_big", "clients that sent more than `--max-message-size` (1009)"
     ),

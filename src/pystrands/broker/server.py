@@ -14,9 +14,12 @@ from pystrands.broker.admission import Admission
 from pystrands.broker.backends import Backends
 from pystrands.broker.budget import Budget
 from pystrands.broker.commands import Commands
+from pystrands.broker.compression import CompressedOutbox
 from pystrands.broker.config import BrokerConfig
+from pystrands.broker.deflate import Compressor
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.entry import EntryRules
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.keepalive import KeepAlive
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.origins import AllowedOrigins, is_loopback
@@ -153,7 +156,7 @@ class Broker:
         except BaseException:
             await self.stop()
             raise
-        await self._engine.start(Delivery(self._rooms, self._outbox, self.counters))
+        await self._engine.start(Delivery(self._rooms, self._compressed(), self.counters))
         self._backends.start()
         self._keepalive.start(loop)
         self._budget.start()
@@ -259,6 +262,7 @@ class Broker:
                 max_per_address=config.max_connections_per_address,
                 counters=self.counters,
             ),
+            compression=config.compression,
             handshake=parts.handshake,
         )
         if config.admin_port >= 0:
@@ -287,6 +291,14 @@ class Broker:
             },
         )
         return AdminServer(loop, self._admission.is_ready, exposition.render, CONTENT_TYPE)
+
+    def _compressed(self) -> Outbox | CompressedOutbox:
+        """Return the way that messages go out."""
+        config = self.config
+        if not config.compression:
+            return self._outbox
+        compressor = Compressor(config.compression_level, config.compression_threshold, self.counters)
+        return CompressedOutbox(self._outbox, compressor)
 
     def _hello(self) -> bytes:
         return wire.hello(

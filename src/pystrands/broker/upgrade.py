@@ -110,7 +110,9 @@ def check_upgrade(request: Request) -> Refusal | None:
     return None
 
 
-def switching_protocols(key: str, subprotocol: str | None = None, headers: Headers = ()) -> bytes:
+def switching_protocols(
+    key: str, subprotocol: str | None = None, headers: Headers = (), extensions: str | None = None
+) -> bytes:
     """Render the 101 that answers a request with this Sec-WebSocket-Key."""
     accept = base64.b64encode(hashlib.sha1(key.encode("ascii") + _GUID, usedforsecurity=False).digest()).decode("ascii")
     lines = [
@@ -121,6 +123,8 @@ def switching_protocols(key: str, subprotocol: str | None = None, headers: Heade
     ]
     if subprotocol is not None:
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if extensions is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extensions}")
     return _render([*lines, *_lines(headers)])
 
 

@@ -132,6 +132,9 @@ class WebSocket(picows.WSListener):
         "transport",
     )
 
+    window_bits: int = 0
+    """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""
+
     def __init__(
         self,
         shared: WebSocketShared,
@@ -354,7 +357,7 @@ class WebSocket(picows.WSListener):
     def _on_other_frame(self, frame: picows.WSFrame) -> None:
         """Handle all but a whole text."""
         kind = frame.msg_type
-        if frame.rsv1 or frame.rsv2 or frame.rsv3:  # permessage-deflate will allow rsv1 on the first frame of a message
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self._fail(PROTOCOL_ERROR, "reserved bit")
         elif kind is _CONTINUATION:
             if self._partial is None:
@@ -378,7 +381,7 @@ class WebSocket(picows.WSListener):
         try:
             message = partial.add(frame.get_payload_as_bytes(), last=bool(frame.fin))
         except BadMessageError as error:
-            self._fail(error.code, error.reason)
+            self._fail(error.code, error.reason, error.counter)
             return
         if message is not None:
             self._partial = None
@@ -433,7 +436,7 @@ class WebSocket(picows.WSListener):
             auto_ping_reply_timeout=0,
             auto_ping_strategy=picows.WSAutoPingStrategy.PING_WHEN_IDLE,
             enable_auto_pong=False,
-            max_frame_size=self._shared.max_message_size,
+            max_frame_size=self._max_frame_size(),
             extra_headers=None,
             read_buffer_init_size=2048,
         )
@@ -444,6 +447,9 @@ class WebSocket(picows.WSListener):
 
     def _listener(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:  # noqa: ARG002 - ours
         return picows.WSUpgradeResponseWithListener(_UPGRADE_RESPONSE, self)
+
+    def _max_frame_size(self) -> int:
+        return self._shared.max_message_size
 
     def _measure_room(self) -> None:
         # All that the parser tells of a frame that is not whole yet is how much its buffer still takes.
@@ -475,9 +481,9 @@ class WebSocket(picows.WSListener):
         code = int.from_bytes(held[2:4], "big")
         self._fail(code if code in _COUNTERS else PROTOCOL_ERROR, held[4:].decode(errors="replace"))
 
-    def _fail(self, code: int, reason: str) -> None:
+    def _fail(self, code: int, reason: str, counter: str = "") -> None:
         if self._state < _CLOSING:
-            self._shared.counters[_COUNTERS[code]] += 1
+            self._shared.counters[counter or _COUNTERS[code]] += 1
             self._close(code, reason)
 
     def _close(self, code: int, reason: str) -> None:

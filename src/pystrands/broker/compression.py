@@ -1,0 +1,95 @@
+"""WebSockets of clients that compress, and one compressed frame for all of them that a message is for."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+import picows
+
+from pystrands.broker.deflate import Compressor, DeflatedAssembly, wire_limit
+from pystrands.broker.fanout import Outbox
+from pystrands.broker.frames import MESSAGE_TOO_BIG
+from pystrands.broker.limits import Place
+from pystrands.broker.websocket import WebSocket, WebSocketShared
+
+__all__ = ["CompressedOutbox", "CompressedWebSocket"]
+
+_CONTINUATION: Final = picows.WSMsgType.CONTINUATION
+_TEXT: Final = picows.WSMsgType.TEXT
+_BINARY: Final = picows.WSMsgType.BINARY
+
+
+class CompressedWebSocket(WebSocket):
+    """The WebSocket of a client with which permessage-deflate was negotiated, with `window_bits` in the answer.
+
+    What comes in is inflated. What goes out is sent as it is: a `CompressedOutbox` compresses it.
+    """
+
+    __slots__ = ("window_bits",)
+
+    def __init__(
+        self,
+        shared: WebSocketShared,
+        transport: asyncio.Transport,
+        remote_addr: str,
+        place: Place | None,
+        window_bits: int,
+    ) -> None:
+        super().__init__(shared, transport, remote_addr, place)
+        self.window_bits = window_bits
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        """Handle a frame."""
+        if (
+            frame.payload_size > self._shared.max_message_size
+            and not frame.rsv1
+            and frame.msg_type is not _CONTINUATION
+        ):  # the parser lets more pass, for what is compressed
+            self._fail(MESSAGE_TOO_BIG, "message too big")
+        else:
+            super().on_ws_frame(transport, frame)
+
+    def _on_other_frame(self, frame: picows.WSFrame) -> None:
+        if (
+            frame.rsv1
+            and (frame.msg_type is _TEXT or frame.msg_type is _BINARY)
+            and self._partial is None
+            and not (frame.rsv2 or frame.rsv3)
+        ):
+            self._partial = DeflatedAssembly(text=frame.msg_type is _TEXT, limit=self._shared.max_message_size)
+            self._add_fragment(self._partial, frame)
+        else:
+            super()._on_other_frame(frame)
+
+    def _max_frame_size(self) -> int:
+        return wire_limit(self._shared.max_message_size)
+
+
+class CompressedOutbox:
+    """Sends messages through an outbox: compressed to who negotiated it, and only once for all of them."""
+
+    __slots__ = ("_compressor", "_outbox")
+
+    def __init__(self, outbox: Outbox, compressor: Compressor) -> None:
+        self._outbox = outbox
+        self._compressor = compressor
+
+    def send(self, ws: WebSocket, frame: bytes) -> bool:
+        """Queue the message of `frame`, which is not compressed, for one client, as Outbox does."""
+        if ws.window_bits and len(frame) >= self._compressor.threshold and ws.is_open:
+            frame = self._compressor.compress(frame, ws.window_bits)
+        return self._outbox.send(ws, frame)
+
+    def fan_out(self, recipients: Iterable[WebSocket], frame: bytes) -> int:
+        """Queue the message of `frame`, which is not compressed, for every recipient that is open, as Outbox does."""
+        if len(frame) < self._compressor.threshold:
+            return self._outbox.fan_out(recipients, frame)
+        groups: defaultdict[int, list[WebSocket]] = defaultdict(list)
+        for ws in recipients:
+            groups[ws.window_bits].append(ws)
+        taken = 0
+        for window_bits, group in groups.items():
+            chosen = self._compressor.compress(frame, window_bits) if window_bits else frame
+            taken += self._outbox.fan_out(group, chosen)
+        return taken

@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pystrands.broker.assembly import Assembly, BadMessageError
@@ -67,3 +67,34 @@ def test_wherever_text_is_cut_it_is_taken_exactly_if_it_is_utf8(raw, cuts):
     except UnicodeDecodeError:
         expected = "closed with 1007"
     assert got == expected
+
+
+def can_become_text(raw):
+    """Tell whether something can be added to make it UTF-8."""
+    for byte in (b"\x80", b"\xbf"):
+        for count in range(4):
+            try:
+                (raw + byte * count).decode()
+            except UnicodeDecodeError:
+                continue
+            return True
+    return False
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"a", b"\x80", b"\x8f", b"\x90", b"\x9f", b"\xa0", b"\xbf", b"\xc2", b"\xe0", b"\xed"])
+        | st.sampled_from([b"\xef", b"\xf0", b"\xf4", b"\xf5", b"\xff", b"\xc0"]),
+        max_size=8,
+    )
+)
+@example([b"\xed", b"\xa0"])
+def test_text_is_refused_at_the_first_byte_that_can_not_be_there(octets):
+    assembly = Assembly(text=True, limit=100)
+    taken = b""
+    for octet in octets:
+        if not can_become_text(taken + octet):
+            assert code_of(assembly, octet) == 1007
+            return
+        add(assembly, octet)
+        taken += octet

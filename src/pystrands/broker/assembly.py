@@ -45,5 +45,12 @@ class Assembly:
         try:
             decoder.decode(payload, last)
         except UnicodeDecodeError:
-            raise BadMessageError(INVALID_PAYLOAD, "invalid UTF-8", "bad_utf8") from None
+            raise _bad_text() from None
+        pending = decoder.getstate()[0]
+        if pending[:1] == b"\xed" and pending[1:] >= b"\xa0":  # Python waits for the rest of a surrogate
+            raise _bad_text()
         return content.decode() if last else None
+
+
+def _bad_text() -> BadMessageError:
+    return BadMessageError(INVALID_PAYLOAD, "invalid UTF-8", "bad_utf8")

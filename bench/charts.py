@@ -9,6 +9,9 @@ from bench.svg import Bar, Bars, bar_chart
 __all__ = ["case_charts"]
 
 HIDDEN = {"protocol1", "other"}
+KEEPS_UP = 0.95
+"""Who delivers less than this share of the offered rate has no latency: the queue grows as long as one measures."""
+TOO_MUCH = Spread(0, 0, 0)
 Figure = Callable[[str], Spread | None]
 
 
@@ -29,7 +32,8 @@ def _panel(results: Results, case: str, title: str, figure: Figure, form: str, u
         if each:
             kind = "ours" if side.startswith("pystrands") else "yardstick" if side == "c" else "other"
             label = SIDES[side].short
-            bars.append(Bar(label, each.median, each.low, each.high, format(each.median, form) + unit, kind))
+            shown = "more than it can do" if each is TOO_MUCH else format(each.median, form) + unit
+            bars.append(Bar(label, each.median, each.low, each.high, shown, kind))
     return [Bars(title, bars)] if bars else []
 
 
@@ -52,9 +56,13 @@ def _throughput(results: Results) -> str:
 
 def _latency(results: Results) -> str:
     panels: list[Bars] = []
+    offered = results.about.get("latency", {}).get("rate", 0)
     for part, title in (("p50", "half of the messages within"), ("p99", "99 of 100"), ("p999", "999 of 1,000")):
 
         def figure(side: str, part: str = part) -> Spread | None:
+            rate = results.spread("latency", side, "rate")
+            if rate and rate.median < KEEPS_UP * offered:
+                return TOO_MUCH
             return _scaled(results.spread("latency", side, "latency_us", part), 0.001)
 
         panels += _panel(results, "latency", f"Echo at half of FastAPI's most: {title}", figure, ",.2f", " ms")

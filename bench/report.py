@@ -46,7 +46,7 @@ def _parts(results: Results, case: str, side: str, key: str, form: str, scale: f
 def case_rows(results: Results, case: Case, *, short: bool = False) -> tuple[list[str], list[list[str]]]:
     """Return the heads and rows of one case's table; ``short``: the sides' short names."""
     key = "connections_per_second" if case.idle else "rate"
-    heads = ["", "connections/s" if case.idle else "messages/s", "ours / this"]
+    heads = ["", "connections/s" if case.idle else "delivered/s", "ours / this"]
     heads += ["KiB per connection"] if case.idle else ["CPU per message, us", "p50, ms", "p99, ms", "p99.9, ms"]
     heads += ["peak memory, MiB"] + ([] if case.idle else ["load generator, cores"])
     rows = []
@@ -108,7 +108,7 @@ def print_verdicts(console: Console, results: Results) -> None:
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
-    return "\n".join(line.replace("|  |", "| |") for line in lines) + "\n"
+    return "\n".join(line.replace("  |", " |") for line in lines) + "\n"
 
 
 def _summary(results: Results) -> str:
@@ -135,12 +135,9 @@ def _details(results: Results) -> str:
     for name, case in CASES.items():
         if name in results.cases:
             about = results.about[name]
-            parts.append(
-                f"\n### {case.label[0].upper()}{case.label[1:]}\n\n{case.what}"
-                f" {about['rounds']} rounds of {about['seconds']:g} s.\n\n"
-                if not case.idle
-                else f"\n### {case.label}\n\n{case.what} {about['rounds']} rounds.\n\n"
-            )
+            rounds = f"{about['rounds']} round{'' if about['rounds'] == 1 else 's'}"
+            how = rounds if case.idle else f"{rounds} of {about['seconds']:g} s"
+            parts.append(f"\n### {case.label[0].upper()}{case.label[1:]}\n\n{case.what} {how}.\n\n")
             parts.append(markdown(*case_rows(results, case)))
     for each in growth_tables(results):
         parts += [f"\n### {each.title}\n\n", markdown(each.heads, each.rows)]

@@ -15,7 +15,8 @@ STYLE = """
     .yardstick { fill: none; stroke: #868b84; stroke-dasharray: 3 3; }
     .range { stroke: #1e2829; stroke-width: 1.2; opacity: .55; }
     .grid { stroke: #e4e0d4; } .axis { stroke: #868b84; }
-    .line { fill: none; stroke-width: 2.2; } .a { stroke: #0b6263; } .b { stroke: #97490b; } .c { stroke: #868b84; }
+    .line { fill: none; stroke-width: 2.2; }
+    .line.a { stroke: #0b6263; } .line.b { stroke: #97490b; } .line.c { stroke: #868b84; }
     .dot.a { fill: #0b6263; } .dot.b { fill: #97490b; } .dot.c { fill: #868b84; }
     text { fill: #1e2829; } .strong { font-weight: 650; } .quiet { fill: #566163; font-size: 13px; }
     .label.a { fill: #0b6263; } .label.b { fill: #97490b; } .label.c { fill: #566163; }
@@ -23,7 +24,7 @@ STYLE = """
       .ground { fill: #10181a; stroke: #2a373a; }
       .ours { fill: #6fcabf; } .other { fill: #47565a; } .yardstick { stroke: #9caaa9; }
       .range { stroke: #e5eae7; } .grid { stroke: #243034; } .axis { stroke: #728083; }
-      .a { stroke: #6fcabf; } .b { stroke: #e6a869; } .c { stroke: #9caaa9; }
+      .line.a { stroke: #6fcabf; } .line.b { stroke: #e6a869; } .line.c { stroke: #9caaa9; }
       .dot.a { fill: #6fcabf; } .dot.b { fill: #e6a869; } .dot.c { fill: #9caaa9; }
       text { fill: #e5eae7; } .quiet { fill: #9caaa9; }
       .label.a { fill: #6fcabf; } .label.b { fill: #e6a869; } .label.c { fill: #9caaa9; }
@@ -103,7 +104,7 @@ def line_chart(title: str, description: str, panels: Sequence[Lines]) -> str:
 
 
 def _line_panel(panel: Lines, x: float, y: float, width: float, height: float) -> list[str]:
-    left, right, top, bottom = x + 62, x + width - 24, y + 62, y + height - 48
+    left, right, top, bottom = x + 62, x + width - 36, y + 62, y + height - 48
     every = [point for line in panel.lines for point in line.points]
     low, high = (choose(math.log10(point[0]) for point in every) for choose in (min, max))
     most = _round_up(max(point[1] for point in every))

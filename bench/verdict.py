@@ -71,6 +71,14 @@ def _protocol(results: Results) -> Spread | None:
     return results.ratio("echo", OURS, "protocol1", "rate")
 
 
+def _protocol_cpu(results: Results) -> str:
+    both = [
+        [results.spread("echo", side, "us", part) for part in ("broker", "backend")] for side in (OURS, "protocol1")
+    ]
+    sums = [sum(each.median for each in parts if each) for parts in both]
+    return f"; CPU of broker and backend {sums[0]:.1f} us beside {sums[1]:.1f} us"
+
+
 ROWS = (
     Row("echo through a backend, 100 clients", "echo", 2, 3, _ratio("echo", "rate"), more=True),
     Row("one room of 1,000, deliveries/s", "room", 12, 20, _ratio("room", "rate"), more=True),
@@ -98,7 +106,14 @@ ROWS = (
 )
 
 PROTOCOL_ROW = Row(
-    "echo, protocol 2 beside protocol 1", "echo", 0.9, 1, _protocol, more=True, sides=(OURS, "protocol1")
+    "echo, protocol 2 beside protocol 1",
+    "echo",
+    0.9,
+    1,
+    _protocol,
+    more=True,
+    remark=_protocol_cpu,
+    sides=(OURS, "protocol1"),
 )
 
 

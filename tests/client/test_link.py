@@ -168,6 +168,18 @@ async def test_finish_when_the_broker_has_just_closed():
     assert transport.written == []
 
 
+async def test_finish_when_connecting_was_cancelled():
+    """uvloop has closed the transport, and neither says so nor calls connection_lost()."""
+    link, transport, _ = make()
+
+    def write_eof():
+        raise RuntimeError("the handler is closed")
+
+    transport.write_eof = write_eof
+    assert await soon(link.finish(1000)) is True
+    assert link.closed.done()
+
+
 async def test_finish_gives_up():
     link, transport, _ = make()
     assert await link.finish(0) is False

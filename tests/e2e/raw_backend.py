@@ -1,6 +1,7 @@
 """A backend of protocol 2 that does what a test says: every line, right or wrong, is the test's choice."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 from types import TracebackType
@@ -106,6 +107,13 @@ class RawBackend:
                 await self.next_line()
         except (EOFError, ConnectionError):
             return True
+
+    async def is_closed_saying(self) -> int:
+        """Return the last acknowledgement before the broker ends the link."""
+        with contextlib.suppress(EOFError):
+            while True:
+                await self.hear()
+        return self.acknowledged[-1]
 
     # --- lines ---
 

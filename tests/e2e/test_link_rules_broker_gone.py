@@ -56,7 +56,7 @@ async def test_rule_22_handlers_finish_and_each_owned_client_is_disconnected_onc
             assert event_id == "", "it came with no event, and repeats none"
     assert await again.so_far(client) == [], "nothing is done that the new broker does not know"
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_22_the_loss_of_a_link_alone_synthesises_nothing(raw_broker):
@@ -73,7 +73,7 @@ async def test_rule_22_the_loss_of_a_link_alone_synthesises_nothing(raw_broker):
     assert await link.so_far(client) == []
     assert client.notes == [("new", "ann")]
     link.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_22_clients_of_the_new_broker_are_not_those_of_the_old_one(raw_broker):
@@ -94,7 +94,7 @@ async def test_rule_22_clients_of_the_new_broker_are_not_those_of_the_old_one(ra
     assert await fourth.so_far(client) == []
     assert client.notes[4:] == [("gone", "ann")]
     fourth.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_23_what_is_dropped_is_told_and_what_is_for_many_is_kept(raw_broker):
@@ -120,7 +120,7 @@ async def test_rule_23_what_is_dropped_is_told_and_what_is_for_many_is_kept(raw_
     assert client.errors[0].startswith("4 messages were lost")
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_23_answers_and_finished_events_are_no_messages(raw_broker):
@@ -144,7 +144,7 @@ async def test_rule_23_answers_and_finished_events_are_no_messages(raw_broker):
     assert await again.so_far(client) == []
     assert client.errors == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_23_with_nothing_lost_there_is_no_error(raw_broker):
@@ -159,7 +159,7 @@ async def test_rule_23_with_nothing_lost_there_is_no_error(raw_broker):
     assert await again.so_far(client) == []
     assert client.errors == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_22_whole_brokers_one_after_the_other():
@@ -181,6 +181,23 @@ async def test_rule_22_whole_brokers_one_after_the_other():
     assert [what for what, _ in client.notes].count("gone") in {1, 2}, "the second may be gone unseen"
     disconnecting = asyncio.ensure_future(client.disconnect())
     await soon(disconnecting)
+
+
+async def test_rule_05_what_was_kept_and_another_broker_would_not_take_is_lost_and_told(raw_broker):
+    """Or else it would close the link for the gap, again and again."""
+    client = Noting()
+    link = await connected(raw_broker, client)
+    raw_broker.broker_id, raw_broker.hello_params["max_line"] = "broker-2", 1000
+    link.cut()
+    await unlinked(client)
+    for text in ("short", "long " * 200, "short, too"):
+        assert await client.broadcast_message(text)
+    again = await raw_broker.begin()
+    assert [await again.hear_text() for _ in range(2)] == ["short", "short, too"]
+    await until(lambda: client.errors)
+    assert client.errors[0].startswith("1 messages were lost")
+    again.cut()
+    await client.disconnect(0)
 
 
 async def test_rule_22_the_disconnect_shows_the_client_as_its_last_event_did():

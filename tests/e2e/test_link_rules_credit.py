@@ -70,7 +70,7 @@ async def test_rule_06_a_backend_takes_a_silent_broker_for_protocol_1():
         assert await client.broadcast_message("x")
         assert "seq" not in await link.receive()
         link.cut()
-        await client.disconnect()
+        await client.disconnect(0)
 
 
 async def test_rule_07_a_late_hello_counts_only_when_nothing_was_exchanged():
@@ -104,7 +104,7 @@ async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broke
     await again.go_on(link)
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 # --- rule 8 ---
@@ -135,7 +135,7 @@ async def test_rule_08_a_backend_ends_a_silent_link_and_resumes():
         await again.go_on(link)
         assert await again.so_far(client) == []
         again.cut()
-        await client.disconnect()
+        await client.disconnect(0)
 
 
 async def test_rule_08_a_link_of_protocol_1_that_does_not_answer_is_asked_no_more_until_it_speaks():
@@ -177,7 +177,7 @@ async def test_rule_09_only_the_original_brokers_metadata_is_unwrapped(says_hell
         await until(lambda: client.notes)
         assert client.contexts[0].metadata == (nested if says_hello else {"a": 1})
         connection.cut()
-        await client.disconnect()
+        await client.disconnect(0)
 
 
 async def test_rule_09_binary_is_base64_with_a_flag_and_text_stays_text():
@@ -315,7 +315,7 @@ async def test_rule_11_the_command_window_bounds_what_is_kept_without_a_link(raw
     assert await soon(sending)
     assert await again.hear_text() == "waits"
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_11_the_command_window_is_bounded_in_bytes_too(raw_broker):
@@ -331,7 +331,7 @@ async def test_rule_11_the_command_window_is_bounded_in_bytes_too(raw_broker):
     for _ in range(3):
         assert await again.hear_text() == "x" * 400
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 @pytest.mark.parametrize("fate", ["acknowledged", "cut"])
@@ -358,7 +358,7 @@ async def test_rule_11_send_waits_for_the_window_while_the_link_is_up(raw_broker
         assert [await again.hear_text() for _ in range(2)] == ["3", "4"]
         assert await again.so_far(client) == []
         again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_11_a_backend_reads_on_whatever_waits_for_its_handlers(raw_broker):
@@ -377,7 +377,7 @@ async def test_rule_11_a_backend_reads_on_whatever_waits_for_its_handlers(raw_br
     client._core.life.outgoing.session.max_lines = 4096
     release.set()
     link.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 # --- rule 12 ---
@@ -469,7 +469,7 @@ async def test_rule_05_an_answer_that_is_too_long_is_an_error_and_not_a_line_tha
     with pytest.raises(PyStrandsError, match="bytes"):
         await soon(asking)
     link.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_01_each_session_begins_with_1(raw_broker):
@@ -479,7 +479,7 @@ async def test_rule_01_each_session_begins_with_1(raw_broker):
         assert await client.broadcast_message("x")
         assert (await link.hear("broadcast"))["seq"] == 1
         link.cut()
-        await client.disconnect()
+        await client.disconnect(0)
 
 
 async def test_rule_09_messages_of_an_old_broker_are_handled():
@@ -491,4 +491,4 @@ async def test_rule_09_messages_of_an_old_broker_are_handled():
         await until(lambda: client.notes == [("hi", "c1")])
         assert client.ids == [""]
         link.cut()
-        await client.disconnect()
+        await client.disconnect(0)

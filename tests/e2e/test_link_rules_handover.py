@@ -249,6 +249,7 @@ async def test_rule_16_a_backend_that_leaves_finishes_what_runs_and_releases_the
     release.set()
     await link.hear_done(1)
     await link.hear("bye")
+    await link.acknowledge()
     link.connection.close()
     await soon(leaving)
     assert [what for what, _ in client.notes] == ["a1", "b1"]
@@ -395,7 +396,7 @@ async def test_rule_18_a_session_that_was_given_up(raw_broker):
         assert what not in {note for note, client_id in client.notes if client_id == "ann"}
     assert sorted(note for note in client.notes if note[0] == "released") == [("released", "ann"), ("released", "cay")]
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_18_a_client_whose_disconnect_was_not_started_is_released(raw_broker):
@@ -415,7 +416,7 @@ async def test_rule_18_a_client_whose_disconnect_was_not_started_is_released(raw
     assert client.notes[2] == ("released", "ann")
     assert client.ids[2] == ""
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_18_the_release_shows_the_client_as_its_last_event_did(raw_broker):
@@ -451,7 +452,7 @@ async def test_rule_18_a_broker_that_forgot_the_session_costs_what_was_written(r
     assert client.errors[0].startswith("2 messages were lost")
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_18_after_a_lost_welcome_it_is_told_again(raw_broker):
@@ -470,7 +471,7 @@ async def test_rule_18_after_a_lost_welcome_it_is_told_again(raw_broker):
     await until(lambda: ("released", "ann") in client.notes)
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_18_a_paused_backend_comes_back_too_late():
@@ -559,7 +560,7 @@ async def test_rule_19_each_connect_is_a_session_of_128_random_bits(raw_broker):
         assert not link.hello.get("resume")
         names.add(link.hello["session_id"])
         link.cut()
-        await client.disconnect()
+        await client.disconnect(0)
     assert len(names) == 3
     assert all(len(bytes.fromhex(name)) == 16 for name in names)
 
@@ -677,7 +678,7 @@ async def test_rule_20_a_late_answer_is_not_another_brokers(raw_broker):
     await again.hear_done(2)
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 # --- rule 21 ---

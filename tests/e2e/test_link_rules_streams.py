@@ -54,6 +54,7 @@ async def test_rule_01_the_backend_numbers_every_line_but_four_kinds(raw_broker)
     assert (await link.hear("leave"))["action"] == "leave"
     await link.say("leaving")
     assert (await link.hear("bye"))["action"] == "bye"
+    await link.acknowledge()
     link.connection.close()
     await soon(leaving)
 
@@ -239,7 +240,7 @@ async def test_rule_02_the_backend_drops_what_it_has_seen_and_half_a_line(raw_br
     await again.hear_done(2, 3)
     assert [what for what, _ in client.notes] == ["one", "two", "three"]
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 @pytest.mark.parametrize("seq", [3, 10**9, 0, -1])
@@ -258,7 +259,7 @@ async def test_rule_02_the_backend_closes_a_link_with_a_gap_and_resumes(raw_brok
     await again.hear_done(1, 2)
     assert [what for what, _ in client.notes] == ["one", "two"]
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_02_a_lost_welcome_costs_nothing(raw_broker):
@@ -278,7 +279,7 @@ async def test_rule_02_a_lost_welcome_costs_nothing(raw_broker):
     assert await again.hear_text() == "two"
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_02_a_lost_acknowledgement_costs_nothing(raw_broker):
@@ -296,7 +297,7 @@ async def test_rule_02_a_lost_acknowledgement_costs_nothing(raw_broker):
     assert [await again.hear_text() for _ in range(2)] == ["3", "4"]
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_02_to_acknowledge_what_the_backend_never_sent_closes_the_link(raw_broker):
@@ -312,7 +313,7 @@ async def test_rule_02_to_acknowledge_what_the_backend_never_sent_closes_the_lin
     await again.go_on(link)
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,7 @@ async def test_rule_02_events_that_the_backend_does_not_understand_count_and_are
     await link.hear_done(2)
     assert [what for what, _ in client.notes] == ["next"]
     link.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 # --- rule 3 ---
@@ -365,7 +366,7 @@ async def test_rule_03_done_follows_what_the_handler_sent(raw_broker):
     assert [await again.hear_text() for _ in range(3)] == ["slow 0", "slow 1", "slow 2"]
     await again.hear_done(1)
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_03_a_done_that_was_lost_comes_again(raw_broker):
@@ -379,7 +380,7 @@ async def test_rule_03_a_done_that_was_lost_comes_again(raw_broker):
     await again.go_on(link, received=0)
     await again.hear_done(1)
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_03_until_done_the_broker_keeps_the_event():
@@ -457,7 +458,7 @@ async def test_rule_04_a_time_out_does_not_withdraw_the_command(raw_broker):
     assert await link.so_far(client) == []
     assert client.connected
     link.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_04_the_outcome_is_unknown_when_the_broker_was_replaced(raw_broker):
@@ -477,7 +478,7 @@ async def test_rule_04_the_outcome_is_unknown_when_the_broker_was_replaced(raw_b
         with pytest.raises(OutcomeUnknown):
             await soon(each)
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_04_the_outcome_is_unknown_when_the_session_was_given_up_with_the_result(raw_broker):
@@ -503,7 +504,7 @@ async def test_rule_04_the_outcome_is_unknown_when_the_session_was_given_up_with
     await again.say("result", {"found": True}, request_id=command["request_id"])
     assert await soon(joining)
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_04_the_outcome_is_unknown_when_the_broker_forgot_the_session(raw_broker):
@@ -519,7 +520,7 @@ async def test_rule_04_the_outcome_is_unknown_when_the_broker_forgot_the_session
         await soon(asked)
     assert await again.so_far(client) == []
     again.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 # --- rule 5 ---
@@ -533,7 +534,7 @@ async def test_rule_05_both_hellos_announce_the_longest_line(raw_broker):
     link = await raw_broker.connected(client)
     assert link.hello["max_line"] >= 6 * raw_broker.hello_params["max_message_size"] + 65536
     link.cut()
-    await client.disconnect()
+    await client.disconnect(0)
 
 
 async def test_rule_05_a_line_of_any_length_is_sent_whole_or_refused():
@@ -575,4 +576,4 @@ async def test_rule_05_an_answer_around_the_limit_goes_out_or_rejects(raw_broker
             assert len(raw) <= 2000
     assert True in accepted and False in accepted
     link.cut()
-    await client.disconnect()
+    await client.disconnect(0)

@@ -119,6 +119,7 @@ class Pipe:
         self.to_broker = bytearray()
         self.to_backend = bytearray()
         self.is_cut = False
+        self.is_closed = False
         self.broker_knows = False
         self.splitter = LineSplitter(10**6)
         self.link = broker.make_link()
@@ -131,7 +132,7 @@ class Pipe:
         return None
 
     def is_closing(self):
-        return self.broker_knows or self.is_cut
+        return self.broker_knows or self.is_cut or self.is_closed
 
     def write(self, data):
         if not self.is_cut:
@@ -141,7 +142,14 @@ class Pipe:
         """The broker ends it."""
         self.cut()
 
-    close = abort
+    def close(self):
+        """The broker ends it when all has arrived."""
+        self.is_closed = True
+        self.arrived()
+
+    def arrived(self):
+        if self.is_closed and not self.to_backend:
+            self.cut()
 
     def cut(self):
         """Lose all that is on its way."""
@@ -193,7 +201,7 @@ class Backend:
 
     def send(self, to_one):
         text = f"{self.name} {'one' if to_one else 'all'} {len(self.put)}"
-        if not self.core.has_room:
+        if not self.core.has_room or self.core.ended:
             return
         self.put.append(text)
         self.write(self.core.put(wire.message_to_connection("c", text) if to_one else wire.broadcast(text)))
@@ -243,7 +251,7 @@ class Backend:
             self.lanes.setdefault(client_id, deque()).append((self.core.session, event))
 
     def greet(self, params):
-        answer = messages.HelloParams(protocol=2, binary=True)
+        answer = messages.HelloParams(protocol=2, binary=True, role=messages.SENDER if self.is_leaving else "")
         self.resuming = ""
         if not self.broker_id:
             pass
@@ -272,10 +280,9 @@ class Backend:
             lines, lost = self.core.replaced(self.resuming, params.received)
             self.machine.lost(self, lost)
         else:
-            lines = self.core.started()
-        if self.is_leaving and not params.resumed:  # the broker does not know
+            lines, _ = self.core.started()
+        if not params.resumed:
             self.heard_leaving = False
-            lines.append(self.core.put(wire.LEAVE))
         for line in lines:
             self.write(line)
         self.lease = lease_end(self.greeted, self.window)
@@ -307,7 +314,7 @@ class Backend:
 
     def leave(self):
         self.is_leaving = True
-        self.write(self.core.put(wire.LEAVE))
+        self.write(self.core.leave())
         numbers = []
         for client_id, lane in self.lanes.items():
             while len(lane) > (client_id in self.running):
@@ -503,6 +510,7 @@ class Sessions(RuleBasedStateMachine):
         data = bytes(pipe.to_backend[:size])
         del pipe.to_backend[:size]
         backend.hear(data)
+        pipe.arrived()
 
     def deliver_to_broker(self, backend, part=1.0):
         pipe = backend.pipe
@@ -593,21 +601,27 @@ class Sessions(RuleBasedStateMachine):
 
     # --- the end of backends and brokers ---
 
-    @precondition(lambda self: any(each.core.is_up and not each.is_leaving for each in self.linked()))
+    def able_to_leave(self):
+        return [each for each in self.backends if each.broker_id and not each.is_leaving and not each.is_dead]
+
+    @precondition(lambda self: self.able_to_leave())
     @rule(data=st.data())
     def backend_leaves(self, data):
-        able = [each for each in self.linked() if each.core.is_up and not each.is_leaving]
-        data.draw(st.sampled_from(able)).leave()
+        """With a link or without."""
+        data.draw(st.sampled_from(self.able_to_leave())).leave()
 
     @rule()
     def those_that_have_left_say_bye(self):
-        for backend in self.linked():
-            if backend.heard_leaving and not backend.running and not any(backend.lanes.values()) and backend.core.is_up:
-                backend.flush()
-                backend.write(backend.core.put(wire.BYE))
-                self.deliver_to_broker(backend)
-                if not backend.pipe.is_cut:
-                    self.end(backend)
+        for backend in self.backends:
+            if backend.heard_leaving and not backend.running and not any(backend.lanes.values()):
+                backend.write(backend.core.end())
+
+    @rule()
+    def those_whose_bye_is_acknowledged_end(self):
+        for backend in self.backends:
+            if backend.core.ended and backend.core.is_delivered and not backend.is_dead:
+                self.end(backend)
+                self.check_delivered(backend)
 
     @precondition(lambda self: any(not each.is_dead for each in self.backends))
     @rule(data=st.data(), really=RARELY)
@@ -706,6 +720,7 @@ class Sessions(RuleBasedStateMachine):
             backend.flush()
             self.deliver_to_broker(backend)
         self.those_that_have_left_say_bye()
+        self.those_whose_bye_is_acknowledged_end()
 
     def check_all(self):
         for lane, client in self.clients.items():
@@ -714,11 +729,15 @@ class Sessions(RuleBasedStateMachine):
             is_open = any(ws.client is lane for ws in self.open_sockets())
             assert bool(client.gone) is not is_open
         self.commands_are_carried_out_once_and_in_order()
-        published = set(self.engine.published)
         for backend in self.backends:
-            missing = [text for text in backend.put if text not in published]
             if not backend.is_dead:
-                assert len(missing) <= self.lost_count[backend], missing
+                self.check_delivered(backend)
+                assert not backend.is_leaving
+
+    def check_delivered(self, backend):
+        published = set(self.engine.published)
+        missing = [text for text in backend.put if text not in published]
+        assert len(missing) <= self.lost_count[backend], missing
 
     def progress(self):
         return (

@@ -411,7 +411,11 @@ class Backends:
                 self._receiver.command(session, command)
         elif isinstance(command, messages.Bye):
             logger.info("%s has left", session.name)
+            link = session.link
+            self._acknowledge(session)
             self._die(session)
+            if link is not None:
+                link.close()
 
     def _acknowledge(self, session: Session) -> None:
         self._set_timer(session, None)
@@ -474,8 +478,8 @@ class Backends:
         for session in list(self._sessions.values()):
             if session.link is None:
                 self._die(session)
-            else:
-                self._set_timer(session, None)
+            elif session.stream is not None:
+                self._acknowledge(session)
         for link in list(self._links):
             link.close()
         if self._links:

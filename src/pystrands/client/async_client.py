@@ -92,11 +92,13 @@ class AsyncPyStrandsClient(BaseClient):
     async def disconnect(self, timeout: float = 5.0) -> None:
         """Disconnect, and wait until that is done; :meth:`run_forever` returns.
 
-        No new events are taken. Those received are still handled, and what handlers send is still sent; handlers that
-        are not finished after ``timeout`` seconds are cancelled. Then waits up to 1 s until the broker has read
-        everything. Inside a handler it does not wait for that handler; the link is closed after it, or after
-        ``timeout`` seconds. May be called twice, also at once, where the earliest timeout counts. Cancelling it stops
-        the waiting, not the disconnecting.
+        No new events are taken. Those begun are still handled, and what handlers send is still sent; handlers that are
+        not finished after ``timeout`` seconds are cancelled. Then waits until the broker has everything: up to the
+        timeout, or 1 s more while the link is up. While it is down, and with ``auto_reconnect``, it tries to get it
+        back until the timeout, but only once if there is nothing to deliver. Of messages that were taken and may not
+        have been delivered :meth:`on_error` hears how many. Inside a handler it does not wait for that handler; the
+        link is closed after it, or after ``timeout`` seconds. May be called twice, also at once, where the earliest
+        timeout counts. Cancelling it stops the waiting, not the disconnecting.
         """
         await self._core.disconnect(timeout)
 

@@ -334,11 +334,12 @@ def synthesised_release(context: Context) -> Call:
     return Call("on_client_released", (context,), context, context.client_id)
 
 
-def lost_messages(count: int) -> Call:
+def lost_messages(
+    count: int, why: str = "they were on their way when the broker, or its session with it, ended"
+) -> Call:
     """Return the call that tells of messages that were lost with a broker or a session (LINK rule 23)."""
     context = Context()
-    text = f"{count} messages were lost: they were on their way when the broker, or its session with it, ended"
-    return Call("on_error", (text, context), context, None)
+    return Call("on_error", (f"{count} messages were lost: {why}", context), context, None)
 
 
 # --- result to reply ---------------------------------------------------------------------------------------------

@@ -109,9 +109,9 @@ class Dispatcher:
 
     # -- what comes in
 
-    def put(self, call: Call) -> None:
-        """Have ``call`` run when its turn comes."""
-        if self._stopped:
+    def put(self, call: Call, *, late: bool = False) -> None:
+        """Have ``call`` run when its turn comes; after :meth:`stop` only where it is ``late``."""
+        if self._stopped and not late:
             return
         self._lanes.put(call.lane, call)
         self._waiting_bytes += call.size

@@ -110,6 +110,8 @@ class Incoming:
         self.is_leaving = False
         self.left: asyncio.Future[None] = loop.create_future()
         """Done when the broker has said that no more events come."""
+        self.delivered: asyncio.Future[None] = loop.create_future()
+        """Done when the broker has all that was sent, the bye included."""
 
     def may_be_old(self) -> bool:
         """Whether the broker may be one that says no hello; not once it has said one (LINK rule 7)."""
@@ -266,8 +268,10 @@ class Incoming:
             return
         link.hear_hello(params)
         speaks_2 = min(messages.PROTOCOL, params.protocol) >= 2
-        if self._options.send_only and not speaks_2:
-            logger.error("this broker gives clients to everybody who connects: send_only needs one of protocol 2")
+        only_sends = self._options.send_only or self.is_leaving
+        if only_sends and not speaks_2:
+            if not self.is_leaving:
+                logger.error("this broker gives clients to everybody who connects: send_only needs one of protocol 2")
             link.abort()
             return
         is_same = params.broker_id == self._broker_id
@@ -275,14 +279,14 @@ class Incoming:
         if not is_same:
             self._fail_results()
         died = self._ownership.hello(params.broker_id, keeps_sessions=speaks_2)
-        role = messages.SENDER if self._options.send_only else ""
+        role = messages.SENDER if only_sends else ""  # which a session that goes on does not mind
         answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name, role=role)
         if speaks_2:
             self._heartbeat = params.heartbeat
             link.awaits_welcome = True
             self._name_session(answer, is_same=is_same)
         else:
-            self._outgoing.session = None
+            self._forget_session()
         if not (is_same and speaks_2):
             self._dispatcher.renew(math.inf)  # what waits is a broker's that is gone: nobody else has it
         self._window = params.resume_window
@@ -304,9 +308,19 @@ class Incoming:
             answer.resume = True
             answer.next_session_id = self._resuming
             answer.received = session.session.received
-        elif lost := session.new_broker(new_session_id()):
-            self._dispatcher.put(lost_messages(lost))
+        else:
+            self._tell_lost(session.new_broker(new_session_id()))
         answer.session_id = session.session.session_id
+
+    def _forget_session(self) -> None:
+        """The broker was replaced by one that only speaks protocol 1, in which nothing is kept."""
+        session, self._outgoing.session = self._outgoing.session, None
+        if session is not None:
+            self._tell_lost(session.undelivered)
+
+    def _tell_lost(self, count: int) -> None:
+        if count:
+            self._dispatcher.put(lost_messages(count))
 
     def _hear_welcome(self, link: Link, params: WelcomeParams) -> None:
         session = self._outgoing.session
@@ -322,13 +336,15 @@ class Incoming:
         elif self._resuming:
             lines = self._was_given_up(session, params.received)
         else:
-            lines = session.started()
+            lines, lost = session.started(max_unnumbered(link.peer.max_line))
+            self._tell_lost(lost)
         link.awaits_welcome = False
         self._usable(link)
         for line in lines:
             link.write(line)
         link.schedule_flush()
         self._outgoing.refill()
+        self._see_delivered(session)
         self._beaten = clock()  # while there was no link none was due
         self._beat(link)
         self._dispatcher.renew(lease_end(self._greeted, self._window))
@@ -341,13 +357,14 @@ class Incoming:
         released += [call.context for call in dropped if call.name == "on_disconnect"]  # theirs to be told of, too
         lines, lost = session.replaced(self._resuming, received)
         self._fail_results(sent_again=lines)
+        self._tell_lost(lost)
+        if self.is_leaving:  # its clients were to be others' anyway, and may be so since it said bye
+            return lines
         logger.warning(
             "the broker had given up on this backend: %d clients and %d events are other backends' now",
             len(released),
             len(dropped),
         )
-        if lost:
-            self._dispatcher.put(lost_messages(lost))
         for context in released:
             self._dispatcher.put(synthesised_release(_of_no_event(context)))
         return lines
@@ -360,6 +377,7 @@ class Incoming:
             logger.warning("the broker acknowledged what was never sent; the link is closed")
             link.abort()
         self._outgoing.refill()
+        self._see_delivered(session)
 
     # --- time ---
 
@@ -420,8 +438,16 @@ class Incoming:
     def leave(self) -> None:
         """Tell the broker to send no more events, and give back those that no handler has begun with (rule 16)."""
         self.is_leaving = True
-        self._outgoing.write(wire.LEAVE)
+        self._outgoing.leave()
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Leave those events to other backends that no handler has begun with."""
         self._release(self._dispatcher.release())
+
+    def _see_delivered(self, session: BackendSession) -> None:
+        if session.ended and session.is_delivered and not self.delivered.done():
+            self.delivered.set_result(None)
 
     def _release(self, calls: list[Call]) -> None:
         session = self._outgoing.session

@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from pystrands.client.base import Options
+from pystrands.client.base import Options, lost_messages
 from pystrands.client.dispatch import Dispatcher, current_runner
 from pystrands.client.incoming import Incoming
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
 from pystrands.client.supervisor import Supervisor
-from pystrands.protocol import wire
 
 __all__ = ["CANCELLED_TIMEOUT", "DISCONNECT_TIMEOUT", "Invoke", "Life"]
 
@@ -28,7 +27,8 @@ CANCELLED_TIMEOUT: Final = 1.0
 CANCEL_GRACE: Final = 1.0
 """Seconds for a cancelled handler to end, before it is left to itself."""
 LINGER: Final = 1.0
-"""Seconds for what was written to reach the broker."""
+"""Seconds for what was written to reach the broker, after the timeout."""
+NOT_DELIVERED: Final = "disconnected; %d messages were not delivered, as far as is known"
 
 
 class Life:
@@ -48,7 +48,9 @@ class Life:
         self._links: set[Link] = set()  # all that may receive; one, or while an old one drains two
         self._closer: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._expired: asyncio.Future[None] = self.loop.create_future()
         self._gave_up: asyncio.Future[None] = self.loop.create_future()
+        self._linger_until = 0.0
         self.dispatcher = Dispatcher(
             invoke,
             concurrency=options.max_concurrency,
@@ -61,6 +63,7 @@ class Life:
         )
         self.outgoing = Outgoing(self.loop, current_runner, self.dispatcher.stale)
         self.incoming = Incoming(self.loop, options, self.dispatcher, self.outgoing, self._usable)
+        self.incoming.delivered.add_done_callback(lambda _: self.supervisor.stop())
         self.supervisor = Supervisor(
             options,
             self._make_link,
@@ -79,7 +82,7 @@ class Life:
     def _opened(self, link: Link) -> None:
         self._links.add(link)
         link.closed.add_done_callback(lambda _: self._lost(link))
-        if self.stopping:
+        if self.stopping and not self.incoming.is_leaving:
             link.deafen()
 
     def _usable(self, link: Link) -> None:
@@ -99,12 +102,11 @@ class Life:
             self.incoming.lapsed()
 
     def _lapsed_at_the_end(self) -> bool:
-        """Drop what is held, where no broker will tell any more whose it is: other backends get it, or have it."""
-        if self._closer is None or self.outgoing.is_up:
+        """Give back what is held, if it is a broker's; the rest is the client's own and goes on."""
+        if self._closer is None:
             return False
-        dropped = self.dispatcher.forget()
-        logger.warning("disconnecting without a link: %d events are left to other backends", len(dropped))
-        self.dispatcher.renew(math.inf)  # the rest is the client's own
+        self.incoming.give_back()
+        self.dispatcher.renew(math.inf)
         return True
 
     def _set_flow(self, full: bool) -> None:
@@ -139,9 +141,13 @@ class Life:
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             logger.error("the connection's supervisor failed", exc_info=error)
         if self._is_abandoned():
+            if lost := self.outgoing.undelivered:
+                logger.warning(NOT_DELIVERED, lost)
             self._drop()
-        elif self._closer is None:
+            return
+        if self._closer is None:
             self.begin_closing(DISCONNECT_TIMEOUT)
+        self.outgoing.end()
 
     def _drop(self) -> None:
         for link in list(self._links):
@@ -180,17 +186,25 @@ class Life:
             return
         self._timers.append(self.loop.call_later(timeout, self._expire))
         if self._closer is None:
-            self.supervisor.stop()
-            if self.outgoing.session is not None and self.outgoing.is_up:
+            if self.outgoing.session is not None:
+                self.supervisor.finish(self._is_owing)
                 self.incoming.leave()
             else:
+                self.supervisor.stop()
                 for link in self._links:
                     link.deafen()
             self._closer = asyncio.Task(self._close(), loop=self.loop, context=self._context, name="pystrands-closer")
             if self.dispatcher.is_held:
                 self._lapsed_at_the_end()
 
+    def _is_owing(self) -> bool:
+        session = self.outgoing.session
+        return session is not None and (session.is_owing or not self.dispatcher.idle)
+
     def _expire(self) -> None:
+        if not self._expired.done():
+            self._expired.set_result(None)
+        self.supervisor.stop()
         count = self.dispatcher.stop()
         if count:
             logger.warning("disconnecting: %d events were not handled in time and are dropped", count)
@@ -201,28 +215,62 @@ class Life:
     def _give_up(self) -> None:
         if not self._gave_up.done():
             self._gave_up.set_result(None)
+            if not self.dispatcher.only_leavers:
+                logger.warning("disconnecting: some handlers did not end; they are left to themselves")
 
     async def _close(self) -> None:
         try:
-            if self.link is None:
-                self._own_cancels = 1
-                self._task.cancel()
-            finished = asyncio.ensure_future(self.dispatcher.finished())
-            try:
-                await asyncio.wait([finished, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                finished.cancel()
-            if not self.dispatcher.only_leavers:
-                logger.warning("disconnecting: some handlers did not end; they are left to themselves")
-            if self.incoming.is_leaving and self.outgoing.is_up:
-                await asyncio.wait([self.incoming.left], timeout=LINGER)
-            deadline = self.loop.time() + LINGER
+            if self.supervisor.is_stopping:
+                self._end_attempts()
+            await self._handlers_finished()
+            if self.incoming.is_leaving:
+                await self._in_time(self.incoming.left)
+                await self._handlers_finished()  # those that the loss of a broker called, too
             await self.outgoing.emptied(LINGER)
-            if self.incoming.is_leaving and self.outgoing.is_up:
-                self.outgoing.write(wire.BYE)
+            await self.outgoing.closing()
+            self.outgoing.end()
+            if self.incoming.is_leaving:
+                await self._in_time(self.incoming.delivered)
+            self.supervisor.stop()
+            self._end_attempts()
             for link in list(self._links):
-                if not await link.finish(max(deadline - self.loop.time(), 0)):
+                if not await link.finish(self._linger()):
                     logger.debug("the broker did not close the link in time")
             await asyncio.wait([self._task])
+            await self._handlers_finished()
+            if lost := self.outgoing.undelivered:
+                await self._tell_lost(lost)
         finally:
             self._drop()
+
+    def _end_attempts(self) -> None:
+        if self.link is None and not self._own_cancels:
+            self._own_cancels = 1
+            self._task.cancel()
+
+    async def _handlers_finished(self) -> None:
+        finished = asyncio.ensure_future(self.dispatcher.finished())
+        try:
+            await asyncio.wait([finished, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            finished.cancel()
+
+    async def _in_time(self, what: "asyncio.Future[None]") -> None:
+        """Wait for ``what`` while there may be a link, up to the timeout; then while there is one, and not for long."""
+        await asyncio.wait([what, self._expired, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if not what.done() and (link := self.link) is not None:
+            await asyncio.wait([what, link.closed], timeout=self._linger(), return_when=asyncio.FIRST_COMPLETED)
+
+    def _linger(self) -> float:
+        """Return the seconds that are left to wait for the broker; the time begins with the first call."""
+        now = self.loop.time()
+        self._linger_until = self._linger_until or now + LINGER
+        return max(self._linger_until - now, 0)
+
+    async def _tell_lost(self, count: int) -> None:
+        logger.warning(NOT_DELIVERED, count)
+        why = "the client was disconnected, and the link to the broker was not back in time"
+        self.dispatcher.put(lost_messages(count, why), late=True)
+        told = asyncio.ensure_future(self.dispatcher.finished())
+        await asyncio.wait([told], timeout=CANCEL_GRACE)
+        told.cancel()

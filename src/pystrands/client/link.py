@@ -230,7 +230,10 @@ class Link(asyncio.Protocol):
             if self._transport.is_closing():  # the broker has closed it, and connection_lost() is about to be called
                 pass
             elif self._transport.can_write_eof():
-                self._transport.write_eof()
+                try:
+                    self._transport.write_eof()
+                except RuntimeError:  # uvloop closes without a word what is cancelled while it connects
+                    self.connection_lost(None)
             else:
                 self._transport.close()
             await asyncio.wait([self.closed], timeout=within)

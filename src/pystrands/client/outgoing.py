@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -45,6 +46,14 @@ class Outgoing:
         """What is known of the broker, from its last link."""
         self.discarded = 0
         """Messages of handlers that began in a session that is gone (LINK rule 18)."""
+        self.lock = threading.Lock()
+        """For the three that follow, which other threads use."""
+        self.is_closing = False
+        """Whether nothing more is taken from other threads."""
+        self.posted = 0
+        """Bytes that were taken from other threads, and are on their way here."""
+        self.dropped = 0
+        """Messages of theirs that came too late."""
         self._longest = sys.maxsize
         self._stale = stale
         self._loop = loop
@@ -59,7 +68,8 @@ class Outgoing:
     @property
     def is_possible(self) -> bool:
         """Whether :meth:`write` takes a line: there is a link, or a session that keeps it for the next one."""
-        return self.is_up or self.session is not None
+        session = self.session
+        return not self.is_closing and (self.is_up if session is None else not session.ended)
 
     @property
     def congested(self) -> bool:
@@ -93,9 +103,8 @@ class Outgoing:
         if session is None:
             return link is not None and link.write(line)
         data = session.put(line)
-        if data and link is not None:
-            link.write(data)
-        return True
+        self._write_now(data)
+        return bool(data) or not session.ended
 
     def send_now(self, line: bytes) -> bool:
         """Send ``line`` if that takes no waiting and nothing stands against it; False leaves it to :meth:`send`."""
@@ -122,7 +131,7 @@ class Outgoing:
             return False
         if not self.congested:
             return self.write(line)
-        if not self.is_up:
+        if not self.is_up or (self.session is not None and self.session.ended):
             return False
         sent: asyncio.Future[bool] = self._loop.create_future()
         entry = (line, sent)
@@ -141,6 +150,32 @@ class Outgoing:
             line, sent = waiting.popleft()
             if not sent.done():
                 sent.set_result(self.write(line))
+
+    def leave(self) -> None:
+        """In protocol 2: want no more events."""
+        if self.session is not None:
+            self._write_now(self.session.leave())
+
+    @property
+    def undelivered(self) -> int:
+        """How many messages were taken and may not be delivered; 0 in protocol 1, where nobody knows."""
+        return 0 if self.session is None else self.session.undelivered + self.dropped
+
+    async def closing(self) -> None:
+        """Take nothing more from other threads, and wait for what was taken."""
+        with self.lock:
+            self.is_closing = True
+        while self.posted:  # noqa: ASYNC110 - a loop turn or two, as the posting has woken the loop
+            await asyncio.sleep(0)
+
+    def end(self) -> None:
+        """In protocol 2: take no more lines; the last one says bye."""
+        if self.session is not None:
+            self._write_now(self.session.end())
+
+    def _write_now(self, data: bytes) -> None:
+        if data and self.link is not None:
+            self.link.write(data)
 
     async def emptied(self, within: float) -> None:
         """Wait up to ``within`` seconds until all that wait have gone on; later ones may come meanwhile."""

@@ -19,6 +19,8 @@ HELLO_TIMEOUT: Final = 0.5
 """Seconds for the broker's hello; a broker that is silent for longer speaks protocol 1. (LINK rule 6.)"""
 USEFUL_AFTER: Final = 1.0
 """A link that lived for so many seconds was no failure, even when nothing came."""
+LAST_DELAY: Final = 0.25
+"""Seconds between attempts at most, when the end has begun."""
 
 
 class Supervisor:
@@ -28,7 +30,7 @@ class Supervisor:
     says no hello may be one that knows none.
 
     :meth:`run` is its task. It ends when the first attempt fails and ``persistent`` is not set, when the link is lost
-    and ``options.auto_reconnect`` is not set, or after :meth:`stop`.
+    and ``options.auto_reconnect`` is not set, or after :meth:`stop`; after :meth:`finish` also when an attempt fails.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Supervisor:
         self._outcomes: list[asyncio.Future[bool]] = []
         self._hurry = asyncio.Event()
         self._stopping = False
+        self._worthwhile: Callable[[], bool] | None = None
 
     async def attempt(self) -> bool:
         """Return True when connected, else try now and return whether that succeeded. Cancelling stops only waiting."""
@@ -81,7 +84,12 @@ class Supervisor:
                     backoff.reset()
                 if not (self.persistent and options.auto_reconnect):
                     return
-                await self._pause(backoff.next())
+                if self._worthwhile is None:
+                    await self._pause(backoff.next())
+                elif connected or self._worthwhile():
+                    await self._pause(min(backoff.next(), LAST_DELAY))
+                else:
+                    return
         finally:
             self.ended = True
             self._tell(False)
@@ -91,6 +99,22 @@ class Supervisor:
         if self.link is not link:
             self.link = link
             self._attach(link)
+
+    def finish(self, worthwhile: Callable[[], bool]) -> None:
+        """The end has begun: go on for it, if this would go on at all, and try at once, and again in quick succession.
+
+        After an attempt that failed there is another one only when ``worthwhile()``.
+        """
+        if self.persistent and self._options.auto_reconnect:
+            self._worthwhile = worthwhile
+            self._hurry.set()
+        else:
+            self.stop()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopping
 
     def stop(self) -> None:
         """Make no more connections; the link that is up stays as it is."""

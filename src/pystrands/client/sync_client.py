@@ -137,10 +137,12 @@ class PyStrandsClient(BaseClient):
     def disconnect(self, timeout: float = 5.0) -> None:
         """Disconnect, and block until that is done; :meth:`run_forever` returns.
 
-        No new events are taken. Those received are still handled, and what handlers send is still sent; it returns as
-        soon as they are done. Those that are not after ``timeout`` seconds are left to themselves, and what they send
-        is not sent any more. Inside a handler it does not wait for that handler. May be called twice, from any thread,
-        also at once.
+        No new events are taken. Those begun are still handled, and what handlers send is still sent; it returns as soon
+        as they are done and the broker has everything. Those that are not after ``timeout`` seconds are left to
+        themselves, and what they send is not sent any more. While the link is down, and with ``auto_reconnect``, it
+        tries to get it back until the timeout, but only once if there is nothing to deliver. Of messages that were
+        taken and may not have been delivered :meth:`on_error` hears how many. Inside a handler it does not wait for
+        that handler. May be called twice, from any thread, also at once.
         """
         running = self._running
         if running is None:

@@ -144,7 +144,6 @@ class Bridge:
         self._mailbox = Mailbox(self._loop)
         self._workers = Workers(self._loop, self._mailbox, max_workers)
         self._lock = threading.Lock()
-        self._posted = 0
         self._over = False
         self._pending: set[concurrent.futures.Future[Any]] = set()
 
@@ -173,24 +172,28 @@ class Bridge:
         life = self._core.life
         if life is None or self._over or not life.outgoing.is_possible:
             return self._core.outage.unsent()
-        if life.outgoing.congested or self._posted > POSTED_LIMIT:
+        outgoing = life.outgoing
+        if outgoing.congested or outgoing.posted > POSTED_LIMIT:
             try:
                 return self.call(self._core.send, line)
             except Gone:
                 return self._core.outage.unsent()
-        life.outgoing.check(line)
-        if life.outgoing.is_stale():
+        outgoing.check(line)
+        if outgoing.is_stale():
             return False
-        with self._lock:
-            self._posted += len(line)
+        with outgoing.lock:
+            if outgoing.is_closing:
+                return self._core.outage.unsent()
+            outgoing.posted += len(line)
         self._core.outage.over()
-        self._mailbox.post(self._write, life.outgoing, line)
+        self._mailbox.post(self._write, outgoing, line)
         return True
 
     def _write(self, outgoing: Outgoing, line: bytes) -> None:
-        with self._lock:
-            self._posted -= len(line)
+        with outgoing.lock:
+            outgoing.posted -= len(line)
         if not outgoing.write(line):
+            outgoing.dropped += 1
             logger.debug("the link was lost before a message was written; the message is dropped")
 
     def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:

@@ -19,6 +19,7 @@ _OF_THE_SESSION: Final = tuple(
     b'{"action":"%b"' % action for action in (b"response", b"done", b"released", b"leave", b"bye")
 )
 """Lines that speak of what the broker said in the same session, and mean nothing, or something else, in another one."""
+_LEAVING: Final = tuple(b'{"action":"%b"' % action for action in (b"leave", b"bye"))
 
 
 class BackendSession:
@@ -28,7 +29,17 @@ class BackendSession:
     ``max_lines`` lines and ``max_bytes`` bytes, together with those that were written and not received (LINK rule 11).
     """
 
-    __slots__ = ("_unwritten", "_unwritten_bytes", "done", "is_up", "max_bytes", "max_lines", "session")
+    __slots__ = (
+        "_unwritten",
+        "_unwritten_bytes",
+        "done",
+        "ended",
+        "is_leaving",
+        "is_up",
+        "max_bytes",
+        "max_lines",
+        "session",
+    )
 
     def __init__(self, session_id: str, *, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> None:
         self.session = LinkSession(session_id)
@@ -38,6 +49,9 @@ class BackendSession:
         """Whether the stream goes on: between the welcome and the loss of the link."""
         self._unwritten: deque[bytes] = deque()
         self._unwritten_bytes = 0
+        self.is_leaving = False
+        self.ended = False
+        """Whether the last command was taken."""
         self.done: list[int] = []
         """Finished events that the broker does not know of. Each stream has a list of its own: its events keep it."""
 
@@ -53,11 +67,12 @@ class BackendSession:
         )
 
     def put(self, line: bytes) -> bytes:
-        """Take a command; return what to write now, which is nothing while the link is down."""
+        """Take a command; return what to write now, which is nothing while the link is down, and after the end."""
         if self.is_up:
             return self.session.number(line)
-        self._unwritten.append(line)
-        self._unwritten_bytes += len(line)
+        if not self.ended:
+            self._unwritten.append(line)
+            self._unwritten_bytes += len(line)
         return b""
 
     def put_now(self, line: bytes) -> bytes:
@@ -66,6 +81,41 @@ class BackendSession:
         if not self.is_up or stream.kept_bytes >= self.max_bytes or stream.sent - stream.acknowledged >= self.max_lines:
             return b""
         return stream.number(line)
+
+    # --- the end ---
+
+    def leave(self) -> bytes:
+        """Want no more events, in this session and in one that replaces it. Return what to write now."""
+        self.is_leaving = True
+        return self.put(wire.LEAVE)
+
+    def end(self) -> bytes:
+        """Say bye, in the same way, and take no more commands. Return what to write now."""
+        if self.ended:
+            return b""
+        data = b""
+        if self.done:  # without a link, too: they go before the bye
+            data = self.put(wire.done(ranges(self.done)))
+            self.done.clear()
+        data += self.put(wire.BYE)
+        self.ended = True
+        self.is_up = False
+        return data
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the broker has all lines."""
+        return not self.session.kept and not self._unwritten
+
+    @property
+    def is_owing(self) -> bool:
+        """Whether the broker may miss lines that say more than that this backend leaves, or finished events."""
+        return bool(self.done) or not all(line.startswith(_LEAVING) for line in (*self._written(), *self._unwritten))
+
+    @property
+    def undelivered(self) -> int:
+        """How many messages the broker may not have got."""
+        return _sends(self._written()) + _sends(self._unwritten)
 
     # --- events ---
 
@@ -117,8 +167,7 @@ class BackendSession:
             again.extend(map(_without_number, kept))
         again.extend(self._unwritten)
         self._keep_unwritten(line for line in again if not line.startswith(_OF_THE_SESSION))
-        self.session = LinkSession(session_id)
-        self.done = []
+        self._renew(session_id)
         return self._begin(), lost
 
     def new_broker(self, session_id: str) -> int:
@@ -128,17 +177,29 @@ class BackendSession:
         """
         lost = _sends(self._written()) + sum(line.startswith(_TO_ONE) for line in self._unwritten)
         self._keep_unwritten(line for line in self._unwritten if line.startswith(_TO_MANY))
-        self.session = LinkSession(session_id)
-        self.done = []
+        self._renew(session_id)
         self.is_up = False
         return lost
 
-    def started(self) -> list[bytes]:
-        """The broker has taken the session as a new one; return what to write."""
-        return self._begin()
+    def started(self, longest: int = 0) -> tuple[list[bytes], int]:
+        """The broker has taken the session as a new one. Return what to write, and how many messages are lost.
+
+        Lost are lines of more than ``longest`` bytes, which another broker took and this one would not (LINK rule 5).
+        """
+        lost = 0
+        if longest and (too_long := [line for line in self._unwritten if len(line) > longest]):
+            lost = _sends(too_long)
+            self._keep_unwritten([line for line in self._unwritten if len(line) <= longest])
+        return self._begin(), lost
+
+    def _renew(self, session_id: str) -> None:
+        self.session = LinkSession(session_id)
+        self.done = []
+        leave, bye = [wire.LEAVE] * self.is_leaving, [wire.BYE] * self.ended
+        self._keep_unwritten([*leave, *self._unwritten, *bye])
 
     def _begin(self) -> list[bytes]:
-        self.is_up = True
+        self.is_up = not self.ended
         lines = [self.session.number(line) for line in self._unwritten]
         self._keep_unwritten(())
         return lines

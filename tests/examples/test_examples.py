@@ -2,11 +2,16 @@
 
 import ast
 import asyncio
+import contextlib
 import json
 import re
+import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 
+import jwt
 import pytest
 
 from pystrands import testing
@@ -76,6 +81,62 @@ async def test_auth_subprotocol():
             assert bob.subprotocol == "chat.v1"
             await bob.send("hello")
             await bob.expect("Bob, you said: hello")
+
+
+def jwt_from_example(user, seconds):
+    """Have the example make a token, as the web application would."""
+    command = [sys.executable, str(EXAMPLES / "auth_jwt.py"), "token", user, str(seconds)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout.strip()
+
+
+def with_jwt(broker, token):
+    return testing.connect(broker, subprotocols=["chat.v1", f"jwt.{token}"])
+
+
+async def with_a_short_jwt(broker, secret):
+    """Connect with a token that runs out soon; not so soon that a busy machine can't come in with it."""
+    for seconds in (0.3, 1, 3, 9):
+        token = jwt.encode({"sub": "Bob", "exp": time.time() + seconds}, secret, "HS256")
+        with contextlib.suppress(testing.Rejected):
+            return await with_jwt(broker, token)
+    raise AssertionError("it was never fast enough")
+
+
+async def test_auth_jwt():
+    secret = "a secret of 32 bytes and no more"
+    async with testing.broker() as broker, example(broker, "auth_jwt", JWT_SECRET=secret):
+        good = {"sub": "Ada", "exp": 1e10}
+        for token in (
+            "",
+            "nonsense",
+            jwt.encode(good, "x" * 32, "HS256"),
+            jwt.encode(good, "", "none"),
+            jwt.encode({"sub": "Ada"}, secret, "HS256"),
+            jwt.encode(good | {"exp": time.time() - 1}, secret, "HS256"),
+        ):
+            with pytest.raises(testing.Rejected) as refused:
+                await with_jwt(broker, token)
+            assert refused.value.status == 401
+        assert refused.value.body == b"Signature has expired\n"
+        for offered in ([], ["chat.v1"], ["jwt." + jwt.encode(good, secret, "HS256")]):
+            with pytest.raises(testing.Rejected) as refused:
+                await testing.connect(broker, subprotocols=offered)
+            assert refused.value.status == 401
+        async with with_jwt(broker, jwt.encode(good, secret, "HS256")) as ada:
+            for _ in range(2):  # as the page does: with a fresh token Bob is in again
+                async with await with_a_short_jwt(broker, secret) as bob:
+                    assert bob.subprotocol == "chat.v1"
+                    assert (await bob.expect_close(4401, timeout=20)).reason == "token expired"
+            await ada.send("hello")
+            await ada.expect("Ada, you said: hello")
+
+
+async def test_the_tokens_that_the_example_makes_are_good():
+    async with testing.broker() as broker, example(broker, "auth_jwt"):
+        token = await asyncio.to_thread(jwt_from_example, "Grace", 60)
+        async with with_jwt(broker, token) as grace:
+            await grace.send("hello")
+            await grace.expect("Grace, you said: hello")
 
 
 async def test_two_backends():

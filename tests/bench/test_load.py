@@ -1,6 +1,7 @@
 """The load generator counts right: what arrives from our broker, and what a server loses, repeats or swaps."""
 
 import asyncio
+import dataclasses
 import itertools
 from collections import defaultdict
 from contextlib import asynccontextmanager
@@ -110,6 +111,22 @@ async def test_a_server_that_closes_a_client_is_seen():
         running = Running(listening.sockets[0].getsockname()[1], {})
         with pytest.raises(BenchError, match="5 closed"):
             await asyncio.to_thread(drive, running, ECHO, SHORT)
+
+
+async def test_nothing_is_owed_to_clients_that_do_not_read():
+    run = await drive_against(once, dataclasses.replace(ROOM, clients=10, stalled=3))
+    assert run["received"] == pytest.approx(7 * run["sent"], rel=0.2)
+
+
+async def test_pings_are_counted_and_what_is_said_beside_them_is_not():
+    async def handler(websocket):
+        await websocket.send("for everybody")
+        await websocket.wait_closed()
+
+    async with serve(handler, "127.0.0.1", 0, compression=None) as listening:
+        running = Running(listening.sockets[0].getsockname()[1], {})
+        run = await asyncio.to_thread(drive, running, dataclasses.replace(ECHO, dialect="pings", rate=200), SHORT)
+    assert run["received"] == pytest.approx(50, abs=5)
 
 
 async def test_a_server_that_stalls_is_charged_for_all_that_had_to_wait():

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from pystrands.broker.fanout import Outbox
-from pystrands.broker.keepalive import KeepAlive
+from pystrands.broker.keepalive import KeepAlive, MessageWatch
+from pystrands.testing import until
 from tests.broker.ws_support import PATIENCE, PING, PONG, Double, Echo, Front, frame
 
 INTERVAL = 50.0
@@ -25,12 +26,8 @@ class Session(Double):
         self.transport = None
         self.silent = 0
         self.paused = False
-        self.partial = False
         self.aborted: Any = 0
         self.on_abort = None
-
-    def has_received(self):
-        return self.partial
 
     def close(self, code, reason):
         raise AssertionError
@@ -97,15 +94,6 @@ def test_an_answer_in_time_saves_a_client(keepalive):
     ws.silent = 0
     now = sweep(keepalive, now, 3)
     assert len(ws.out) == 4
-    assert not ws.aborted
-
-
-def test_a_part_of_a_frame_is_life(keepalive):
-    ws = Session()
-    ws.partial = True
-    keepalive.add(ws)
-    sweep(keepalive, 0, 10)
-    assert ws.out == []
     assert not ws.aborted
 
 
@@ -188,18 +176,11 @@ def test_interval_0_is_off(counters):
 
 async def test_the_loop_does_the_sweep():
     keepalive = KeepAlive(Outbox(asyncio.get_running_loop()), interval=0.05)
-    pinged = asyncio.Event()
-
-    class Answering(Session):
-        def has_received(self):
-            pinged.set()
-            return True
-
-    ws = Answering()
+    ws = Session()
     keepalive.add(ws)
     keepalive.start(asyncio.get_running_loop())
     keepalive.start(asyncio.get_running_loop())
-    await asyncio.wait_for(pinged.wait(), PATIENCE)
+    await until(lambda: ws.silent)
     keepalive.stop()
     keepalive.stop()
 
@@ -208,25 +189,27 @@ async def test_an_error_does_not_end_the_sweep():
     keepalive = KeepAlive(Outbox(asyncio.get_running_loop()), interval=0.05)
     again = asyncio.Event()
 
-    class Failing(Session):
+    class Failing:
         count = 0
 
-        def has_received(self):
+        @property
+        def paused(self):
             self.count += 1
             if self.count > 1:
                 again.set()
             raise RuntimeError
 
-    keepalive.add(Failing())
+    keepalive.add(Failing())  # type: ignore[arg-type]
     keepalive.start(asyncio.get_running_loop())
     await asyncio.wait_for(again.wait(), PATIENCE)
     keepalive.stop()
 
 
 def test_a_websocket_comes_and_goes_by_itself():
-    with Front(receiver=Echo()) as front:
+    watches: list[KeepAlive] = []
+    with Front(receiver=Echo(), watches=watches) as front:
         keepalive = front.call(lambda: KeepAlive(front.outbox, interval=INTERVAL, counters=front.counters))
-        front.call(setattr, front.shared, "keepalive", keepalive)
+        watches.append(keepalive)
         with front.connect() as client:
             client.send_frame(PING)
             assert client.frame() == (PONG, b"")
@@ -238,3 +221,83 @@ def test_a_websocket_comes_and_goes_by_itself():
             assert front.closed() == (1006, "")
         assert front.counters["keepalive_timeout"] == 1
         assert not any(keepalive._buckets)
+
+
+# --- messages that take too long
+
+
+class Talker(Double):
+    def __init__(self):
+        self.stalled = 0
+        self.controls = 0
+        self.paused = 0
+        self.has_unfinished = False
+        self.closed = []
+
+    def close(self, code, reason):
+        self.closed.append(code)
+
+
+def watch_for(watch, start, seconds):
+    """Tick every tenth of a second for so long, and return the time after."""
+    for tenth in range(round(seconds * 10)):
+        watch.tick(start + tenth / 10)
+    return start + seconds
+
+
+@pytest.mark.parametrize("timeout", [1, 8, 60, 61, 600])
+def test_a_message_has_its_time_and_not_much_more(counters, timeout):
+    watch = MessageWatch(timeout, counters)
+    ws = Talker()
+    watch.add(ws)
+    watch.tick(0)
+    ws.has_unfinished = True
+    now = watch_for(watch, 0, timeout)
+    assert not ws.closed
+    watch_for(watch, now, max(timeout / 4, 10.1))
+    assert set(ws.closed) == {1008}
+    assert counters["message_timeout"] == len(ws.closed)
+
+
+def test_each_message_has_its_own_time_and_a_paused_client_all_of_it(counters):
+    watch = MessageWatch(8, counters)
+    ws = Talker()
+    ws.has_unfinished = True
+    watch.add(ws)
+    now = 0.0
+    for _ in range(5):
+        now = watch_for(watch, now, 7)
+        ws.stalled = 0  # as whoever takes a message does
+    for _ in range(2):
+        ws.paused = 1
+        now = watch_for(watch, now, 30)
+        ws.paused = 0
+        now = watch_for(watch, now, 7)
+    ws.has_unfinished = False
+    now = watch_for(watch, now, 30)
+    assert not ws.closed
+    assert not counters
+
+
+def test_control_frames_have_a_share_for_each_visit(counters):
+    watch = MessageWatch(600, counters)
+    ws = Talker()
+    watch.add(ws)
+    ws.controls = 1000
+    watch_for(watch, 0, 5.1)
+    assert ws.controls == 0
+    assert not ws.closed
+
+
+def test_a_client_that_can_not_be_closed_does_not_save_the_others(counters):
+    class Failing(Talker):
+        def close(self, code, reason):
+            raise RuntimeError
+
+    watch = MessageWatch(1, counters)
+    clients = [Failing(), Talker(), Failing(), Talker()]
+    for ws in clients:
+        ws.has_unfinished = True
+        watch.add(ws)
+    watch_for(watch, 0, 2)
+    assert clients[1].closed and clients[3].closed

@@ -11,7 +11,8 @@ from websockets.typing import Subprotocol
 
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import ping_frame, text_frame
-from pystrands.broker.websocket import WebSocket, WebSocketShared
+from pystrands.broker.keepalive import MessageWatch
+from pystrands.broker.websocket import BACKPRESSURE, TOO_FAST, WebSocket, WebSocketShared
 from tests.broker.ws_support import (
     BINARY,
     CLOSE,
@@ -510,7 +511,8 @@ def test_a_client_that_is_too_slow_is_closed(kind):
 
 
 def test_pings_of_a_client_that_does_not_read_grow_nothing(kind):
-    with Front(kind, send_limit=10_000) as front, front.connect(receive_buffer=4096) as client:
+    settings = {"send_limit": 10_000, "max_controls": 10_000}
+    with Front(kind, **settings) as front, front.connect(receive_buffer=4096) as client:
         ws = front.websocket()
         front.call(fill, ws)
         client.send(frame(PING, b"x" * 100) * 3000 + frame(PING, b"last") + frame(TEXT, "end"))
@@ -534,6 +536,26 @@ def test_pausing_stops_reading_and_resuming_goes_on(kind):
         for _ in range(2):
             front.call(ws.resume_reading)
         assert client.frame() == (TEXT, b"later")
+
+
+def test_reading_goes_on_when_nobody_has_a_reason_left_not_to(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        front.call(ws.pause_reading, BACKPRESSURE)
+        front.call(ws.pause_reading, TOO_FAST)
+        client.send_frame(TEXT, "later")
+        front.call(ws.resume_reading, BACKPRESSURE)
+        front.call(ws.resume_reading, BACKPRESSURE)
+        front.turn()
+        assert front.receiver.messages.empty()
+        assert ws.paused == TOO_FAST
+        front.call(ws.pause_reading)
+        front.call(ws.resume_reading, TOO_FAST)
+        front.turn()
+        assert front.receiver.messages.empty()
+        front.call(ws.resume_reading)
+        assert client.frame() == (TEXT, b"later")
+        assert ws.paused == 0
 
 
 def test_frames_that_were_read_are_delivered_though_paused(kind):
@@ -616,7 +638,7 @@ def test_a_big_message_gets_the_client_a_fresh_parser(kind):
     with Front(kind) as front, front.connect() as client:
         ws = front.websocket()
         first = front.call(lambda: ws._proto)
-        small = front.call(lambda: ws._room)
+        small = front.call(lambda: len(ws._proto.get_buffer(-1)))
         client.send_frame(BINARY, b"x" * 60_000)
         assert client.frame() == (BINARY, b"x" * 60_000)
         second = front.call(lambda: ws._proto)
@@ -634,17 +656,111 @@ def test_a_big_message_gets_the_client_a_fresh_parser(kind):
         assert client.closing() == ([(TEXT, b"ab")], 1002)
 
 
-def test_a_part_of_a_frame_counts_as_received(kind):
+def test_a_part_of_a_frame_counts_as_life_and_for_the_budget(kind):
     with Front(kind) as front, front.connect() as client:
         ws = front.websocket()
-        assert not front.call(ws.has_received)
-        data = frame(TEXT, "hello")
+        assert front.call(lambda: (ws.waiting_bytes, ws.has_unfinished)) == (0, False)
+        front.call(setattr, ws, "silent", 1)
+        data = frame(BINARY, b"x" * 100_000)
         client.send(data[:5])
-        while not front.call(ws.has_received):
-            front.turn()
-        assert not front.call(ws.has_received)
-        client.send(data[5:])
-        assert client.frame() == (TEXT, b"hello")
+        front.until(lambda: ws.waiting_bytes == 5)
+        assert front.call(lambda: (ws.silent, ws.has_unfinished)) == (0, True)
+        client.send(data[5:90_000])
+        front.until(lambda: ws.waiting_bytes == 90_000)
+        client.send(data[90_000:] + b"\x81")  # and the beginning of another
+        assert client.frame() == (BINARY, b"x" * 100_000)
+        front.until(lambda: ws.waiting_bytes == 1)
+        client.send(frame(TEXT, "a")[1:])
+        assert client.frame() == (TEXT, b"a")
+        front.until(lambda: (ws.waiting_bytes, ws.has_unfinished) == (0, False))
+
+
+def test_fragments_count_for_the_budget_until_their_message_is_whole_or_its_client_closed(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        client.send(frame(TEXT, "x" * 50_000, fin=False) + frame(CONT, "y" * 10_000, fin=False) + frame(PING))
+        assert client.frame() == (PONG, b"")
+        assert front.call(lambda: (ws.waiting_bytes, ws.has_unfinished)) == (60_000, True)
+        client.send_frame(CONT, "z")
+        assert len(client.frame()[1]) == 60_001
+        assert front.call(lambda: (ws.waiting_bytes, ws.has_unfinished)) == (0, False)
+        client.send(frame(TEXT, "x" * 50_000, fin=False) + frame(PING))
+        assert client.frame() == (PONG, b"")
+        front.call(ws.give_up)
+        assert client.closing() == ([], 1013)
+        assert front.call(lambda: ws.waiting_bytes) == 0
+
+
+def test_what_a_closed_client_does_not_read_counts_until_it_is_gone(kind):
+    with Front(kind, close_timeout=PATIENCE, send_limit=1 << 30) as front:
+        client = front.connect(receive_buffer=4096)
+        ws = front.websocket()
+        front.call(fill, ws)
+        front.call(ws.close, 1001)
+        assert front.call(lambda: (ws in front.shared.lingering, ws.waiting_bytes > 1000)) == (True, True)
+        front.call(ws.give_up)
+        front.until(lambda: not front.shared.lingering)
+        assert front.call(lambda: ws.waiting_bytes) == 0
+        client.close()
+
+
+# Floods.
+
+
+def test_a_flood_of_pings_is_closed_and_counted(kind):
+    with Front(kind, max_controls=100) as front, front.connect() as good, front.connect() as bad:
+        for _ in range(2):
+            good.send(frame(PING) * 50)
+            assert [good.frame() for _ in range(50)] == [(PONG, b"")] * 50
+            good.send_frame(TEXT, "hello")
+            assert good.frame() == (TEXT, b"hello")
+        bad.send(frame(PING) * 60 + frame(PONG) * 100)
+        frames, code = bad.closing()
+        assert (len(frames), code) == (60, 1008)
+        assert front.counters["control_flood"] == 1
+        good.send_frame(TEXT, "hello")
+        assert good.frame() == (TEXT, b"hello")
+
+
+def test_fragments_without_end_are_closed_and_counted(kind, monkeypatch):
+    monkeypatch.setattr("pystrands.broker.assembly.MAX_FRAGMENTS", 1000)
+    with Front(kind) as front, front.connect() as good, front.connect() as bad:
+        for opcode in (TEXT, BINARY):
+            good.send(frame(opcode, b"", fin=False) + frame(CONT, b"", fin=False) * 998 + frame(CONT, b"x"))
+            assert good.frame() == (opcode, b"x")
+        bad.send(frame(TEXT, b"", fin=False) + frame(CONT, b"", fin=False) * 1000)
+        assert bad.closing() == ([], 1008)
+        assert front.counters["too_many_fragments"] == 1
+
+
+def test_a_message_that_takes_too_long_is_closed_and_counted(kind):
+    watches: list[MessageWatch] = []
+    with Front(kind, watches=watches) as front:
+        watch = MessageWatch(8, front.counters)
+        watches.append(watch)
+
+        def pass_time(start):
+            for second in range(start, start + 4):
+                watch.tick(second)
+
+        with front.connect() as good, front.connect() as drip, front.connect() as parts:
+            good.send_frame(TEXT, "a", fin=False)
+            data = frame(TEXT, "x" * 100)
+            drip.send(data[:1])
+            parts.send_frame(TEXT, "", fin=False)
+            for turn in range(4):
+                good.send(frame(CONT, "b") + frame(TEXT, "a", fin=False))
+                assert good.frame() == (TEXT, b"ab")
+                drip.send(data[turn + 1 : turn + 2])
+                parts.send(frame(CONT, "", fin=False) + frame(PING))
+                if turn < 2:
+                    assert parts.frame() == (PONG, b"")
+                front.call(pass_time, 4 * turn)
+            assert drip.closing() == ([], 1008)
+            assert parts.closing()[1] == 1008
+            good.send(frame(CONT, "b"))
+            assert good.frame() == (TEXT, b"ab")
+        assert front.counters["message_timeout"] == 2
 
 
 # A peer that others wrote.

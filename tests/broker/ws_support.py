@@ -27,6 +27,7 @@ from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.tls import Tls
 from pystrands.broker.tls_server import TlsServer
 from pystrands.broker.websocket import WebSocketShared
+from pystrands.testing import until_sync
 from tests.certificates import Authority
 
 PATIENCE = 20  # seconds after which a test gives up waiting for what must come
@@ -152,6 +153,10 @@ class Front:
         """Wait until the loop has gone round twice: what was scheduled has run."""
         for _ in range(2):
             self.call(lambda: None)
+
+    def until(self, condition):
+        """Wait until `condition()`, called on the loop's thread, is true."""
+        until_sync(lambda: self.call(condition), PATIENCE)
 
     def connect(self, path="/", *, extensions=None, **kwargs):
         """Return a client whose handshake is done; its `answer` is the response's head."""

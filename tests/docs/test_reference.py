@@ -77,7 +77,7 @@ def counters_in_the_code():
         names |= set(re.findall(r"counters\[\s*\"(\w+)\"", text))
         for table in re.findall(r"^_COUNTERS: Final = \{(.*?)^\}", text, re.MULTILINE | re.DOTALL):
             names |= set(re.findall(r": \"(\w+)\"", table))
-        names |= set(re.findall(r"BadMessageError\(.*, \"(\w+)\"\)", text))  # who catches it counts it
+        names |= set(re.findall(r"(?:_fail|BadMessageError)\(.*, \"(\w+)\"\)", text))
         if path.name == "doorkeeper.py":  # it passes the name on
             names |= set(re.findall(r"_refuse\(.*, \"(\w+)\"\)", text))
     return names

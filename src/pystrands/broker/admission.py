@@ -160,6 +160,18 @@ class Handshake(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._ws: WebSocket | None = None
 
+    # What the budget asks.
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes of a request, or sent before its answer, are kept."""
+        return len(self._buffer)
+
+    def give_up(self) -> None:
+        """Drop the connection, and what it has sent."""
+        if self._transport is not None:
+            cut(self._transport, reset=True)
+
     # The verdict.
 
     def accept(self, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> WebSocket | None:

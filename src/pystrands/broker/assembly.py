@@ -3,9 +3,12 @@
 import codecs
 from typing import Final
 
-from pystrands.broker.frames import INVALID_PAYLOAD, MESSAGE_TOO_BIG
+from pystrands.broker.frames import INVALID_PAYLOAD, MESSAGE_TOO_BIG, POLICY_VIOLATION
 
 __all__ = ["Assembly", "BadMessageError"]
+
+MAX_FRAGMENTS: Final = 100_000
+"""Fragments of one message: those of no bytes have no other bound, and each costs time."""
 
 _decoder: Final = codecs.getincrementaldecoder("utf-8")
 
@@ -23,12 +26,18 @@ class BadMessageError(Exception):
 class Assembly:
     """One message whose end is still to come. `text`: it has to be UTF-8; `limit`: bytes that it may have in all."""
 
-    __slots__ = ("_content", "_decoder", "_limit")
+    __slots__ = ("_content", "_decoder", "_fragments", "_limit")
 
     def __init__(self, *, text: bool, limit: int) -> None:
         self._content = bytearray()
         self._decoder = _decoder() if text else None
         self._limit = limit
+        self._fragments = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes it holds."""
+        return len(self._content)
 
     def add(self, payload: bytes, *, last: bool) -> str | bytes | None:
         """Take the next fragment, and return the whole message after the last one.
@@ -38,6 +47,9 @@ class Assembly:
         content = self._content
         if len(content) + len(payload) > self._limit:
             raise BadMessageError(MESSAGE_TOO_BIG, "message too big", "message_too_big")
+        self._fragments += 1
+        if self._fragments > MAX_FRAGMENTS:
+            raise BadMessageError(POLICY_VIOLATION, "too many fragments", "too_many_fragments")
         content += payload
         decoder = self._decoder
         if decoder is None:

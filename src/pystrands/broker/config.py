@@ -15,6 +15,7 @@ __all__ = ["BrokerConfig", "options", "options_table"]
 
 QueuePolicy: TypeAlias = Literal["backpressure", "drop-oldest", "disconnect"]
 SlowClientPolicy: TypeAlias = Literal["disconnect", "drop"]
+RatePolicy: TypeAlias = Literal["delay", "close"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,40 @@ class BrokerConfig:
     )
     compression_level: int = option(
         3, "how hard to compress: 1 is fastest, 9 saves the last few bytes", minimum=1, maximum=9
+    )
+    idle_timeout: float = option(
+        0.0,
+        "time after which a client that has sent no message is closed (1001), however it answers pings; 0: never",
+        unit="s",
+        minimum=0,
+        maximum=DAY,
+    )
+    message_timeout: float = option(
+        60.0,
+        "time for one message of a client to arrive whole; then it is closed (1008)",
+        unit="s",
+        above=0,
+        maximum=DAY,
+    )
+    client_message_rate: float = option(
+        0.0,
+        "messages per second that one client may send; two seconds' worth may come at once; 0: no limit",
+        unit="messages",
+        minimum=0,
+        maximum=10**9,
+    )
+    client_byte_rate: int = option(
+        0,
+        "bytes of messages per second that one client may send; two seconds' worth, or one message of the largest size,"
+        " may come at once; 0: no limit",
+        unit="bytes",
+        minimum=0,
+        maximum=GIB,
+    )
+    client_rate_policy: RatePolicy = option(  # noqa: RUF009 - option() gives a field()
+        "delay",
+        "what happens to a client past its rate: read no further from it until it is within, or close it (1008)",
+        choices=get_args(RatePolicy),
     )
     client_buffer: int = option(
         4 * MIB, "bytes that may wait for one client that does not read", unit="bytes", minimum=1, maximum=GIB

@@ -11,10 +11,12 @@ PING: Final = 0x9
 PONG: Final = 0xA
 
 NORMAL_CLOSURE: Final = 1000
+GOING_AWAY: Final = 1001
 PROTOCOL_ERROR: Final = 1002
 NO_STATUS: Final = 1005  # never on the wire: the peer's close frame was empty
 ABNORMAL_CLOSURE: Final = 1006  # never on the wire: there was no close frame
 INVALID_PAYLOAD: Final = 1007
+POLICY_VIOLATION: Final = 1008
 MESSAGE_TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013

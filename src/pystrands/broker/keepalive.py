@@ -1,59 +1,69 @@
-"""Finding dead connections: one periodic sweep over all of them, no timer for any."""
+"""Finding connections that are dead, or endless: periodic sweeps over all of them, no timer for any."""
 
 import logging
+import math
+from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import Counter
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from pystrands.broker.fanout import Outbox, Recipient
-from pystrands.broker.frames import ping_frame
+from pystrands.broker.frames import POLICY_VIOLATION, ping_frame
 
 logger = logging.getLogger(__name__)
 
 _PING: Final = ping_frame()
-_BUCKETS: Final = 50  # visits per interval: at 100,000 connections 2,000 each time
+_BUCKETS: Final = 50  # steps per interval: at 100,000 connections 2,000 visits each time
+_LOOKS: Final = 8  # visits per message time-out, at least
+_LOOK: Final = 5.0  # seconds between two of them, at most
 
 
 class Session(Recipient, Protocol):
-    """What keep-alive needs of a WebSocket."""
+    """What the sweeps need of a WebSocket."""
 
-    silent: int  # visits since something was received; whoever receives sets it to 0
-    paused: bool  # not being read: its silence is our doing
-
-    def has_received(self) -> bool:
-        """Tell whether part of a frame has come in since the last call."""
+    silent: int  # visits since a byte was received; whoever receives sets it to 0
+    paused: int  # not 0 while it is not being read: its silence is our doing
 
 
-class KeepAlive:
-    """Pings connections that are silent, and drops those that stay so.
+class Talker(Protocol):
+    """What the sweep over messages needs of a WebSocket."""
 
-    Every connection is visited once per `interval` seconds. One that was silent since its last visit is pinged; when
-    `missed` pings have gone unanswered it is aborted at the next visit (`keepalive_timeout` is counted). Whatever is
-    received counts as life. `interval` 0 means never.
+    stalled: int  # visits that found the same message unfinished; whoever takes a message sets it to 0
+    controls: int  # control frames since the last visit
+    paused: int
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a part of a message has come, and its end has not."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close for good, beginning with the close frame."""
+
+
+S = TypeVar("S")
+
+
+class Sweep(ABC, Generic[S]):
+    """Visits every connection once per `interval` seconds, spread over the interval; `interval` 0 means never.
 
     `tick()` does one step of the sweep: `start()` has the loop call it, a test may do so by hand.
     """
 
-    __slots__ = ("_buckets", "_counters", "_handle", "_loop", "_missed", "_next", "_outbox", "_step", "_turn")
+    __slots__ = ("_buckets", "_handle", "_loop", "_next", "_step", "_turn")
 
-    def __init__(
-        self, outbox: Outbox, *, interval: float = 25.0, missed: int = 2, counters: Counter[str] | None = None
-    ) -> None:
-        self._outbox = outbox
-        self._missed = missed
-        self._counters: Counter[str] = Counter() if counters is None else counters
+    def __init__(self, interval: float) -> None:
         self._step = interval / _BUCKETS
-        self._buckets: list[set[Session]] = [set() for _ in range(_BUCKETS)]
+        self._buckets: list[set[S]] = [set() for _ in range(_BUCKETS)]
         self._turn = 0
         self._next: float | None = None
         self._loop: AbstractEventLoop | None = None
         self._handle: TimerHandle | None = None
 
-    def add(self, ws: Session) -> None:
+    def add(self, ws: S) -> None:
         """Watch a connection. Once is enough, twice does no harm."""
         self._bucket(ws).add(ws)
 
-    def discard(self, ws: Session) -> None:
+    def discard(self, ws: S) -> None:
         """Stop watching a connection, if it is watched."""
         self._bucket(ws).discard(ws)
 
@@ -88,7 +98,7 @@ class KeepAlive:
         if self._next <= now:
             self._next = now + self._step
 
-    def _bucket(self, ws: Session) -> set[Session]:
+    def _bucket(self, ws: S) -> set[S]:
         return self._buckets[(id(ws) >> 4) % _BUCKETS]
 
     def _on_timer(self) -> None:
@@ -98,7 +108,30 @@ class KeepAlive:
         try:
             self.tick(self._loop.time())
         except Exception:
-            logger.exception("the keep-alive sweep failed")
+            logger.exception("a sweep over the connections failed")
+
+    @abstractmethod
+    def _visit(self, bucket: set[S]) -> None:
+        """Look at these connections, which may leave only when all have been gone through."""
+
+
+class KeepAlive(Sweep[Session]):
+    """Pings connections that are silent, and drops those that stay so.
+
+    Every connection is visited once per `interval` seconds. One that was silent since its last visit is pinged; when
+    `missed` pings have gone unanswered it is aborted at the next visit (`keepalive_timeout` is counted). Whatever is
+    received counts as life.
+    """
+
+    __slots__ = ("_counters", "_missed", "_outbox")
+
+    def __init__(
+        self, outbox: Outbox, *, interval: float = 25.0, missed: int = 2, counters: Counter[str] | None = None
+    ) -> None:
+        super().__init__(interval)
+        self._outbox = outbox
+        self._missed = missed
+        self._counters: Counter[str] = Counter() if counters is None else counters
 
     def _visit(self, bucket: set[Session]) -> None:
         silent: list[Session] = []
@@ -106,7 +139,7 @@ class KeepAlive:
         for ws in bucket:
             if ws.paused:
                 ws.silent = 0
-            elif ws.silent == 0 or ws.has_received():
+            elif ws.silent == 0:
                 ws.silent = 1
             elif ws.silent > self._missed:
                 dead.append(ws)
@@ -121,3 +154,37 @@ class KeepAlive:
                 ws.abort()
             except Exception:
                 logger.exception("could not drop a silent client")
+
+
+class MessageWatch(Sweep[Talker]):
+    """Closes with 1008 who takes longer than `timeout` seconds for one message (`message_timeout` is counted).
+
+    Keep-alive takes every byte for life, so one byte now and then would keep a message open for ever, and its memory.
+    A message has its time from the first visit on that finds it unfinished; while we don't read it has all the time.
+    Each visit, every five seconds or more often, lets a connection send its share of control frames anew.
+    """
+
+    __slots__ = ("_counters", "_looks")
+
+    def __init__(self, timeout: float, counters: Counter[str]) -> None:
+        interval = min(timeout / _LOOKS, _LOOK)
+        super().__init__(interval)
+        self._looks = math.ceil(timeout / interval)
+        self._counters = counters
+
+    def _visit(self, bucket: set[Talker]) -> None:
+        slow: list[Talker] = []
+        for ws in bucket:
+            ws.controls = 0
+            if ws.paused or not ws.has_unfinished:
+                ws.stalled = 0
+            elif ws.stalled < self._looks:
+                ws.stalled += 1
+            else:
+                slow.append(ws)
+        for ws in slow:
+            self._counters["message_timeout"] += 1
+            try:
+                ws.close(POLICY_VIOLATION, "the message took too long")
+            except Exception:
+                logger.exception("could not close a client that is slow with its message")

@@ -76,6 +76,26 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "clients that were closed with 4401: the time that their backend gave them was over",
     ),
     "keepalive_timeout": Counted("clients_closed", "silent", "clients that left `--ping-missed` pings unanswered"),
+    "message_timeout": Counted(
+        "clients_closed", "slow_message", "clients whose message was not whole within `--message-timeout` (1008)"
+    ),
+    "too_many_fragments": Counted(
+        "clients_closed", "too_many_fragments", "clients that sent more than 100,000 fragments of one message (1008)"
+    ),
+    "control_flood": Counted(
+        "clients_closed",
+        "control_flood",
+        "clients that sent more than 1,000 pings and pongs within about five seconds (1008)",
+    ),
+    "rate_closed": Counted(
+        "clients_closed", "too_fast", "clients past their rate (1008, `--client-rate-policy close`)"
+    ),
+    "idle_closed": Counted("clients_closed", "idle", "clients that sent no message within `--idle-timeout` (1001)"),
+    "rate_delayed": Counted(
+        "clients_delayed",
+        "",
+        "times that a client past its rate was read no further for a while (`--client-rate-policy delay`)",
+    ),
     "protocol_error": Counted("clients_closed", "protocol_error", "clients that broke the WebSocket protocol (1002)"),
     "bad_utf8": Counted("clients_closed", "bad_utf8", "clients that sent text that is not UTF-8 (1007)"),
     "bad_deflate": Counted(

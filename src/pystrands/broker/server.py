@@ -5,14 +5,14 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from pystrands.broker.admin import AdminServer
 from pystrands.broker.admission import Admission
 from pystrands.broker.backends import Backends
-from pystrands.broker.budget import Budget
+from pystrands.broker.budget import Budget, Offender
 from pystrands.broker.commands import Commands
 from pystrands.broker.compression import CompressedOutbox
 from pystrands.broker.config import BrokerConfig
@@ -20,11 +20,12 @@ from pystrands.broker.deflate import Compressor
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.entry import EntryRules
 from pystrands.broker.fanout import Outbox
-from pystrands.broker.keepalive import KeepAlive
+from pystrands.broker.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.origins import AllowedOrigins, is_loopback
 from pystrands.broker.proxies import TrustedProxies
 from pystrands.broker.queue import EventQueue
+from pystrands.broker.restraint import IdleLimited, RateLimited
 from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
 from pystrands.broker.status import StatusReport
@@ -32,7 +33,7 @@ from pystrands.broker.taps import Taps
 from pystrands.broker.timing import Parts, Timings, timed_parts
 from pystrands.broker.tls import Tls
 from pystrands.broker.tls_server import TlsServer
-from pystrands.broker.websocket import WebSocket, WebSocketShared
+from pystrands.broker.websocket import Receiver, Watch, WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
 from pystrands.protocol import messages, wire
@@ -77,6 +78,7 @@ class Broker:
         self._stop: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server | TlsServer] = []
         self._tls: Tls | None = None
+        self._idle: IdleLimited | None = None
         self._admin: AdminServer | None = None
         self._is_started = False
 
@@ -159,6 +161,9 @@ class Broker:
         await self._engine.start(Delivery(self._rooms, self._compressed(), self.counters))
         self._backends.start()
         self._keepalive.start(loop)
+        self._message_watch.start(loop)
+        if self._idle is not None:
+            self._idle.start()
         self._budget.start()
         logger.info("listening for clients on %s://%s:%d", self.scheme, config.ws_host, self.ws_port)
         logger.info("listening for backends on %s:%d", config.tcp_host, self.tcp_port)
@@ -231,18 +236,13 @@ class Broker:
         self._keepalive = KeepAlive(
             self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
         )
-        self._budget = Budget(
-            loop,
-            config.memory_budget,
-            lambda: (*self._rooms.everyone, *self._backends.sessions),
-            lambda: self._queue.size,
-            self.counters,
-        )
+        self._message_watch = MessageWatch(config.message_timeout, self.counters)
+        receiver, watches = self._restrain(loop, self._router, [self._keepalive, self._message_watch])
         self._shared = WebSocketShared(
             loop=loop,
-            receiver=self._router,
+            receiver=receiver,
             outbox=self._outbox,
-            keepalive=self._keepalive,
+            watches=watches,
             counters=self.counters,
             max_message_size=config.max_message_size,
             send_limit=config.client_buffer,
@@ -265,8 +265,36 @@ class Broker:
             compression=config.compression,
             handshake=parts.handshake,
         )
+        self._budget = Budget(loop, config.memory_budget, self._holders, lambda: self._queue.size, self.counters)
         if config.admin_port >= 0:
             self._admin = self._make_admin(loop, timings)
+
+    def _restrain(
+        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, watches: list[Watch]
+    ) -> tuple[Receiver, list[Watch]]:
+        """Put before a receiver what the options ask for; what is off is not there and costs no message anything."""
+        config = self.config
+        if config.client_message_rate or config.client_byte_rate:
+            receiver = RateLimited(
+                receiver,
+                loop,
+                messages=config.client_message_rate,
+                size=config.client_byte_rate,
+                largest=config.max_message_size,
+                policy=config.client_rate_policy,
+                counters=self.counters,
+            )
+        if config.idle_timeout:
+            receiver = self._idle = IdleLimited(receiver, loop, timeout=config.idle_timeout, counters=self.counters)
+            watches.append(self._idle)
+        return receiver, watches
+
+    def _holders(self) -> Iterator[Offender]:
+        """Give all that bytes may wait for: on the way in, on the way out, and to and from backends."""
+        yield from self._rooms.everyone
+        yield from self._shared.lingering
+        yield from self._admission.handshakes
+        yield from self._backends.sessions
 
     def _make_admin(self, loop: asyncio.AbstractEventLoop, timings: Timings) -> AdminServer:
         from pystrands.broker.exposition import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra
@@ -340,6 +368,9 @@ class Broker:
         await self._backends.stop(self.config.close_timeout)
         await self._engine.stop()
         self._keepalive.stop()
+        self._message_watch.stop()
+        if self._idle is not None:
+            self._idle.stop()
         self._budget.stop()
         await self._wait_for(sockets)
         self._shared.hangups.close()

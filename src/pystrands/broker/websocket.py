@@ -14,6 +14,7 @@ All that relies on picows' internals is in this module; picows is pinned to a mi
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -29,6 +30,7 @@ from pystrands.broker.frames import (
     MESSAGE_TOO_BIG,
     NO_STATUS,
     NORMAL_CLOSURE,
+    POLICY_VIOLATION,
     PONG,
     PROTOCOL_ERROR,
     TRY_AGAIN_LATER,
@@ -37,7 +39,6 @@ from pystrands.broker.frames import (
     pong_frame,
 )
 from pystrands.broker.hangup import HangupWatcher
-from pystrands.broker.keepalive import KeepAlive
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
 
@@ -51,6 +52,10 @@ _BINARY: Final = picows.WSMsgType.BINARY
 _CONTINUATION: Final = picows.WSMsgType.CONTINUATION
 _CLOSE: Final = picows.WSMsgType.CLOSE
 _PING: Final = picows.WSMsgType.PING
+
+# Why a client is not read from; each reason is taken back by whoever gave it.
+BACKPRESSURE: Final = 1  # what it sent has nowhere to go
+TOO_FAST: Final = 2  # it has sent more than its rate allows
 
 _OPENING, _OPEN, _FAILING, _CLOSING, _LOST = range(5)
 
@@ -83,6 +88,16 @@ class Receiver(Protocol):
         """
 
 
+class Watch(Protocol):
+    """Who looks after all WebSockets that are open."""
+
+    def add(self, ws: "WebSocket", /) -> None:
+        """Look after this one."""
+
+    def discard(self, ws: "WebSocket", /) -> None:
+        """Leave it alone; it may be one that was never added."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class WebSocketShared:
     """What all WebSockets of a broker have in common."""
@@ -90,11 +105,13 @@ class WebSocketShared:
     loop: asyncio.AbstractEventLoop
     receiver: Receiver
     outbox: Outbox
-    keepalive: KeepAlive | None = None
+    watches: Sequence[Watch] = ()
     counters: Counter[str] = field(default_factory=Counter)
     max_message_size: int = 1_048_576  # bytes of a whole message, in one frame or in many
     send_limit: int = 1_048_576  # bytes waiting for one client before it is too slow
     close_timeout: float = 5.0  # seconds between our close frame and cutting the connection
+    max_controls: int = 1000  # control frames of one client before `controls` is set to 0 again
+    lingering: set["WebSocket"] = field(default_factory=set)  # closed, and what was sent is not out yet
     hangups: HangupWatcher = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,14 +131,15 @@ class WebSocket(picows.WSListener):
         "_held",
         "_partial",
         "_proto",
-        "_room",
         "_shared",
         "_slimmed",
         "_state",
         "_timer",
         "client",
         "closed_by_us",
+        "controls",
         "flags",
+        "held",
         "limit",
         "out",
         "paused",
@@ -129,6 +147,7 @@ class WebSocket(picows.WSListener):
         "queued",
         "remote_addr",
         "silent",
+        "stalled",
         "transport",
     )
 
@@ -150,7 +169,10 @@ class WebSocket(picows.WSListener):
         self.flags = 0
         self.limit = shared.send_limit
         self.silent = 0
-        self.paused = False
+        self.stalled = 0
+        self.controls = 0
+        self.held = 0  # bytes of a frame that is not whole yet
+        self.paused = 0  # the reasons
         self.place = place
         self.closed_by_us = False
         self._shared = shared
@@ -159,7 +181,6 @@ class WebSocket(picows.WSListener):
         self._partial: Assembly | None = None  # a message whose last fragment is to come
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
-        self._room = 0
         self._fat = False
         self._slimmed = 0.0
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
@@ -197,36 +218,52 @@ class WebSocket(picows.WSListener):
         if telling:
             self._tell(ABNORMAL_CLOSURE, "")
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, reason: int = BACKPRESSURE) -> None:
         """Stop reading from the peer. Its leaving is still noticed, its silence is not held against it."""
         transport = self.transport
-        if self.paused or transport is None or self._state >= _FAILING or transport.is_closing():
+        if self.paused:
+            self.paused |= reason
             return
-        self.paused = True
+        if transport is None or self._state >= _FAILING or transport.is_closing():
+            return
+        self.paused = reason
         transport.pause_reading()
         self._shared.hangups.watch(self, _fileno(transport))
 
-    def resume_reading(self) -> None:
-        """Read from the peer again."""
+    def resume_reading(self, reason: int = BACKPRESSURE) -> None:
+        """Read from the peer again, unless it is paused for another reason as well."""
         transport = self.transport
-        if not self.paused or transport is None:
+        if not self.paused & reason or transport is None:
             return
-        self.paused = False
+        self.paused &= ~reason
+        if self.paused:
+            return
         self.silent = 0
         self._shared.hangups.forget(self)
         if not transport.is_closing():
             transport.resume_reading()
 
     @property
+    def has_unfinished(self) -> bool:
+        """Whether a part of a message has come, and its end has not."""
+        return self.held > 0 or self._partial is not None
+
+    @property
     def waiting_bytes(self) -> int:
-        """How many bytes wait for the peer to read."""
+        """How many bytes wait for the peer to read, or for the rest of a message."""
+        size = self.queued + self.held
+        if self._partial is not None:
+            size += self._partial.size
         transport = self.transport
-        if transport is None or not self.flags & BLOCKED:
-            return self.queued
-        return self.queued + transport.get_write_buffer_size()
+        if transport is not None and self.flags >= BLOCKED:
+            size += transport.get_write_buffer_size()
+        return size
 
     def give_up(self) -> None:
         """Drop what waits, and close with 1013."""
+        if self._state >= _CLOSING:  # all that waits is the transport's
+            self.abort()
+            return
         self.out.clear()
         self.queued = 0
         self.close(TRY_AGAIN_LATER, "the server is short of memory")
@@ -246,8 +283,8 @@ class WebSocket(picows.WSListener):
             return
         try:
             self._install_parser(transport)
-            if self._shared.keepalive is not None:
-                self._shared.keepalive.add(self)
+            for watch in self._shared.watches:
+                watch.add(self)
             if not self.paused:
                 transport.resume_reading()
             self._feed(early)
@@ -264,6 +301,7 @@ class WebSocket(picows.WSListener):
         if telling:
             self._seal()
         self._state = _LOST
+        self._shared.lingering.discard(self)
         self.transport = None
         self._proto = None
         if self.place is not None:
@@ -274,12 +312,6 @@ class WebSocket(picows.WSListener):
     def hung_up(self) -> None:
         """Hear that the peer left while reading was paused: what it sent and we didn't read is lost with it."""
         self.abort()
-
-    def has_received(self) -> bool:
-        """Tell whether part of a frame has come in since the last call."""
-        before = self._room
-        self._measure_room()
-        return self._room != before
 
     # The transport that picows sees.
 
@@ -330,7 +362,7 @@ class WebSocket(picows.WSListener):
         """Handle a frame. What is raised must not reach picows: it would go on with the next frame."""
         if self._state >= _CLOSING:
             return
-        self.silent = 0
+        self.held = frame.tail_size
         try:
             if (
                 frame.msg_type is _TEXT
@@ -343,9 +375,12 @@ class WebSocket(picows.WSListener):
                 except UnicodeDecodeError:
                     self._fail(INVALID_PAYLOAD, "invalid UTF-8")
                     return
+                self.stalled = 0
                 self._shared.receiver.client_message(self, message)
             else:
                 self._on_other_frame(frame)
+                if self._partial is None:
+                    self.stalled = 0
             if self._fat or frame.payload_size + frame.tail_size >= _BIG:
                 self._slim(frame)
         except Exception:
@@ -372,10 +407,14 @@ class WebSocket(picows.WSListener):
             else:
                 self._partial = Assembly(text=kind is _TEXT, limit=self._shared.max_message_size)
                 self._add_fragment(self._partial, frame)
-        elif kind is _PING:
-            self._pong(frame.get_payload_as_bytes())
         elif kind is _CLOSE:
             self._on_close_frame(frame.get_payload_as_bytes())
+        elif self.controls >= self._shared.max_controls:
+            self._fail(POLICY_VIOLATION, "too many pings", "control_flood")
+        else:
+            self.controls += 1
+            if kind is _PING:
+                self._pong(frame.get_payload_as_bytes())
 
     def _add_fragment(self, partial: Assembly, frame: picows.WSFrame) -> None:
         try:
@@ -442,19 +481,15 @@ class WebSocket(picows.WSListener):
         )
         transport.set_protocol(proto)
         proto.connection_made(self)
-        self._feed(_UPGRADE_REQUEST)
-        self._measure_room()
+        size = len(_UPGRADE_REQUEST)
+        proto.get_buffer(-1)[:size] = _UPGRADE_REQUEST
+        _updated(proto, size)  # none of it is the peer's
 
     def _listener(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:  # noqa: ARG002 - ours
         return picows.WSUpgradeResponseWithListener(_UPGRADE_RESPONSE, self)
 
     def _max_frame_size(self) -> int:
         return self._shared.max_message_size
-
-    def _measure_room(self) -> None:
-        # All that the parser tells of a frame that is not whole yet is how much its buffer still takes.
-        if self._proto is not None:
-            self._room = len(self._proto.get_buffer(-1))
 
     def _slim(self, frame: picows.WSFrame) -> None:
         """Replace a parser whose buffer has grown, once it holds nothing."""
@@ -516,8 +551,9 @@ class WebSocket(picows.WSListener):
         self.queued = 0
         self._partial = self._held = None
         self._shared.hangups.forget(self)
-        if self._shared.keepalive is not None:
-            self._shared.keepalive.discard(self)
+        self.held = 0
+        for watch in self._shared.watches:
+            watch.discard(self)
 
     def _tell(self, code: int, reason: str) -> None:
         try:
@@ -545,6 +581,7 @@ class WebSocket(picows.WSListener):
     def _start_timer(self) -> None:
         if self._timer is None and self.transport is not None:
             self._timer = self._shared.loop.call_later(self._shared.close_timeout, self._on_timer)
+            self._shared.lingering.add(self)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -553,9 +590,15 @@ class WebSocket(picows.WSListener):
 
 
 class _Parser(WSProtocol):  # type: ignore[misc]  # not in picows' stubs
-    """picows' protocol, and word of the peer's end of stream, of which picows tells nobody."""
+    """picows' protocol, and word of what it tells nobody: the peer's end of stream, and that bytes have come."""
 
     __slots__ = ()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        ws = self.listener
+        ws.silent = 0
+        ws.held += nbytes  # if a frame is whole with them, it sets this to what is left
+        _updated(self, nbytes)
 
     def eof_received(self) -> bool:
         if self.listener is not None:
@@ -600,6 +643,7 @@ def _forget(_: object) -> None:
     """Hold a reference for one loop turn."""
 
 
+_updated: Final = WSProtocol.buffer_updated
 _QUIET_SOCKET: Final = _QuietSocket()
 _QUIET_LOGGER: Final = _QuietLogger()
 _NO_HEADERS: Final[Any] = {}

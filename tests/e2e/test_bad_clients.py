@@ -108,6 +108,24 @@ async def test_more_half_open_handshakes_than_there_may_be():
         await testing.until(lambda: not len(broker._admission), PATIENCE)
 
 
+async def test_half_open_handshakes_do_not_keep_others_out():
+    async with a_good_client(max_handshakes=20, handshake_timeout=4) as broker:
+        socks = await asyncio.to_thread(strangers, broker.ws_port, b"GET /", 20)
+        await testing.until(lambda: len(broker._admission.handshakes) == 20)
+        with pytest.raises(testing.Rejected):  # they have hardly had time
+            await testing.connect(broker)
+        oldest = next(iter(broker._admission.reading))
+        oldest.began -= 1.1  # time passes
+        async with testing.connect(broker) as ws:
+            await ws.send("in")
+            await ws.expect("in", PATIENCE)
+        assert broker.counters["handshake_displaced"] == 1
+        assert oldest not in broker._admission.handshakes
+        for sock in socks:
+            sock.close()
+        await testing.until(lambda: not len(broker._admission), PATIENCE)
+
+
 async def test_messages_that_never_end():
     async with a_good_client(message_timeout=0.8) as broker:
         drip = await attackers(broker)

@@ -64,6 +64,7 @@ class Admission:
         "make",
         "max_head_size",
         "pages",
+        "reading",
         "rules",
         "shared",
     )
@@ -89,6 +90,7 @@ class Admission:
         self.rules = rules or EntryRules(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()
+        self.reading: dict[Handshake, None] = {}
         self.closed = False
         self.make = handshake or Handshake
 
@@ -108,6 +110,17 @@ class Admission:
             logger.exception("readiness could not be told")
             return False
 
+    def make_room(self) -> None:
+        """If as many connections as may be are without a verdict, drop the one that has taken longest for its request.
+
+        Nobody who has had less than a quarter of the time for it is dropped. Counted as `handshake_displaced`.
+        """
+        if self.reading and self.rules.is_crowded(len(self.handshakes)):
+            oldest = next(iter(self.reading))
+            if self.shared.loop.time() - oldest.began > self.handshake_timeout / 4:
+                self.shared.counters["handshake_displaced"] += 1
+                oldest.give_up()
+
     def close(self) -> None:
         """Answer 503 to all that wait, and to all that still come. The gate hears that those it had are gone."""
         self.closed = True
@@ -126,7 +139,6 @@ class Handshake(asyncio.Protocol):
     __slots__ = (
         "_admission",
         "_agreement",
-        "_began",
         "_buffer",
         "_key",
         "_peer",
@@ -135,6 +147,7 @@ class Handshake(asyncio.Protocol):
         "_timer",
         "_transport",
         "_ws",
+        "began",
         "headers",
         "path",
         "query_string",
@@ -149,7 +162,7 @@ class Handshake(asyncio.Protocol):
         self.remote_addr = ""
         self.subprotocols: list[str] = []
         self._admission = admission
-        self._began = admission.shared.loop.time()  # with TLS that is before the TLS handshake
+        self.began = admission.shared.loop.time()  # with TLS that is before the TLS handshake
         self._state = _READING
         self._agreement: Agreement | None = None  # on compression
         self._buffer = bytearray()
@@ -169,6 +182,10 @@ class Handshake(asyncio.Protocol):
 
     def give_up(self) -> None:
         """Drop the connection, and what it has sent."""
+        self._buffer.clear()
+        if self._state == _READING:
+            self._state = _DONE
+            self._leave()
         if self._transport is not None:
             cut(self._transport, reset=True)
 
@@ -226,12 +243,14 @@ class Handshake(asyncio.Protocol):
             self.remote_addr = address_text(self._peer)
         admission = self._admission
         self._place = admission.rules.place()
+        admission.make_room()
         answer = admission.rules.turn_away(self._peer[0], len(admission.handshakes), self._place)
         if answer is not None:
             self._finish(answer)
             return
         admission.handshakes.add(self)
-        self._timer = admission.shared.loop.call_at(self._began + admission.handshake_timeout, self._timed_out)
+        admission.reading[self] = None
+        self._timer = admission.shared.loop.call_at(self.began + admission.handshake_timeout, self._timed_out)
 
     def data_received(self, data: bytes) -> None:
         """Take a part of the request, or what a client sends before it has its answer."""
@@ -335,6 +354,7 @@ class Handshake(asyncio.Protocol):
         self.subprotocols = request.tokens("Sec-Websocket-Protocol")
         self._key = request.headers["Sec-Websocket-Key"][0]
         self._state = _DECIDING
+        self._admission.reading.pop(self, None)
         self._cancel_timer()
         try:
             self._admission.gate.connection_request(self)
@@ -399,6 +419,7 @@ class Handshake(asyncio.Protocol):
             return
         admission = self._admission
         admission.handshakes.discard(self)
+        admission.reading.pop(self, None)
         admission.lingering.add(self)
         if not transport.is_closing():
             transport.write(response)
@@ -423,6 +444,7 @@ class Handshake(asyncio.Protocol):
         self._cancel_timer()
         self._buffer.clear()
         self._admission.handshakes.discard(self)
+        self._admission.reading.pop(self, None)
         self._admission.lingering.discard(self)
 
     def _tell_gone(self) -> None:

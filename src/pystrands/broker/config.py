@@ -106,7 +106,11 @@ class BrokerConfig:
         maximum=10**9,
     )
     handshake_timeout: float = option(
-        10.0, "time for a new connection to send its HTTP request", unit="s", above=0, maximum=DAY
+        10.0,
+        "time for a new connection to send its HTTP request, the TLS handshake included",
+        unit="s",
+        above=0,
+        maximum=DAY,
     )
     hold_time: float = option(
         5.0, "time that a new client waits for a backend to be there, then gets a 503", unit="s", minimum=0, maximum=DAY

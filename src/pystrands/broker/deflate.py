@@ -22,6 +22,8 @@ _MAX_BITS: Final = 15
 _MIN_BITS: Final = 9  # zlib can't write raw DEFLATE with the window of 8 bits that the RFC knows as well
 _SYNC: Final = b"\x00\x00\xff\xff"  # what the sender of a message leaves off its end
 _END: Final = _SYNC + b"\x01" + _SYNC  # and an empty last block, by which we see that nothing is missing
+_INFLATER: Final = 40_000
+"""Bytes that an unfinished message's inflater takes: a window of 32 KiB, and its state."""
 _MAX_LAST_BLOCKS: Final = 64  # more blocks that say they are the last, within one message, only cost us time
 _DATA: Final = frozenset({0x80 | TEXT, 0x80 | BINARY})
 
@@ -100,6 +102,11 @@ class DeflatedAssembly(Assembly):
         self._inflater = zlib.decompressobj(-_MAX_BITS)
         self._last_blocks = 0
         self._room = wire_limit(limit)
+
+    @property
+    def size(self) -> int:
+        """How many bytes it holds, with those of the inflater."""
+        return super().size + _INFLATER
 
     def add(self, payload: bytes, *, last: bool) -> str | bytes | None:
         """Inflate the payload of the next frame, and return the whole message after the last one.

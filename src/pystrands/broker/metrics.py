@@ -154,6 +154,11 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "limit_handshakes",
         "connections that came when `--max-handshakes` were without a verdict (503)",
     ),
+    "handshake_displaced": Counted(
+        "handshakes_failed",
+        "displaced",
+        "connections that were dropped with their request half sent, to make room for others (`--max-handshakes`)",
+    ),
     "tls_handshake_failed": Counted(
         "handshakes_failed",
         "tls",

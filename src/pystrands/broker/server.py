@@ -5,7 +5,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -289,12 +289,14 @@ class Broker:
             watches.append(self._idle)
         return receiver, watches
 
-    def _holders(self) -> Iterator[Offender]:
-        """Give all that bytes may wait for: on the way in, on the way out, and to and from backends."""
-        yield from self._rooms.everyone
-        yield from self._shared.lingering
-        yield from self._admission.handshakes
-        yield from self._backends.sessions
+    def _holders(self) -> tuple[Offender, ...]:
+        """Return all that bytes may wait for: on the way in, on the way out, and to and from backends."""
+        return (
+            *self._rooms.everyone,
+            *self._shared.lingering,
+            *self._admission.handshakes,
+            *self._backends.sessions,
+        )
 
     def _make_admin(self, loop: asyncio.AbstractEventLoop, timings: Timings) -> AdminServer:
         from pystrands.broker.exposition import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra

@@ -109,7 +109,8 @@ def test_the_group_lists_its_commands():
 
 
 def test_the_demo_takes_the_addresses():
-    assert [option.flag for option in DEMO_OPTIONS] == ["--ws-host", "--ws-port", "--tcp-host", "--tcp-port"]
+    addresses = ["--ws-host", "--ws-port", "--tcp-host", "--tcp-port"]
+    assert [option.flag for option in DEMO_OPTIONS] == [*addresses, "--allow-insecure-backends"]
     assert run("demo", "--help").exit_code == 0
 
 
@@ -287,7 +288,9 @@ def test_a_port_that_is_taken(command, side):
 
 
 def test_a_host_that_is_none_ends_the_process_with_2():
-    with process("server", "--tcp-host", "192.0.2.1", "--ws-port", "0", "--tcp-port", "0") as child:
+    with process(
+        "server", "--allow-insecure-backends", "--tcp-host", "192.0.2.1", "--ws-port", "0", "--tcp-port", "0"
+    ) as child:
         output, errors = child.communicate(timeout=30)
     assert (child.returncode, output) == (2, "")
     assert errors == "Error: --tcp-host: '192.0.2.1' is not an address of this machine\n"

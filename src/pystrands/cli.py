@@ -40,7 +40,11 @@ LOG_FORMAT = Option(
     name="log_format", default="text", help="lines for people, or one JSON object a line", choices=FORMATS
 )
 SERVER_OPTIONS = (*options(), LOG_LEVEL, LOG_FORMAT)
-DEMO_OPTIONS = tuple(each for each in SERVER_OPTIONS if each.name in {"ws_host", "ws_port", "tcp_host", "tcp_port"})
+DEMO_OPTIONS = tuple(
+    each
+    for each in SERVER_OPTIONS
+    if each.name in {"ws_host", "ws_port", "tcp_host", "tcp_port", "allow_insecure_backends"}
+)
 
 
 def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConfig:
@@ -144,7 +148,7 @@ async def _until_signal(
             raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
         except OSError as error:
             raise why_not_started(config, error) from None
-        if config.tls_cert:
+        if broker.has_files:
             _reload_on_hangup(broker)
         on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.origins import AllowedOrigins, is_loopback
+from pystrands.broker.origins import AllowedOrigins
 
 
 def allowed(origin, *entries, host="broker.example.org", local=False):
@@ -171,15 +171,6 @@ def test_pages_of_this_machine_are_allowed_while_the_broker_is_local(origin):
 )  # fmt: skip
 def test_what_only_looks_local_is_not(origin):
     assert not allowed(origin, local=True)
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("LocalHost", True), ("::1", True),
-     ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example.org", False), ("", False)],
-)  # fmt: skip
-def test_loopback(host, expected):
-    assert is_loopback(host) is expected
 
 
 # For all.

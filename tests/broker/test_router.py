@@ -10,6 +10,7 @@ import pytest
 
 from pystrands.broker.backends import Backends
 from pystrands.broker.commands import Commands
+from pystrands.broker.gate import Gate
 from pystrands.broker.links import Link, LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.rooms import Rooms
@@ -96,10 +97,11 @@ class World:
         self.backends = Backends(self.router, loop, resume_window=5, heartbeat=15, counters=self.counters)
         self.router.backends = self.backends
         self.links = LinkShared(
-            loop=loop, owner=self.backends, hello=b'{"action":"hello","params":{"protocol":1}}\n',
+            loop=loop, owner=self.backends, gate=Gate(clock=loop.time, counters=self.counters),
+            hello=b'{"action":"hello","params":{"protocol":1}}\n',
             max_line=10_000, link_buffer=1000, decision_time=1000, counters=self.counters,
         )  # fmt: skip
-        self.make_link = link_factory(self.links)
+        self.make_link: Any = link_factory(self.links)
 
     def knock(self, path: str = "/room") -> FakeHandshake:
         handshake = FakeHandshake(self.router, path)

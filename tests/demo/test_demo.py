@@ -126,7 +126,10 @@ async def test_two_people_chat():
 async def test_the_page_is_served():
     import asyncio
 
-    async with serve(BrokerConfig(ws_host="0.0.0.0", ws_port=0, tcp_host="0.0.0.0", tcp_port=0)) as broker:
+    everywhere = BrokerConfig(
+        ws_host="0.0.0.0", ws_port=0, tcp_host="0.0.0.0", tcp_port=0, allow_insecure_backends=True
+    )
+    async with serve(everywhere) as broker:
         url = f"http://127.0.0.1:{broker.ws_port}/"
         answer = await asyncio.to_thread(urllib.request.urlopen, url, timeout=10)
         with answer:

@@ -8,6 +8,6 @@ def pytest_asyncio_loop_factories(config, item):
         return {"asyncio": asyncio.new_event_loop}
     import uvloop
 
-    if item.module.__name__.endswith("test_messages"):
+    if item.module.__name__.endswith(("test_messages", "test_backend_tls")):
         return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}

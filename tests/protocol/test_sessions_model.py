@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pystrands.broker.backends import Backends
 from pystrands.broker.commands import Commands
+from pystrands.broker.gate import Gate
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.rooms import Rooms
@@ -106,7 +107,8 @@ class Broker:
             messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id, resume_window=RESUME_WINDOW)
         )
         self.make_link = link_factory(
-            LinkShared(loop=loop, owner=self.backends, hello=hello, max_line=10**6, link_buffer=10**6,
+            LinkShared(loop=loop, owner=self.backends, gate=Gate(clock=loop.time, counters=counters), hello=hello,
+                       max_line=10**6, link_buffer=10**6,
                        decision_time=NEVER, counters=counters)
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
 from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.proxies import TrustedProxies
 from pystrands.errors import ConfigError
+from pystrands.protocol.address import is_loopback
 
 __all__ = ["BrokerConfig", "options", "options_table"]
 
@@ -31,7 +32,7 @@ class BrokerConfig:
         older_env="PYSTRAND_WS_PORT",
     )
     tcp_host: str = option(
-        "127.0.0.1", "address that backends connect to; who reaches it may send to every client, so keep it private"
+        "127.0.0.1", "address that backends connect to; one that other machines reach needs --backend-token"
     )
     tcp_port: int = option(
         8081, "port for backends; 0 takes any free one", minimum=0, maximum=65535, older_env="PYSTRAND_TCP_PORT"
@@ -49,6 +50,23 @@ class BrokerConfig:
         text="file",
     )
     tls_key: str = option("", "its private key in PEM, where the certificate's file does not have it", text="file")
+    backend_token: tuple[str, ...] = option(
+        (),
+        "what backends have to give to be let in; several, so that one can be replaced by another",
+        text="text",
+        secret=True,
+    )
+    backend_token_file: str = option("", "file with such tokens, one a line; read again on SIGHUP", text="file")
+    allow_insecure_backends: bool = option(
+        False, "let anybody be a backend who reaches --tcp-host, other machines included"
+    )
+    backend_tls_cert: str = option(
+        "", "certificate that the backends' port shows, in PEM; turns TLS on there; read again on SIGHUP", text="file"
+    )
+    backend_tls_key: str = option("", "its key, where that is not in the same file", text="file")
+    backend_tls_ca: str = option(
+        "", "certificates in PEM, one of which must have signed that of each backend", text="file"
+    )
     queue_size: int = option(
         1000,
         "messages that wait while no backend is connected; 0 turns the queue off",
@@ -220,6 +238,7 @@ class BrokerConfig:
             self._check_admin_port()
         if self.tls_key and not self.tls_cert:
             raise ConfigError("tls_key", "a private key needs its certificate: give tls-cert too")
+        self._check_backends()
         if self.client_buffer < self.max_message_size:
             raise ConfigError(
                 "client_buffer",
@@ -233,6 +252,23 @@ class BrokerConfig:
         for side, host, port in (("ws", self.ws_host, self.ws_port), ("tcp", self.tcp_host, self.tcp_port)):
             if self.admin_port and (self.admin_host, self.admin_port) == (host, port):
                 raise ConfigError("admin_port", f"{port} is --{side}-port too: choose another for one")
+
+    @property
+    def backends_are_checked(self) -> bool:
+        """Whether a backend has to show that it may be one, by a token or a certificate."""
+        return bool(self.backend_token or self.backend_token_file or self.backend_tls_ca)
+
+    def _check_backends(self) -> None:
+        """Raise ConfigError where strangers could be backends, and nobody has said that they may."""
+        for name in ("backend_tls_key", "backend_tls_ca"):
+            if getattr(self, name) and not self.backend_tls_cert:
+                raise ConfigError(name, "is of no use without backend-tls-cert, which turns TLS on: set that as well")
+        if not (self.backends_are_checked or self.allow_insecure_backends or is_loopback(self.tcp_host)):
+            raise ConfigError(
+                "tcp_host",
+                f"{self.tcp_host!r} is reached from other machines, and whoever reaches it could send to every client:"
+                " set backend-token (or backend-token-file), or allow-insecure-backends where nobody else gets there",
+            )
 
 
 @functools.cache

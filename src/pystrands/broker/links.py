@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from pystrands.broker.gate import FIRST_LINE, TOO_LONG, Gate
+from pystrands.broker.tls import Tls, TlsStart
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
 from pystrands.protocol.framing import LineSplitter
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LOGGED_MALFORMED_LINES: Final = 10
 """How many malformed lines of one link are logged; all are counted."""
+_LINGER: Final = 1.0
+"""Seconds for a peer that is refused to read why."""
 
 
 class LinkOwner(Protocol):
@@ -58,9 +62,11 @@ class LinkShared:
 
     loop: asyncio.AbstractEventLoop
     owner: LinkOwner
+    gate: Gate
     hello: bytes
     max_line: int
     link_buffer: int
+    tls: Tls | None = None
     decision_time: float = 1.0
     counters: Counter[str] = field(default_factory=Counter)
 
@@ -68,11 +74,12 @@ class LinkShared:
 class Link(asyncio.Protocol):
     """One TCP connection of a backend.
 
-    It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6).
+    It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6), and
+    the gate whether it may. Until then nothing is told to it but the broker's hello.
     """
 
-    __slots__ = ("_address", "_decision", "_malformed", "_out", "_shared", "_splitter", "_transport", "blocked",
-                 "heard", "name", "number", "session")  # fmt: skip
+    __slots__ = ("_address", "_decision", "_end", "_held", "_malformed", "_out", "_shared", "_splitter",
+                 "_transport", "blocked", "heard", "name", "number", "peer", "session")  # fmt: skip
 
     def __init__(self, number: int, shared: LinkShared) -> None:
         self.number = number
@@ -82,12 +89,19 @@ class Link(asyncio.Protocol):
         """Whether more waits to be written than should."""
         self.heard = 0.0
         """When the last bytes came, by the loop's clock."""
+        self.peer = ""
+        """The IP address at the other end."""
         self._shared = shared
         self._transport: asyncio.Transport | None = None
         self._splitter = LineSplitter(shared.max_line)
         self._out: list[bytes] = []
         self._malformed = 0
+        self._held: bytearray | None = bytearray()
+        """What came before it is decided; None once it is."""
         self._decision: asyncio.TimerHandle | None = None
+        """There while a first line is waited for."""
+        self._end: asyncio.TimerHandle | None = None
+        """There once it is refused."""
 
     def __repr__(self) -> str:
         return f"<Link {self.name}>"
@@ -138,17 +152,19 @@ class Link(asyncio.Protocol):
         """Say hello, and give the backend a second to answer."""
         shared = self._shared
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        transport.set_write_buffer_limits(high=shared.link_buffer, low=shared.link_buffer // 4)
-        peer = transport.get_extra_info("peername")
-        self.name = self._address = f"backend {self.number} ({peer[0]}:{peer[1]})" if peer else self.name
+        if peer := transport.get_extra_info("peername"):
+            self.peer = peer[0]
+            self.name = self._address = f"backend {self.number} ({peer[0]}:{peer[1]})"
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        transport.set_write_buffer_limits(high=shared.link_buffer, low=shared.link_buffer // 4)
         self.heard = shared.loop.time()
         shared.owner.link_opened(self)
+        shared.gate.enter(self, self.peer)
         self.write(shared.hello)
-        self._decision = shared.loop.call_later(shared.decision_time, self._decide, None)
+        self._decision = shared.loop.call_later(shared.decision_time, self._is_silent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Half a line at the end is discarded."""
@@ -156,15 +172,20 @@ class Link(asyncio.Protocol):
             logger.info("%s: %s", self.name, exc)
         self._transport = None
         self._out.clear()
-        if self._decision is not None:
-            self._decision.cancel()
-            self._decision = None
+        for timer in (self._decision, self._end):
+            if timer is not None:
+                timer.cancel()
+        self._decision = self._end = None
+        self._shared.gate.leave(self)
         self._shared.owner.link_closed(self)
 
     def data_received(self, data: bytes) -> None:
         """Take commands; none of them can end the link."""
         shared = self._shared
         self.heard = shared.loop.time()
+        if self._held is not None:
+            self._take_first(self._held, data)
+            return
         overlong = self._splitter.overlong
         commands: list[Command | Unknown] = []
         decode = COMMANDS.known
@@ -176,16 +197,12 @@ class Link(asyncio.Protocol):
                     command = COMMANDS.decode(line)
                 except MalformedLine as error:
                     self._is_malformed(error)
-                    if self._decision is not None:
-                        return
                     if error.seq:
                         commands.append(Unknown(error.seq))
                     continue
                 shared.counters["commands_unknown"] += 1
             kind = type(command)
-            if self._decision is not None:
-                self._decide(command.params if isinstance(command, Hello) else None)
-            elif kind is Hello:
+            if kind is Hello:
                 shared.owner.link_hello(self, cast("Hello", command).params)
             if command is not None and kind is not Hello:
                 if kind is not Heartbeat:
@@ -204,14 +221,78 @@ class Link(asyncio.Protocol):
         if number is not None and self.session is not None and self.session.stream is not None:
             self.write(wire.heartbeat_answer(number))
 
+    def _take_first(self, held: bytearray, data: bytes) -> None:
+        """Take what comes until the first line is whole, which decides. ``held`` is what came before."""
+        if self._decision is None:  # it is refused
+            return
+        if not held:
+            data = data.lstrip(b"\n")
+        held += data
+        end = held.find(b"\n") if b"\n" in data else -1
+        if max(end, len(held) if end < 0 else 0) > FIRST_LINE:
+            self._refuse(TOO_LONG)
+        elif end >= 0:
+            self._take_first_line(bytes(held[:end]), bytes(held))
+
+    def _take_first_line(self, line: bytes, held: bytes) -> None:
+        try:
+            command = COMMANDS.decode(line)
+        except MalformedLine as error:
+            self._shared.counters["lines_malformed"] += 1
+            logger.warning("%s does not speak the protocol of backends and is disconnected: %s", self.name, error)
+            self.abort()
+            return
+        if type(command) is Hello:
+            held = held[len(line) + 1 :]
+            self.introduce(command.params)
+            self._decide(command.params)
+        else:
+            self._decide(None)
+        if held and self._held is None and self.is_open:
+            self.data_received(held)
+
+    def _is_silent(self) -> None:
+        held = self._held
+        self._decide(None)
+        if held and self._held is None:
+            self._splitter.feed(bytes(held))  # half a line, whose rest may come
+
     def _decide(self, hello: HelloParams | None) -> None:
+        """The first line, or silence, has told what the peer speaks."""
+        if not self.is_open:
+            return
+        shared = self._shared
+        if reason := shared.gate.why_not(hello):
+            self._refuse(reason)
+            return
         assert self._decision is not None
         self._decision.cancel()
+        self._decision = self._held = None
+        shared.gate.leave(self)
+        shared.owner.link_decided(self, hello)
+
+    def _refuse(self, reason: str) -> None:
+        """Say why, after a while, and close. Until it is closed it counts as undecided."""
+        assert self._decision is not None
+        assert self._transport is not None
+        self._decision.cancel()
         self._decision = None
-        if self.is_open:
-            if hello is not None:
-                self.introduce(hello)
-            self._shared.owner.link_decided(self, hello)
+        self._held = bytearray()
+        delay = self._shared.gate.refuse(self, self.peer, reason)
+        self._transport.pause_reading()
+        self._end = self._shared.loop.call_later(delay, self._say_refused, reason)
+
+    def _say_refused(self, reason: str) -> None:
+        transport = self._transport
+        assert transport is not None
+        self._end = self._shared.loop.call_later(_LINGER, self.abort)
+        self.write(wire.refused(reason))
+        self._flush()
+        transport.resume_reading()  # and throw it away: closing with unread input would reset what was written
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
 
     def introduce(self, hello: HelloParams) -> None:
         """Take the name that the backend gives itself in its hello, which may have come late."""
@@ -221,10 +302,7 @@ class Link(asyncio.Protocol):
     def _is_malformed(self, error: MalformedLine) -> None:
         self._malformed += 1
         self._shared.counters["lines_malformed"] += 1
-        if self._decision is not None:
-            logger.warning("%s does not speak the protocol of backends and is disconnected: %s", self.name, error)
-            self.abort()
-        elif self._malformed <= _LOGGED_MALFORMED_LINES:
+        if self._malformed <= _LOGGED_MALFORMED_LINES:
             last = " (the last one of this link that is logged)" if self._malformed == _LOGGED_MALFORMED_LINES else ""
             logger.warning("%s sent a malformed line, which was skipped: %s%s", self.name, error, last)
 
@@ -237,13 +315,16 @@ class Link(asyncio.Protocol):
         )
 
 
-def link_factory(shared: LinkShared) -> Callable[[], Link]:
+def link_factory(shared: LinkShared) -> Callable[[], asyncio.Protocol]:
     """Return what makes the protocol of an accepted connection; links are numbered from 1."""
     count = 0
 
-    def make() -> Link:
+    def make() -> asyncio.Protocol:
         nonlocal count
         count += 1
-        return Link(count, shared)
+        link = Link(count, shared)
+        if shared.tls is None:
+            return link
+        return TlsStart(link, link.name, shared.tls, shared.gate, shared.loop)
 
     return make

@@ -29,6 +29,7 @@ FAMILIES: Final[Mapping[str, str]] = {
     "events_dropped": "events that no backend has handled, and none will",
     "handshakes_failed": "requests that did not become a WebSocket",
     "lines_refused": "lines of backends that were skipped",
+    "links_refused": "connections to the backends' port that were not let in",
 }
 
 COUNTERS: Final[Mapping[str, Counted]] = {
@@ -173,6 +174,18 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "lines_overlong": Counted("lines_refused", "overlong", "lines of backends that are longer than the broker takes"),
     "links_broken": Counted(
         "links_broken", "", "links of backends that were closed for breaking the protocol, or for silence"
+    ),
+    "link_without_token": Counted(
+        "links_refused", "token", "peers that wanted to be backends without a token, or with a wrong one"
+    ),
+    "link_first_line_too_long": Counted(
+        "links_refused", "first_line", "peers on the backends' port whose first line was longer than 64 KiB"
+    ),
+    "link_crowded_out": Counted(
+        "links_refused", "crowded", "peers on the backends' port that were cut off for others: too many said nothing"
+    ),
+    "link_tls_failed": Counted(
+        "links_refused", "tls", "peers on the backends' port that did not finish the TLS handshake"
     ),
     "commands_unknown": Counted("commands_unknown", "", "commands with an action that the broker does not know"),
     "responses_unexpected": Counted(

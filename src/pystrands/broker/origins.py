@@ -1,11 +1,10 @@
 """Which web pages may open a WebSocket: a browser names its page in Origin (RFC 6455, section 10.2). Pure."""
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-__all__ = ["AllowedOrigins", "is_loopback"]
+__all__ = ["AllowedOrigins"]
 
 Origin: TypeAlias = tuple[str, str, int | None]
 """Scheme and host in lower case, and the port: the scheme's own where none is named, None where it has none."""
@@ -70,14 +69,6 @@ class AllowedOrigins:
         if found is None or found[1] != host:
             return False
         return port == (int(found[2]) if found[2] else _DEFAULT_PORTS.get(scheme))
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens on ``host``."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _is_local_page(origin: Origin) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import secrets
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -20,9 +21,10 @@ from pystrands.broker.deflate import Compressor
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.entry import EntryRules
 from pystrands.broker.fanout import Outbox
+from pystrands.broker.gate import Gate, read_tokens
 from pystrands.broker.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.links import LinkShared, link_factory
-from pystrands.broker.origins import AllowedOrigins, is_loopback
+from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.proxies import TrustedProxies
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.restraint import IdleLimited, RateLimited
@@ -36,7 +38,9 @@ from pystrands.broker.tls_server import TlsServer
 from pystrands.broker.websocket import Receiver, Watch, WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
+from pystrands.errors import ConfigError
 from pystrands.protocol import messages, wire
+from pystrands.protocol.address import is_loopback
 
 __all__ = ["Broker"]
 
@@ -75,10 +79,12 @@ class Broker:
         """What happened how often: see the docs for the names."""
         self._engine: Engine = engine or MemoryEngine()
         self._pages = dict(pages or {})
+        self._gate = Gate(clock=time.monotonic, counters=self.counters)
         self._stop: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server | TlsServer] = []
         self._tls: Tls | None = None
         self._idle: IdleLimited | None = None
+        self._backend_tls: Tls | None = None
         self._admin: AdminServer | None = None
         self._is_started = False
 
@@ -134,6 +140,43 @@ class Broker:
         """How many messages wait for a backend."""
         return len(self._queue)
 
+    # --- files ---
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there is anything to :meth:`reload`."""
+        return bool(self.config.backend_token_file or self.config.backend_tls_cert or self.config.tls_cert)
+
+    def reload(self) -> None:
+        """Read the files of certificates and tokens again, for connections from now on; those that there are live on.
+
+        Raises ConfigError for the first that can't be used: that one stays as it was.
+        """
+        problem: ConfigError | None = None
+        reads = [self._read_tokens, *(each.reload for each in (self._tls, self._backend_tls) if each is not None)]
+        for read in reads:
+            try:
+                read()
+            except ConfigError as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+        logger.info("the files of certificates and tokens were read again")
+
+    def _read_files(self) -> None:
+        config = self.config
+        self._read_tokens()
+        if config.tls_cert:
+            self._tls = Tls(config.tls_cert, config.tls_key)
+        if config.backend_tls_cert:
+            self._backend_tls = Tls(
+                config.backend_tls_cert, config.backend_tls_key, config.backend_tls_ca, prefix="backend_"
+            )
+
+    def _read_tokens(self) -> None:
+        path = self.config.backend_token_file
+        self._gate.take((*self.config.backend_token, *(read_tokens(path) if path else ())))
+
     # --- starting ---
 
     async def start(self) -> None:
@@ -145,8 +188,7 @@ class Broker:
         if self._is_started:
             raise RuntimeError("a broker is started once: make a new one")
         config = self.config
-        if config.tls_cert:
-            self._tls = Tls(config.tls_cert, config.tls_key)
+        self._read_files()
         self._is_started = True
         loop = asyncio.get_running_loop()
         self._wire(loop)
@@ -167,6 +209,10 @@ class Broker:
         self._budget.start()
         logger.info("listening for clients on %s://%s:%d", self.scheme, config.ws_host, self.ws_port)
         logger.info("listening for backends on %s:%d", config.tcp_host, self.tcp_port)
+        if not config.backends_are_checked and not is_loopback(config.tcp_host):
+            logger.warning(
+                "whoever reaches %s:%d may be a backend: allow-insecure-backends is set", config.tcp_host, self.tcp_port
+            )
 
     async def _listen_for_clients(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server | TlsServer:
         config = self.config
@@ -184,15 +230,6 @@ class Broker:
         )
         await server.listen(config.ws_host, config.ws_port, _BACKLOG)
         return server
-
-    def reload(self) -> None:
-        """Read the files of certificates again, for connections from now on; those that there are live on.
-
-        Raises ConfigError when they can't be used: then all stays as it was.
-        """
-        if self._tls is not None:
-            self._tls.reload()
-            logger.info("the certificate was read again")
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
@@ -226,6 +263,8 @@ class Broker:
             LinkShared(
                 loop=loop,
                 owner=self._backends,
+                gate=self._gate,
+                tls=self._backend_tls,
                 hello=self._hello(),
                 max_line=messages.line_limit(config.max_message_size),
                 link_buffer=config.link_buffer,
@@ -367,6 +406,7 @@ class Broker:
         await self._close_clients(sockets)
         for server in self._servers[:1]:
             server.close()
+        self._gate.close()
         await self._backends.stop(self.config.close_timeout)
         await self._engine.stop()
         self._keepalive.stop()

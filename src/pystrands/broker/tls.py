@@ -1,12 +1,14 @@
 """TLS of a port: certificate and key from files, read again without a restart."""
 
+import asyncio
+import socket
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from pystrands.errors import ConfigError
 
-__all__ = ["HANDSHAKE_TIMEOUT", "SHUTDOWN_TIMEOUT", "Tls"]
+__all__ = ["HANDSHAKE_TIMEOUT", "SHUTDOWN_TIMEOUT", "Tls", "TlsStart"]
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 SHUTDOWN_TIMEOUT: Final = 1.0
@@ -67,3 +69,79 @@ def _reason(error: Exception) -> str:
     return (
         "it is no PEM file with a certificate and an unencrypted key" if isinstance(error, ssl.SSLError) else str(error)
     )
+
+
+class Handshakes(Protocol):
+    """Who bounds how many handshakes are under way at once, and hears of those that fail."""
+
+    def enter(self, link: "TlsStart", address: str) -> None:
+        """A connection has come from that IP address."""
+        ...
+
+    def leave(self, link: "TlsStart") -> None:
+        """Its handshake is over."""
+        ...
+
+    def tls_failed(self, link: "TlsStart", error: OSError) -> None:
+        """It came to nothing."""
+        ...
+
+
+class TlsStart(asyncio.Protocol):
+    """An accepted connection until its TLS handshake is done; then it is ``protocol``'s, which begins there.
+
+    The event loop's own TLS server tells of no connection before the end of its handshake, so nobody could bound how
+    many there are.
+    """
+
+    def __init__(
+        self,
+        protocol: asyncio.Protocol,
+        name: str,
+        tls: Tls,
+        handshakes: Handshakes,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.name = name
+        self._protocol = protocol
+        self._tls = tls
+        self._handshakes = handshakes
+        self._loop = loop
+        self._socket: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection away from this transport, which has read nothing yet, and give it to one with TLS."""
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.name += f" ({peer[0]}:{peer[1]})"
+        accepted = transport.get_extra_info("socket")
+        self._socket = socket.fromfd(accepted.fileno(), accepted.family, accepted.type)
+        transport.abort()  # type: ignore[attr-defined]  # closes its descriptor; the copy keeps the connection
+        self._task = self._loop.create_task(self._shake_hands())
+        self._task.add_done_callback(self._is_over)
+        self._handshakes.enter(self, peer[0] if peer else "")
+
+    def abort(self) -> None:
+        """End the connection at once; nothing happens when it is the protocol's already."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _shake_hands(self) -> None:
+        sock, self._socket = self._socket, None
+        assert sock is not None
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._protocol,
+                sock,
+                ssl=self._tls.context,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
+            )
+        except OSError as error:
+            self._handshakes.tls_failed(self, error)
+
+    def _is_over(self, _task: "asyncio.Task[None]") -> None:
+        if self._socket is not None:  # it was ended before it began
+            self._socket.close()
+        self._handshakes.leave(self)

@@ -44,6 +44,7 @@ __all__ = [
     "NewConnection",
     "NewMessage",
     "Received",
+    "Refused",
     "Released",
     "Request",
     "Response",
@@ -111,6 +112,13 @@ class HelloParams(Struct, omit_defaults=True):
     """With ``resume``: the last number of the broker's that the backend has received."""
     role: str = ""
     """What the link is for, where that is not to be a backend: :data:`TOOL` or :data:`SENDER`."""
+    token: str = ""
+    """Of a backend: what shows a broker that asks for it that it may be one."""
+
+    def __repr__(self) -> str:
+        """Return what may be logged: all but the token."""
+        shown = (name for name in self.__struct_fields__ if name != "token")
+        return f"HelloParams({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
 class Hello(Struct, tag="hello", tag_field="action"):
@@ -132,6 +140,18 @@ class Welcome(Struct, tag="welcome", tag_field="action"):
     """The broker's answer to a hello of protocol 2: the session is as it says, and events may come."""
 
     params: WelcomeParams
+
+
+class RefusedParams(Struct):
+    """``reason`` is for people."""
+
+    reason: str = ""
+
+
+class Refused(Struct, tag="refused", tag_field="action"):
+    """The broker's answer to a first line that it does not accept; the link's last line."""
+
+    params: RefusedParams
 
 
 class ReceivedParams(Struct):
@@ -297,6 +317,7 @@ Event = (
     | Heartbeat
     | Hello
     | Welcome
+    | Refused
     | Received
 )
 

@@ -32,6 +32,7 @@ __all__ = [
     "new_connection",
     "new_message",
     "received",
+    "refused",
     "released",
     "request",
     "response",
@@ -64,6 +65,11 @@ def welcome(session_id: str, resumed: bool, received: int | None) -> bytes:
     """Encode the broker's answer to a hello of protocol 2."""
     params = WelcomeParams(session_id, resumed, received)
     return b'{"action":"welcome","request_id":"","params":' + _json(params) + b"}\n"
+
+
+def refused(reason: str) -> bytes:
+    """Encode that the broker does not accept a link, and why, in words for people."""
+    return b'{"action":"refused","request_id":"","params":{"reason":' + _json(reason) + b"}}\n"
 
 
 def received(seq: int) -> bytes:

@@ -1,0 +1,139 @@
+"""TLS on the backends' port: raw peers, good and bad, during the handshake and after it."""
+
+import asyncio
+import contextlib
+import ssl
+
+import pytest
+import trustme
+
+from pystrands import testing
+from pystrands.broker.gate import WRONG
+
+from .raw_peer import TOKEN, knocking, peer
+
+
+@pytest.fixture(scope="module")
+def ca():
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(ca, tmp_path):
+    """The broker's options for TLS."""
+    path = tmp_path / "broker.pem"
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+    return {"backend_tls_cert": str(path)}
+
+
+@pytest.fixture
+def trusting(ca):
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return context
+
+
+async def test_a_broker_stops_with_peers_in_every_state(tls):
+    for options in ({}, tls):
+        async with testing.broker(backend_token=[TOKEN], **options) as broker:
+            async with peer(broker), peer(broker) as refused:
+                refused.hello(token="wrong")
+                await testing.until(lambda: len(broker._gate._undecided) == 2)
+                await broker.stop()
+                await testing.until(lambda: not broker._gate._undecided)
+                assert not broker._backends._links
+
+
+async def test_a_backend_over_tls(tls, trusting):
+    async with testing.broker(backend_token=[TOKEN], **tls) as broker, peer(broker, ssl=trusting) as chatty:
+        chatty.hello(token=TOKEN)
+        assert [(await chatty.hear())[0] for _ in range(2)] == ["hello", "welcome"]
+        assert len(broker._gate._undecided) == 0
+    async with testing.broker(backend_token=[TOKEN], **tls) as broker, peer(broker, ssl=trusting) as stranger:
+        stranger.hello(token="wrong")
+        assert await stranger.rest() == [("hello", None), ("refused", WRONG)]
+
+
+async def test_what_comes_with_the_end_of_the_handshake_is_taken(tls, trusting):
+    async with testing.broker(**tls) as broker, knocking(broker) as connecting:
+        async with peer(broker, ssl=trusting) as chatty:
+            chatty.hello()
+            chatty.say("leave", seq=1)
+            assert [(await chatty.hear())[0] for _ in range(2)] == ["hello", "welcome"]
+            assert (await chatty.hear())[0] in ("connection_request", "leaving")
+        assert not connecting.done()
+
+
+async def test_a_peer_without_tls_gets_nothing(tls):
+    async with testing.broker(**tls) as broker, knocking(broker), peer(broker) as stranger:
+        stranger.hello()
+        async with asyncio.timeout(10):
+            said = await stranger.reader.read()
+        assert b"{" not in said
+        await testing.until(lambda: broker.counters["link_tls_failed"] == 1)
+        assert not broker._gate._undecided
+        assert not broker._backends._links
+
+
+async def test_a_handshake_that_does_not_end_is_ended(tls, trusting, monkeypatch):
+    monkeypatch.setattr("pystrands.broker.tls.HANDSHAKE_TIMEOUT", 0.05)
+    async with testing.broker(**tls) as broker:
+        async with peer(broker), peer(broker) as half:
+            half.writer.write(b"\x16\x03\x01\x02\x00\x01")
+            await testing.until(lambda: broker.counters["link_tls_failed"] == 2)
+            assert await half.reader.read() == b""
+        assert not broker._gate._undecided
+        assert not broker._backends._links
+
+
+async def test_a_peer_that_goes_during_the_handshake_leaves_nothing(tls):
+    async with testing.broker(**tls) as broker:
+        for data in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            async with peer(broker) as gone:
+                gone.writer.write(data)
+                await testing.until(lambda: len(broker._gate._undecided) == 1)
+                gone.writer.close()
+                await testing.until(lambda: not broker._gate._undecided)
+        assert not broker._backends._links
+
+
+async def test_half_open_handshakes_do_not_keep_a_backend_out(tls, trusting):
+    async with testing.broker(**tls) as broker:
+        broker._gate._most, broker._gate._most_of_one = 20, 10
+        silent = [await asyncio.open_connection("127.0.0.1", broker.tcp_port) for _ in range(30)]
+        await testing.until(lambda: broker.counters["link_crowded_out"] == 20)
+        assert len(broker._gate._undecided) == 10
+        async with peer(broker, ssl=trusting) as honest:
+            honest.hello()
+            assert [(await honest.hear())[0] for _ in range(2)] == ["hello", "welcome"]
+        for _, writer in silent:
+            writer.transport.abort()
+        await testing.until(lambda: not broker._gate._undecided)
+
+
+async def test_with_a_ca_only_its_own_come_in(ca, tls, tmp_path, trusting):
+    path = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(path)
+    async with testing.broker(backend_tls_ca=str(path), **tls) as broker:
+        async with peer(broker, ssl=trusting) as stranger:
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                assert await stranger.reader.read() == b""
+        await testing.until(lambda: broker.counters["link_tls_failed"] == 1)
+        ca.issue_cert("backend").configure_cert(trusting)
+        async with peer(broker, ssl=trusting) as known:
+            known.hello()
+            assert [(await known.hear())[0] for _ in range(2)] == ["hello", "welcome"]
+
+
+async def test_a_new_certificate_counts_for_new_links(ca, tls, tmp_path, trusting):
+    def serial(connected):
+        return connected.writer.get_extra_info("peercert")["serialNumber"]
+
+    async with testing.broker(**tls) as broker:
+        async with peer(broker, ssl=trusting) as before:
+            before.hello()
+            ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "broker.pem")
+            broker.reload()
+            async with peer(broker, ssl=trusting) as after:
+                assert serial(after) != serial(before)
+            assert [(await before.hear())[0] for _ in range(2)] == ["hello", "welcome"]

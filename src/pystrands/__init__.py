@@ -14,6 +14,7 @@ from pystrands.errors import (
     NotSupported,
     OutcomeUnknown,
     PyStrandsError,
+    Refused,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "PyStrands",
     "PyStrandsClient",
     "PyStrandsError",
+    "Refused",
     "__version__",
 ]
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +15,11 @@ import click
 import msgspec
 
 from pystrands.broker.config import options
-from pystrands.cli_base import Command, Failure, WrongValue, add_options, resolve
-from pystrands.errors import PyStrandsError
+from pystrands.broker.gate import read_tokens
+from pystrands.broker.option import Option
+from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, resolve
+from pystrands.client.base import TOKEN_VARIABLE
+from pystrands.errors import ConfigError, PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.messages import WatchedParams
 from pystrands.tools import Sent, Tool, ToolError
@@ -27,28 +31,65 @@ __all__ = ["COMMANDS", "TOOL_OPTIONS", "watched_line"]
 
 _SHOWN: Final = 120
 """Characters of a message that ``tail`` shows; of a binary one, bytes."""
-_ADDRESS_HELP: Final = {
+_HELP: Final = {
     "tcp_host": "address where the broker listens for backends",
     "tcp_port": "port where the broker listens for backends",
+    "backend_token": "token of the broker, as backends have it; of several the first",
+    "backend_token_file": "file with that token",
+    "backend_tls_cert": "certificate to show the broker, for one with --backend-tls-ca",
+    "backend_tls_key": "its key, where that is not in the same file",
+    "backend_tls_ca": "certificates in PEM, one of which must have signed the broker's; else those of the system",
 }
-TOOL_OPTIONS: Final = tuple(
-    dataclasses.replace(each, help=_ADDRESS_HELP[each.name], minimum=1 if each.name == "tcp_port" else None)
-    for each in options()
-    if each.name in _ADDRESS_HELP
+_TLS: Final = Option(name="backend_tls", default=False, help="speak TLS; so it does when it is given any certificate")
+TOOL_OPTIONS: Final = (
+    *(
+        dataclasses.replace(each, help=_HELP[each.name], minimum=1 if each.name == "tcp_port" else None)
+        for each in options()
+        if each.name in _HELP
+    ),
+    _TLS,
 )
 
 
 @contextlib.contextmanager
 def _link(flags: Mapping[str, str | None]) -> Iterator[Tool]:
     """Yield a link to the broker that flags and environment name; whatever goes wrong there is one line."""
-    values, _ = resolve(TOOL_OPTIONS, flags, os.environ, {})
-    defaults = {each.name: each.default for each in TOOL_OPTIONS}
-    values = {**defaults, **values}
+    values, sources = resolve(TOOL_OPTIONS, flags, os.environ, {})
+    values = {**{each.name: each.default for each in TOOL_OPTIONS}, **values}
     try:
-        with Tool(values["tcp_host"], values["tcp_port"]) as tool:
+        token, tls = _token(values), _tls(values)
+    except ConfigError as error:
+        flag = "--" + error.option.replace("_", "-")
+        raise WrongValue(f"{label(flag, sources.get(error.option, ''))}: {error.problem}") from None
+    try:
+        with Tool(values["tcp_host"], values["tcp_port"], token=token, ssl=tls) as tool:
             yield tool
     except PyStrandsError as error:
         raise Failure(str(error)) from None
+
+
+def _token(values: Mapping[str, Any]) -> str:
+    """Return the token: what is given to the command, or else what backends have in the environment."""
+    path = values["backend_token_file"]
+    tokens = (*values["backend_token"], *(read_tokens(path) if path else ()))
+    return tokens[0] if tokens else os.environ.get(TOKEN_VARIABLE, "").strip()
+
+
+def _tls(values: Mapping[str, Any]) -> ssl.SSLContext | None:
+    cert, key, ca = values["backend_tls_cert"], values["backend_tls_key"], values["backend_tls_ca"]
+    if not (values[_TLS.name] or cert or ca):
+        return None
+    context = ssl.create_default_context()
+    try:
+        name = "backend_tls_ca"
+        if ca:
+            context = ssl.create_default_context(cafile=ca)
+        name = "backend_tls_cert"
+        if cert:
+            context.load_cert_chain(cert, key or None, password=lambda: b"")
+    except (OSError, ValueError) as error:
+        raise ConfigError(name, f"can't use {values[name]}: {getattr(error, 'strerror', None) or error}") from None
+    return context
 
 
 def _printable(text: str) -> str:

@@ -10,6 +10,7 @@
     ├── NotConnected (ConnectionError) there is no link, and an answer of the broker is needed
     ├── NotSupported                   the broker is too old for that
     ├── OutcomeUnknown                 the broker went before it answered
+    ├── Refused                        the broker does not let this backend in: its token is wrong or missing
     └── MalformedLine (ValueError)     a line on a link is not what the protocol allows; never leaves the library
 """
 
@@ -23,6 +24,7 @@ __all__ = [
     "NotSupported",
     "OutcomeUnknown",
     "PyStrandsError",
+    "Refused",
 ]
 
 
@@ -75,3 +77,10 @@ class NotSupported(PyStrandsError):  # noqa: N818 - see MessageTooBig
 
 class OutcomeUnknown(PyStrandsError):  # noqa: N818 - see MessageTooBig
     """The broker was replaced, or its link lost for good, before its answer came: it may have done it or not."""
+
+
+class Refused(PyStrandsError):  # noqa: N818 - see MessageTooBig
+    """The broker does not let this backend in, and says why: mostly its token, which is wrong or missing.
+
+    To try again with the same would not help.
+    """

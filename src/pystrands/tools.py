@@ -5,6 +5,7 @@ import itertools
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -14,7 +15,7 @@ from msgspec import Struct
 from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.framing import LineSplitter
-from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, Watched, WatchedParams
+from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, Refused, Watched, WatchedParams
 
 __all__ = ["Sent", "Tool", "ToolError"]
 
@@ -37,7 +38,7 @@ class _Result(Struct, tag="result", tag_field="action"):
     request_id: str
 
 
-_Line = Hello | Heartbeat | Watched | _Result
+_Line = Hello | Heartbeat | Watched | _Result | Refused
 _LINES: Final[Decoder[_Line]] = Decoder(_Line)
 
 
@@ -51,23 +52,36 @@ class Sent(Struct):
 class Tool:
     """A link to the broker. Everything blocks, for ``timeout`` seconds at most unless it says otherwise.
 
-    Every method raises ToolError. Use it in a ``with``, from one thread.
+    ``token`` is for a broker that wants one, ``ssl`` for one that has TLS on the port for backends. Every method raises
+    ToolError. Use it in a ``with``, from one thread.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 8081, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8081,
+        *,
+        timeout: float = 10.0,
+        token: str = "",
+        ssl: SSLContext | None = None,
+    ) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._timeout = timeout
+        self._token = token
         self.hello = HelloParams()
         """What the broker has said of itself."""
         self._requests = itertools.count(1)
         self._splitter = LineSplitter(_MAX_LINE)
         self._lines: deque[bytes] = deque()
         self._watched: deque[WatchedParams] = deque()
+        host = _EVERYWHERE.get(host, host)
         try:
-            self._socket = socket.create_connection((_EVERYWHERE.get(host, host), port), timeout)
-        except OSError as error:
-            reason = error.strerror or str(error) or "it does not answer"
-            raise ToolError(f"no broker at {self.address}: {reason}") from None
+            self._socket = socket.create_connection((host, port), timeout)
+            if ssl is not None:
+                self._socket = ssl.wrap_socket(self._socket, server_hostname=host)
+        except (OSError, ValueError) as error:  # ValueError: a name that no certificate can have
+            reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
+            raise ToolError(f"no broker at {self.address}: {reason or 'it does not answer'}") from None
         try:
             self.hello = self._greet()
         except BaseException:
@@ -125,7 +139,7 @@ class Tool:
         with contextlib.suppress(ToolError):
             line = self._read()
             if type(line) is Hello:
-                self._write(wire.hello(HelloParams(name="tool", role=messages.TOOL)))
+                self._write(wire.hello(HelloParams(name="tool", role=messages.TOOL, token=self._token)))
                 return line.params
         raise ToolError(f"what listens at {self.address} is no PyStrands broker of version 2 or newer")
 
@@ -182,6 +196,8 @@ class Tool:
                     line = _LINES.decode(self._lines.popleft())
                 except MalformedLine:
                     raise ToolError(f"what listens at {self.address} does not speak as a broker does") from None
+                if type(line) is Refused:
+                    raise ToolError(f"the broker at {self.address} refuses: {' '.join(line.params.reason.split())}")
                 if isinstance(line, _Line):
                     return line
             try:

@@ -221,13 +221,13 @@ def test_strangers_are_not_let_in_unasked(host, tmp_path):
     with pytest.raises(ConfigError, match=r"backend-token.*allow-insecure-backends") as caught:
         BrokerConfig(tcp_host=host)
     assert caught.value.option == "tcp_host"
-    options: dict[str, Any]
-    for options in (
+    asked: list[dict[str, Any]] = [
         {"backend_token": (TOKEN,)},
         {"backend_token_file": "tokens"},
         {"allow_insecure_backends": True},
         {"backend_tls_cert": "cert.pem", "backend_tls_ca": "ca.pem"},
-    ):
+    ]
+    for options in asked:
         BrokerConfig(tcp_host=host, **options)
     with pytest.raises(ConfigError):
         BrokerConfig(tcp_host=host, backend_tls_cert="cert.pem")
@@ -239,14 +239,14 @@ def test_on_loopback_nothing_is_needed(host):
 
 
 async def test_files_that_cannot_be_used_are_found_at_the_start(tmp_path):
-    options: dict[str, Any]
-    for options in (
-        {"backend_token_file": str(tmp_path / "none")},
-        {"backend_tls_cert": str(tmp_path / "none")},
-    ):
+    files: list[dict[str, Any]] = [
+        {name: str(tmp_path / "none")} for name in ("backend_token_file", "backend_tls_cert")
+    ]
+    for options in files:
         with pytest.raises(ConfigError, match=r"can't read .*none"):
             await Broker(BrokerConfig(ws_port=0, tcp_port=0, **options)).start()
-    for options in ({"backend_tls_key": "x"}, {"backend_tls_ca": "x"}):
+    useless: list[dict[str, Any]] = [{"backend_tls_key": "x"}, {"backend_tls_ca": "x"}]
+    for options in useless:
         with pytest.raises(ConfigError, match="backend-tls-cert"):
             BrokerConfig(**options)
 

@@ -229,7 +229,7 @@ class Link(asyncio.Protocol):
             data = data.lstrip(b"\n")
         held += data
         end = held.find(b"\n") if b"\n" in data else -1
-        if max(end, len(held) if end < 0 else 0) > FIRST_LINE:
+        if (len(held) if end < 0 else end) > FIRST_LINE:
             self._refuse(TOO_LONG)
         elif end >= 0:
             self._take_first_line(bytes(held[:end]), bytes(held))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -62,6 +63,8 @@ class PyStrands(BaseClient):
         handler_timeout: float | None = None,
         send_only: bool = False,
         name: str | None = None,
+        token: str | None = None,
+        ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
         check_whole("max_workers", max_workers, 1)
         super().__init__(
@@ -75,6 +78,8 @@ class PyStrands(BaseClient):
             handler_timeout=handler_timeout,
             send_only=send_only,
             name=name,
+            token=token,
+            ssl=ssl,
         )
         self.max_workers = max_workers
         self._handlers: dict[str, tuple[Handler, bool]] = {}
@@ -161,9 +166,10 @@ class PyStrands(BaseClient):
     def run(self) -> None:
         """Connect, and block until the app is disconnected; on uvloop where there is one.
 
-        With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Ctrl-C, and in the main thread also
-        SIGTERM, disconnects, giving handlers a second, and returns. Raises RuntimeError inside a running event loop:
-        await :meth:`run_async` there.
+        With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Raises Refused when the broker does
+        not take the token, at once or when the link was lost: trying again would not help. Ctrl-C, and in the main
+        thread also SIGTERM, disconnects, giving handlers a second, and returns. Raises RuntimeError inside a running
+        event loop: await :meth:`run_async` there.
         """
         if _loop_runs_here():
             raise RuntimeError("app.run() was called inside a running event loop; use: await app.run_async()")

@@ -1,6 +1,7 @@
 """The client for asyncio."""
 
 import logging
+import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,12 +22,14 @@ class AsyncPyStrandsClient(BaseClient):
     """A backend on asyncio: override the ``on_*`` callbacks, then await :meth:`run_forever`.
 
     ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
-    after ``reconnect_delay`` seconds, each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
-    (each shortened at random by up to a quarter, so that backends do not all come back at once).
-    ``max_concurrency``: how many handlers run at once. ``handler_timeout``: seconds after which a handler is cancelled,
-    which counts as its failure; None: never. ``send_only``: for programs that only send, such as cron jobs: the broker
-    gives them no clients, and no callback is called but ``on_error``. ``name``: names this backend in the broker's log.
-    Raises ConfigError, naming the parameter, on a value that can't work.
+    after ``reconnect_delay`` seconds, each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay`` (each
+    shortened at random by up to a quarter, so that backends do not all come back at once). ``max_concurrency``: how
+    many handlers run at once. ``handler_timeout``: seconds after which a handler is cancelled, which counts as its
+    failure; None: never. ``send_only``: for programs that only send, such as cron jobs: the broker gives them no
+    clients, and no callback is called but ``on_error``. ``name``: names this backend in the broker's log. ``token``:
+    what the broker wants of its backends; None: that of the environment, ``PYSTRANDS_TOKEN``, if there is one. It is
+    only sent to a broker that has said hello, and never logged. ``ssl``: connect with TLS; an ``ssl.SSLContext``, or
+    True for the default one. Raises ConfigError, naming the parameter, on a value that can't work.
 
     One client's events are handled one at a time, in order; different clients' concurrently. A callback may be a plain
     ``def``: it runs on the event loop, so it must not block. A callback that raises is logged and told to
@@ -56,6 +59,8 @@ class AsyncPyStrandsClient(BaseClient):
         handler_timeout: float | None = None,
         send_only: bool = False,
         name: str | None = None,
+        token: str | None = None,
+        ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
         super().__init__(
             host,
@@ -68,6 +73,8 @@ class AsyncPyStrandsClient(BaseClient):
             handler_timeout=handler_timeout,
             send_only=send_only,
             name=name,
+            token=token,
+            ssl=ssl,
         )
         self._core = Core(self._options, self._invoke)
 
@@ -84,8 +91,9 @@ class AsyncPyStrandsClient(BaseClient):
 
         Tries once. When it succeeds, and ``auto_reconnect`` is set, a lost link is replaced until :meth:`disconnect`.
         Returns True at once when connected; while a lost link is being replaced, tries now. Takes up to 10 s, and half
-        a second more for a broker that does not say hello. Raises ConfigError when an attribute was set to a value that
-        can't work, and RuntimeError when the client is connected on another event loop.
+        a second more for a broker that does not say hello. False, too, when the broker refuses the token, which is
+        logged. Raises ConfigError when an attribute was set to a value that can't work, and RuntimeError when the
+        client is connected on another event loop.
         """
         return await self._core.connect()
 
@@ -106,9 +114,10 @@ class AsyncPyStrandsClient(BaseClient):
         """Connect if needed, and wait until the client is disconnected.
 
         With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
-        attempt fails or the link is lost, after the handlers of what was received. Cancelling it disconnects, giving
-        handlers a second, and raises CancelledError. In the main thread SIGTERM disconnects as :meth:`disconnect` does,
-        unless the program has a handler of its own for it.
+        attempt fails or the link is lost, after the handlers of what was received. Raises Refused when the broker does
+        not take the token, at once or when the link was lost: trying again would not help. Cancelling it disconnects,
+        giving handlers a second, and raises CancelledError. In the main thread SIGTERM disconnects as
+        :meth:`disconnect` does, unless the program has a handler of its own for it.
         """
         await self._core.run_forever()
 

@@ -2,8 +2,11 @@
 
 import logging
 import math
+import os
+import ssl
 import sys
 from collections.abc import Callable
+from types import UnionType
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +27,7 @@ from pystrands.protocol.messages import (
 
 __all__ = [
     "HANDLERS",
+    "TOKEN_VARIABLE",
     "BaseClient",
     "Call",
     "Options",
@@ -51,6 +55,10 @@ HANDLERS: Final = {
 """The callbacks of a client, each with the number of its arguments."""
 
 
+TOKEN_VARIABLE: Final = "PYSTRANDS_TOKEN"  # noqa: S105 - its name
+"""The environment's name of the token of a client that is given none."""
+
+
 # --- options -----------------------------------------------------------------------------------------------------
 
 
@@ -67,6 +75,12 @@ class Options(msgspec.Struct, frozen=True):
     handler_timeout: float | None
     send_only: bool
     name: str
+    token: str
+    tls: ssl.SSLContext | bool
+
+    def __repr__(self) -> str:
+        """Return what may be logged."""
+        return f"<Options for {self.host}:{self.port}>"
 
     def __post_init__(self) -> None:
         _check_type("host", self.host, str, "a host name or an IP address")
@@ -82,9 +96,23 @@ class Options(msgspec.Struct, frozen=True):
             _check_number("handler_timeout", self.handler_timeout, 0, "seconds")
         _check_type("send_only", self.send_only, bool, "True or False")
         _check_type("name", self.name, str, "a str or None")
+        _check_token(self.token)
+        _check_type("ssl", self.tls, ssl.SSLContext | bool, "an ssl.SSLContext, True or None")
 
 
-def _check_type(option: str, value: Any, expected: type, description: str) -> None:
+def _check_token(token: Any) -> None:
+    """Raise ConfigError, which never shows the token."""
+    if not isinstance(token, str):
+        raise ConfigError("token", f"must be a str or None, not {type(token).__name__}")
+    if token != token.strip():
+        raise ConfigError("token", "begins or ends with white space, such as the line end of a file: strip() it")
+    try:
+        token.encode()
+    except UnicodeError:
+        raise ConfigError("token", "is no Unicode text") from None
+
+
+def _check_type(option: str, value: Any, expected: type | UnionType, description: str) -> None:
     if not isinstance(value, expected):
         raise ConfigError(option, f"must be {description}, not {value!r}")
 
@@ -122,6 +150,8 @@ class BaseClient:
         handler_timeout: float | None = None,
         send_only: bool = False,
         name: str | None = None,
+        token: str | None = None,
+        ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -133,6 +163,8 @@ class BaseClient:
         self.handler_timeout = handler_timeout
         self.send_only = send_only
         self.name = name
+        self.token = token
+        self.ssl = ssl
         self._options()
 
     def _options(self) -> Options:
@@ -147,6 +179,8 @@ class BaseClient:
             handler_timeout=self.handler_timeout,
             send_only=self.send_only,
             name="" if self.name is None else self.name,
+            token=os.environ.get(TOKEN_VARIABLE, "").strip() if self.token is None else self.token,
+            tls=False if self.ssl is None else self.ssl,
         )
 
 

@@ -13,7 +13,7 @@ from pystrands.client.commands import Confirmation, Encode
 from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
 from pystrands.client.link import Link
 from pystrands.context import Context
-from pystrands.errors import NotConnected, NotSupported
+from pystrands.errors import NotConnected, NotSupported, Refused
 from pystrands.protocol.messages import ResultParams
 
 __all__ = ["REQUEST_TIMEOUT", "Core", "Outage"]
@@ -122,6 +122,8 @@ class Core:
             except asyncio.CancelledError:
                 await life.close(CANCELLED_TIMEOUT)
                 raise
+        if life.supervisor.refusal:
+            raise Refused(life.supervisor.refusal)
 
     async def disconnect(self, timeout: float = DISCONNECT_TIMEOUT) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.disconnect`."""

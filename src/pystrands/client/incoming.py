@@ -38,6 +38,7 @@ from pystrands.protocol.messages import (
     Leaving,
     NewMessage,
     Received,
+    Refused,
     Result,
     ResultParams,
     Unknown,
@@ -77,7 +78,8 @@ def _of_no_event(context: Context) -> Context:
 class Incoming:
     """Handles the lines of all links of one client, and with them the session of protocol 2.
 
-    ``usable(link)`` is called when commands can go out on a link.
+    ``usable(link)`` is called when commands can go out on a link, ``refused(link, reason)`` when the broker does not
+    let this backend in.
     """
 
     def __init__(
@@ -87,12 +89,15 @@ class Incoming:
         dispatcher: Dispatcher,
         outgoing: Outgoing,
         usable: Callable[[Link], None],
+        refused: Callable[[Link, str], None],
     ) -> None:
         self._loop = loop
         self._options = options
         self._dispatcher = dispatcher
         self._outgoing = outgoing
         self._usable = usable
+        self._refused = refused
+        self._has_warned = False
         self._ownership = Ownership()
         self._broker_id = ""
         self._resuming = ""
@@ -114,14 +119,18 @@ class Incoming:
         """Done when the broker has all that was sent, the bye included."""
 
     def may_be_old(self) -> bool:
-        """Whether the broker may be one that says no hello; not once it has said one (LINK rule 7)."""
-        return not self._broker_id and not self._options.send_only
+        """Whether the broker may be one that says no hello; not once it has said one, nor with a token (rule 7)."""
+        return not (self._broker_id or self._options.send_only or self._options.token)
 
     # --- lines ---
 
     def receive(self, link: Link, lines: list[bytes]) -> None:
         """Take the lines of one read."""
         link.heard = True
+        if not link.peer.said_hello and not self.may_be_old() and type(_explain(link, lines[0])) is not Hello:
+            logger.warning("what listens there says something else than a broker's hello; the link is closed")
+            link.abort()
+            return
         session = self._outgoing.session
         decode = EVENTS.known
         event: Event | Unknown | None
@@ -148,6 +157,8 @@ class Incoming:
                 self._hear_welcome(link, cast("Welcome", event).params)
             elif kind is Received:
                 self._hear_received(link, cast("Received", event).params.seq)
+            elif kind is Refused:
+                self._hear_refused(link, cast("Refused", event).params.reason)
             elif link.awaits_welcome:
                 link.reject_line("it came before the welcome")
             elif session is None:
@@ -274,6 +285,10 @@ class Incoming:
                 logger.error("this broker gives clients to everybody who connects: send_only needs one of protocol 2")
             link.abort()
             return
+        if self._options.token and not speaks_2:
+            logger.error("this broker speaks protocol 1 only, which knows no tokens: it is not told this backend's")
+            link.abort()
+            return
         is_same = params.broker_id == self._broker_id
         self._broker_id = params.broker_id
         if not is_same:
@@ -281,6 +296,10 @@ class Incoming:
         died = self._ownership.hello(params.broker_id, keeps_sessions=speaks_2)
         role = messages.SENDER if only_sends else ""  # which a session that goes on does not mind
         answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name, role=role)
+        answer.token = self._options.token
+        if answer.token and link.is_exposed and not self._has_warned:
+            self._has_warned = True
+            logger.warning("the token travels in the clear to %s: use TLS (ssl=), or a private network", link.address)
         if speaks_2:
             self._heartbeat = params.heartbeat
             link.awaits_welcome = True
@@ -368,6 +387,12 @@ class Incoming:
         for context in released:
             self._dispatcher.put(synthesised_release(_of_no_event(context)))
         return lines
+
+    def _hear_refused(self, link: Link, reason: str) -> None:
+        if link.awaits_welcome:
+            self._refused(link, reason)
+        else:
+            link.reject_line("a refusal of a link that is welcome")
 
     def _hear_received(self, link: Link, seq: int) -> None:
         session = self._outgoing.session

@@ -62,7 +62,7 @@ class Life:
             timeout=options.handler_timeout,
         )
         self.outgoing = Outgoing(self.loop, current_runner, self.dispatcher.stale)
-        self.incoming = Incoming(self.loop, options, self.dispatcher, self.outgoing, self._usable)
+        self.incoming = Incoming(self.loop, options, self.dispatcher, self.outgoing, self._usable, self._refused)
         self.incoming.delivered.add_done_callback(lambda _: self.supervisor.stop())
         self.supervisor = Supervisor(
             options,
@@ -87,6 +87,9 @@ class Life:
 
     def _usable(self, link: Link) -> None:
         self.supervisor.usable(link)
+
+    def _refused(self, link: Link, reason: str) -> None:
+        self.supervisor.refused(link, reason)
 
     def _lost(self, link: Link) -> None:
         self._links.discard(link)

@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from pystrands.client.base import Peer
 from pystrands.protocol import wire
+from pystrands.protocol.address import is_loopback
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import HelloParams, line_limit
 
@@ -163,6 +164,20 @@ class Link(asyncio.Protocol):
                 self._transport.resume_reading()
 
     # -- writing
+
+    @property
+    def address(self) -> str:
+        """The IP address at the other end; empty where there is none."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether others might read what is sent: without TLS, and not to this machine."""
+        transport = self._transport
+        return (
+            transport is not None and transport.get_extra_info("sslcontext") is None and not is_loopback(self.address)
+        )
 
     @property
     def is_open(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +18,8 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds for the TCP connection."""
 HELLO_TIMEOUT: Final = 0.5
 """Seconds for the broker's hello; a broker that is silent for longer speaks protocol 1. (LINK rule 6.)"""
+_REASON: Final = 300
+"""Characters of the broker's reason for a refusal that are shown."""
 USEFUL_AFTER: Final = 1.0
 """A link that lived for so many seconds was no failure, even when nothing came."""
 LAST_DELAY: Final = 0.25
@@ -30,7 +33,8 @@ class Supervisor:
     says no hello may be one that knows none.
 
     :meth:`run` is its task. It ends when the first attempt fails and ``persistent`` is not set, when the link is lost
-    and ``options.auto_reconnect`` is not set, or after :meth:`stop`; after :meth:`finish` also when an attempt fails.
+    and ``options.auto_reconnect`` is not set, when the broker refuses the backend, or after :meth:`stop`; after
+    :meth:`finish` also when an attempt fails.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class Supervisor:
         """Whether a first attempt that fails is followed by others."""
         self.ended = False
         """Whether :meth:`run` has ended."""
+        self.refusal = ""
+        """Why the broker does not let this backend in; empty while nothing of the kind was heard."""
         self._options = options
         self._make_link = make_link
         self._attach = attach
@@ -57,6 +63,9 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._stopping = False
         self._worthwhile: Callable[[], bool] | None = None
+        self._tls: ssl.SSLContext | None = options.tls if isinstance(options.tls, ssl.SSLContext) else None
+        if options.tls is True:
+            self._tls = ssl.create_default_context()
 
     async def attempt(self) -> bool:
         """Return True when connected, else try now and return whether that succeeded. Cancelling stops only waiting."""
@@ -82,7 +91,7 @@ class Supervisor:
                 self.persistent |= connected
                 if link is not None and await self._stays_up(link):
                     backoff.reset()
-                if not (self.persistent and options.auto_reconnect):
+                if self.refusal or not (self.persistent and options.auto_reconnect):
                     return
                 if self._worthwhile is None:
                     await self._pause(backoff.next())
@@ -116,6 +125,12 @@ class Supervisor:
         """Whether :meth:`stop` was called."""
         return self._stopping
 
+    def refused(self, link: Link, reason: str) -> None:
+        """The broker does not let this backend in; it would not the next time, either."""
+        host, port = self._options.host, self._options.port
+        self.refusal = f"the broker at {host}:{port} refuses this backend: {' '.join(reason.split())[:_REASON]}"
+        link.abort()
+
     def stop(self) -> None:
         """Make no more connections; the link that is up stays as it is."""
         self._stopping = True
@@ -126,7 +141,7 @@ class Supervisor:
         link = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, link = await self._loop.create_connection(self._make_link, options.host, options.port)
+                _, link = await self._loop.create_connection(self._make_link, options.host, options.port, ssl=self._tls)
             await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
             if link.awaits_welcome and link.is_open:
                 await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)
@@ -138,6 +153,10 @@ class Supervisor:
             if link is not None:
                 link.abort()
             raise
+        if self.refusal:
+            logger.error("%s", self.refusal)
+            link.abort()
+            return None
         if link.awaits_welcome or (not link.heard and link.is_open and not self._may_be_old()):
             logger.warning("the broker at %s:%d did not finish the greeting", options.host, options.port)
             link.abort()

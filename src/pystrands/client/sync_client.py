@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import signal
+import ssl
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
@@ -67,6 +68,8 @@ class PyStrandsClient(BaseClient):
         handler_timeout: float | None = None,
         send_only: bool = False,
         name: str | None = None,
+        token: str | None = None,
+        ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
         check_whole("max_workers", max_workers, 1)
         super().__init__(
@@ -80,6 +83,8 @@ class PyStrandsClient(BaseClient):
             handler_timeout=handler_timeout,
             send_only=send_only,
             name=name,
+            token=token,
+            ssl=ssl,
         )
         for handler in HANDLERS:
             if inspect.iscoroutinefunction(getattr(self, handler)):
@@ -126,7 +131,8 @@ class PyStrandsClient(BaseClient):
 
         Tries once, and blocks for up to 10.5 s. When it succeeds, and ``auto_reconnect`` is set, a lost link is
         replaced until :meth:`disconnect`. Returns True at once when connected; while a lost link is being replaced,
-        tries now. Raises ConfigError when an attribute was set to a value that can't work.
+        tries now. False, too, when the broker refuses the token, which is logged. Raises ConfigError when an attribute
+        was set to a value that can't work.
         """
         self._options()
         try:
@@ -156,9 +162,10 @@ class PyStrandsClient(BaseClient):
         """Connect if needed, and block until the client is disconnected.
 
         With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
-        attempt fails or the link is lost, after the handlers of what was received. In the main thread Ctrl-C
-        disconnects, giving handlers a second, and returns; so does SIGTERM, giving them five, unless the program has
-        a handler of its own for it.
+        attempt fails or the link is lost, after the handlers of what was received. Raises Refused when the broker does
+        not take the token, at once or when the link was lost: trying again would not help. In the main thread Ctrl-C
+        disconnects, giving handlers a second, and returns; so does SIGTERM, giving them five, unless the program has a
+        handler of its own for it.
         """
         self._options()
         future = self._start(lambda core: core.run_forever)

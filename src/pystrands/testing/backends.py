@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, Protocol, TypeVar, overload
 
 from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient
+from pystrands.errors import Refused
 from pystrands.testing import threads
 from pystrands.testing.waiting import until, until_sync
 
@@ -82,7 +83,7 @@ async def _backend(broker: HasBackends, kind: Any, options: dict[str, Any]) -> A
             else:
                 connected = await client.connect()
             if not connected:
-                raise AssertionError(_no_connection(client))
+                raise AssertionError(_no_connection(client)) from (None if running is None else running.exception())
             if running is None:
                 await until(arrived, CONNECT_TIMEOUT)
             yield client
@@ -92,7 +93,8 @@ async def _backend(broker: HasBackends, kind: Any, options: dict[str, Any]) -> A
             else:
                 await client.disconnect()
             if running is not None:
-                await running
+                with contextlib.suppress(Refused):  # it was the reason, or it is logged
+                    await running
 
 
 @overload

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test chaos bench docs lint types format clean
+.PHONY: help demo test test-compiled chaos bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -23,6 +23,10 @@ docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 
 chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers that die while clients send
 	$(BIN)/pytest -m chaos -s tests/chaos
+
+test-compiled: build/compiled/.ready ## the tests of broker, link and clients, on the compiled package
+	PYTHONPATH=build/compiled PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
+	  tests/test_compiled.py tests/client tests/broker tests/e2e  # those of protocol/ derive from its classes
 
 bench: $(VENV)/.ready-bench ## PyStrands beside others: half an hour, and docs get the figures; QUICK=1: two minutes
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write)
@@ -58,6 +62,12 @@ $(VENV)/.ready: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.ready-test: $(VENV)/.created pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test --group docs
 	@touch $@ $(VENV)/.ready $(VENV)/.ready-docs
+
+# What HATCH_BUILD_HOOKS_ENABLE=1 builds, beside the sources that .venv has: PYTHONPATH chooses it.
+build/compiled/.ready: $(VENV)/.ready-test hatch_build.py $(shell find src -name '*.py')
+	rm -rf build/compiled
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/compiled .
+	@touch $@
 
 $(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group docs

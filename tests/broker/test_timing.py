@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pystrands import testing
 from pystrands.broker.admission import Handshake
 from pystrands.broker.fanout import Outbox
-from pystrands.broker.timing import Histogram, Parts, Timings, timed_parts
+from pystrands.broker.timed import Histogram
+from pystrands.broker.timing import Parts, Timings, timed_parts
 from pystrands.protocol.events import Event, Holder, Kind, Lane, Ledger
 
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pystrands.broker.exposition import Exposition
 from pystrands.broker.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from pystrands.broker.timing import Histogram
+from pystrands.broker.timed import Histogram
 from tests.docs.blocks import ROOT
 
 TEXT = (ROOT / "deploy" / "grafana.json").read_text("utf-8")

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from pystrands import __version__
 from pystrands.broker.metrics import COUNTERS, FAMILIES, GAUGES, HISTOGRAMS, PREFIX
-from pystrands.broker.timing import Histogram
+from pystrands.broker.timed import Histogram
 
 __all__ = ["CONTENT_TYPE", "Exposition"]
 

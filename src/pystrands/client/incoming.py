@@ -131,7 +131,7 @@ class Incoming:
             logger.warning("what listens there says something else than a broker's hello; the link is closed")
             link.abort()
             return
-        session = self._outgoing.session
+        session: BackendSession | None = self._outgoing.session
         decode = EVENTS.known
         event: Event | Unknown | None
         for line in lines:

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Final, Protocol
 
-from msgspec import Struct
-
-__all__ = ["Event", "Holder", "Kind", "Lane", "Ledger"]
+__all__ = ["Event", "Holder", "Keeper", "Kind", "Lane", "Ledger"]
 
 HOLDER_EVENTS: Final = 1000
 HOLDER_BYTES: Final = 16 * 1024 * 1024
@@ -41,25 +39,29 @@ _MESSAGE: Final = Kind.MESSAGE  # looked up for every message: a global is cheap
 _GONE: Final = Kind.GONE
 
 
-class Event(Struct, eq=False):
+class Event:
     """One thing that happened to a client.
 
-    ``content`` is the message, the text of an error, or the reason of a close; ``size`` is what it counts for credit.
+    ``content`` is the message, the text of an error, or the reason of a close; ``size`` is what it counts for credit,
+    in bytes (a ``str`` counts as many as it has characters); ``code`` is the close code, where that is what it tells.
     """
 
-    lane: "Lane"
-    kind: Kind
-    number: int
-    """The broker's own, the same in every delivery."""
-    content: str | bytes = ""
-    size: int = 0
-    """In bytes; a ``str`` counts as many as it has characters."""
-    code: int = 0
-    """The close code, where that is what the event tells."""
-    blamed: int = 0
-    """How many sessions have died that may have been handling it."""
-    redelivered: bool = False
-    """Whether it may have been handled before."""
+    __slots__ = ("blamed", "code", "content", "kind", "lane", "number", "redelivered", "size")
+
+    def __init__(
+        self, lane: "Lane", kind: Kind, number: int, content: str | bytes = "", size: int = 0, code: int = 0
+    ) -> None:
+        self.lane = lane
+        self.kind = kind
+        self.number = number
+        """The broker's own, the same in every delivery."""
+        self.content = content
+        self.size = size
+        self.code = code
+        self.blamed = 0
+        """How many sessions have died that may have been handling it."""
+        self.redelivered = False
+        """Whether it may have been handled before."""
 
 
 class Lane:

@@ -152,11 +152,12 @@ async def _until_signal(
             _reload_on_hangup(broker)
         on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:
-            # What exists now lives as long as the process: collections need not look at it again, and are
-            # rare, since a full one over many connections stops everything for a while.
+            # What exists now lives as long as the process: collections need not look at it again. Clients that
+            # go leave nothing to collect, and what they have while they are there is looked at in small parts: a
+            # full collection over many of them would stop everything for some fifty milliseconds.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(50_000, 20, 50)
+            gc.set_threshold(5_000, 5, 1_000)
         await stop.wait()
         log.info("Stopping; a second signal ends the process at once")
 

@@ -60,3 +60,25 @@ async def test_10000_clients_that_come_and_go_leave_nothing():
         assert broker._rooms.room_count == 0
         assert len(broker._router.doorkeeper) == 0
         assert client.connected
+
+
+async def test_a_client_that_is_gone_leaves_no_work_for_the_garbage_collector():
+    """Its objects refer to each other while it is there; those that still do so afterwards only go when it runs."""
+    async with testing.broker() as broker, testing.backend(broker, Echo):
+        await one_life(broker.ws_port, 0)  # what is made once
+        await testing.until(lambda: not broker.client_count)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(8):
+                await one_life(broker.ws_port, number)
+            await testing.until(lambda: not broker.client_count and not broker._router._ending)
+            await asyncio.sleep(0.05)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            left = {type(each) for each in gc.garbage if type(each).__module__.startswith("pystrands.broker")}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert not left

@@ -155,6 +155,7 @@ class Router:
         self._put(Event(client, Kind.GONE, self._new_number(), reason, code=code))
         if client.in_flight or client.waiting:
             self._ending[client.client_id] = client
+        ws.client = None  # the two refer to each other: the collector would have to find them
 
     def _put(self, event: Event) -> None:
         """Send a lifecycle event, or have it wait: it is never dropped."""

@@ -136,13 +136,22 @@ class Dispatcher:
         task = asyncio.Task(self._run(number), loop=self._loop, context=context, name=f"pystrands-runner-{number}")
         self._runners[number] = task
         self._successor = number
-        task.add_done_callback(lambda done: self._ended(number, done), context=self._context)
+        task.add_done_callback(self._never_started, context=self._context)
 
     async def _run(self, number: int) -> None:
+        task = self._runners[number]
+        task.remove_done_callback(self._never_started)  # each such call costs a turn of the loop
+        try:
+            await self._run_some(number, task)
+        except Exception:
+            logger.exception("a runner of handlers failed; this is a bug in PyStrands")
+        finally:
+            self._ended(number)
+
+    async def _run_some(self, number: int, task: "asyncio.Task[None]") -> None:
         if self._successor == number:
             self._successor = 0
         clean = contextvars.copy_context()
-        task = self._runners[number]
         lanes, invoke = self._lanes, self._invoke
         count, started = 0, (now := clock())
         while now < self.lease and (taken := lanes.take()) is not None:
@@ -207,17 +216,15 @@ class Dispatcher:
             if self._lanes.runnable:
                 self._schedule()
 
-    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
+    def _never_started(self, task: asyncio.Task[None]) -> None:
+        number = next(number for number, runner in self._runners.items() if runner is task)
+        if self._successor == number:
+            self._successor = 0
+        self._ended(number)
+
+    def _ended(self, number: int) -> None:
         del self._runners[number]
         self._leaving.discard(number)
-        if self._successor == number:
-            self._successor = 0  # it was cancelled before it started
-        if (
-            not task.cancelled()
-            and (error := task.exception()) is not None
-            and not isinstance(error, KeyboardInterrupt | SystemExit)
-        ):
-            logger.error("a runner of handlers failed; this is a bug in PyStrands", exc_info=error)
         if not self._successor and self._lanes.runnable and not self._abandoned():
             self._schedule()
         self._tell_change()

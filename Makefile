@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-compiled chaos bench docs lint types format clean
+.PHONY: help demo test test-compiled chaos fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -28,6 +28,9 @@ test-compiled: build/compiled/.ready ## the tests of broker, link and clients, o
 	PYTHONPATH=build/compiled PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
 	  tests/test_compiled.py tests/client tests/broker tests/e2e  # those of protocol/ derive from its classes
 
+fuzz: $(VENV)/.ready-fuzz ## look for bytes that break what reads them: half a minute for each part; SECONDS=300: longer
+	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),30)
+
 bench: $(VENV)/.ready-bench ## PyStrands beside others: half an hour, and docs get the figures; QUICK=1: two minutes
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write)
 	$(if $(QUICK),,$(BIN)/python -m bench.grow --write)
@@ -44,8 +47,8 @@ format: $(VENV)/.ready-test ## put the code into ruff's format
 	$(BIN)/ruff format
 
 clean: ## remove .venv and what tools leave behind
-	rm -rf $(VENV) bench/build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist site
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) bench/build fuzz/build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist site
+	find src tests fuzz -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps say what is installed; they are older than what they are made of when that changes.
 $(VENV)/.created:
@@ -75,4 +78,8 @@ $(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.ready-bench: $(VENV)/.created pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group bench
+	@touch $@ $(VENV)/.ready
+
+$(VENV)/.ready-fuzz: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test --group fuzz
 	@touch $@ $(VENV)/.ready

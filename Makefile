@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-compiled chaos fuzz bench docs lint types format clean
+.PHONY: help demo test test-compiled chaos soak fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -23,6 +23,9 @@ docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 
 chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers that die while clients send
 	$(BIN)/pytest -m chaos -s tests/chaos
+
+soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go: nothing may be left over
+	$(BIN)/pytest -m soak -s tests/soak
 
 test-compiled: build/compiled/.ready ## the tests of broker, link and clients, on the compiled package
 	PYTHONPATH=build/compiled PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \

@@ -78,7 +78,9 @@ class BrokerProcess(Child):
 
     def __init__(self, output, *, ws_port=0, tcp_port=0, **options):
         options |= {"ws_port": ws_port, "tcp_port": tcp_port}
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        flags = [
+            f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in options.items()
+        ]
         super().__init__([sys.executable, "-m", "pystrands", "server", *flags], output)
         self.ws_port = ws_port
         self.tcp_port = tcp_port

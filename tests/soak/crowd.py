@@ -1,0 +1,205 @@
+"""Clients over raw sockets: each life is one of a good client, or of one of the kinds that misbehave."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import time
+from collections import Counter
+
+from tests.broker.ws_support import BINARY, CLOSE, CONT, PING, TEXT, close, frame, upgrade
+
+LARGEST = 16384
+OPTIONS = {
+    "max_message_size": LARGEST, "client_buffer": 65536, "client_message_rate": 200.0, "client_rate_policy": "close",
+    "handshake_timeout": 1.5, "message_timeout": 1.5, "close_timeout": 1.0, "ping_interval": 2.0, "compression": True,
+}  # fmt: skip
+"""The broker's: so low that a life of seconds meets the limits."""
+GONE = (ConnectionError, asyncio.IncompleteReadError)
+PATIENCE = 60
+SMALL = 4096
+LINGER_0 = struct.pack("ii", 1, 0)
+
+
+class Client:
+    """A connection whose frames are made by hand."""
+
+    def __init__(self, reader, writer):
+        self.reader = reader
+        self.writer = writer
+
+    async def head(self):
+        return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+
+    async def frame(self):
+        return await asyncio.wait_for(self._frame(), PATIENCE)
+
+    async def _frame(self):
+        first, size = await self.reader.readexactly(2)
+        if size == 126:
+            size = int.from_bytes(await self.reader.readexactly(2), "big")
+        return first & 15, await self.reader.readexactly(size)
+
+    async def reply(self):
+        """The next message that is no room's; pings are answered."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == PING:
+                self.writer.write(frame(10, payload))
+            elif not payload.startswith(b"room "):
+                return opcode, payload
+
+    async def to_end(self):
+        """Wait until the broker has closed; return the code of its close frame, 1006 where there was none."""
+        try:
+            while True:
+                opcode, payload = await self.frame()
+                if opcode == CLOSE:
+                    return int.from_bytes(payload[:2], "big")
+        except GONE:
+            return 1006
+
+    def reset(self):
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+        self.writer.transport.abort()
+
+
+class Crowd:
+    """``size`` clients at once, each living one life after the other until ``seconds`` are over; seeded."""
+
+    def __init__(self, port, rng, pace):
+        self.port = port
+        self.rng = rng
+        self.pace = pace
+        """Seconds that a pause lasts at most."""
+        self.lives = Counter()
+        self.codes = Counter()
+        self.bad = [self.vanish, self.half_handshake, self.no_http, self.bad_frame, self.oversized, self.never_sent,
+                    self.fragments, self.no_reading, self.pings, self.chatter, self.end_of_stream]  # fmt: skip
+
+    async def run(self, size, seconds):
+        end = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as group:
+            for _ in range(size):
+                group.create_task(self.live_until(end))
+
+    async def live_until(self, end):
+        await self.pause()
+        while time.monotonic() < end:
+            life = self.good if self.rng.random() < 0.4 else self.rng.choice(self.bad)
+            async with self.connection() as client:
+                if life == self.good:
+                    await life(client)
+                else:
+                    with contextlib.suppress(*GONE):  # the broker may have been faster
+                        await life(client)
+            self.lives[life.__name__] += 1
+
+    async def pause(self):
+        await asyncio.sleep(self.rng.uniform(0, self.pace))
+
+    @contextlib.asynccontextmanager
+    async def connection(self):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=SMALL)
+        try:
+            yield Client(reader, writer)
+        finally:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def enter(self, client, **headers):
+        client.writer.write(upgrade(f"/{self.rng.randrange(50)}", **headers))
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+
+    # --- lives ---
+
+    async def good(self, client):
+        """It gets an answer to everything, whatever others do."""
+        await self.enter(client)
+        for number in range(self.rng.randrange(1, 6)):
+            if self.rng.random() < 0.2:
+                client.writer.write(frame(TEXT, f"room {number}"))
+            payload = b"%d " % number + b"x" * self.rng.choice((0, 10, 200, 10_000))
+            opcode = self.rng.choice((TEXT, BINARY))
+            client.writer.write(frame(opcode, payload))
+            assert await client.reply() == (opcode, payload)
+            await self.pause()
+        client.writer.write(close(1000))
+        assert await client.reply() == (CLOSE, b"\x03\xe8")
+
+    async def vanish(self, client):
+        await self.enter(client, sec_websocket_extensions=self.rng.choice((None, "permessage-deflate")))
+        for _ in range(self.rng.randrange(4)):
+            client.writer.write(frame(TEXT, "x" * self.rng.randrange(3000)))
+            await self.pause()
+        if self.rng.random() < 0.5:
+            client.reset()
+
+    async def half_handshake(self, client):
+        head = upgrade()
+        client.writer.write(head[: self.rng.randrange(len(head))])
+        await (self.pause() if self.rng.random() < 0.5 else client.to_end())
+
+    async def no_http(self, client):
+        client.writer.write(self.rng.choice((b"\x16\x03\x01\x02", b"hello\r\n\r\n", upgrade(host=None), b"G" * 40_000)))
+        await client.to_end()
+
+    async def bad_frame(self, client):
+        await self.enter(client)
+        wrong = [
+            frame(11),
+            frame(TEXT, rsv=2),
+            frame(TEXT, "x", mask=False),
+            frame(CONT),
+            frame(TEXT, b"\xff"),
+            close(5),
+        ]
+        client.writer.write(frame(TEXT, "right") + self.rng.choice(wrong))
+        self.codes[await client.to_end()] += 1
+
+    async def oversized(self, client):
+        await self.enter(client)
+        client.writer.write(frame(BINARY, b"x" * (LARGEST + 1)))
+        self.codes[await client.to_end()] += 1
+
+    async def never_sent(self, client):
+        await self.enter(client)
+        client.writer.write(frame(BINARY, b"x" * 16_000)[: self.rng.randrange(3, 16_000)])
+        self.codes[await client.to_end()] += 1
+
+    async def fragments(self, client):
+        await self.enter(client)
+        client.writer.write(frame(TEXT, "x", fin=False))
+        for _ in range(200):
+            client.writer.write(frame(CONT, b"x", fin=False))
+            await client.writer.drain()
+        self.codes[await client.to_end()] += 1
+
+    async def no_reading(self, client):
+        await self.enter(client)
+        client.writer.write(frame(TEXT, "flood") * 5)
+        await asyncio.sleep(2 * self.pace)
+        if self.rng.random() < 0.5:
+            client.reset()
+
+    async def pings(self, client):
+        await self.enter(client)
+        client.writer.write(frame(PING, b"x" * 100) * 3000)
+        await asyncio.wait_for(client.writer.drain(), PATIENCE)
+        self.codes[await client.to_end()] += 1
+
+    async def chatter(self, client):
+        await self.enter(client)
+        client.writer.write(frame(TEXT, "chat") * 1000)
+        self.codes[await client.to_end()] += 1
+
+    async def end_of_stream(self, client):
+        await self.enter(client)
+        client.writer.write(frame(TEXT, "last") + b"\x81")
+        client.writer.write_eof()
+        await client.to_end()

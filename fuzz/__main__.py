@@ -54,7 +54,8 @@ def inside(name: str, arguments: list[str]) -> None:
 
     with atheris.instrument_imports(include=["pystrands"], enable_loader_override=False):
         from fuzz.targets import TARGETS  # noqa: PLC0415 - it is instrumented as it is imported
-    atheris.Setup([sys.argv[0], *arguments], TARGETS[name])
+    again = " ".join(command(name))  # when libFuzzer merges, it begins itself again, in a shell
+    atheris.Setup([again, *arguments], TARGETS[name])
     atheris.Fuzz()
 
 

@@ -54,9 +54,10 @@ def free_port():
 class World:
     """A broker and a backend in processes of their own, and what they have."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, pace):
+        options = OPTIONS | {"ping_interval": 3 * pace}  # a client answers no ping while it pauses
         self.admin_port = free_port()
-        self.broker = BrokerProcess(directory / "broker.log", admin_port=self.admin_port, **OPTIONS)
+        self.broker = BrokerProcess(directory / "broker.log", admin_port=self.admin_port, **options)
         self.directory = directory
 
     async def start(self):
@@ -111,7 +112,7 @@ class World:
 
 
 async def soak(directory, seed, *, clients, cycles, seconds, pace, growth):
-    world = World(directory)
+    world = World(directory, pace)
     try:
         await world.start()
         crowd = Crowd(world.broker.ws_port, random.Random(seed), pace)

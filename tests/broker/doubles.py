@@ -42,12 +42,23 @@ class FakeWebSocket:
 
     def __init__(self, router: Any) -> None:
         self.router = router
-        self.client: Any = None
+        self.lane: Any = None
+        """The router's client, which stays here when the router has let go of it."""
+        self._client: Any = None
         self.is_open = True
         self.closed_by_us = False
         self.reading = True
         self.close_code: int | None = None
         self.sent: list[bytes] = []
+
+    @property
+    def client(self) -> Any:
+        return self._client
+
+    @client.setter
+    def client(self, client: Any) -> None:
+        self._client = client
+        self.lane = client or self.lane
 
     def send(self, frame: bytes) -> bool:
         self.sent.append(frame)

@@ -934,6 +934,19 @@ def test_the_frame_before_a_parser_error_is_delivered_before_the_close_frame():
     assert receiver.closed == [1002]
 
 
+def test_a_close_before_the_close_frame_of_a_parser_error_does_not_replace_it():
+    """picows calls its transport's close() ten milliseconds after an error, which may be in the very next turn."""
+    loop, receiver = FakeLoop(), Recorder()
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "one") + frame(11, b"x"))
+    ws.close()
+    loop.run()
+    assert receiver.messages == ["one"]
+    assert receiver.closed == [1002]
+    assert ws._shared.counters["protocol_error"] == 1
+    assert transport.written.count(b"\x03\xea") == 1
+
+
 def test_a_connection_lost_before_the_close_frame_of_a_parser_error_is_a_1006():
     loop, receiver = FakeLoop(), Recorder()
     _, transport = fake_websocket(loop, receiver)

@@ -18,7 +18,7 @@ class Echo(PyStrands):
         await self.send_private_message(context.client_id, message)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broker():
     """A broker that compresses for who wants it, and an echo behind it."""
     options = {"compression": True, "compression_threshold": 64, "max_message_size": MAX_MESSAGE}
@@ -26,7 +26,7 @@ def broker():
         yield broker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def connect(broker):
     def connect(extensions=None):
         peer = Peer(("127.0.0.1", broker.ws_port))
@@ -38,7 +38,7 @@ def connect(broker):
     return connect
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def neighbour(connect):
     with connect() as neighbour:
         yield neighbour

@@ -377,8 +377,8 @@ class Sessions(RuleBasedStateMachine):
     def open_sockets(self):
         for handshake in self.handshakes:
             ws = handshake.ws
-            if ws is not None and ws.client is not None and ws.client not in self.clients:
-                self.clients[ws.client] = WebSocket(ws.client.number)
+            if ws is not None and ws.lane is not None and ws.lane not in self.clients:
+                self.clients[ws.lane] = WebSocket(ws.lane.number)
         return [handshake.ws for handshake in self.handshakes if handshake.ws is not None and handshake.ws.is_open]
 
     def handled(self, backend, event):
@@ -728,7 +728,7 @@ class Sessions(RuleBasedStateMachine):
         for lane, client in self.clients.items():
             assert client.first == client.sent
             assert not lane.waiting and not lane.in_flight
-            is_open = any(ws.client is lane for ws in self.open_sockets())
+            is_open = any(ws.lane is lane for ws in self.open_sockets())
             assert bool(client.gone) is not is_open
         self.commands_are_carried_out_once_and_in_order()
         for backend in self.backends:

@@ -196,12 +196,17 @@ class WebSocket(picows.WSListener):
         """Send a whole frame in the next loop turn, after all that was sent before. False if it will not leave."""
         return self._shared.outbox.send(self, frame)
 
-    def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+    def close(self, code: int | None = None, reason: str = "") -> None:
         """Send what is queued and a close frame, and end the connection. Does nothing when it is already ending.
 
-        `client_closed` is called before this returns. A code that must not be on the wire becomes 1011.
+        `client_closed` is called before this returns. Without a code it is 1000; one that must not be on the wire
+        becomes 1011.
         """
-        # picows calls this too, as its transport's close(), 10 ms after a parser error: by then we are closing.
+        if code is None:
+            if self._state == _FAILING:  # picows calls this, as its transport's close(), some time after a parser error
+                self._release()
+                return
+            code = NORMAL_CLOSURE
         if not close_code_is_valid(code):
             logger.warning("close code %d must not be sent: 1011 instead", code)
             code = INTERNAL_ERROR

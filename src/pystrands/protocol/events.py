@@ -104,7 +104,8 @@ class Holder:
     def __init__(self) -> None:
         self.is_up = False
         self.is_leaving = False
-        self.lanes: set[Lane] = set()
+        self.lanes: dict[Lane, None] = {}
+        """Those it has, the longest held first: what happens to all of them happens in the same order every time."""
         self.unfinished: dict[int, Event] = {}
         self.messages_in_flight = 0
         self.bytes_in_flight = 0
@@ -157,7 +158,7 @@ class Ledger:
     def own(self, lane: Lane, holder: Holder) -> None:
         """The session let this client in, and owns it from its first event."""
         lane.holder = holder
-        holder.lanes.add(lane)
+        holder.lanes[lane] = None
 
     def succeed(self, lane: Lane, older: Lane) -> None:
         """Have ``lane`` begin only when ``older``, which has had its last event put, is over (LINK rule 24)."""
@@ -318,7 +319,7 @@ class Ledger:
             self._orphan(holder, lane)
 
     def _over(self, holder: Holder, lane: Lane) -> None:
-        holder.lanes.discard(lane)
+        holder.lanes.pop(lane, None)
         holder.starved.pop(lane, None)
         lane.holder = None
         self._keeper.over(lane)
@@ -364,7 +365,7 @@ class Ledger:
 
     def _orphan(self, holder: Holder, lane: Lane) -> None:
         """Take a lane away from its session; if events wait in it, another one gets it now."""
-        holder.lanes.discard(lane)
+        holder.lanes.pop(lane, None)
         holder.starved.pop(lane, None)
         lane.holder = None
         lane.was_held = True
@@ -380,7 +381,7 @@ class Ledger:
             return False
         self._orphans.pop(lane, None)
         lane.holder = holder
-        holder.lanes.add(lane)
+        holder.lanes[lane] = None
         if lane.was_held and not (lane.waiting and lane.waiting[0].kind is Kind.ADOPTED):
             adoption = Event(lane, Kind.ADOPTED, self._new_number())
             if not self._sent(holder, lane, adoption):

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pystrands.broker.backends import Backends
 from pystrands.broker.commands import Commands
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.gate import Gate
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
@@ -235,7 +236,7 @@ class Broker:
         some_loop: Any = loop
         counters: Counter[str] = Counter()
         engine: Any = Engine()
-        self.rooms = Rooms(engine.subscribe, engine.unsubscribe, Taps(counters))
+        self.rooms = Rooms(Outbox(some_loop), engine.subscribe, engine.unsubscribe, Taps(counters))
         self.queue = EventQueue(20, 10_000, "backpressure", counters)
         commands = Commands(engine, self.rooms, counters)
         self.router = Router(

@@ -45,6 +45,8 @@ class FakeWebSocket:
         self.lane: Any = None
         """The router's client, which stays here when the router has let go of it."""
         self._client: Any = None
+        self.groups: tuple[Any, ...] = ()
+        self.flags = self.seen = 0
         self.is_open = True
         self.closed_by_us = False
         self.reading = True

@@ -10,8 +10,8 @@ from websockets.sync.client import connect
 
 from pystrands.broker.compression import CompressedOutbox, CompressedWebSocket
 from pystrands.broker.deflate import Compressor
-from pystrands.broker.fanout import Outbox
-from pystrands.broker.frames import binary_frame, payload_of, text_frame
+from pystrands.broker.fanout import Group, Outbox
+from pystrands.broker.frames import binary_frame, close_frame, payload_of, text_frame
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 from tests.broker.test_websocket import FakeLoop, FakeTransport, Recorder
 from tests.broker.ws_support import (
@@ -345,3 +345,34 @@ def test_the_websockets_library_hears_of_a_bad_offer():
         headers = {"Sec-WebSocket-Extensions": "a; =b"}
         with pytest.raises(InvalidStatus):
             connect(front.url("/"), compression=None, additional_headers=headers, open_timeout=PATIENCE)
+
+
+def test_a_group_gets_one_compressed_frame_and_its_order_is_kept():
+    loop, counters = FakeLoop(), Counter()
+    compressor = Compressor(6, THRESHOLD, counters)
+    outbox, made = make_websockets(loop, [15, 0, 15, 0])
+    out, group = CompressedOutbox(outbox, compressor), Group()
+    for ws, _, _ in made:
+        outbox.join(ws, group)
+    frames = [text_frame("1"), text_frame("2" + LONG), text_frame("3")]
+    assert [out.publish(group, each) for each in frames] == [4, 4, 4]
+    assert counters == {"messages_compressed": 1}
+    loop.run()
+    expected = b"".join(compressor.compress(each, 15) for each in frames)
+    assert [transport.written for _, transport, _ in made] == [expected, b"".join(frames)] * 2
+
+
+def test_what_was_published_before_a_close_goes_before_it():
+    loop = FakeLoop()
+    outbox, made = make_websockets(loop, [0, 0])
+    group = Group()
+    for ws, _, _ in made:
+        outbox.join(ws, group)
+    outbox.publish(group, text_frame("1"))
+    (ws, closed, _), (_, other, _) = made
+    ws.close(1000, "enough")
+    outbox.leave(ws, group)
+    outbox.publish(group, text_frame("2"))
+    loop.run()
+    assert closed.written == text_frame("1") + close_frame(1000, "enough")
+    assert other.written == text_frame("1") + text_frame("2")

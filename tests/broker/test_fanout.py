@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.fanout import BLOCKED, CLOSED, Outbox
+from pystrands.broker.fanout import BLOCKED, CLOSED, Group, Outbox
 from tests.broker.ws_support import Double
 
 
@@ -58,10 +58,13 @@ class Client(Double):
         self.queued = 0
         self.flags = 0
         self.limit = limit
+        self.groups: tuple[Group, ...] = ()
+        self.seen = 0
         self.transport = Transport(journal)
         self.closed = None
         self.aborted = False
         self.on_close = None
+        self.on_abort = None
 
     def close(self, code, reason):
         self.flags |= CLOSED
@@ -72,6 +75,8 @@ class Client(Double):
     def abort(self):
         self.aborted = True
         self.flags |= CLOSED
+        if self.on_abort is not None:
+            self.on_abort()
 
     @property
     def received(self):
@@ -338,11 +343,244 @@ def test_a_close_that_fails_harms_nobody_else(loop, outbox):
     assert [client.closed and client.closed[0] for client in clients] == [1013] * 3
 
 
+# ---- groups
+
+
+def make_group(outbox, clients):
+    group = Group()
+    for client in clients:
+        outbox.join(client, group)
+    return group
+
+
+def test_the_members_of_a_group_share_the_bytes_of_all_that_was_published(loop, outbox):
+    clients = [Client() for _ in range(5)]
+    group = make_group(outbox, clients)
+    for frame in (b"a", b"b", b"c"):
+        assert outbox.publish(group, frame) == 5
+    assert not any(client.out for client in clients)
+    loop.drain()
+    assert [client.transport.writes for client in clients] == [[b"abc"]] * 5
+    assert len({id(client.transport.writes[0]) for client in clients}) == 1
+    assert not group.frames
+    assert outbox.publish(Group(), b"d") == 0
+    assert not loop.ready
+
+
+def test_a_single_published_frame_is_written_without_a_copy(loop, outbox):
+    clients = [Client() for _ in range(200)]
+    frame = b"x" * 100
+    outbox.publish(make_group(outbox, clients), frame)
+    loop.drain()
+    assert all(len(client.transport.writes) == 1 and client.transport.writes[0] is frame for client in clients)
+
+
+def test_what_is_sent_to_a_member_alone_keeps_its_place(loop, outbox):
+    clients = [Client() for _ in range(3)]
+    group = make_group(outbox, clients)
+    outbox.send(clients[0], b"1")
+    outbox.publish(group, b"2")
+    outbox.send(clients[1], b"3")
+    outbox.publish(group, b"4")
+    outbox.fan_out(clients[1:], b"5")
+    loop.drain()
+    assert [client.transport.writes for client in clients] == [[b"124"], [b"2345"], [b"245"]]
+    assert all(client.is_clean and not client.flags for client in clients)
+
+
+@pytest.mark.parametrize("size", [3, 100])
+def test_who_is_in_several_groups_gets_all_in_order(loop, outbox, size):
+    one, both, other = Client(), Client(), Client()
+    first = make_group(outbox, [one, both, *(Client() for _ in range(size))])
+    second = make_group(outbox, [both, other, *(Client() for _ in range(size))])
+    for number in range(6):
+        outbox.publish(second if number % 2 else first, b"%d" % number)
+    loop.drain()
+    assert [client.received for client in (one, both, other)] == [b"024", b"012345", b"135"]
+
+
+def test_members_get_what_was_published_while_they_were_members(loop, outbox):
+    early, late, leaver = Client(), Client(), Client()
+    group = make_group(outbox, [early, leaver])
+    outbox.publish(group, b"1")
+    outbox.join(late, group)
+    outbox.leave(leaver, group)
+    assert outbox.publish(group, b"2") == 2
+    outbox.leave(late, group)
+    outbox.publish(group, b"3")
+    outbox.join(late, group)
+    outbox.publish(group, b"4")
+    loop.drain()
+    assert [client.received for client in (early, late, leaver)] == [b"1234", b"24", b"1"]
+    assert leaver.groups == ()
+
+
+def sliced(**options):
+    """An outbox that makes ten writes in a slice."""
+    return Outbox(Loop(), slice_seconds=0.00007, clock=lambda: 0.0, **options)
+
+
+def test_a_large_group_is_gone_around_in_slices_and_each_write_has_all_there_is():
+    outbox, journal = sliced(), []
+    loop = outbox._loop
+    clients = [Client(journal=journal) for _ in range(100)]
+    group = make_group(outbox, clients)
+    outbox.publish(group, b"1")
+    loop.turn()
+    assert len(journal) == 10
+    done = [transport for transport, _ in journal]
+    early = next(client for client in clients if client.transport is done[0])
+    late, leaver, stranger = [client for client in clients if client.transport not in done][:3]
+    joiner = Client(journal=journal)
+    outbox.join(joiner, group)
+    outbox.publish(group, b"2")
+    outbox.send(late, b"3")
+    outbox.leave(leaver, group)
+    outbox.leave(stranger, group)
+    outbox.publish(group, b"4")
+    outbox.leave(early, group)
+    loop.turn()
+    assert (late.transport, b"1234") in journal[10:30], "small sends go between the slices"
+    assert loop.drain() >= 9
+    assert late.received == b"1234"
+    assert leaver.received == stranger.received == b"12"
+    assert early.received == b"124"
+    assert joiner.received == b"24"
+    others = [each for each in clients if each not in (early, late, leaver, stranger)]
+    assert {each.received for each in others} == {b"124"}
+    assert sum(len(each.transport.writes) == 2 for each in others) == 9, "of those who had been written to"
+    assert not group.frames
+    assert not group.pending
+    assert not any(each.flags for each in clients)
+
+
+def test_what_is_published_to_a_group_of_thousands_touches_no_member():
+    outbox = sliced()
+    clients = [Client() for _ in range(1000)]
+    group = make_group(outbox, clients)
+    before = [(each.flags, each.queued, each.seen) for each in clients]
+    assert outbox.publish(group, b"x") == 1000
+    assert [(each.flags, each.queued, each.seen) for each in clients] == before
+
+
+def test_a_blocked_member_is_held_back_and_gets_all_when_it_reads(loop, outbox):
+    client, other = Client(), Client()
+    group = make_group(outbox, [client, other])
+    outbox.publish(group, b"1")
+    outbox.block(client)
+    assert outbox.publish(group, b"2") == 2
+    loop.drain()
+    assert (client.received, other.received) == (b"", b"12")
+    outbox.unblock(client)
+    outbox.publish(group, b"3")
+    loop.drain()
+    assert client.received == b"123"
+    assert client.is_clean
+    assert not group.blocked
+
+
+def test_a_blocked_client_that_joins_and_leaves_is_held_back_too(loop, outbox):
+    client, group = Client(), Group()
+    outbox.block(client)
+    outbox.join(client, group)
+    outbox.publish(group, b"1")
+    loop.drain()
+    assert client.queued == 1
+    outbox.leave(client, group)
+    outbox.publish(group, b"2")
+    outbox.unblock(client)
+    loop.drain()
+    assert client.received == b"1"
+
+
+def test_a_member_that_does_not_read_is_closed_and_not_counted(loop, outbox, counters):
+    slow, other = Client(limit=10), Client(limit=10)
+    group = make_group(outbox, [slow, other])
+    outbox.block(slow)
+    assert outbox.publish(group, b"12345678") == 2
+    assert outbox.publish(group, b"abc") == 1
+    assert outbox.publish(group, b"def") == 1
+    loop.drain()
+    assert slow.closed == (1013, "too slow", [])
+    assert other.received == b"12345678abcdef", "more than its limit, but it takes it"
+    assert counters == {"slow_consumer_closed": 1}
+
+
+def test_a_member_that_does_not_read_may_miss_messages_instead(loop, counters):
+    outbox = Outbox(loop, policy="drop", counters=counters)
+    slow, other = Client(limit=10), Client(limit=10)
+    group = make_group(outbox, [slow, other])
+    outbox.block(slow)
+    assert [outbox.publish(group, frame) for frame in (b"12345678", b"abc", b"90")] == [2, 1, 2]
+    outbox.unblock(slow)
+    loop.drain()
+    assert slow.received == b"1234567890"
+    assert counters == {"slow_consumer_dropped": 1}
+
+
+def test_a_member_that_blocks_while_it_is_written_to_keeps_the_rest_up_to_its_limit(loop, outbox):
+    client = Client(limit=1 << 20)
+    group = make_group(outbox, [client])
+    client.transport.after_write = lambda: outbox.block(client)
+    frames = [bytes([n]) * 50_000 for n in range(10)]
+    for frame in frames:
+        assert outbox.publish(group, frame) == 1
+    loop.drain()
+    assert client.transport.writes == [b"".join(frames[:2])]
+    assert client.queued == 400_000
+    while client.out:
+        outbox.unblock(client)
+        loop.drain()
+    assert client.received == b"".join(frames)
+
+
+@pytest.mark.parametrize("break_it", [break_by_closing, break_by_error, break_by_leaving])
+@pytest.mark.parametrize("size", [3, 100])
+def test_a_dead_member_harms_nobody_else(loop, outbox, break_it, size):
+    clients = [Client() for _ in range(size)]
+    group = make_group(outbox, clients)
+    outbox.publish(group, b"x")
+    break_it(clients[1])
+    if size == 3:
+        clients[1].on_abort = lambda: outbox.leave(clients[1], group)
+    loop.drain()
+    assert [client.received for client in clients if client is not clients[1]] == [b"x"] * (size - 1)
+    assert clients[1].is_clean
+
+
+def test_a_closed_member_gets_nothing(loop, outbox):
+    clients = [Client(), Client()]
+    group = make_group(outbox, clients)
+    outbox.publish(group, b"x")
+    clients[0].flags |= CLOSED
+    outbox.catch_up(clients[0])
+    loop.drain()
+    assert [client.received for client in clients] == [b"", b"x"]
+    assert clients[0].is_clean
+
+
+def test_those_in_the_same_groups_share_what_says_so(outbox):
+    everybody = Group()
+    clients = [Client() for _ in range(3)]
+    for client in clients:
+        outbox.join(client, everybody)
+    room = make_group(outbox, clients)
+    assert clients[0].groups == (everybody, room)
+    assert len({id(client.groups) for client in clients}) == 1
+    for client in clients:
+        outbox.leave(client, room)
+    assert not room.shared, "nothing of it refers to itself"
+
+
+# ---- all of it
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("send"), st.integers(0, 69)),
         st.tuples(st.just("some"), st.sets(st.integers(0, 69), max_size=10)),
         st.tuples(st.just("all"), st.none()),
+        st.tuples(st.sampled_from(["publish", "join", "leave"]), st.integers(0, 2), st.integers(0, 69)),
         st.tuples(st.just("block"), st.integers(0, 69)),
         st.tuples(st.just("unblock"), st.integers(0, 69)),
         st.tuples(st.just("turn"), st.none()),
@@ -357,7 +595,12 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
     outbox = Outbox(loop, slice_seconds=0.0001, clock=lambda: 0.0)
     clients = [Client(limit=1 << 20) for _ in range(70)]
     expected = [b""] * 70
-    for number, (what, whom) in enumerate(steps):
+    groups = [Group() for _ in range(3)]  # of everybody, of some, of hardly anybody
+    for index, client in enumerate(clients):
+        outbox.join(client, groups[0])
+        if index % 10 == 0:
+            outbox.join(client, groups[1])
+    for number, (what, whom, *more) in enumerate(steps):
         frame = b"%d;" % number
         if what == "turn":
             loop.turn()
@@ -365,10 +608,19 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
         if what in ("block", "unblock"):
             getattr(outbox, what)(clients[whom])
             continue
-        indexes = range(70) if what == "all" else sorted(whom) if what == "some" else [whom]
-        if what == "send":
+        if what in ("join", "leave"):
+            client, group = clients[more[0]], groups[whom]
+            if (group in client.groups) == (what == "leave"):
+                getattr(outbox, what)(client, group)
+            continue
+        if what == "publish":
+            indexes = [index for index, client in enumerate(clients) if groups[whom] in client.groups]
+            assert outbox.publish(groups[whom], frame) == len(indexes)
+        elif what == "send":
+            indexes = [whom]
             outbox.send(clients[whom], frame)
         else:
+            indexes = list(range(70)) if what == "all" else sorted(whom)
             outbox.fan_out([clients[index] for index in indexes], frame)
         for index in indexes:
             expected[index] += frame
@@ -377,3 +629,4 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
     loop.drain()
     assert [client.received for client in clients] == expected
     assert all(client.is_clean and not client.flags for client in clients)
+    assert not any(group.frames or group.pending or group.blocked for group in groups)

@@ -3,17 +3,22 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.rooms import Client, Rooms
+
+from .test_fanout import Client as Recipient
+from .test_fanout import Loop
 
 
 def make_client(number: int) -> Client:
-    ws: Any = object()
+    ws: Any = Recipient()
     return Client(number, f"c{number}", "lobby", b"{}", ws)
 
 
 def make_rooms() -> tuple[Rooms, list[str]]:
     told: list[str] = []
-    return Rooms(lambda room: told.append(f"+{room}"), lambda room: told.append(f"-{room}")), told
+    loop: Any = Loop()
+    return Rooms(Outbox(loop), lambda room: told.append(f"+{room}"), lambda room: told.append(f"-{room}")), told
 
 
 def test_a_client_is_found_by_its_id_and_in_its_rooms():
@@ -22,7 +27,7 @@ def test_a_client_is_found_by_its_id_and_in_its_rooms():
     rooms.add(client)
     assert rooms.find("c1") is client
     assert rooms.find("c2") is None
-    assert list(rooms.everyone) == [client.ws]
+    assert list(rooms.sockets) == [client.ws]
     assert rooms.join(client, "lobby")
     assert not rooms.join(client, "lobby")
     assert rooms.join(client, "kitchen")
@@ -30,7 +35,7 @@ def test_a_client_is_found_by_its_id_and_in_its_rooms():
     assert (len(rooms), rooms.room_count) == (1, 2)
     rooms.remove(client)
     assert rooms.find("c1") is None
-    assert (len(rooms), rooms.room_count, list(rooms.everyone), list(rooms.members("lobby"))) == (0, 0, [], [])
+    assert (len(rooms), rooms.room_count, list(rooms.sockets), list(rooms.members("lobby"))) == (0, 0, [], [])
     assert told == ["+lobby", "+kitchen", "-lobby", "-kitchen"]
 
 
@@ -83,4 +88,4 @@ def test_any_sequence_agrees_with_a_plain_model(steps):
         changes = [change[0] for change in told if change[1:] == room]
         assert changes == (["+", "-"] * len(changes))[: len(changes)]
         assert bool(inside) == (len(changes) % 2 == 1)
-    assert len(rooms) == len(rooms.everyone) == len(model)
+    assert len(rooms) == len(rooms.sockets) == len(model)

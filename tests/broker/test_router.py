@@ -10,6 +10,7 @@ import pytest
 
 from pystrands.broker.backends import Backends
 from pystrands.broker.commands import Commands
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.gate import Gate
 from pystrands.broker.links import Link, LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
@@ -87,7 +88,7 @@ class World:
         loop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
         self.engine = RecordingEngine()
-        self.rooms = Rooms(self.engine.subscribe, self.engine.unsubscribe)
+        self.rooms = Rooms(Outbox(loop), self.engine.subscribe, self.engine.unsubscribe)
         self.queue = EventQueue(queue_size, 1 << 20, policy, self.counters)
         self.router: Any = Router(
             self.rooms, self.queue, Commands(self.engine, self.rooms, self.counters), loop,

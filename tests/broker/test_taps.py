@@ -25,6 +25,9 @@ class InstantOutbox:
             ws.send(frame)
         return len(recipients)
 
+    def publish(self, group, frame):
+        return self.fan_out(group.members, frame)
+
 
 class Tool(Peer):
     """A tool at the far end of a fake link."""

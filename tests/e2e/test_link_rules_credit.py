@@ -215,7 +215,7 @@ async def test_rule_10_a_client_has_credit_for_32_events_and_is_then_not_read_fr
         heard = [await raw.hear("new_message") for _ in range(32)]
         await testing.until(lambda: broker.queued_messages)
         assert await raw.so_far() == []
-        assert next(iter(broker._rooms.everyone)).paused != list(broker._rooms.everyone)[1].paused
+        assert next(iter(broker._rooms.sockets)).paused != list(broker._rooms.sockets)[1].paused
         await idle.send("others are not affected")
         await raw.hear_message("others are not affected")
         waiting = broker.queued_messages
@@ -402,7 +402,7 @@ async def test_rule_12_backpressure_gates_reading_and_what_was_taken_is_kept():
         raw.cut()
         await testing.until(lambda: not broker.backend_count)
         sending = asyncio.ensure_future(send_all(ws, [f"{number} {'x' * 4000}" for number in range(3000)]))
-        await testing.until(lambda: next(iter(broker._rooms.everyone)).paused)
+        await testing.until(lambda: next(iter(broker._rooms.sockets)).paused)
         assert 3 <= broker.queued_messages < 100
         assert not sending.done()
         assert (await raw.resume())["resumed"]
@@ -420,7 +420,7 @@ async def test_rule_12_who_is_not_read_from_is_not_missed_by_keep_alive():
         ws = await raw.admit("ann")
         for number in range(40):
             await ws.send(str(number))
-        await testing.until(lambda: next(iter(broker._rooms.everyone)).paused)
+        await testing.until(lambda: next(iter(broker._rooms.sockets)).paused)
         await asyncio.sleep(0.2)  # ten pings, whose answers nobody reads
         assert ws.closed is None
         for _ in range(40):

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pystrands.broker.backends import Backends
 from pystrands.broker.commands import Commands
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.gate import Gate
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
@@ -97,7 +98,7 @@ class Broker:
         self.broker_id = f"broker {number}"
         counters: Counter[str] = Counter()
         self.counters = counters
-        rooms = Rooms(engine.subscribe, engine.unsubscribe)
+        rooms = Rooms(Outbox(loop), engine.subscribe, engine.unsubscribe)
         queue = EventQueue(10**6, 10**9, "backpressure", counters)
         times: dict[str, Any] = {"hold_time": NEVER, "answer_timeout": NEVER}
         self.router: Any = Router(rooms, queue, Commands(engine, rooms, counters), loop, **times, counters=counters)

@@ -3,12 +3,12 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, cast
 
 import picows
 
 from pystrands.broker.deflate import Compressor, DeflatedAssembly, wire_limit
-from pystrands.broker.fanout import Outbox
+from pystrands.broker.fanout import Group, Outbox
 from pystrands.broker.frames import MESSAGE_TOO_BIG
 from pystrands.broker.limits import Place
 from pystrands.broker.websocket import WebSocket, WebSocketShared
@@ -80,6 +80,12 @@ class CompressedOutbox:
         if ws.window_bits and len(frame) >= self._compressor.threshold and ws.is_open:
             frame = self._compressor.compress(frame, ws.window_bits)
         return self._outbox.send(ws, frame)
+
+    def publish(self, group: Group, frame: bytes) -> int:
+        """Queue the message of `frame`, which is not compressed, for all members of a group, as Outbox does."""
+        if len(frame) < self._compressor.threshold:
+            return self._outbox.publish(group, frame)
+        return self.fan_out(cast("set[WebSocket]", group.members), frame)
 
     def fan_out(self, recipients: Iterable[WebSocket], frame: bytes) -> int:
         """Queue the message of `frame`, which is not compressed, for every recipient that is open, as Outbox does."""

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Final
+from typing import Final, cast
 
 from pystrands.broker.compression import CompressedOutbox
-from pystrands.broker.fanout import Outbox
+from pystrands.broker.fanout import Group, Outbox
 from pystrands.broker.frames import binary_frame, text_frame
 from pystrands.broker.rooms import Rooms
+from pystrands.broker.websocket import WebSocket
 from pystrands.engine.base import Audience, Delivered
 
 __all__ = ["Delivery"]
@@ -36,16 +37,21 @@ class Delivery:
             if client is not None:
                 matched, taken = 1, int(self._outbox.send(client.ws, _frame(message)))
         else:
-            recipients = self._rooms.members(address) if audience is _ROOM else self._rooms.everyone
-            if exclude:
-                recipients = [ws for ws in recipients if ws.client.client_id not in exclude]
-            if recipients:
-                matched, taken = len(recipients), self._outbox.fan_out(recipients, _frame(message))
+            group = self._rooms.room(address) if audience is _ROOM else self._rooms.everyone
+            if group is not None:
+                matched, taken = self._publish(group, _frame(message), exclude)
         if self._taps.watchers:
             self._taps.message_out(audience, address, message, matched, client)
         if taken:
             self._counters["messages_delivered"] += taken
         return matched, taken
+
+    def _publish(self, group: Group, frame: bytes, exclude: Collection[str]) -> Delivered:
+        if not exclude:
+            return len(group.members), self._outbox.publish(group, frame)
+        members = cast("set[WebSocket]", group.members)
+        recipients = [ws for ws in members if ws.client.client_id not in exclude]
+        return len(recipients), self._outbox.fan_out(recipients, frame)
 
 
 def _frame(message: str | bytes) -> bytes:

@@ -1,10 +1,14 @@
 """Outgoing frames: one write per client per loop turn, in slices when they are for many."""
 
 import logging
+import math
+import sys
 import time
 from asyncio import AbstractEventLoop, WriteTransport
+from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Final, Literal, Protocol
 
 from pystrands.broker.frames import TRY_AGAIN_LATER
@@ -29,6 +33,9 @@ _MANY = 64
 _SECONDS_PER_SEND = 7e-6
 
 
+_by_number = itemgetter(0)
+
+
 class Recipient(Protocol):
     """What the outbox needs of a WebSocket. All of it but `limit` and `transport` is the outbox's to write."""
 
@@ -36,6 +43,8 @@ class Recipient(Protocol):
     queued: int  # bytes in `out`
     flags: int
     limit: int  # what `queued` may be, in bytes
+    groups: tuple["Group", ...]
+    seen: int  # the number of the last frame of its groups that is in `out` or written: all up to it are
 
     @property
     def transport(self) -> WriteTransport | None:
@@ -46,6 +55,65 @@ class Recipient(Protocol):
 
     def abort(self) -> None:
         """Drop the connection."""
+
+
+class Group:
+    """Recipients of the same frames: a room, or everybody. An outbox fills it, and publishes to it.
+
+    A frame costs no member anything when it is published: it is kept once, with its number, until the outbox has gone
+    once around `members`, and each member knows up to which number it has seen.
+    """
+
+    __slots__ = (
+        "_parts",
+        "blocked",
+        "frames",
+        "last",
+        "members",
+        "numbers",
+        "pending",
+        "rest",
+        "shared",
+        "size",
+        "target",
+    )
+
+    def __init__(self) -> None:
+        self.members: set[Recipient] = set()
+        self.blocked: set[Recipient] | None = None  # members whose transport has enough; they have seen everything
+        self.frames: list[bytes] = []  # that not all members have seen
+        self.numbers: list[int] = []  # theirs; one outbox's numbers grow with time, over all of its groups
+        self.size = 0  # bytes in `frames`
+        self.last = 0  # the latest number
+        self.pending = False  # whether it is on one of the outbox's lists
+        self.rest: list[Recipient] | None = None  # who is to be visited before all have seen `target`
+        self.target = 0
+        self.shared: tuple[Group, ...] = ()  # its members' `groups`, one tuple for those who are in the same
+        self._parts: dict[int, bytes] = {}
+
+    def add(self, frame: bytes, number: int) -> None:
+        """Keep a frame."""
+        self.frames.append(frame)
+        self.numbers.append(number)
+        self.size += len(frame)
+        self.last = number
+        self._parts.clear()
+
+    def since(self, number: int) -> bytes:
+        """Return the frames after that number, joined; the same bytes for all who ask for the same."""
+        first = bisect_right(self.numbers, number)
+        part = self._parts.get(first)
+        if part is None:
+            frames = self.frames[first:] if first else self.frames
+            part = self._parts[first] = frames[0] if len(frames) == 1 else b"".join(frames)
+        return part
+
+    def forget(self, number: int) -> None:
+        """Let go of the frames up to that number."""
+        count = bisect_right(self.numbers, number)
+        self.size -= sum(map(len, self.frames[:count]))
+        del self.frames[:count], self.numbers[:count]
+        self._parts.clear()
 
 
 class Outbox:
@@ -60,7 +128,10 @@ class Outbox:
         "_bulk",
         "_clock",
         "_counters",
+        "_few",
         "_loop",
+        "_many",
+        "_number",
         "_policy",
         "_scheduled",
         "_sends_per_slice",
@@ -86,11 +157,16 @@ class Outbox:
         self._clock = clock
         self._small: list[Recipient] = []
         self._bulk: deque[Recipient] = deque()
+        self._few: list[Group] = []  # groups with frames that not all of their members have seen
+        self._many: deque[Group] = deque()  # the same, of 64 members or more
+        self._number = 0  # of the last frame that was published
         self._too_slow: list[Recipient] = []
         self._scheduled = False
 
     def send(self, ws: Recipient, frame: bytes) -> bool:
         """Queue a whole frame for one client; it leaves in the next loop turn. False when the client misses it."""
+        if (self._few or self._many) and ws.seen != self._number:
+            self.catch_up(ws)
         flags = ws.flags
         if flags >= CLOSED:
             return False
@@ -120,7 +196,10 @@ class Outbox:
         enlist = self._small.append if few else self._bulk.append
         size = len(frame)
         taken = 0
+        published = self._number if self._few or self._many else 0
         for ws in recipients:
+            if published and ws.seen != published:
+                self.catch_up(ws)
             flags = ws.flags
             if not flags:
                 ws.out.append(frame)
@@ -143,17 +222,101 @@ class Outbox:
             self._schedule()
         return taken
 
-    def block(self, ws: Recipient) -> None:
-        """Hold a client's frames back: its transport has enough."""
-        ws.flags |= BLOCKED
+    def join(self, ws: Recipient, group: Group) -> None:
+        """Have a client get what is published to a group from now on; it is not in it yet."""
+        self.catch_up(ws)
+        group.members.add(ws)
+        groups = (*ws.groups, group)
+        if group.shared != groups:
+            group.shared = groups
+        ws.groups = group.shared
+        if ws.flags & BLOCKED:
+            self._set_aside(ws, group)
 
-    def unblock(self, ws: Recipient) -> None:
-        """Let a client's frames go again."""
-        ws.flags &= ~BLOCKED
+    def leave(self, ws: Recipient, group: Group) -> None:
+        """Have a client, which is in the group, get nothing that is published to it from now on."""
+        self.catch_up(ws)
+        group.members.discard(ws)
+        if group.blocked:
+            group.blocked.discard(ws)
+        ws.groups = tuple(other for other in ws.groups if other is not group)
+        if not group.members:
+            group.shared = ()
+
+    def publish(self, group: Group, frame: bytes) -> int:
+        """Queue the same frame for all members of a group, and return how many took it.
+
+        What is written to one member at a time is all that it has not seen. With 64 members or more the writes are done
+        in slices of a few milliseconds, between which everything else goes on.
+        """
+        taken = len(group.members)
+        if not taken:
+            return 0
+        number = self._number = self._number + 1
+        group.add(frame, number)
+        if not group.pending:
+            group.pending = True
+            if taken < _MANY:
+                self._few.append(group)
+            else:
+                self._many.append(group)
+            self._schedule()
+        if group.blocked:
+            for ws in group.blocked:
+                ws.seen = number
+                if not self._append(ws, frame):
+                    taken -= 1
+        return taken
+
+    def catch_up(self, ws: Recipient) -> None:
+        """Queue for a client what was published to its groups, so that something else can follow."""
+        seen, ws.seen = ws.seen, self._number
+        frames = _missing(ws.groups, seen)
+        if not frames or ws.flags >= CLOSED:
+            return
+        for frame in frames:
+            self._append(ws, frame)
         if ws.out and ws.flags < IN_SMALL:
             ws.flags |= IN_SMALL
             self._small.append(ws)
             self._schedule()
+
+    def block(self, ws: Recipient) -> None:
+        """Hold a client's frames back: its transport has enough."""
+        self.catch_up(ws)
+        ws.flags |= BLOCKED
+        for group in ws.groups:
+            self._set_aside(ws, group)
+
+    def unblock(self, ws: Recipient) -> None:
+        """Let a client's frames go again."""
+        ws.flags &= ~BLOCKED
+        for group in ws.groups:
+            if group.blocked:
+                group.blocked.discard(ws)
+        if ws.out and ws.flags < IN_SMALL:
+            ws.flags |= IN_SMALL
+            self._small.append(ws)
+            self._schedule()
+
+    @staticmethod
+    def _set_aside(ws: Recipient, group: Group) -> None:
+        """Have a member looked at for each frame, since each may be one too many for it."""
+        if group.blocked is None:
+            group.blocked = set()
+        group.blocked.add(ws)
+
+    def _append(self, ws: Recipient, frame: bytes) -> bool:
+        """Queue a frame for a client that is listed, or blocked, or about to be listed; False when it misses it."""
+        if ws.flags >= CLOSED:
+            return False
+        queued = ws.queued
+        if queued and queued + len(frame) > ws.limit:
+            self._overflow(ws)
+            return False
+        ws.out.append(frame)
+        ws.queued = queued + len(frame)
+        return True
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -165,11 +328,19 @@ class Outbox:
         small = self._small
         if small:
             self._small = []
+            published = self._number if self._few or self._many else 0
             for ws in small:
+                if published and ws.seen != published:
+                    self.catch_up(ws)  # one write for both
                 ws.flags &= ~IN_SMALL
                 if ws.out and not ws.flags & BLOCKED:
                     _write(ws)
-        if self._bulk:
+        if self._few:
+            few, self._few = self._few, []
+            for group in few:
+                self._go_around(group, sys.maxsize, math.inf)
+                group.pending = False
+        if self._bulk or self._many:
             self._flush_slice()
 
     def _flush_slice(self) -> None:
@@ -177,16 +348,65 @@ class Outbox:
         clock = self._clock
         sends = self._sends_per_slice
         end = clock() + self._slice_seconds
-        while bulk:
+        while bulk and sends > 0:
             ws = bulk.popleft()
             ws.flags &= ~IN_BULK
             if ws.out and not ws.flags & BLOCKED:
                 _write(ws)
                 sends -= 1
-                if sends <= 0 or clock() >= end:
-                    break
-        if bulk:
+                if clock() >= end:
+                    sends = 0
+        many = self._many
+        while many and sends > 0:
+            group = many.popleft()
+            sends = self._go_around(group, sends, end)
+            if group.frames:
+                many.append(group)
+            else:
+                group.pending = False
+        if bulk or many:
             self._schedule()
+
+    def _go_around(self, group: Group, sends: int, end: float) -> int:
+        """Write to members who have not seen all, until `sends` writes are done, or it is `end`.
+
+        Return how many writes may still be done. A group that has no frames then is done with.
+        """
+        clock = self._clock
+        number = self._number
+        last = group.last
+        rest = group.rest
+        if rest is None:
+            rest = group.rest = list(group.members)
+            group.target = last
+        is_short = group.size <= _WRITE_SIZE
+        while rest and sends > 0:
+            ws = rest.pop()
+            seen = ws.seen
+            if seen >= last or ws.flags >= BLOCKED:
+                continue
+            is_member, in_order = False, is_short and not ws.out
+            for other in ws.groups:
+                if other is group:
+                    is_member = True
+                elif other.last > seen:
+                    in_order = False
+            if not is_member:  # any more
+                continue
+            if in_order:
+                ws.seen = number
+                _send(ws, group.since(seen))
+            else:
+                self.catch_up(ws)
+                if ws.out and not ws.flags & BLOCKED:
+                    _write(ws)
+            sends -= 1
+            if clock() >= end:
+                sends = 0
+        if not rest:
+            group.rest = None
+            group.forget(group.target)
+        return sends
 
     def _overflow(self, ws: Recipient) -> None:
         if self._policy == "drop":
@@ -210,6 +430,28 @@ class Outbox:
                 ws.close(TRY_AGAIN_LATER, "too slow")
             except Exception:
                 logger.exception("could not close a slow client")
+
+
+def _missing(groups: Iterable[Group], seen: int) -> Sequence[bytes]:
+    """Return what was published to groups after a number, in the order of its publishing."""
+    behind = [group for group in groups if group.last > seen]
+    if len(behind) < 2:
+        return [frame for group in behind for frame in group.frames[bisect_right(group.numbers, seen) :]]
+    numbered = [pair for group in behind for pair in zip(group.numbers, group.frames, strict=True) if pair[0] > seen]
+    numbered.sort(key=_by_number)
+    return [frame for _, frame in numbered]
+
+
+def _send(ws: Recipient, data: bytes) -> None:
+    """Hand bytes to a client's transport; they are dropped if they can't be written any more."""
+    try:
+        transport = ws.transport
+        # A closed uvloop handle raises; whoever closed it is about to be told that the connection is lost.
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+    except Exception:
+        logger.exception("writing to a client failed")
+        ws.abort()
 
 
 def _write(ws: Recipient) -> None:

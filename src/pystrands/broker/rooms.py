@@ -1,8 +1,9 @@
 """Which clients there are, and who is in which room."""
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from pystrands.broker.fanout import Group, Outbox
 from pystrands.broker.taps import Taps
 from pystrands.protocol import wire
 from pystrands.protocol.events import Lane
@@ -59,19 +60,24 @@ class Client(Lane):
 class Rooms:
     """The clients of this broker by id and by room; a client may be in any number of rooms.
 
-    ``on_first`` and ``on_last`` are told of rooms that come and go with their first and last client, ``taps`` of all
-    who join and leave.
+    Each room is a group of ``outbox``, and so are all clients. ``on_first`` and ``on_last`` are told of rooms that come
+    and go with their first and last client, ``taps`` of all who join and leave.
     """
 
     def __init__(
-        self, on_first: Callable[[str], None], on_last: Callable[[str], None], taps: Taps | None = None
+        self,
+        outbox: Outbox,
+        on_first: Callable[[str], None],
+        on_last: Callable[[str], None],
+        taps: Taps | None = None,
     ) -> None:
         self.taps = taps or Taps()
+        self.everyone = Group()
+        self._outbox = outbox
         self._on_first = on_first
         self._on_last = on_last
         self._by_id: dict[str, Client] = {}
-        self._members: dict[str, set[WebSocket]] = {}
-        self._everyone: set[WebSocket] = set()
+        self._rooms: dict[str, Group] = {}
 
     def __len__(self) -> int:
         """How many clients there are."""
@@ -80,31 +86,36 @@ class Rooms:
     @property
     def room_count(self) -> int:
         """How many rooms have at least one client."""
-        return len(self._members)
+        return len(self._rooms)
 
     @property
-    def everyone(self) -> Collection["WebSocket"]:
+    def sockets(self) -> Collection["WebSocket"]:
         """The sockets of all clients."""
-        return self._everyone
+        return cast("set[WebSocket]", self.everyone.members)
 
     def find(self, client_id: str) -> Client | None:
         """Return the client of that id, if there is one."""
         return self._by_id.get(client_id)
 
+    def room(self, room_id: str) -> Group | None:
+        """Return the clients in a room, if there are any."""
+        return self._rooms.get(room_id)
+
     def members(self, room_id: str) -> Collection["WebSocket"]:
         """Return the sockets of the clients in a room."""
-        return self._members.get(room_id, ())
+        group = self._rooms.get(room_id)
+        return () if group is None else cast("set[WebSocket]", group.members)
 
     def add(self, client: Client) -> None:
         """Take in a client whose id is not in use; it is in no room yet."""
         assert client.client_id not in self._by_id
         self._by_id[client.client_id] = client
-        self._everyone.add(client.ws)
+        self._outbox.join(client.ws, self.everyone)
 
     def remove(self, client: Client) -> None:
         """Forget a client and take it out of all of its rooms; ``client.rooms`` still says which those were."""
         del self._by_id[client.client_id]
-        self._everyone.discard(client.ws)
+        self._outbox.leave(client.ws, self.everyone)
         for room_id in client.rooms:
             self._take_out(client, room_id)
 
@@ -113,12 +124,11 @@ class Rooms:
         if room_id in client.rooms:
             return False
         client.moved((*client.rooms, room_id))
-        members = self._members.get(room_id)
-        if members is None:
-            self._members[room_id] = {client.ws}
+        group = self._rooms.get(room_id)
+        if group is None:
+            group = self._rooms[room_id] = Group()
             self._on_first(room_id)
-        else:
-            members.add(client.ws)
+        self._outbox.join(client.ws, group)
         if self.taps.watchers:
             self.taps.moved("joined", client, room_id)
         return True
@@ -132,10 +142,10 @@ class Rooms:
         return True
 
     def _take_out(self, client: Client, room_id: str) -> None:
-        members = self._members[room_id]
-        members.discard(client.ws)
-        if not members:
-            del self._members[room_id]
+        group = self._rooms[room_id]
+        self._outbox.leave(client.ws, group)
+        if not group.members:
+            del self._rooms[room_id]
             self._on_last(room_id)
         if self.taps.watchers:
             self.taps.moved("left", client, room_id)

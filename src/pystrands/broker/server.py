@@ -235,7 +235,8 @@ class Broker:
         config = self.config
         timings = Timings()
         parts = timed_parts(timings) if config.admin_port >= 0 else Parts()
-        self._rooms = Rooms(self._engine.subscribe, self._engine.unsubscribe, Taps(self.counters))
+        self._outbox = parts.outbox(loop, policy=config.slow_client_policy, counters=self.counters)
+        self._rooms = Rooms(self._outbox, self._engine.subscribe, self._engine.unsubscribe, Taps(self.counters))
         commands = Commands(self._engine, self._rooms, self.counters)
         self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters)
         self._router = Router(
@@ -271,7 +272,6 @@ class Broker:
                 counters=self.counters,
             )
         )
-        self._outbox = parts.outbox(loop, policy=config.slow_client_policy, counters=self.counters)
         self._keepalive = KeepAlive(
             self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
         )
@@ -331,7 +331,7 @@ class Broker:
     def _holders(self) -> tuple[Offender, ...]:
         """Return all that bytes may wait for: on the way in, on the way out, and to and from backends."""
         return (
-            *self._rooms.everyone,
+            *self._rooms.sockets,
             *self._shared.lingering,
             *self._admission.handshakes,
             *self._backends.sessions,
@@ -402,7 +402,7 @@ class Broker:
         self._admission.close()
         for server in self._servers[1:]:
             server.close()
-        sockets = list(self._rooms.everyone)
+        sockets = list(self._rooms.sockets)
         await self._close_clients(sockets)
         for server in self._servers[:1]:
             server.close()

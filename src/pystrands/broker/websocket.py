@@ -22,7 +22,7 @@ import picows
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not exported; see above
 
 from pystrands.broker.assembly import Assembly, BadMessageError
-from pystrands.broker.fanout import BLOCKED, CLOSED, Outbox
+from pystrands.broker.fanout import BLOCKED, CLOSED, Group, Outbox
 from pystrands.broker.frames import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
@@ -139,6 +139,7 @@ class WebSocket(picows.WSListener):
         "closed_by_us",
         "controls",
         "flags",
+        "groups",
         "held",
         "limit",
         "out",
@@ -146,6 +147,7 @@ class WebSocket(picows.WSListener):
         "place",
         "queued",
         "remote_addr",
+        "seen",
         "silent",
         "stalled",
         "transport",
@@ -167,6 +169,8 @@ class WebSocket(picows.WSListener):
         self.out: list[bytes] = []
         self.queued = 0
         self.flags = 0
+        self.groups: tuple[Group, ...] = ()
+        self.seen = 0
         self.limit = shared.send_limit
         self.silent = 0
         self.stalled = 0
@@ -537,6 +541,7 @@ class WebSocket(picows.WSListener):
         if self._state >= _CLOSING or transport is None:
             return
         attached = self._state != _OPENING  # if not, attach() will drain
+        self._shared.outbox.catch_up(self)
         data = b"".join((*self.out, last))
         self._seal()
         try:

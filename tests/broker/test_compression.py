@@ -10,8 +10,9 @@ from websockets.sync.client import connect
 
 from pystrands.broker.compression import CompressedOutbox, CompressedWebSocket
 from pystrands.broker.deflate import Compressor
-from pystrands.broker.fanout import Group, Outbox
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, close_frame, payload_of, text_frame
+from pystrands.broker.groups import Group
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 from tests.broker.test_websocket import FakeLoop, FakeTransport, Recorder
 from tests.broker.ws_support import (

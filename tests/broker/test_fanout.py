@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.fanout import BLOCKED, CLOSED, Group, Outbox
+from pystrands.broker.fanout import Outbox
+from pystrands.broker.groups import BLOCKED, CLOSED, Group
 from tests.broker.ws_support import Double
 
 

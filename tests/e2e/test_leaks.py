@@ -7,7 +7,9 @@ import tracemalloc
 import psutil
 
 from pystrands import AsyncPyStrandsClient, testing
+from pystrands.broker.admission import Handshake
 
+from .support import connect
 from .test_bad_input import UPGRADE, frame
 
 
@@ -82,3 +84,11 @@ async def test_a_client_that_is_gone_leaves_no_work_for_the_garbage_collector():
             gc.garbage.clear()
             gc.enable()
         assert not left
+
+
+async def test_of_its_handshake_a_client_that_is_in_keeps_nothing():
+    async with testing.broker() as broker, testing.backend(broker, Echo), connect(broker) as ws:
+        await ws.send("in")
+        assert await ws.recv() == "in"
+        gc.collect()
+        assert not [each for each in gc.get_objects() if isinstance(each, Handshake)], "uvloop kept it"

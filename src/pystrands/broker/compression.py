@@ -8,8 +8,9 @@ from typing import Final, cast
 import picows
 
 from pystrands.broker.deflate import Compressor, DeflatedAssembly, wire_limit
-from pystrands.broker.fanout import Group, Outbox
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import MESSAGE_TOO_BIG
+from pystrands.broker.groups import Group
 from pystrands.broker.limits import Place
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 

@@ -5,8 +5,9 @@ from collections.abc import Collection
 from typing import Final, cast
 
 from pystrands.broker.compression import CompressedOutbox
-from pystrands.broker.fanout import Group, Outbox
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
+from pystrands.broker.groups import Group
 from pystrands.broker.rooms import Rooms
 from pystrands.broker.websocket import WebSocket
 from pystrands.engine.base import Audience, Delivered

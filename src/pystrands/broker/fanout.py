@@ -5,25 +5,16 @@ import math
 import sys
 import time
 from asyncio import AbstractEventLoop, WriteTransport
-from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
-from typing import Final, Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 from pystrands.broker.frames import TRY_AGAIN_LATER
+from pystrands.broker.groups import BLOCKED, CLOSED, IN_BULK, IN_SMALL, TOO_SLOW, Group, Recipient, missing
 
 logger = logging.getLogger(__name__)
 
 SlowPolicy = Literal["disconnect", "drop"]
-
-# A recipient's `flags`. Their order matters: below SMALL a small send must list the recipient, from CLOSED on it
-# takes nothing. No flag at all means that it is open and nothing waits for it.
-IN_BULK: Final = 1  # on the bulk list
-IN_SMALL: Final = 2  # on the list of small sends
-BLOCKED: Final = 4  # its transport is above the high-water mark
-CLOSED: Final = 8  # its close frame is out, or it is gone
-TOO_SLOW: Final = 16  # about to be closed by the slow-consumer policy
 
 # A queue above this goes to the transport in parts, so that a peer that reads slowly has it in one place only.
 _WRITE_SIZE = 131_072
@@ -31,89 +22,6 @@ _WRITE_SIZE = 131_072
 _MANY = 64
 # uvloop sends after the callback, out of the clock's sight; a send costs the kernel about this much.
 _SECONDS_PER_SEND = 7e-6
-
-
-_by_number = itemgetter(0)
-
-
-class Recipient(Protocol):
-    """What the outbox needs of a WebSocket. All of it but `limit` and `transport` is the outbox's to write."""
-
-    out: list[bytes]  # frames waiting, oldest first
-    queued: int  # bytes in `out`
-    flags: int
-    limit: int  # what `queued` may be, in bytes
-    groups: tuple["Group", ...]
-    seen: int  # the number of the last frame of its groups that is in `out` or written: all up to it are
-
-    @property
-    def transport(self) -> WriteTransport | None:
-        """Where the frames go; None when the connection is gone."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Close for good, beginning with the close frame."""
-
-    def abort(self) -> None:
-        """Drop the connection."""
-
-
-class Group:
-    """Recipients of the same frames: a room, or everybody. An outbox fills it, and publishes to it.
-
-    A frame costs no member anything when it is published: it is kept once, with its number, until the outbox has gone
-    once around `members`, and each member knows up to which number it has seen.
-    """
-
-    __slots__ = (
-        "_parts",
-        "blocked",
-        "frames",
-        "last",
-        "members",
-        "numbers",
-        "pending",
-        "rest",
-        "shared",
-        "size",
-        "target",
-    )
-
-    def __init__(self) -> None:
-        self.members: set[Recipient] = set()
-        self.blocked: set[Recipient] | None = None  # members whose transport has enough; they have seen everything
-        self.frames: list[bytes] = []  # that not all members have seen
-        self.numbers: list[int] = []  # theirs; one outbox's numbers grow with time, over all of its groups
-        self.size = 0  # bytes in `frames`
-        self.last = 0  # the latest number
-        self.pending = False  # whether it is on one of the outbox's lists
-        self.rest: list[Recipient] | None = None  # who is to be visited before all have seen `target`
-        self.target = 0
-        self.shared: tuple[Group, ...] = ()  # its members' `groups`, one tuple for those who are in the same
-        self._parts: dict[int, bytes] = {}
-
-    def add(self, frame: bytes, number: int) -> None:
-        """Keep a frame."""
-        self.frames.append(frame)
-        self.numbers.append(number)
-        self.size += len(frame)
-        self.last = number
-        self._parts.clear()
-
-    def since(self, number: int) -> bytes:
-        """Return the frames after that number, joined; the same bytes for all who ask for the same."""
-        first = bisect_right(self.numbers, number)
-        part = self._parts.get(first)
-        if part is None:
-            frames = self.frames[first:] if first else self.frames
-            part = self._parts[first] = frames[0] if len(frames) == 1 else b"".join(frames)
-        return part
-
-    def forget(self, number: int) -> None:
-        """Let go of the frames up to that number."""
-        count = bisect_right(self.numbers, number)
-        self.size -= sum(map(len, self.frames[:count]))
-        del self.frames[:count], self.numbers[:count]
-        self._parts.clear()
 
 
 class Outbox:
@@ -271,7 +179,7 @@ class Outbox:
     def catch_up(self, ws: Recipient) -> None:
         """Queue for a client what was published to its groups, so that something else can follow."""
         seen, ws.seen = ws.seen, self._number
-        frames = _missing(ws.groups, seen)
+        frames = missing(ws.groups, seen)
         if not frames or ws.flags >= CLOSED:
             return
         for frame in frames:
@@ -430,16 +338,6 @@ class Outbox:
                 ws.close(TRY_AGAIN_LATER, "too slow")
             except Exception:
                 logger.exception("could not close a slow client")
-
-
-def _missing(groups: Iterable[Group], seen: int) -> Sequence[bytes]:
-    """Return what was published to groups after a number, in the order of its publishing."""
-    behind = [group for group in groups if group.last > seen]
-    if len(behind) < 2:
-        return [frame for group in behind for frame in group.frames[bisect_right(group.numbers, seen) :]]
-    numbered = [pair for group in behind for pair in zip(group.numbers, group.frames, strict=True) if pair[0] > seen]
-    numbered.sort(key=_by_number)
-    return [frame for _, frame in numbered]
 
 
 def _send(ws: Recipient, data: bytes) -> None:

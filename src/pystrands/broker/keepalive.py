@@ -7,8 +7,9 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections import Counter
 from typing import Final, Generic, Protocol, TypeVar
 
-from pystrands.broker.fanout import Outbox, Recipient
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import POLICY_VIOLATION, ping_frame
+from pystrands.broker.groups import Recipient
 
 logger = logging.getLogger(__name__)
 

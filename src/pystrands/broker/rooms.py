@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, cast
 
-from pystrands.broker.fanout import Group, Outbox
+from pystrands.broker.fanout import Outbox
+from pystrands.broker.groups import Group
 from pystrands.broker.taps import Taps
 from pystrands.protocol import wire
 from pystrands.protocol.events import Lane

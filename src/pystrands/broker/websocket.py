@@ -22,7 +22,7 @@ import picows
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not exported; see above
 
 from pystrands.broker.assembly import Assembly, BadMessageError
-from pystrands.broker.fanout import BLOCKED, CLOSED, Group, Outbox
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
@@ -38,6 +38,7 @@ from pystrands.broker.frames import (
     close_frame,
     pong_frame,
 )
+from pystrands.broker.groups import BLOCKED, CLOSED, Group
 from pystrands.broker.hangup import HangupWatcher
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
@@ -488,6 +489,7 @@ class WebSocket(picows.WSListener):
             extra_headers=None,
             read_buffer_init_size=2048,
         )
+        transport.set_protocol(_NOBODY)  # or else uvloop keeps the last one whose kind was another
         transport.set_protocol(proto)
         proto.connection_made(self)
         size = len(_UPGRADE_REQUEST)
@@ -616,6 +618,14 @@ class _Parser(WSProtocol):  # type: ignore[misc]  # not in picows' stubs
         return False
 
 
+class _Nobody(asyncio.Protocol):
+    """A protocol that costs a transport nothing to keep."""
+
+    @staticmethod
+    def data_received(_: bytes) -> None:
+        """Ignore it."""
+
+
 class _QuietSocket:
     """The socket that picows may tune: the real one was tuned when it was accepted."""
 
@@ -654,6 +664,7 @@ def _forget(_: object) -> None:
 
 
 _updated: Final = WSProtocol.buffer_updated
+_NOBODY: Final = _Nobody()
 _QUIET_SOCKET: Final = _QuietSocket()
 _QUIET_LOGGER: Final = _QuietLogger()
 _NO_HEADERS: Final[Any] = {}

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import re
 import ssl
 
 import pytest
 import trustme
 
-from pystrands import testing
+from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.gate import WRONG
 
 from .raw_peer import TOKEN, knocking, peer
@@ -123,6 +124,26 @@ async def test_with_a_ca_only_its_own_come_in(ca, tls, tmp_path, trusting):
         async with peer(broker, ssl=trusting) as known:
             known.hello()
             assert [(await known.hear())[0] for _ in range(2)] == ["hello", "welcome"]
+
+
+async def test_a_backend_says_what_may_be_wrong(ca, tls, tmp_path, trusting, caplog):
+    path = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(path)
+
+    async def hears(broker, **options):
+        caplog.clear()
+        assert not await AsyncPyStrandsClient("127.0.0.1", broker.tcp_port, **options).connect()
+        (entry,) = [record for record in caplog.records if record.name == "pystrands.client.supervisor"]
+        return entry.getMessage().removeprefix("could not connect to ").partition(f":{broker.tcp_port}")[2]
+
+    async with testing.broker() as broker:
+        assert re.fullmatch(": .+; does it speak TLS[?] If not, leave ssl= out", await hears(broker, ssl=trusting))
+    async with testing.broker(**tls) as broker:
+        assert await hears(broker, token=TOKEN) == " says no hello; does it want TLS? Then give ssl="
+        assert "certificate verify failed" in await hears(broker, ssl=True)
+    async with testing.broker(backend_tls_ca=str(path), **tls) as broker:
+        certificate = " closed the connection at once; does it ask for a certificate that ssl= has not?"
+        assert await hears(broker, ssl=trusting) == certificate
 
 
 async def test_a_new_certificate_counts_for_new_links(ca, tls, tmp_path, trusting):

@@ -92,6 +92,23 @@ async def test_what_can_not_be_sent_in_time_is_told(world, timeout, caplog):
     assert "2 messages were not delivered" in caplog.text
 
 
+async def test_of_attempts_in_quick_succession_only_the_first_is_told(world, caplog):
+    _, proxy, _ = world
+    client = await up(proxy, Noting())
+    await down(proxy, client)
+    caplog.clear()
+    caplog.set_level(logging.DEBUG, "pystrands.client")
+    assert await client.broadcast_message("a")
+    ending = asyncio.ensure_future(client.disconnect(60))
+    attempts = "could not connect to the broker"
+    await until(lambda: len([each for each in caplog.messages if attempts in each]) >= 3)
+    await soon(client.disconnect(0))
+    await soon(ending)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len([each for each in warnings if attempts in each]) <= 1, "the first may have been before the end began"
+    assert warnings[-1].startswith("disconnected; 1 messages were not delivered")
+
+
 async def test_with_nothing_to_deliver_a_broker_that_is_gone_delays_nothing(world, caplog):
     _, proxy, _ = world
     client = await up(proxy, Noting())

@@ -24,6 +24,8 @@ USEFUL_AFTER: Final = 1.0
 """A link that lived for so many seconds was no failure, even when nothing came."""
 LAST_DELAY: Final = 0.25
 """Seconds between attempts at most, when the end has begun."""
+REMIND_AFTER: Final = 60.0
+"""Seconds after which attempts that go on failing are spoken of again."""
 
 
 class Supervisor:
@@ -55,6 +57,7 @@ class Supervisor:
         self.refusal = ""
         """Why the broker does not let this backend in; empty while nothing of the kind was heard."""
         self._options = options
+        self._broker = f"the broker at {options.host}:{options.port}"
         self._make_link = make_link
         self._attach = attach
         self._may_be_old = may_be_old
@@ -63,6 +66,11 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._stopping = False
         self._worthwhile: Callable[[], bool] | None = None
+        self._failures = 0
+        """Attempts that have failed since there was a link."""
+        self._trouble: object = None
+        """What kind of failure was spoken of last."""
+        self._silent_until = 0.0
         self._tls: ssl.SSLContext | None = options.tls if isinstance(options.tls, ssl.SSLContext) else None
         if options.tls is True:
             self._tls = ssl.create_default_context()
@@ -127,8 +135,7 @@ class Supervisor:
 
     def refused(self, link: Link, reason: str) -> None:
         """The broker does not let this backend in; it would not the next time, either."""
-        host, port = self._options.host, self._options.port
-        self.refusal = f"the broker at {host}:{port} refuses this backend: {' '.join(reason.split())[:_REASON]}"
+        self.refusal = f"{self._broker} refuses this backend: {' '.join(reason.split())[:_REASON]}"
         link.abort()
 
     def stop(self) -> None:
@@ -146,8 +153,7 @@ class Supervisor:
             if link.awaits_welcome and link.is_open:
                 await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError, UnicodeError a name that can't be one
-            reason = f"no answer within {CONNECT_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)
-            logger.warning("could not connect to the broker at %s:%d: %s", options.host, options.port, reason)
+            self._failed(type(error), f"could not connect to {self._broker}: {self._reason(error)}")
             return None
         except BaseException:
             if link is not None:
@@ -157,28 +163,61 @@ class Supervisor:
             logger.error("%s", self.refusal)
             link.abort()
             return None
-        if link.awaits_welcome or (not link.heard and link.is_open and not self._may_be_old()):
-            logger.warning("the broker at %s:%d did not finish the greeting", options.host, options.port)
-            link.abort()
-            return None
-        if not link.is_open and not link.heard:
-            logger.warning("the broker at %s:%d closed the connection at once", options.host, options.port)
+        problem = ""
+        if link.awaits_welcome:
+            problem = f"{self._broker} did not finish the greeting"
+        elif not link.heard and not link.is_open:
+            problem = f"{self._broker} closed the connection at once"
+            problem += "; does it ask for a certificate that ssl= has not?" if self._tls else ""
+        elif not link.heard and not self._may_be_old():
+            problem = f"{self._broker} says no hello{self._silence}"
+        if problem:
+            self._failed(problem, problem)
             link.abort()
             return None
         return link
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {CONNECT_TIMEOUT:g} s"
+        reason = str(error) or type(error).__name__  # uvloop has no text for what is no TLS
+        no_tls = isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError)
+        if self._tls is not None and no_tls and not isinstance(error, ssl.SSLCertVerificationError):
+            reason += "; does it speak TLS? If not, leave ssl= out"
+        return reason
+
+    @property
+    def _silence(self) -> str:
+        """What the silence of a broker may mean."""
+        return "" if self._tls is not None else "; does it want TLS? Then give ssl="
+
+    def _failed(self, kind: object, problem: str) -> None:
+        """Log that an attempt failed: a warning for a new kind of failure, and once a minute while it goes on."""
+        now = self._loop.time()
+        self._failures += 1
+        level = logging.DEBUG
+        if kind != self._trouble or now >= self._silent_until:
+            self._trouble, self._silent_until = kind, now + REMIND_AFTER
+            level = logging.WARNING
+        so_far = f" ({self._failures} attempts so far)" if self._failures > 1 else ""
+        logger.log(level, "%s%s", problem, so_far)
 
     async def _stays_up(self, link: Link) -> bool:
         """Wait for the end of ``link``; return whether it was of use."""
         options = self._options
         started = self._loop.time()
         self.usable(link)
-        logger.info("connected to the broker at %s:%d", options.host, options.port)
+        silence = "" if link.heard else f", which says no hello{self._silence}"
+        failed = f" ({self._failures} attempts failed)" if self._failures else ""
+        logger.info("connected to %s%s%s", self._broker, silence, failed)
+        self._failures, self._trouble = 0, None
         await asyncio.wait([link.closed])  # not awaited itself: cancelling this task must not cancel it
         self.link = None
         if not self._stopping:
             level = logging.WARNING if options.auto_reconnect else logging.ERROR
             then = "reconnecting" if options.auto_reconnect else "auto_reconnect is off"
-            logger.log(level, "lost the link to the broker at %s:%d; %s", options.host, options.port, then)
+            silence = "" if link.heard else f", which said nothing{self._silence}"
+            logger.log(level, "lost the link to %s%s; %s", self._broker, silence, then)
         return link.heard or self._loop.time() - started >= USEFUL_AFTER
 
     async def _pause(self, delay: float) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import gc
 import logging
 import socket
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from pystrands import (
     MessageError,
     MessageTooBig,
 )
+from pystrands.client.dispatch import EAGER
+from tests.client.conftest import LOOPS
 from tests.client.fake_broker import FakeBroker, context, line, message, request, soon, until
 
 QUICK: dict[str, Any] = {"reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
@@ -70,6 +73,21 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+class Writes:
+    """A transport that notes what is written."""
+
+    def __init__(self, transport):
+        self.transport = transport
+        self.writes = []
+
+    def write(self, data):
+        self.writes.append(data)
+        self.transport.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
 
 
 # --- life --------------------------------------------------------------------------------------------------------
@@ -758,6 +776,53 @@ async def test_disconnect_inside_a_handler(broker, wrapped):
     assert sorted(one["params"]["message"] for one in rest) == ["bye 1", "bye 2", "bye 3"]
     await soon(after.wait())
     await soon(running)
+
+
+async def test_what_the_handlers_of_one_read_send_goes_out_in_one_write(broker):
+    async with up(broker) as (client, connection):
+        link = client._core.link
+        link._transport = spy = Writes(link._transport)
+        link.data_received(b"".join(message(f"{n}", f"c{n % 3}") for n in range(9)))
+        assert len(spy.writes) == (1 if EAGER else 0)  # with tasks that begin at once: before it goes back to the loop
+        assert sorted(await connection.texts(9)) == [f"echo: {n}" for n in range(9)]
+        assert len(spy.writes) == 1
+
+
+async def test_disconnect_inside_a_handler_of_the_first_read(broker):
+    class Leaver(AsyncPyStrandsClient):
+        async def on_message(self, message, context):
+            await self.broadcast_message("bye")
+            await self.disconnect()
+
+    broker.says_hello = False
+    broker.first = line("hello", broker.hello_params) + message("1")
+    client = Leaver(**broker.where)
+    running = asyncio.create_task(client.run_forever())
+    connection = await broker.link()
+    assert (await connection.receive())["action"] == "hello"
+    assert [one["params"]["message"] for one in await connection.rest()] == ["bye"]
+    connection.close()
+    await soon(running)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("suspends", [False, True])
+@pytest.mark.parametrize("factory", LOOPS)
+def test_a_handler_may_end_the_program(factory, suspends, error):
+    class Quitter(AsyncPyStrandsClient):
+        async def on_message(self, message, context):
+            if suspends:
+                await asyncio.sleep(0)
+            raise error
+
+    async def main():
+        async with FakeBroker() as broker, up(broker, Quitter) as (_, connection):
+            await connection.send(message("1"))
+            await soon(asyncio.Event().wait())
+
+    with pytest.raises(error), asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    gc.collect()  # asyncio tells of the task that nobody has asked: now, not in the midst of something else
 
 
 async def test_disconnect_with_a_broker_that_never_closes(broker, monkeypatch):

@@ -8,8 +8,36 @@ import pytest
 from pystrands import Context
 from pystrands.client import dispatch
 from pystrands.client.base import Call
-from pystrands.client.dispatch import SLICE_EVENTS, Dispatcher, in_handler
+from pystrands.client.dispatch import EAGER, SLICE_EVENTS, Dispatcher, in_handler
 from tests.client.fake_broker import soon, until
+
+
+@pytest.fixture(autouse=True, params=["in turn", "at once"] if EAGER else ["in turn"])
+def way(request, monkeypatch):
+    """How handlers begin: all that this file tests holds for both."""
+    if request.param == "at once":
+        monkeypatch.setattr(dispatch, "Dispatcher", AtOnce)
+    return request.param
+
+
+class AtOnce(Dispatcher):
+    """What is put begins at once, as with a read that completes one line."""
+
+    def put(self, call, *, late=False):
+        self.gather()
+        super().put(call, late=late)
+        self.begin()
+
+
+def put_all(dispatcher, calls):
+    """Put calls as one read does that brings them all."""
+    if isinstance(dispatcher, AtOnce):
+        dispatcher.gather()
+    for one in calls:
+        Dispatcher.put(dispatcher, one)
+    if isinstance(dispatcher, AtOnce):
+        dispatcher.begin()
+
 
 VARIABLE: contextvars.ContextVar[Any] = contextvars.ContextVar("VARIABLE", default="clean")
 
@@ -34,7 +62,7 @@ def make(invoke, **options):
         "flow": lambda full: None,
         "abandoned": lambda: False,
     }
-    return Dispatcher(lambda name, args: invoke(*args), **(defaults | options))
+    return dispatch.Dispatcher(lambda name, args: invoke(*args), **(defaults | options))
 
 
 async def test_handlers_that_do_not_suspend_share_a_task():
@@ -44,8 +72,7 @@ async def test_handlers_that_do_not_suspend_share_a_task():
         tasks.add(asyncio.current_task())
 
     dispatcher = make(handler)
-    for n in range(SLICE_EVENTS):
-        dispatcher.put(call(f"c{n}"))
+    put_all(dispatcher, [call(f"c{n}") for n in range(SLICE_EVENTS)])
     await soon(dispatcher.finished())
     assert len(tasks) <= 3  # one, but for slices that a busy machine makes longer than 2 ms
     assert not in_handler()
@@ -58,12 +85,11 @@ async def test_other_tasks_get_their_turn():
         turns.append("handler")
 
     dispatcher = make(handler)
-    for n in range(SLICE_EVENTS * 4):
-        dispatcher.put(call(f"c{n}"))
+    put_all(dispatcher, [call(f"c{n}") for n in range(SLICE_EVENTS * 5)])
     while not dispatcher.idle:
         await asyncio.sleep(0)
         turns.append("other")
-    assert turns.count("handler") == SLICE_EVENTS * 4
+    assert turns.count("handler") == SLICE_EVENTS * 5
     last = len(turns) - 1 - turns[::-1].index("handler")
     assert turns[:last].count("other") >= 3
 

@@ -7,15 +7,16 @@ import inspect
 import itertools
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pystrands.client.base import Call, answer, refusal
 from pystrands.protocol.lanes import Lanes
 
-__all__ = ["Dispatcher", "NotBegun", "clock", "current_runner", "in_handler"]
+__all__ = ["EAGER", "Dispatcher", "NotBegun", "clock", "current_runner", "in_handler"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,15 @@ SLICE_EVENTS: Final = 50
 SLICE_SECONDS: Final = 0.002
 """A runner goes on for so many events and so long, then lets the loop read and write."""
 
+EAGER: Final = sys.version_info >= (3, 12)
+"""Whether a task can begin where it is made, without a turn of the loop."""
+
+_AT_ONCE: Final[dict[str, Any]] = {"eager_start": True}
+
 _HELD: Final = -1
 """In the place of the next runner's number: none may start."""
+_GATHERING: Final = -2
+"""In the same place: :meth:`Dispatcher.begin` starts what is needed."""
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 clock: Final[Callable[[], float]] = time.monotonic if _CLOCK is None else functools.partial(time.clock_gettime, _CLOCK)
@@ -58,7 +66,7 @@ class Dispatcher:
     A task for each event would cost more than most handlers. So *runner* tasks take calls one after the other: a
     handler that never suspends costs no task. Before a runner starts a handler while more is ready, it makes sure that
     one successor is scheduled: if the handler suspends, the successor goes on with the rest; if not, the successor
-    finds nothing to do.
+    finds nothing to do. Between :meth:`gather` and :meth:`begin` nothing is scheduled.
 
     ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
     False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
@@ -102,7 +110,7 @@ class Dispatcher:
         self._lanes: Lanes[Call] = Lanes(concurrency)
         self._loop = asyncio.get_running_loop()
         self._runners: dict[int, asyncio.Task[None]] = {}
-        self._successor = 0  # the runner that is scheduled and has not started; 0: none; or _HELD
+        self._successor = 0  # the runner that is scheduled and has not started; 0: none; or _HELD, or _GATHERING
         self._leaving: set[int] = set()
         self._stopped = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -126,14 +134,52 @@ class Dispatcher:
             self.full = False
             self._flow(False)
 
+    def gather(self) -> None:
+        """Let what is put wait for :meth:`begin`, which the caller calls before anybody else's turn comes."""
+        if not self._successor:
+            self._successor = _GATHERING
+
+    def begin(self) -> None:
+        """Run what was gathered before this returns, for one slice; the loop has the rest. Only where :data:`EAGER`."""
+        if self._successor != _GATHERING:
+            return
+        try:
+            until = clock() + SLICE_SECONDS
+            for _ in range(SLICE_EVENTS):
+                if not (self._lanes.runnable and self._begin_one() and clock() < until):
+                    break
+        finally:
+            if self._successor == _GATHERING:
+                self._successor = 0
+                if self._lanes.runnable:
+                    self._schedule()
+
+    def _begin_one(self) -> bool:
+        """Start a runner at once; return whether another one may follow: its handler suspended, and nothing is held."""
+        number, context = self._next()
+        runner = self._run_at_once(number)
+        task = asyncio.Task(runner, loop=self._loop, context=context, name=_name(number), **_AT_ONCE)
+        return not task.done() and self._successor == _GATHERING
+
+    async def _run_at_once(self, number: int) -> None:
+        self._runners[number] = cast("asyncio.Task[None]", asyncio.current_task())
+        try:
+            await self._run(number)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._loop.call_soon(_raise, error)  # uvloop would take it for a failure of the connection
+
     # -- runners
 
-    def _schedule(self) -> None:
+    def _next(self) -> tuple[int, contextvars.Context]:
         number = next(_runner_numbers)
         context = self._context.copy()
         context.run(_handled_by.set, number)
+        return number, context
+
+    def _schedule(self) -> None:
+        number, context = self._next()
         # Not through the loop's task factory: an eager one would start it inside of its predecessor.
-        task = asyncio.Task(self._run(number), loop=self._loop, context=context, name=f"pystrands-runner-{number}")
+        task = asyncio.Task(self._run(number), loop=self._loop, context=context, name=_name(number))
         self._runners[number] = task
         self._successor = number
         task.add_done_callback(self._never_started, context=self._context)
@@ -199,7 +245,7 @@ class Dispatcher:
             self._hold()
 
     def _hold(self) -> None:
-        if not self._successor and self._lanes.runnable:
+        if self._successor in (0, _GATHERING) and self._lanes.runnable:
             self._successor = _HELD
             self._lapsed()
 
@@ -356,6 +402,14 @@ class Dispatcher:
         for task in running:
             task.cancel()
         return max(handlers, 0) + dropped
+
+
+def _name(number: int) -> str:
+    return f"pystrands-runner-{number}"
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _reply(call: Call, line: bytes) -> None:

@@ -180,6 +180,17 @@ class Incoming:
         if self._dispatcher.full and self._outgoing.session is None:
             link.pause_reading()  # a link that is newer than the last change of flow, too
 
+    def receive_and_begin(self, link: Link, lines: list[bytes]) -> None:
+        """Do the same, then run the handlers; what they send goes out when this returns. Only with EAGER tasks."""
+        dispatcher = self._dispatcher
+        dispatcher.gather()
+        link.hold()
+        try:
+            self.receive(link, lines)
+        finally:
+            dispatcher.begin()
+            link.flush()
+
     def _is_next(self, link: Link, session: BackendSession, seq: int) -> bool:
         """Whether a line is the next of the stream, and so to be handled (LINK rule 2)."""
         receipt = session.session.accept(seq)

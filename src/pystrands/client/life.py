@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pystrands.client.base import Options, lost_messages
-from pystrands.client.dispatch import Dispatcher, current_runner
+from pystrands.client.dispatch import EAGER, Dispatcher, current_runner
 from pystrands.client.incoming import Incoming
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
@@ -77,7 +77,8 @@ class Life:
     # -- receiving
 
     def _make_link(self) -> Link:
-        return Link(self.loop, self.incoming.receive, opened=self._opened)
+        receive = self.incoming.receive_and_begin if EAGER else self.incoming.receive
+        return Link(self.loop, receive, opened=self._opened)
 
     def _opened(self, link: Link) -> None:
         self._links.add(link)

@@ -143,7 +143,7 @@ class Link(asyncio.Protocol):
         params.binary = True
         params.max_line = self._splitter.max_line
         self.write(wire.hello(params))
-        self._flush()
+        self.flush()
 
     def deafen(self) -> None:
         """Receive no more lines, for good. Bytes are still read: closing a socket with unread bytes would reset it."""
@@ -205,9 +205,14 @@ class Link(asyncio.Protocol):
         """Write at the end of this loop turn what there is, and what :attr:`collect` gives then."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def hold(self) -> None:
+        """Write nothing before :meth:`flush`, which the caller calls in this turn."""
+        self._flush_scheduled = True
+
+    def flush(self) -> None:
+        """Write what there is, and what :attr:`collect` gives now."""
         self._flush_scheduled = False
         if self.collect is not None and self.is_open and (more := self.collect()):
             self._out.append(more)
@@ -239,7 +244,7 @@ class Link(asyncio.Protocol):
         Half-closes, then waits for the broker to close its side: until then it may still be reading.
         """
         self.deafen()
-        self._flush()
+        self.flush()
         self._finished = True
         if self._transport is not None:
             if self._transport.is_closing():  # the broker has closed it, and connection_lost() is about to be called

@@ -16,7 +16,7 @@ from bench.sides import SIDES, Side, pystrands
 from bench.verdict import verdicts
 
 LATENCY_ROUNDS = 5
-USUALLY_ONLY_IN = {"protocol1": ("echo",)}
+USUALLY_ONLY_IN = {"protocol1": ("echo",), "pystrands-compiled": ("echo", "room", "rooms", "latency")}
 QUICK_SIDES = ["pystrands", "fastapi", "websockets", "nats", "c"]
 QUICK_CASES = ["echo", "room", "rooms", "idle", "latency"]
 

@@ -8,7 +8,7 @@ from bench.svg import Bar, Bars, bar_chart
 
 __all__ = ["case_charts"]
 
-HIDDEN = {"protocol1", "other"}
+HIDDEN = {"protocol1", "other", "pystrands-compiled"}
 KEEPS_UP = 0.95
 """Who delivers less than this share of the offered rate has no latency: the queue grows as long as one measures."""
 TOO_MUCH = Spread(0, 0, 0)

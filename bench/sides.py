@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.processes import HERE, compiled, free_ports, process, wait_until_answers
+from bench.processes import HERE, BenchError, compiled, free_ports, process, wait_until_answers
 
 __all__ = ["SIDES", "Running", "Side", "pystrands"]
 
 PEERS = HERE / "peers"
+COMPILED = str(HERE.parent / "build" / "compiled")
+NOT_COMPILED = ": run make build/compiled/.ready"
 UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio", "--ws-per-message-deflate", "false"]
 """Of the three values of --ws the one that was fastest here, in all cases, for FastAPI and for python-socketio."""
 
@@ -41,15 +43,22 @@ class Side:
 
 
 def pystrands(
-    backend: str = "async", protocol: int = 2, python: str = sys.executable, src: str = "", watch: Path | None = None
+    backend: str = "async",
+    protocol: int = 2,
+    loop: str = "",
+    python: str = sys.executable,
+    src: str = "",
+    watch: Path | None = None,
 ) -> Starter:
     """Our broker and one backend, from this source tree or another (``src``: what goes on PYTHONPATH).
 
-    ``watch``: the file of a broker that looks at its own event loop.
+    ``loop``: "uvloop" for what the backend runs on. ``watch``: the file of a broker that looks at its own event loop.
     """
 
     @contextmanager
     def start(log: Path) -> Iterator[Running]:
+        if src and not (Path(src) / "pystrands").is_dir():
+            raise BenchError(f"there is no PyStrands in {src}" + (NOT_COMPILED if src == COMPILED else ""))
         ws, tcp = free_ports(2)
         env = {"PYTHONPATH": src} if src else {}
         program = ["-m", "pystrands", "server"] if watch is None else [str(PEERS / "broker_watched.py"), str(watch)]
@@ -57,7 +66,7 @@ def pystrands(
         with ExitStack() as stack:
             broker_id = stack.enter_context(process([*broker, "--log-level", "warning"], env, log))
             wait_until_answers(ws, "/healthz")
-            command = [python, str(PEERS / f"backend_{backend}.py"), str(tcp), str(protocol)]
+            command = [python, str(PEERS / f"backend_{backend}.py"), str(tcp), str(protocol), *([loop] if loop else [])]
             backend_id = stack.enter_context(process(command, env, log))
             wait_until_answers(ws, "/readyz")
             yield Running(ws, {"broker": broker_id, "backend": backend_id})
@@ -112,6 +121,12 @@ SIDES = {
     for side in (
         Side("pystrands", "PyStrands, `AsyncPyStrandsClient`", "PyStrands, asyncio", pystrands()),
         Side("pystrands-sync", "PyStrands, `PyStrandsClient`", "PyStrands, threads", pystrands("sync")),
+        Side(
+            "pystrands-compiled",
+            "PyStrands, compiled, backend on uvloop",
+            "PyStrands, compiled",
+            pystrands(loop="uvloop", src=COMPILED),
+        ),
         Side("fastapi", "FastAPI on uvicorn", "FastAPI", _server(_uvicorn("fastapi_app:app"), path="/docs")),
         Side(
             "socketio",

@@ -79,10 +79,42 @@ def _protocol_cpu(results: Results) -> str:
     return f"; CPU of broker and backend {sums[0]:.1f} us beside {sums[1]:.1f} us"
 
 
+def _compiled(case: str, *keys: str) -> Callable[[Results], str]:
+    def remark(results: Results) -> str:
+        found = results.ratio(case, "pystrands-compiled", THEIRS, *keys)
+        return f"; compiled {found.median:.2f}x ({found.low:.2f}x to {found.high:.2f}x)" if found else ""
+
+    return remark
+
+
 ROWS = (
-    Row("echo through a backend, 100 clients", "echo", 2, 3, _ratio("echo", "rate"), more=True),
-    Row("one room of 1,000, deliveries/s", "room", 12, 20, _ratio("room", "rate"), more=True),
-    Row("100 rooms of 10, deliveries/s", "rooms", 8, 12, _ratio("rooms", "rate"), more=True),
+    Row(
+        "echo through a backend, 100 clients",
+        "echo",
+        2,
+        3,
+        _ratio("echo", "rate"),
+        more=True,
+        remark=_compiled("echo", "rate"),
+    ),
+    Row(
+        "one room of 1,000, deliveries/s",
+        "room",
+        12,
+        20,
+        _ratio("room", "rate"),
+        more=True,
+        remark=_compiled("room", "rate"),
+    ),
+    Row(
+        "100 rooms of 10, deliveries/s",
+        "rooms",
+        8,
+        12,
+        _ratio("rooms", "rate"),
+        more=True,
+        remark=_compiled("rooms", "rate"),
+    ),
     Row(
         "broker CPU per delivered message in one room, where C needs 0.8 us",
         "room",
@@ -102,7 +134,14 @@ ROWS = (
         _ratio("idle", "connections_per_second"),
         more=True,
     ),
-    Row("p99 latency at half of FastAPI's saturation", "latency", 1.5, 0.5, _ratio("latency", "latency_us", "p99")),
+    Row(
+        "p99 latency at half of FastAPI's saturation",
+        "latency",
+        1.5,
+        0.5,
+        _ratio("latency", "latency_us", "p99"),
+        remark=_compiled("latency", "latency_us", "p99"),
+    ),
 )
 
 PROTOCOL_ROW = Row(

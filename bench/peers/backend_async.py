@@ -1,4 +1,4 @@
-"""Our backend, as a user writes it: ``python backend_async.py PORT``; with a 1 behind it, of protocol 1."""
+"""Our backend, as a user writes it: ``python backend_async.py PORT [PROTOCOL] [uvloop]``."""
 
 import asyncio
 import sys
@@ -22,4 +22,10 @@ class Backend(AsyncPyStrandsClient):
 if __name__ == "__main__":
     if sys.argv[2:] == ["1"]:
         messages.PROTOCOL = 1
-    asyncio.run(Backend(port=int(sys.argv[1])).run_forever())
+    running = Backend(port=int(sys.argv[1])).run_forever()
+    if sys.argv[3:] == ["uvloop"]:
+        import uvloop
+
+        uvloop.run(running)
+    else:
+        asyncio.run(running)

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Final, Protocol
 
 # A recipient's `flags`. Their order matters: below SMALL a small send must list the recipient, from CLOSED on it
-# takes nothing. No flag at all means that it is open and nothing waits for it.
+# takes nothing. No flag at all means that it is open and nothing is queued for it alone.
 IN_BULK: Final = 1  # on the bulk list
 IN_SMALL: Final = 2  # on the list of small sends
 BLOCKED: Final = 4  # its transport is above the high-water mark

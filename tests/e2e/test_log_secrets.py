@@ -15,6 +15,7 @@ import pytest
 from pystrands import testing
 
 MARK = "s3cr3t-m4rk"
+TOKEN = f"the token of all backends {MARK}"
 PATIENCE = 30
 BACKEND = f"""
 import asyncio, logging, os
@@ -100,39 +101,47 @@ async def clients(url):
         await ws.close()
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_what_is_sent_is_in_no_log(tmp_path, log_format):
-    logs = [tmp_path / name for name in ("broker.log", "backend.log")]
+@pytest.mark.parametrize(("log_format", "token"), [("text", ""), ("json", ""), ("text", TOKEN), ("json", TOKEN)])
+async def test_what_is_sent_is_in_no_log(tmp_path, log_format, token):
+    logs = [tmp_path / name for name in ("broker.log", "backend.log", "stranger.log")]
     options = ["--log-level", "debug", "--log-format", log_format, "--max-message-size", "16 KiB", "--hold-time", "30"]
+    options += ["--backend-token", token] if token else []
     with contextlib.ExitStack() as stack:
         broker = start(stack, logs[0], "-m", "pystrands", "server", "--ws-port", "0", "--tcp-port", "0", *options)
         ws_port, tcp_port = await ports(logs[0])
-        backend = start(stack, logs[1], "-c", BACKEND, PORT=str(tcp_port))
+        backend = start(stack, logs[1], "-c", BACKEND, PORT=str(tcp_port), PYSTRANDS_TOKEN=token)
         await clients(f"ws://127.0.0.1:{ws_port}")
         raw_http(ws_port, f"{MARK} / HTTP/1.1\r\nHost: {MARK}\r\n\r\n".encode())
         raw_http(ws_port, f"GET /{MARK} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         raw_http(ws_port, f"GET / HTTP/1.1\r\nHost: x\r\nX: {MARK * 3000}\r\n\r\n".encode())
-        hello = {"protocol": 2, "token": MARK, "session_id": MARK, "name": "stranger"}
-        broker_lines(
-            tcp_port,
-            {"action": "hello", "request_id": "", "params": hello},
-            {"action": MARK, "request_id": MARK, "params": {MARK: MARK}, "seq": 1},
-            {"action": "message_to_room", "request_id": "", "params": {"room_id": 7, "message": MARK}, "seq": 2},
-            {"action": "message_to_room", "request_id": "", "params": {"room_id": "r", "message": MARK}, "seq": 9},
-        )
+        for said in (token or MARK, f"wrong, but {MARK}", ""):
+            hello = {"protocol": 2, "token": said, "session_id": MARK, "name": "stranger"}
+            broker_lines(
+                tcp_port,
+                {"action": "hello", "request_id": "", "params": hello},
+                {"action": MARK, "request_id": MARK, "params": {MARK: MARK}, "seq": 1},
+                {"action": "message_to_room", "request_id": "", "params": {"room_id": 7, "message": MARK}, "seq": 2},
+                {"action": "message_to_room", "request_id": "", "params": {"room_id": "r", "message": MARK}, "seq": 9},
+            )
         broker_lines(tcp_port, MARK.encode() + b"\n", b'{"action": "' + MARK.encode() + b'\xff"}\n')
         broker_lines(tcp_port, MARK.encode() * 50_000 + b"\n")
+        if token:
+            stranger = start(stack, logs[2], "-c", BACKEND, PORT=str(tcp_port), PYSTRANDS_TOKEN=f"no {MARK}")
+            assert stranger.wait(PATIENCE) == 1
         backend.terminate()
         assert backend.wait(PATIENCE) == 0
         broker.terminate()
         assert broker.wait(PATIENCE) == 0
-    texts = [path.read_text("utf-8", errors="replace") for path in logs]
+    texts = [path.read_text("utf-8", errors="replace") for path in logs if path.exists()]
     for text in texts:
         assert len(text.splitlines()) > 5, text
         assert not [line for line in text.splitlines() if MARK in line]
     errors = set(re.findall(r"^(\w*Error: .*)$", texts[1], re.MULTILINE))
     assert errors == {"ValueError: no words of the request", "RuntimeError: no words of the message"}, "and no others"
     assert "malformed" in texts[0]
+    if token:
+        assert "the token is wrong" in texts[0], "and it says why"
+        assert "Refused" in texts[2]
 
 
 def start(stack, log, *args, **env):

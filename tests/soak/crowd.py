@@ -19,6 +19,23 @@ GONE = (ConnectionError, asyncio.IncompleteReadError)
 PATIENCE = 60
 SMALL = 4096
 LINGER_0 = struct.pack("ii", 1, 0)
+PROTOCOL, UTF_8, POLICY, TOO_BIG, OVERLOADED = 1002, 1007, 1008, 1009, 1013
+BAD_FRAMES = (
+    (frame(11), PROTOCOL),
+    (frame(TEXT, rsv=2), PROTOCOL),
+    (frame(TEXT, "x", mask=False), PROTOCOL),
+    (frame(CONT), PROTOCOL),
+    (frame(TEXT, b"\xff"), UTF_8),
+    (close(5), PROTOCOL),
+)
+"""With the codes that they are closed with."""
+NO_REQUESTS = (
+    (b"\x16\x03\x01\x02", 0),
+    (b"hello\r\n\r\n", 400),
+    (upgrade(host=None), 400),
+    (b"G" * 40_000, 431),
+)
+"""With the status of the answer; who speaks TLS would not understand one."""
 
 
 class Client:
@@ -30,6 +47,11 @@ class Client:
 
     async def head(self):
         return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE)
+
+    async def status(self):
+        """Return the HTTP status that the broker ends the connection with, 0 where there was none."""
+        answer = await asyncio.wait_for(self.reader.read(), PATIENCE)
+        return int(answer.split(b" ", 2)[1] if answer else 0)
 
     async def frame(self):
         return await asyncio.wait_for(self._frame(), PATIENCE)
@@ -74,6 +96,9 @@ class Crowd:
         """Seconds that a pause lasts at most."""
         self.lives = Counter()
         self.codes = Counter()
+        """How often a kind of life was told a code or a status."""
+        self.wrong = Counter()
+        """Those of them that were others than they should be."""
         self.bad = [self.vanish, self.half_handshake, self.no_http, self.bad_frame, self.oversized, self.never_sent,
                     self.fragments, self.no_reading, self.pings, self.chatter, self.end_of_stream]  # fmt: skip
 
@@ -140,37 +165,42 @@ class Crowd:
         if self.rng.random() < 0.5:
             client.reset()
 
+    def told(self, life, code, right):
+        self.codes[life, code] += 1
+        if code != right:
+            self.wrong[life, code, right] += 1
+
+    async def closed(self, client, life, right):
+        self.told(life, await client.to_end(), right)
+
     async def half_handshake(self, client):
         head = upgrade()
-        client.writer.write(head[: self.rng.randrange(len(head))])
-        await (self.pause() if self.rng.random() < 0.5 else client.to_end())
+        client.writer.write(head[: self.rng.randrange(1, len(head))])
+        if self.rng.random() < 0.5:
+            await self.pause()
+        else:
+            self.told("half_handshake", await client.status(), 408)
 
     async def no_http(self, client):
-        client.writer.write(self.rng.choice((b"\x16\x03\x01\x02", b"hello\r\n\r\n", upgrade(host=None), b"G" * 40_000)))
-        await client.to_end()
+        data, status = self.rng.choice(NO_REQUESTS)
+        client.writer.write(data)
+        self.told("no_http", await client.status(), status)
 
     async def bad_frame(self, client):
         await self.enter(client)
-        wrong = [
-            frame(11),
-            frame(TEXT, rsv=2),
-            frame(TEXT, "x", mask=False),
-            frame(CONT),
-            frame(TEXT, b"\xff"),
-            close(5),
-        ]
-        client.writer.write(frame(TEXT, "right") + self.rng.choice(wrong))
-        self.codes[await client.to_end()] += 1
+        data, code = self.rng.choice(BAD_FRAMES)
+        client.writer.write(frame(TEXT, "right") + data)
+        await self.closed(client, "bad_frame", code)
 
     async def oversized(self, client):
         await self.enter(client)
         client.writer.write(frame(BINARY, b"x" * (LARGEST + 1)))
-        self.codes[await client.to_end()] += 1
+        await self.closed(client, "oversized", TOO_BIG)
 
     async def never_sent(self, client):
         await self.enter(client)
         client.writer.write(frame(BINARY, b"x" * 16_000)[: self.rng.randrange(3, 16_000)])
-        self.codes[await client.to_end()] += 1
+        await self.closed(client, "never_sent", POLICY)
 
     async def fragments(self, client):
         await self.enter(client)
@@ -178,7 +208,7 @@ class Crowd:
         for _ in range(200):
             client.writer.write(frame(CONT, b"x", fin=False))
             await client.writer.drain()
-        self.codes[await client.to_end()] += 1
+        await self.closed(client, "fragments", POLICY)
 
     async def no_reading(self, client):
         await self.enter(client)
@@ -186,20 +216,22 @@ class Crowd:
         await asyncio.sleep(2 * self.pace)
         if self.rng.random() < 0.5:
             client.reset()
+        else:
+            await self.closed(client, "no_reading", OVERLOADED)
 
     async def pings(self, client):
         await self.enter(client)
         client.writer.write(frame(PING, b"x" * 100) * 3000)
         await asyncio.wait_for(client.writer.drain(), PATIENCE)
-        self.codes[await client.to_end()] += 1
+        await self.closed(client, "pings", POLICY)
 
     async def chatter(self, client):
         await self.enter(client)
         client.writer.write(frame(TEXT, "chat") * 1000)
-        self.codes[await client.to_end()] += 1
+        await self.closed(client, "chatter", POLICY)
 
     async def end_of_stream(self, client):
         await self.enter(client)
         client.writer.write(frame(TEXT, "last") + b"\x81")
         client.writer.write_eof()
-        await client.to_end()
+        await self.closed(client, "end_of_stream", 1006)

@@ -138,6 +138,8 @@ async def soak(directory, seed, *, clients, cycles, seconds, pace, growth):
         assert counters["clients_admitted"] == counters["clients_gone"] == counts["came"]
         assert [name for name in MET if not counters.get(name)] == []
         assert set(crowd.lives) == {"good"} | {life.__name__ for life in crowd.bad}
+        assert not crowd.wrong, "(life, code, the right one)"
+        assert {life for life, _ in crowd.codes} == set(crowd.lives) - {"good", "vanish"}
         for first, last in zip(memory[1], memory[-1], strict=True):
             assert last - first < growth
         for child in (world.broker, world.backend):

@@ -1,5 +1,6 @@
 """The demo as a whole: its page, and two people who chat through the broker."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -11,6 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from pystrands.broker.config import BrokerConfig
+from pystrands.cli import _loop_factory
 from pystrands.demo import page, serve
 
 HTML = page().decode()
@@ -123,9 +125,30 @@ async def test_two_people_chat():
             assert (await receive(ada, "left"))["name"] == "Grace"
 
 
-async def test_the_page_is_served():
-    import asyncio
+async def test_it_ends_when_it_has_just_begun():
+    async with asyncio.timeout(20):
+        async with serve(BrokerConfig(ws_port=0, tcp_port=0, drain_time=0)):
+            pass  # its backend has not had a turn yet: Ctrl+C has come while the broker started
 
+
+def test_it_ends_in_silence_wherever_its_backend_is(caplog):
+    """uvloop says nothing to the protocol of a connection that is cancelled as it is made."""
+    problems = []
+
+    async def some_turns(count):
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append((count, context)))
+        async with serve(BrokerConfig(ws_port=0, tcp_port=0, drain_time=0)):
+            for _ in range(count):
+                await asyncio.sleep(0)
+
+    for count in range(1, 25):
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(some_turns(count))
+    assert not problems
+    assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+
+
+async def test_the_page_is_served():
     everywhere = BrokerConfig(
         ws_host="0.0.0.0", ws_port=0, tcp_host="0.0.0.0", tcp_port=0, allow_insecure_backends=True
     )

@@ -41,5 +41,5 @@ async def serve(config: BrokerConfig) -> AsyncIterator[Broker]:
         try:
             yield broker
         finally:
-            await backend.disconnect()
-            await running
+            running.cancel()  # which disconnects; disconnect() would not end a task that has not begun
+            await asyncio.wait([running])

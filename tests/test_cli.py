@@ -24,14 +24,9 @@ from pystrands.cli import DEMO_OPTIONS, SERVER_OPTIONS, Failure, WrongValue, mai
 from pystrands.cli_base import Command, add_options
 from tests.certificates import Authority
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 POSIX = os.name == "posix"
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("PYSTRANDS_", "PYSTRAND_")):
-            monkeypatch.delenv(name)
 
 
 def run(*args, **env):

@@ -32,14 +32,13 @@ from pystrands.tools import Sent, Tool, ToolError
 
 from .e2e.support import connect
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 POSIX = os.name == "posix"
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("PYSTRANDS_", "PYSTRAND_")):
-            monkeypatch.delenv(name)
+def wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
 
 

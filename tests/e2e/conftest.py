@@ -1,5 +1,11 @@
 import asyncio
+import ssl
 import sys
+
+import pytest
+import trustme
+
+from .raw_broker import RawBroker
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -11,3 +17,30 @@ def pytest_asyncio_loop_factories(config, item):
     if item.module.__name__.endswith(("test_messages", "test_backend_tls")):
         return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def raw_broker():
+    async with RawBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def ca():
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(ca, tmp_path):
+    """The broker's options for TLS on the backends' port; ``ca.pem`` is there, too."""
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "broker.pem")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return {"backend_tls_cert": str(tmp_path / "broker.pem")}
+
+
+@pytest.fixture
+def trusting(ca):
+    """A backend's TLS context, which trusts that broker."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return context

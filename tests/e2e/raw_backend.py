@@ -10,11 +10,13 @@ from typing import Any, Self
 from pystrands import testing
 from pystrands.testing.backends import HasBackends
 
+from .hearing import Hearing
+
 PATIENCE = 10.0
 """Seconds after which a wait means that the test has failed."""
 
 
-class RawBackend:
+class RawBackend(Hearing):
     """One session through any number of links, as far as the test keeps the rules.
 
     ``async with RawBackend(broker) as raw:`` has a link and a session. What is said is numbered; what is heard is
@@ -22,17 +24,13 @@ class RawBackend:
     """
 
     def __init__(self, broker: Any, name: str = "raw", *, begin: bool = True) -> None:
+        super().__init__()
         self.broker: HasBackends = broker
         self.name = name
         self.session_id = secrets.token_hex(16)
         self.sent = 0
         """Our last number."""
-        self.received = 0
-        """The broker's last number."""
-        self.acknowledged: list[int] = []
-        """What the broker has said it received."""
         self.hello: dict[str, Any] = {}
-        self.heartbeats = 0
         self._begin = begin
         self._questions = 0
         self._reader: asyncio.StreamReader
@@ -148,22 +146,6 @@ class RawBackend:
             raise EOFError
         decoded: dict[str, Any] = json.loads(data)
         return decoded
-
-    async def hear(self, *actions: str) -> dict[str, Any]:
-        """Return the next numbered line, which has one of these actions; others than numbered ones are noted."""
-        while True:
-            heard = await self.next_line()
-            if heard["action"] == "received":
-                assert "seq" not in heard
-                self.acknowledged.append(heard["params"]["seq"])
-            elif heard["action"] == "heartbeat":
-                assert "seq" not in heard
-                self.heartbeats += 1
-            else:
-                assert heard["seq"] == self.received + 1, heard
-                self.received += 1
-                assert not actions or heard["action"] in actions, heard
-                return heard
 
     async def hear_message(self, message: str) -> dict[str, Any]:
         event = await self.hear("new_message")

@@ -8,6 +8,8 @@ from typing import Any
 from pystrands import AsyncPyStrandsClient
 from tests.client.fake_broker import Connection, FakeBroker, context, line, soon, until
 
+from .hearing import Hearing
+
 
 class RawBroker(FakeBroker):
     """Speaks protocol 2. Each link waits for the test's welcome."""
@@ -26,23 +28,23 @@ class RawBroker(FakeBroker):
         return link
 
     async def connected(self, client: AsyncPyStrandsClient) -> "RawLink":
-        """Connect a backend; return its link, with a new session."""
+        """Connect a backend to this broker; return its link, with a new session."""
+        client.host, client.port = self.address
         connecting = asyncio.ensure_future(client.connect())
         link = await self.begin()
         assert await soon(connecting)
         return link
 
 
-class RawLink:
+class RawLink(Hearing):
     """The broker's end of one link. ``sent`` and ``received`` are the last numbers; a resume takes them over."""
 
     def __init__(self, connection: Connection) -> None:
         assert connection.hello is not None
+        super().__init__()
         self.connection = connection
         self.hello: dict[str, Any] = connection.hello["params"]
         self.sent = 0
-        self.received = 0
-        self.acknowledged: list[int] = []
         self._heard: deque[dict[str, Any]] = deque()
 
     async def welcome(self, **params: Any) -> None:
@@ -89,21 +91,6 @@ class RawLink:
 
     async def next_line(self) -> dict[str, Any]:
         return await self.connection.receive()
-
-    async def hear(self, *actions: str) -> dict[str, Any]:
-        """Return the next numbered line, which has one of these actions; others than numbered ones are noted."""
-        while True:
-            heard = await self.next_line()
-            if heard["action"] == "received":
-                assert "seq" not in heard
-                self.acknowledged.append(heard["params"]["seq"])
-            elif heard["action"] == "heartbeat":
-                assert "seq" not in heard
-            else:
-                assert heard["seq"] == self.received + 1, heard
-                self.received += 1
-                assert not actions or heard["action"] in actions, heard
-                return heard
 
     async def hear_text(self) -> str:
         """Return the message of the next numbered line."""

@@ -5,33 +5,10 @@ import contextlib
 import re
 import ssl
 
-import pytest
-import trustme
-
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.gate import WRONG
 
 from .raw_peer import TOKEN, knocking, peer
-
-
-@pytest.fixture(scope="module")
-def ca():
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls(ca, tmp_path):
-    """The broker's options for TLS."""
-    path = tmp_path / "broker.pem"
-    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
-    return {"backend_tls_cert": str(path)}
-
-
-@pytest.fixture
-def trusting(ca):
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
-    return context
 
 
 async def test_a_broker_stops_with_peers_in_every_state(tls):
@@ -113,9 +90,7 @@ async def test_half_open_handshakes_do_not_keep_a_backend_out(tls, trusting):
 
 
 async def test_with_a_ca_only_its_own_come_in(ca, tls, tmp_path, trusting):
-    path = tmp_path / "ca.pem"
-    ca.cert_pem.write_to_path(path)
-    async with testing.broker(backend_tls_ca=str(path), **tls) as broker:
+    async with testing.broker(backend_tls_ca=str(tmp_path / "ca.pem"), **tls) as broker:
         async with peer(broker, ssl=trusting) as stranger:
             with contextlib.suppress(ssl.SSLError, ConnectionError):
                 assert await stranger.reader.read() == b""
@@ -126,10 +101,7 @@ async def test_with_a_ca_only_its_own_come_in(ca, tls, tmp_path, trusting):
             assert [(await known.hear())[0] for _ in range(2)] == ["hello", "welcome"]
 
 
-async def test_a_backend_says_what_may_be_wrong(ca, tls, tmp_path, trusting, caplog):
-    path = tmp_path / "ca.pem"
-    ca.cert_pem.write_to_path(path)
-
+async def test_a_backend_says_what_may_be_wrong(tls, tmp_path, trusting, caplog):
     async def hears(broker, **options):
         caplog.clear()
         assert not await AsyncPyStrandsClient("127.0.0.1", broker.tcp_port, **options).connect()
@@ -141,7 +113,7 @@ async def test_a_backend_says_what_may_be_wrong(ca, tls, tmp_path, trusting, cap
     async with testing.broker(**tls) as broker:
         assert await hears(broker, token=TOKEN) == " says no hello; does it want TLS? Then give ssl="
         assert "certificate verify failed" in await hears(broker, ssl=True)
-    async with testing.broker(backend_tls_ca=str(path), **tls) as broker:
+    async with testing.broker(backend_tls_ca=str(tmp_path / "ca.pem"), **tls) as broker:
         certificate = " closed the connection at once; does it ask for a certificate that ssl= has not?"
         assert await hears(broker, ssl=trusting) == certificate
 

@@ -4,14 +4,12 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 import subprocess
 import sys
 import threading
 from typing import Any
 
 import pytest
-import trustme
 
 from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient, Refused, testing
 from pystrands.broker.gate import MISSING, WRONG
@@ -19,33 +17,9 @@ from pystrands.tools import Tool, ToolError
 
 from .support import connect
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 TOKEN = "a token that is a secret"
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    for name in [each for each in os.environ if each.startswith("PYSTRANDS_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="module")
-def ca():
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls(ca, tmp_path):
-    """The broker's options for TLS."""
-    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "broker.pem")
-    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    return {"backend_tls_cert": str(tmp_path / "broker.pem")}
-
-
-@pytest.fixture
-def trusting(ca):
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
-    return context
 
 
 class Echo(AsyncPyStrandsClient):

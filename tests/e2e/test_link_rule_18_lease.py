@@ -43,11 +43,6 @@ async def raw_broker():
         yield broker
 
 
-async def connected(raw_broker, client):
-    client.host, client.port = raw_broker.address
-    return await raw_broker.connected(client)
-
-
 async def asked(link):
     """Return the number of the next question."""
     while (heard := await link.next_line())["action"] != "heartbeat":
@@ -78,7 +73,7 @@ def told(client):
 
 async def test_rule_18_after_standing_still_a_backend_asks_before_another_handler_begins(raw_broker, clock, caplog):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     assert await asked(link) == clock.now
     await link.message("before")
     await until(lambda: told(client) == ["before"])
@@ -105,7 +100,7 @@ async def test_rule_18_after_standing_still_a_backend_asks_before_another_handle
 async def test_rule_18_the_warning_tells_how_long_a_backend_stood_still(raw_broker, clock, caplog):
     """Also where the heartbeat was the first to go on."""
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await asked(link)
     clock.now += 7
     assert await asked(link) == clock.now
@@ -133,7 +128,7 @@ async def test_rule_18_a_handler_that_takes_too_long_keeps_the_next_one_back(raw
                 clock.now += WINDOW
 
     client = Slow()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await asked(link)
     for text, client_id in (("slow", "c1"), ("next", "c1"), ("other", "c2")):
         await link.message(text, client_id)
@@ -148,7 +143,7 @@ async def test_rule_18_a_handler_that_takes_too_long_keeps_the_next_one_back(raw
 
 async def test_rule_18_short_of_the_window_nothing_is_held(raw_broker, clock):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await asked(link)
     clock.now += 0.85 * WINDOW
     await link.message("a")
@@ -159,7 +154,7 @@ async def test_rule_18_short_of_the_window_nothing_is_held(raw_broker, clock):
 
 async def test_rule_18_a_backend_asks_by_itself_often_enough(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     numbers = [await asked(link) for _ in range(3)]
     assert numbers == sorted(numbers)
     assert numbers[2] - numbers[0] >= WINDOW / 2 - 0.01
@@ -174,7 +169,7 @@ async def test_rule_18_a_backend_asks_by_itself_often_enough(raw_broker):
 async def test_rule_18_a_broker_without_a_window_or_with_a_tiny_one_gives_no_lease(clock, hello):
     async with RawBroker(**hello) as broker:
         client = Noting()
-        link = await connected(broker, client)
+        link = await broker.connected(client)
         clock.now += 1000
         await link.message("a")
         await until(lambda: told(client) == ["a"])
@@ -186,7 +181,7 @@ async def test_rule_18_a_broker_without_a_window_or_with_a_tiny_one_gives_no_lea
 async def waiting(raw_broker, clock):
     """A backend whose link has been gone for longer than the window, and its events: one that has begun, and others."""
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     begun = client.hold("begun")
     await link.happens("new_connection")
     await link.message("begun")
@@ -272,7 +267,7 @@ async def test_rule_18_disconnecting_first_and_losing_the_lease_then(raw_broker,
             assert await self.broadcast_message(f"re: {message}")
 
     client = Answering()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     begun = client.hold("a")
     await link.message("a")
     await link.message("b")
@@ -297,7 +292,7 @@ async def test_rule_18_disconnecting_first_and_losing_the_lease_then(raw_broker,
 
 async def test_rule_18_what_was_not_delivered_is_told_without_a_lease(raw_broker, clock):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     raw_broker.refuse = True
     link.cut()
     await unlinked(client)
@@ -309,7 +304,7 @@ async def test_rule_18_what_was_not_delivered_is_told_without_a_lease(raw_broker
 
 async def test_rule_18_disconnecting_while_held_with_a_link_releases_what_waits(raw_broker, clock):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     clock.now += WINDOW
     seq = await link.message("a")
     await held(client)
@@ -558,33 +553,32 @@ async def test_rule_18_a_backend_that_was_frozen_alone_goes_on(records):
                 await ws.close()
 
 
+async def another_takes_over(broker, proxy, records, lose, find):
+    """Have the link of a backend whose handlers wait be lost, and found again when another backend is done."""
+    async with process(proxy, "async", records, "one"):
+        sockets, texts = await clients_of(broker, records, "one")
+        async with process(broker, "async", records, "two"):
+            lose()
+            records.go_on()
+            await testing.until(lambda: len(records.handled()) == len(texts), 20)
+            find()
+            await testing.until(lambda: len(records.by("one", "released")) == CLIENTS, 20)
+            records.check(texts)
+            for ws in sockets:
+                await ws.close()
+
+
 async def test_rule_18_a_backend_whose_link_is_cut_for_long_begins_nothing_that_another_has(records):
     async with testing.broker(resume_window=0.3) as broker, testing.LinkProxy(broker) as proxy:
-        async with process(proxy, "async", records, "one"):
-            sockets, texts = await clients_of(broker, records, "one")
-            async with process(broker, "async", records, "two"):
-                proxy.refuse()
-                proxy.cut()
-                records.go_on()
-                await testing.until(lambda: len(records.handled()) == len(texts), 20)
-                proxy.accept()
-                await testing.until(lambda: len(records.by("one", "released")) == CLIENTS, 20)
-                records.check(texts)
-                for ws in sockets:
-                    await ws.close()
+
+        def lose():
+            proxy.refuse()
+            proxy.cut()
+
+        await another_takes_over(broker, proxy, records, lose, proxy.accept)
 
 
 async def test_rule_18_a_backend_whose_link_is_silent_begins_nothing_that_another_has(records):
     """It never hears of the end of its link, and what was on its way arrives when another backend has it."""
     async with testing.broker(heartbeat_interval=BEAT, resume_window=0.3) as broker, testing.LinkProxy(broker) as proxy:
-        async with process(proxy, "async", records, "one"):
-            sockets, texts = await clients_of(broker, records, "one")
-            async with process(broker, "async", records, "two"):
-                proxy.pause()
-                records.go_on()
-                await testing.until(lambda: len(records.handled()) == len(texts), 20)
-                proxy.resume()
-                await testing.until(lambda: len(records.by("one", "released")) == CLIENTS, 20)
-                records.check(texts)
-                for ws in sockets:
-                    await ws.close()
+        await another_takes_over(broker, proxy, records, proxy.pause, proxy.resume)

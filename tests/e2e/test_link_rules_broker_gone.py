@@ -3,23 +3,10 @@
 import asyncio
 import contextlib
 
-import pytest
-
 from pystrands import testing
 from tests.client.fake_broker import soon, until
 
-from .raw_broker import Noting, RawBroker, unlinked
-
-
-@pytest.fixture
-async def raw_broker():
-    async with RawBroker() as broker:
-        yield broker
-
-
-async def connected(raw_broker, client):
-    client.host, client.port = raw_broker.address
-    return await raw_broker.connected(client)
+from .raw_broker import Noting, unlinked
 
 
 async def replaced(raw_broker, link, number=2):
@@ -34,7 +21,7 @@ async def replaced(raw_broker, link, number=2):
 
 async def test_rule_22_handlers_finish_and_each_owned_client_is_disconnected_once(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     release = client.hold("a1")
     for client_id in ("ann", "bob", "cay"):
         await link.happens("new_connection", client_id, event=link.sent + 1)
@@ -61,7 +48,7 @@ async def test_rule_22_handlers_finish_and_each_owned_client_is_disconnected_onc
 
 async def test_rule_22_the_loss_of_a_link_alone_synthesises_nothing(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await link.happens("new_connection", "ann")
     await link.hear_done(1)
     for _ in range(3):
@@ -78,7 +65,7 @@ async def test_rule_22_the_loss_of_a_link_alone_synthesises_nothing(raw_broker):
 
 async def test_rule_22_clients_of_the_new_broker_are_not_those_of_the_old_one(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await link.happens("new_connection", "ann")
     await link.hear_done(1)
     again = await replaced(raw_broker, link)
@@ -99,7 +86,7 @@ async def test_rule_22_clients_of_the_new_broker_are_not_those_of_the_old_one(ra
 
 async def test_rule_23_what_is_dropped_is_told_and_what_is_for_many_is_kept(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     for text in ("received", "written", "written"):
         assert await client.send_private_message("ann", text)
         assert await link.hear_text() == text
@@ -129,7 +116,7 @@ async def test_rule_23_answers_and_finished_events_are_no_messages(raw_broker):
             await self.held["q"].wait()
 
     client = Slow()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     request, running = client.hold("q"), client.hold("a")
     await link.say("connection_request", {"url": "/"}, request_id="q")
     await link.message("a")
@@ -149,7 +136,7 @@ async def test_rule_23_answers_and_finished_events_are_no_messages(raw_broker):
 
 async def test_rule_23_with_nothing_lost_there_is_no_error(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     assert await client.broadcast_message("x")
     assert await link.hear_text() == "x"
     await link.acknowledge()
@@ -186,7 +173,7 @@ async def test_rule_22_whole_brokers_one_after_the_other():
 async def test_rule_05_what_was_kept_and_another_broker_would_not_take_is_lost_and_told(raw_broker):
     """Or else it would close the link for the gap, again and again."""
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     raw_broker.broker_id, raw_broker.hello_params["max_line"] = "broker-2", 1000
     link.cut()
     await unlinked(client)

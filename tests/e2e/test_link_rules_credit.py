@@ -14,17 +14,6 @@ from .raw_backend import line as raw_line
 from .raw_broker import Noting, RawBroker, unlinked
 
 
-@pytest.fixture
-async def raw_broker():
-    async with RawBroker() as broker:
-        yield broker
-
-
-async def connected(raw_broker, client):
-    client.host, client.port = raw_broker.address
-    return await raw_broker.connected(client)
-
-
 async def _connect(broker):
     return await testing.connect(broker)
 
@@ -94,7 +83,7 @@ async def test_rule_07_a_late_hello_counts_only_when_nothing_was_exchanged():
 
 async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     raw_broker.says_hello = False
     link.cut()
     silent = await raw_broker.link()
@@ -129,7 +118,7 @@ async def test_rule_08_silence_does_not_end_a_link_of_protocol_1():
 async def test_rule_08_a_backend_ends_a_silent_link_and_resumes():
     async with RawBroker(heartbeat=0.02) as broker:
         client = Noting()
-        link = await connected(broker, client)
+        link = await broker.connected(client)
         assert await link.is_closed()
         again = await broker.linked()
         await again.go_on(link)
@@ -299,7 +288,7 @@ async def test_rule_11_what_is_no_event_needs_no_credit():
 
 async def test_rule_11_the_command_window_bounds_what_is_kept_without_a_link(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     client._core.life.outgoing.session.max_lines = 5
     assert await client.broadcast_message("0")
     assert await link.hear_text() == "0"
@@ -320,7 +309,7 @@ async def test_rule_11_the_command_window_bounds_what_is_kept_without_a_link(raw
 
 async def test_rule_11_the_command_window_is_bounded_in_bytes_too(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     client._core.life.outgoing.session.max_bytes = 1000
     link.cut()
     await unlinked(client)
@@ -337,7 +326,7 @@ async def test_rule_11_the_command_window_is_bounded_in_bytes_too(raw_broker):
 @pytest.mark.parametrize("fate", ["acknowledged", "cut"])
 async def test_rule_11_send_waits_for_the_window_while_the_link_is_up(raw_broker, fate):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     client._core.life.outgoing.session.max_lines = 3
     sending = [asyncio.ensure_future(client.broadcast_message(str(number))) for number in range(6)]
     assert [await link.hear_text() for _ in range(3)] == ["0", "1", "2"]
@@ -364,7 +353,7 @@ async def test_rule_11_send_waits_for_the_window_while_the_link_is_up(raw_broker
 async def test_rule_11_a_backend_reads_on_whatever_waits_for_its_handlers(raw_broker):
     """Acknowledgements come on the same link as events."""
     client = Noting(max_concurrency=1)
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     release = client.hold("0")
     for number in range(50):
         await link.message(f"{number}" if not number else "x" * 500_000)
@@ -462,7 +451,7 @@ async def test_rule_05_an_answer_that_is_too_long_is_an_error_and_not_a_line_tha
         for ws in sockets:
             await ws.close()
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     asking = asyncio.ensure_future(client.room_members("r"))
     asked = await link.hear("room_members")
     await link.say("result", result, request_id=asked["request_id"])
@@ -475,7 +464,7 @@ async def test_rule_05_an_answer_that_is_too_long_is_an_error_and_not_a_line_tha
 async def test_rule_01_each_session_begins_with_1(raw_broker):
     client = Noting()
     for _ in range(2):
-        link = await connected(raw_broker, client)
+        link = await raw_broker.connected(client)
         assert await client.broadcast_message("x")
         assert (await link.hear("broadcast"))["seq"] == 1
         link.cut()

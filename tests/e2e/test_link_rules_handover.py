@@ -11,13 +11,7 @@ from pystrands.broker import doorkeeper
 from tests.client.fake_broker import request, soon, until
 
 from .raw_backend import RawBackend, told
-from .raw_broker import Noting, RawBroker, unlinked
-
-
-@pytest.fixture
-async def raw_broker():
-    async with RawBroker() as broker:
-        yield broker
+from .raw_broker import Noting, unlinked
 
 
 def sessions(broker):
@@ -26,11 +20,6 @@ def sessions(broker):
 
 def lanes(broker):
     return sum(len(session.lanes) for session in sessions(broker))
-
-
-async def connected(raw_broker, client):
-    client.host, client.port = raw_broker.address
-    return await raw_broker.connected(client)
 
 
 # --- rule 14 ---
@@ -232,7 +221,7 @@ async def _connect(broker):
 
 async def test_rule_16_a_backend_that_leaves_finishes_what_runs_and_releases_the_rest(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     release = client.hold("a1")
     for text in ("a1", "a2", "a3"):
         await link.message(text, "ann")
@@ -355,7 +344,7 @@ async def test_rule_18_a_session_that_was_given_up(raw_broker):
                 await self.join_room(context.client_id, "too late")
 
     client = Answers()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     release = client.hold("a1")
     await link.happens("new_connection", "ann")
     await link.happens("new_connection", "bob")
@@ -402,7 +391,7 @@ async def test_rule_18_a_session_that_was_given_up(raw_broker):
 async def test_rule_18_a_client_whose_disconnect_was_not_started_is_released(raw_broker):
     """It was announced here, and nobody else would tell this backend of its end."""
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     release = client.hold("a1")
     await link.happens("new_connection", "ann")
     await link.message("a1", "ann")
@@ -421,7 +410,7 @@ async def test_rule_18_a_client_whose_disconnect_was_not_started_is_released(raw
 
 async def test_rule_18_the_release_shows_the_client_as_its_last_event_did(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await link.happens("new_connection", "ann")
     about = {"client_id": "ann", "room_id": "r1", "metadata": {"name": "ann"}, "rooms": ["r2"]}
     await link.say("new_message", {"message": "a1", "context": about}, event=77)
@@ -436,7 +425,7 @@ async def test_rule_18_the_release_shows_the_client_as_its_last_event_did(raw_br
 
 async def test_rule_18_a_broker_that_forgot_the_session_costs_what_was_written(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     for text in ("one", "two", "three"):
         assert await client.broadcast_message(text)
         assert await link.hear_text() == text
@@ -457,7 +446,7 @@ async def test_rule_18_a_broker_that_forgot_the_session_costs_what_was_written(r
 
 async def test_rule_18_after_a_lost_welcome_it_is_told_again(raw_broker):
     client = Noting()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await link.happens("new_connection", "ann")
     assert await client.broadcast_message("one")
     await link.hear("done", "broadcast")
@@ -556,7 +545,7 @@ async def test_rule_19_each_connect_is_a_session_of_128_random_bits(raw_broker):
     client = Noting()
     names = set()
     for _ in range(3):
-        link = await connected(raw_broker, client)
+        link = await raw_broker.connected(client)
         assert not link.hello.get("resume")
         names.add(link.hello["session_id"])
         link.cut()
@@ -663,7 +652,7 @@ async def test_rule_20_a_late_answer_is_not_another_brokers(raw_broker):
             return context.url == "/old"
 
     client = Slow()
-    link = await connected(raw_broker, client)
+    link = await raw_broker.connected(client)
     await link.say("connection_request", {"url": "/old"}, request_id="1")
     await until(lambda: client.asked)
     raw_broker.broker_id = "broker-2"

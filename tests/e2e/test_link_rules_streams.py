@@ -12,14 +12,7 @@ from pystrands.client.commands import Confirmation
 from tests.client.fake_broker import soon
 
 from .raw_backend import RawBackend, line
-from .raw_broker import Noting, RawBroker, line_with, unlinked
-
-
-@pytest.fixture
-async def raw_broker():
-    async with RawBroker() as broker:
-        yield broker
-
+from .raw_broker import Noting, line_with, unlinked
 
 # --- rule 1 ---
 
@@ -39,7 +32,6 @@ async def test_rule_01_the_broker_numbers_every_line_but_four_kinds():
 
 async def test_rule_01_the_backend_numbers_every_line_but_four_kinds(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     await link.say("connection_request", {"url": "/"}, request_id="q")
     assert (await link.hear("response"))["seq"] == 1
@@ -223,7 +215,6 @@ async def test_rule_02_garbage_without_a_number_is_skipped(garbage):
 
 async def test_rule_02_the_backend_drops_what_it_has_seen_and_half_a_line(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     first = await link.message("one")
     await link.message("one again", seq=first)
@@ -246,7 +237,6 @@ async def test_rule_02_the_backend_drops_what_it_has_seen_and_half_a_line(raw_br
 @pytest.mark.parametrize("seq", [3, 10**9, 0, -1])
 async def test_rule_02_the_backend_closes_a_link_with_a_gap_and_resumes(raw_broker, seq):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     await link.message("one")
     await link.message("ahead", seq=seq)
@@ -264,7 +254,6 @@ async def test_rule_02_the_backend_closes_a_link_with_a_gap_and_resumes(raw_brok
 
 async def test_rule_02_a_lost_welcome_costs_nothing(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     assert await client.broadcast_message("one")
     assert await link.hear_text() == "one"
@@ -284,7 +273,6 @@ async def test_rule_02_a_lost_welcome_costs_nothing(raw_broker):
 
 async def test_rule_02_a_lost_acknowledgement_costs_nothing(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     for number in range(5):
         assert await client.broadcast_message(str(number))
@@ -302,7 +290,6 @@ async def test_rule_02_a_lost_acknowledgement_costs_nothing(raw_broker):
 
 async def test_rule_02_to_acknowledge_what_the_backend_never_sent_closes_the_link(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     await link.acknowledge(1)
     assert await link.is_closed()
@@ -328,7 +315,6 @@ async def test_rule_02_to_acknowledge_what_the_backend_never_sent_closes_the_lin
 async def test_rule_02_events_that_the_backend_does_not_understand_count_and_are_done(raw_broker, bad):
     """Or else the broker would keep them as unfinished, and with them the client's credit."""
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     await link.raw(b'{"seq":1,"event":7,%b}\n' % bad)
     link.sent = 1
@@ -351,7 +337,6 @@ async def test_rule_03_done_follows_what_the_handler_sent(raw_broker):
                 await self.send_private_message(context.client_id, f"{message} {number}")
 
     client = Answers()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     release = client.hold("slow")
     await link.message("slow", "slow client")
@@ -371,7 +356,6 @@ async def test_rule_03_done_follows_what_the_handler_sent(raw_broker):
 
 async def test_rule_03_a_done_that_was_lost_comes_again(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     await link.message("a")
     await link.hear_done(1)
@@ -449,7 +433,6 @@ async def test_rule_04_confirm_over_a_cut(direction):
 
 async def test_rule_04_a_time_out_does_not_withdraw_the_command(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     with pytest.raises(TimeoutError):
         await client.broadcast_message("x", confirm=True, timeout=0.01)
@@ -463,7 +446,6 @@ async def test_rule_04_a_time_out_does_not_withdraw_the_command(raw_broker):
 
 async def test_rule_04_the_outcome_is_unknown_when_the_broker_was_replaced(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     asked = [
         asyncio.ensure_future(client.broadcast_message("x", confirm=True)),
@@ -484,7 +466,6 @@ async def test_rule_04_the_outcome_is_unknown_when_the_broker_was_replaced(raw_b
 async def test_rule_04_the_outcome_is_unknown_when_the_session_was_given_up_with_the_result(raw_broker):
     """What was carried out in the session that is gone was answered in it; what was not is sent again."""
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     carried_out = asyncio.ensure_future(client.broadcast_message("x", confirm=True))
     await link.hear("broadcast")
@@ -509,7 +490,6 @@ async def test_rule_04_the_outcome_is_unknown_when_the_session_was_given_up_with
 
 async def test_rule_04_the_outcome_is_unknown_when_the_broker_forgot_the_session(raw_broker):
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     asked = asyncio.ensure_future(client.room_members("r"))
     await link.hear("room_members")
@@ -530,7 +510,6 @@ async def test_rule_05_both_hellos_announce_the_longest_line(raw_broker):
     async with testing.broker(max_message_size=1000) as broker, RawBackend(broker, begin=False) as raw:
         assert raw.hello["max_line"] == 6 * 1000 + 65536
     client = Noting()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     assert link.hello["max_line"] >= 6 * raw_broker.hello_params["max_message_size"] + 65536
     link.cut()
@@ -564,7 +543,6 @@ async def test_rule_05_an_answer_around_the_limit_goes_out_or_rejects(raw_broker
             request.context.metadata = "x" * self.size
 
     client = Big()
-    client.host, client.port = raw_broker.address
     link = await raw_broker.connected(client)
     accepted = []
     for size in range(1600, 2000, 7):

@@ -19,7 +19,7 @@ __all__ = ["CONTENT_TYPE", "Exposition"]
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-class Exposition:
+class Exposition(Collector):
     """Renders one broker's metrics. ``gauges`` and ``histograms`` have the names of the tables in ``metrics``."""
 
     def __init__(
@@ -28,8 +28,11 @@ class Exposition:
         gauges: Mapping[str, Callable[[], float]],
         histograms: Mapping[str, Histogram],
     ) -> None:
+        self._counters = counters
+        self._gauges = gauges
+        self._histograms = histograms
         self._broker = CollectorRegistry()
-        self._broker.register(_BrokerCollector(counters, gauges, histograms))
+        self._broker.register(self)
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
@@ -40,19 +43,8 @@ class Exposition:
         process = await asyncio.to_thread(generate_latest, self._process)
         return generate_latest(self._broker) + process
 
-
-class _BrokerCollector(Collector):
-    def __init__(
-        self,
-        counters: Counter[str],
-        gauges: Mapping[str, Callable[[], float]],
-        histograms: Mapping[str, Histogram],
-    ) -> None:
-        self._counters = counters
-        self._gauges = gauges
-        self._histograms = histograms
-
     def collect(self) -> Iterator[Metric]:
+        """Give the broker's own; called by its registry."""
         info = GaugeMetricFamily(PREFIX + "info", "1; its label is what this broker is", labels=("version",))
         info.add_metric((__version__,), 1)
         yield info

@@ -15,7 +15,7 @@ from pystrands.client.base import (
     check_whole,
 )
 from pystrands.client.core import REQUEST_TIMEOUT, Core
-from pystrands.client.threads import Bridge, Gone, new_event_loop
+from pystrands.client.threads import Bridge, Gone, loop_runs_here, new_event_loop
 
 __all__ = ["PyStrands"]
 
@@ -171,7 +171,7 @@ class PyStrands(BaseClient):
         thread also SIGTERM, disconnects, giving handlers a second, and returns. Raises RuntimeError inside a running
         event loop: await :meth:`run_async` there.
         """
-        if _loop_runs_here():
+        if loop_runs_here():
             raise RuntimeError("app.run() was called inside a running event loop; use: await app.run_async()")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             try:
@@ -296,7 +296,7 @@ class PyStrands(BaseClient):
         return self._do(self._core.found, commands.update_metadata(client_id, metadata), timeout)
 
     def _send(self, line: bytes) -> Any:
-        if _loop_runs_here():
+        if loop_runs_here():
             return self._do(self._core.send, line)
         bridge = self._bridge
         return self._core.outage.unsent() if bridge is None else bridge.send(line)
@@ -304,7 +304,7 @@ class PyStrands(BaseClient):
     def _do(self, method: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
         """Call a method of the Core: on its own loop, from another loop, or from a thread without one."""
         bridge, life = self._bridge, self._core.life
-        if _loop_runs_here():
+        if loop_runs_here():
             if bridge is None or life is None or life.loop is asyncio.get_running_loop():
                 return method(*arguments)
             return _elsewhere(bridge, method, arguments)
@@ -323,14 +323,6 @@ async def _elsewhere(
         return await asyncio.wrap_future(bridge.start(method, *arguments))
     except Gone:
         return False
-
-
-def _loop_runs_here() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _name_of(function: Any) -> str:

@@ -111,7 +111,6 @@ class Incoming:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.results: dict[str, asyncio.Future[ResultParams]] = {}
         """Who waits for the answer to a command, by its request id."""
-        self._has_warned = False
         self.is_leaving = False
         self.left: asyncio.Future[None] = loop.create_future()
         """Done when the broker has said that no more events come."""

@@ -15,7 +15,7 @@ from pystrands.client.core import Core
 from pystrands.client.dispatch import NotBegun, clock
 from pystrands.client.outgoing import Outgoing
 
-__all__ = ["Bridge", "Gone", "LoopThread", "new_event_loop"]
+__all__ = ["Bridge", "Gone", "LoopThread", "loop_runs_here", "new_event_loop"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,15 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def loop_runs_here() -> bool:
+    """Return whether an event loop runs on this thread, which must not block then."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Mailbox:

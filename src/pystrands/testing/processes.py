@@ -1,6 +1,5 @@
 """Backends in processes of their own, which can die."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from pystrands.client.threads import loop_runs_here
 from pystrands.testing.backends import Arrival, HasBackends
 from pystrands.testing.brokers import LocalBroker
 from pystrands.testing.waiting import until, until_sync
@@ -36,7 +36,7 @@ class BackendProcess:
 
     def __enter__(self) -> Self:
         """Start it, and block until the broker has its backend."""
-        if isinstance(self._broker, LocalBroker) and _loop_runs_here():
+        if isinstance(self._broker, LocalBroker) and loop_runs_here():
             raise RuntimeError("the broker runs on this thread, which must not block: use async with")
         arrived = self._start()
         try:
@@ -179,11 +179,3 @@ def backend_process(
     """
     command = [sys.executable, str(program)] if isinstance(program, str | Path) else list(program)
     return BackendProcess(broker, [*command, *args], env or {}, timeout)
-
-
-def _loop_runs_here() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

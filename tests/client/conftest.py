@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from pystrands.client.dispatch import EAGER
 from tests.client.fake_broker import BrokerThread, FakeBroker
 
 if sys.platform != "win32":
@@ -12,6 +13,8 @@ if sys.platform != "win32":
     LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 else:
     LOOPS = [asyncio.new_event_loop]
+
+collect_ignore = [] if EAGER else ["test_dispatch_at_once.py"]
 
 
 def pytest_asyncio_loop_factories(config, item):

@@ -1,4 +1,7 @@
-"""What handlers that begin without a turn of the loop add to test_dispatch.py, which tests both ways."""
+"""What handlers that begin without a turn of the loop add to test_dispatch.py, which tests both ways.
+
+Before Python 3.12 there is nothing of this: see conftest.py.
+"""
 
 import asyncio
 import contextvars

@@ -53,10 +53,10 @@ asyncio.run(Backend(host="127.0.0.1", port=int(os.environ["PORT"]), name="back")
 def broker_lines(tcp_port, *lines):
     """Say something as a backend, and read what comes back until the link is quiet or closed."""
     with socket.create_connection(("127.0.0.1", tcp_port), PATIENCE) as sock:
-        for line in lines:
-            sock.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
-        sock.settimeout(0.2)
-        with contextlib.suppress(TimeoutError, ConnectionError):
+        with contextlib.suppress(TimeoutError, ConnectionError):  # the broker may have closed before the last
+            for line in lines:
+                sock.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+            sock.settimeout(0.2)
             while sock.recv(65536):
                 pass
 

@@ -292,6 +292,7 @@ class WebSocket(picows.WSListener):
             self._drain(transport)
             return
         try:
+            transport.set_protocol(_NOBODY)  # uvloop keeps the last one that was no BufferedProtocol: the handshake
             self._install_parser(transport)
             for watch in self._shared.watches:
                 watch.add(self)
@@ -489,7 +490,6 @@ class WebSocket(picows.WSListener):
             extra_headers=None,
             read_buffer_init_size=2048,
         )
-        transport.set_protocol(_NOBODY)  # or else uvloop keeps the last one whose kind was another
         transport.set_protocol(proto)
         proto.connection_made(self)
         size = len(_UPGRADE_REQUEST)

@@ -451,7 +451,7 @@ def test_a_large_group_is_gone_around_in_slices_and_each_write_has_all_there_is(
     assert {each.received for each in others} == {b"124"}
     assert sum(len(each.transport.writes) == 2 for each in others) == 9, "of those who had been written to"
     assert not group.frames
-    assert not group.pending
+    assert not outbox._many
     assert not any(each.flags for each in clients)
 
 
@@ -630,4 +630,6 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
     loop.drain()
     assert [client.received for client in clients] == expected
     assert all(client.is_clean and not client.flags for client in clients)
-    assert not any(group.frames or group.pending or group.blocked for group in groups)
+    assert not any(group.frames or group.blocked for group in groups)
+    assert not outbox._few
+    assert not outbox._many

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 import time
-from asyncio import AbstractEventLoop, WriteTransport
+from asyncio import AbstractEventLoop
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -161,14 +161,13 @@ class Outbox:
         if not taken:
             return 0
         number = self._number = self._number + 1
-        group.add(frame, number)
-        if not group.pending:
-            group.pending = True
+        if not group.frames:
             if taken < _MANY:
                 self._few.append(group)
             else:
                 self._many.append(group)
             self._schedule()
+        group.add(frame, number)
         if group.blocked:
             for ws in group.blocked:
                 ws.seen = number
@@ -247,7 +246,6 @@ class Outbox:
             few, self._few = self._few, []
             for group in few:
                 self._go_around(group, sys.maxsize, math.inf)
-                group.pending = False
         if self._bulk or self._many:
             self._flush_slice()
 
@@ -270,8 +268,6 @@ class Outbox:
             sends = self._go_around(group, sends, end)
             if group.frames:
                 many.append(group)
-            else:
-                group.pending = False
         if bulk or many:
             self._schedule()
 
@@ -353,39 +349,26 @@ def _send(ws: Recipient, data: bytes) -> None:
 
 
 def _write(ws: Recipient) -> None:
-    """Hand a client's frames to its transport; what can't be written any more is dropped."""
+    """Hand a client's frames to its transport."""
     out = ws.out
-    try:
-        transport = ws.transport
-        # A closed uvloop handle raises; whoever closed it is about to be told that the connection is lost.
-        if transport is None or transport.is_closing():
-            out.clear()
-            ws.queued = 0
-        elif ws.queued <= _WRITE_SIZE:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            ws.queued = 0
-            transport.write(data)
-        else:
-            _write_in_parts(ws, transport)
-    except Exception:
-        logger.exception("writing to a client failed")
-        out.clear()
-        ws.queued = 0
-        ws.abort()
+    if ws.queued > _WRITE_SIZE:
+        _write_in_parts(ws)
+        return
+    data = out[0] if len(out) == 1 else b"".join(out)
+    out.clear()
+    ws.queued = 0
+    _send(ws, data)
 
 
-def _write_in_parts(ws: Recipient, transport: WriteTransport) -> None:
+def _write_in_parts(ws: Recipient) -> None:
     """Write until everything is out, or the transport has blocked the client."""
     out = ws.out
-    done = 0
-    try:
-        while done < len(out) and not ws.flags & BLOCKED:
-            start, size = done, 0
-            while done < len(out) and (done == start or size + len(out[done]) <= _WRITE_SIZE):
-                size += len(out[done])
-                done += 1
-            ws.queued -= size
-            transport.write(b"".join(out[start:done]))
-    finally:
+    while out and not ws.flags & BLOCKED:
+        done = size = 0
+        while done < len(out) and (not done or size + len(out[done]) <= _WRITE_SIZE):
+            size += len(out[done])
+            done += 1
+        data = b"".join(out[:done])
         del out[:done]
+        ws.queued -= size
+        _send(ws, data)

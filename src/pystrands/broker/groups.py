@@ -52,7 +52,6 @@ class Group:
         "last",
         "members",
         "numbers",
-        "pending",
         "rest",
         "shared",
         "size",
@@ -62,11 +61,10 @@ class Group:
     def __init__(self) -> None:
         self.members: set[Recipient] = set()
         self.blocked: set[Recipient] | None = None  # members whose transport has enough; they have seen everything
-        self.frames: list[bytes] = []  # that not all members have seen
+        self.frames: list[bytes] = []  # that not all members have seen; while there are any, the outbox has it listed
         self.numbers: list[int] = []  # theirs; one outbox's numbers grow with time, over all of its groups
         self.size = 0  # bytes in `frames`
         self.last = 0  # the latest number
-        self.pending = False  # whether it is on one of the outbox's lists
         self.rest: list[Recipient] | None = None  # who is to be visited before all have seen `target`
         self.target = 0
         self.shared: tuple[Group, ...] = ()  # its members' `groups`, one tuple for those who are in the same

@@ -108,17 +108,25 @@ class Crowd:
             for _ in range(size):
                 group.create_task(self.live_until(end))
 
+    async def each_life(self):
+        """Live a life of each kind, all at once."""
+        async with asyncio.TaskGroup() as group:
+            for life in (self.good, *self.bad):
+                group.create_task(self.live(life))
+
     async def live_until(self, end):
         await self.pause()
         while time.monotonic() < end:
-            life = self.good if self.rng.random() < 0.4 else self.rng.choice(self.bad)
-            async with self.connection() as client:
-                if life == self.good:
+            await self.live(self.good if self.rng.random() < 0.4 else self.rng.choice(self.bad))
+
+    async def live(self, life):
+        async with self.connection() as client:
+            if life == self.good:
+                await life(client)
+            else:
+                with contextlib.suppress(*GONE):  # the broker may have been faster
                     await life(client)
-                else:
-                    with contextlib.suppress(*GONE):  # the broker may have been faster
-                        await life(client)
-            self.lives[life.__name__] += 1
+        self.lives[life.__name__] += 1
 
     async def pause(self):
         await asyncio.sleep(self.rng.uniform(0, self.pace))

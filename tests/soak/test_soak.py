@@ -5,6 +5,7 @@ its choices.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -51,6 +53,19 @@ def free_port():
         return sock.getsockname()[1]
 
 
+def open_descriptors(process):
+    """Name what a process has open: sockets by their ends and state, the rest as ``/proc`` does where there is one."""
+    sockets = {each.fd: f"{each.laddr} {each.raddr} {each.status}" for each in process.net_connections("all")}
+    directory = Path(f"/proc/{process.pid}/fd")
+    if not directory.exists():
+        return Counter(sockets.values()) + Counter({"no socket": process.num_fds() - len(sockets)})
+    names = Counter()
+    for entry in directory.iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            names[sockets.get(int(entry.name)) or str(entry.readlink())] += 1
+    return names
+
+
 class World:
     """A broker and a backend in processes of their own, and what they have."""
 
@@ -78,7 +93,17 @@ class World:
         return {name: samples[f"pystrands_{name}"] for name in EMPTY}
 
     def descriptors(self):
-        return [process.num_fds() for process in self.processes]
+        return [open_descriptors(process) for process in self.processes]
+
+    def more_descriptors(self):
+        """What broker and backend have open that was not there before, where it is more than there was."""
+        pairs = zip(self.descriptors(), self.before, strict=True)
+        return [list((now - before).elements()) for now, before in pairs if now.total() > before.total()]
+
+    def is_connected(self):
+        """Whether the broker has connections to clients or, on its admin port, to us."""
+        ports = (self.broker.ws_port, self.admin_port)
+        return any(each.raddr and each.laddr.port in ports for each in self.processes[0].net_connections("tcp"))
 
     def memory(self):
         return [process.memory_full_info().uss for process in self.processes]
@@ -90,20 +115,37 @@ class World:
             client.writer.write(frame(TEXT, "counts"))
             return json.loads((await client.reply())[1])
 
-    async def settled(self, crowd, descriptors):
+    async def warm_up(self, seed):
+        """Have broker and backend make what is made once, when it is needed first; return the backend's counts."""
+        crowd = Crowd(self.broker.ws_port, random.Random(seed), 0.5)
+        await crowd.each_life()
+        await testing.until(lambda: not self.gauges()["clients"], SETTLING)
+        await testing.until(lambda: not self.is_connected(), SETTLING)
+        self.before = self.descriptors()
+        return await self.settled(crowd)
+
+    async def settled(self, crowd):
         """Wait until nothing is left over; return the backend's counts."""
-        left = {}
+        counts = {}
+
+        async def waiting():
+            return {name: value for name, value in (await asyncio.to_thread(self.gauges)).items() if value}
+
+        async def unfinished():
+            nonlocal counts
+            counts = await self.counts(crowd)
+            return counts if counts["came"] != counts["went"] + 1 else {}
+
+        async def still_open():
+            return self.more_descriptors()
+
+        # One after the other: whoever asks is a client and a connection, and has bytes waiting.
         end = time.monotonic() + SETTLING
-        while time.monotonic() < end:
-            left = {name: value for name, value in (await asyncio.to_thread(self.gauges)).items() if value}
-            counts = await self.counts(crowd) if not left else {"came": 0, "went": 0}
-            fds = self.descriptors()
-            left |= {"descriptors": fds} if any(map(int.__gt__, fds, descriptors)) else {}
-            if not left and counts["came"] == counts["went"] + 1:
-                return counts
-            left |= counts
-            await asyncio.sleep(0.2)
-        raise AssertionError(f"this is left over: {left}; there were {descriptors} descriptors")
+        for left_over in (waiting, unfinished, still_open):
+            while left := await left_over():
+                assert time.monotonic() < end, f"left over: {left}; more is open in {self.more_descriptors()}"
+                await asyncio.sleep(0.2)
+        return counts
 
     def close(self):
         if hasattr(self, "backend"):
@@ -115,16 +157,14 @@ async def soak(directory, seed, *, clients, cycles, seconds, pace, growth):
     world = World(directory, pace)
     try:
         await world.start()
+        before = await world.warm_up(seed)
+        with socket.create_connection(("127.0.0.1", world.admin_port)) as sock:  # it would be noticed
+            await testing.until(lambda: str(sock.getsockname()[1]) in str(world.more_descriptors()), SETTLING)
         crowd = Crowd(world.broker.ws_port, random.Random(seed), pace)
-        await crowd.run(20, 3)  # what is made once, when it is needed first, is there
-        await world.counts(crowd)
-        await testing.until(lambda: not world.gauges()["clients"], SETTLING)
-        descriptors = world.descriptors()
-        before = await world.settled(crowd, descriptors)
         memory = []
         for cycle in range(cycles):
             await crowd.run(clients, seconds)
-            counts = await world.settled(crowd, descriptors)
+            counts = await world.settled(crowd)
             memory.append(world.memory())
             print(
                 f"cycle {cycle + 1}: {crowd.lives.total()} lives, {counts}, {[each // 1024 for each in memory[-1]]} KiB"

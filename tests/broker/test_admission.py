@@ -417,6 +417,21 @@ def test_a_websocket_that_is_aborted_at_once(kind):
         assert front.closed()[0] == 1006
         with pytest.raises((ConnectionResetError, AssertionError)):
             client.frame()
+        ws = front.websocket()
+        front.until(lambda: ws.transport is None and not front.shared.lingering)
+
+
+def test_a_websocket_that_is_closed_at_once_as_its_peer_leaves(kind):
+    class Closer(AcceptAll):
+        def decide(self, handshake):
+            self.accept(handshake).close(4000)
+            handshake._transport.close()  # as the loop does at the peer's end of stream
+
+    with Front(kind, gate=Closer()) as front, front.raw() as client:
+        client.send(upgrade())
+        assert front.closed()[0] == 4000
+        ws = front.websocket()
+        front.until(lambda: ws.transport is None and not front.shared.lingering)
 
 
 def test_much_that_is_sent_at_once_arrives(kind):

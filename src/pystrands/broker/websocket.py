@@ -575,11 +575,10 @@ class WebSocket(picows.WSListener):
 
     def _drain(self, transport: asyncio.Transport) -> None:
         """End our side, and throw away what still comes until the peer ends its own."""
-        if not transport.is_closing():
-            transport.set_protocol(Drain(self.connection_lost))
-            if self._proto is not None:
-                self._shared.loop.call_soon(_forget, self._proto)  # it may be what called us
-                self._proto = None
+        transport.set_protocol(Drain(self.connection_lost))  # one that closes already has to tell us, too
+        if self._proto is not None:
+            self._shared.loop.call_soon(_forget, self._proto)  # it may be what called us
+            self._proto = None
         self._start_timer()
         finish(transport)
 

@@ -2,9 +2,13 @@
 # docs/production.md says how to run it.
 
 FROM python:3.13-slim AS build
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev
 WORKDIR /build
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
 COPY src src
+# The image is compiled, or not made. What compiles is pinned by pip 25.3 and newer, which reads the second one.
+ENV PYSTRANDS_COMPILE=1 \
+    PIP_BUILD_CONSTRAINT=/build/constraints.txt
 RUN python -m venv --without-pip /opt/pystrands \
     && python -m pip --python /opt/pystrands install --no-cache-dir -c constraints.txt '.[metrics]'
 

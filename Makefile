@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Beside the sources that $(VENV) has: PYTHONPATH chooses it. For each environment its own, as it is for one Python.
+COMPILED := build/compiled$(VENV:.venv%=%)
 
-.PHONY: help demo test test-compiled chaos soak fuzz bench docs lint types format clean
+.PHONY: help demo test test-source test-beside test-compiled chaos soak fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -12,10 +14,19 @@ help: ## what can be made
 demo: $(VENV)/.ready ## a chat to open in two tabs: the broker, a backend and a page
 	@exec $(BIN)/pystrands demo
 
-test: lint types ## everything that must pass: ruff, mypy, all tests, coverage
+test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
+	@$(MAKE) --no-print-directory -j2 lint types $(COMPILED)/.ready
+	@$(MAKE) --no-print-directory -j2 test-source test-beside
+	@echo "All checks passed."
+
+test-source: $(VENV)/.ready-test
 	$(BIN)/coverage erase
 	$(BIN)/pytest --cov --cov-report=term --durations=10
-	@echo "All checks passed."
+
+# Tests wait more than they compute: both at once take hardly longer than one.
+test-beside:
+	@$(MAKE) test-compiled >build/test-compiled.log 2>&1 || { cat build/test-compiled.log; exit 1; }
+	@echo "With the compiled package: $$(tail -n 1 build/test-compiled.log)"
 
 docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict  # with --quiet it would not count its warnings
@@ -28,15 +39,15 @@ soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go:
 	$(BIN)/pytest -m soak -s tests/soak
 
 # What mypyc makes of `await` calls throw() in a way that Python 3.12 deprecates.
-test-compiled: build/compiled/.ready ## the tests of broker, link and clients, on the compiled package
-	PYTHONPATH=build/compiled PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
+test-compiled: $(COMPILED)/.ready ## the tests of broker, link and clients, on the compiled package
+	PYTHONPATH='$(CURDIR)/$(COMPILED)' PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
 	  -W 'ignore:the (type, exc, tb) signature of throw():DeprecationWarning' \
 	  tests/test_compiled.py tests/client tests/broker tests/e2e  # those of protocol/ derive from its classes
 
 fuzz: $(VENV)/.ready-fuzz ## look for bytes that break what reads them: half a minute for each part; SECONDS=300: longer
 	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),30)
 
-bench: $(VENV)/.ready-bench $(if $(QUICK),,build/compiled/.ready) ## PyStrands beside others: half an hour, and docs get the figures; QUICK=1: two minutes
+bench: $(VENV)/.ready-bench $(if $(QUICK),,$(COMPILED)/.ready) ## PyStrands beside others: half an hour, and docs get the figures; QUICK=1: two minutes
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write)
 	$(if $(QUICK),,$(BIN)/python -m bench.grow --write)
 
@@ -55,26 +66,29 @@ clean: ## remove .venv and what tools leave behind
 	rm -rf $(VENV) bench/build fuzz/build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov build dist site
 	find src tests fuzz -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# An editable install is not compiled; with 0 its build does not fetch what compiles, either.
+EDITABLE := PYSTRANDS_COMPILE=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --build-constraint constraints.txt -e
+
 # The stamps say what is installed; they are older than what they are made of when that changes.
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "PyStrands needs Python 3.11 or newer, and '$(PYTHON)' is not; name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.3' -c constraints.txt
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(EDITABLE) .
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test --group docs
+	$(EDITABLE) . --group test --group docs
 	@touch $@ $(VENV)/.ready $(VENV)/.ready-docs
 
-# What HATCH_BUILD_HOOKS_ENABLE=1 builds, beside the sources that .venv has: PYTHONPATH chooses it.
-build/compiled/.ready: $(VENV)/.ready-test hatch_build.py $(shell find src -name '*.py')
-	rm -rf build/compiled
-	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/compiled .
+# What `pip install .` makes, but nothing interpreted in its place.
+$(COMPILED)/.ready: $(VENV)/.ready-test hatch_build.py $(shell find src -name '*.py')
+	rm -rf $(COMPILED)
+	PYSTRANDS_COMPILE=1 $(BIN)/pip install --quiet --disable-pip-version-check --build-constraint constraints.txt --no-deps --target $(COMPILED) .
 	@touch $@
 
 $(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
@@ -82,9 +96,9 @@ $(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.ready-bench: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group bench
+	$(EDITABLE) . --group bench
 	@touch $@ $(VENV)/.ready
 
 $(VENV)/.ready-fuzz: $(VENV)/.created pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test --group fuzz
+	$(EDITABLE) . --group test --group fuzz
 	@touch $@ $(VENV)/.ready

@@ -20,6 +20,7 @@ import pystrands
 from pystrands import cli
 from pystrands.broker.config import BrokerConfig, options
 from pystrands.broker.option import Option
+from pystrands.build import BUILD
 from pystrands.cli import DEMO_OPTIONS, SERVER_OPTIONS, Failure, WrongValue, main, read_file, resolve, why_not_started
 from pystrands.cli_base import Command, add_options
 from tests.certificates import Authority
@@ -94,7 +95,7 @@ def test_help_names_every_option_with_its_default():
 
 
 def test_the_version():
-    assert run("--version").stdout == f"pystrands, version {pystrands.__version__}\n"
+    assert run("--version").stdout == f"pystrands, version {pystrands.__version__}, {BUILD}\n"
 
 
 def test_the_group_lists_its_commands():
@@ -392,9 +393,11 @@ def test_the_admin_port_is_a_port_of_its_own(side):
 def test_a_log_of_json_is_nothing_but_json_from_beginning_to_end():
     args = ("--ws-port", "0", "--tcp-port", "0", "--admin-port", "0", "--log-format", "json")
     with process("server", *args) as child:
-        entries = [json.loads(child.stderr.readline()) for _ in range(3)]
-        assert [entry["message"].split(": ")[0] for entry in entries] == ["WebSocket clients", "backends", "metrics"]
-        port = int(entries[0]["message"].rpartition(":")[2])
+        entries = [json.loads(child.stderr.readline()) for _ in range(4)]
+        first, *addresses = (entry["message"] for entry in entries)
+        assert first == f"PyStrands {pystrands.__version__}, {BUILD}"
+        assert [address.split(": ")[0] for address in addresses] == ["WebSocket clients", "backends", "metrics"]
+        port = int(addresses[0].rpartition(":")[2])
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
             assert answer.status == 200
         child.send_signal(signal.SIGTERM)

@@ -2,16 +2,20 @@
 
 import importlib
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from pystrands.build import BUILD
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-HOOK = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
-MODULES = HOOK["modules"]
+MODULES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
 COMPILED = os.environ.get("PYSTRANDS_COMPILED") == "1"
+EXPECTED = "compiled" if COMPILED else "interpreted"
 
 
 @pytest.mark.parametrize("path", MODULES)
@@ -22,5 +26,9 @@ def test_a_module_is_compiled_when_asked_for_and_else_interpreted(path):
     assert (ROOT / "src" / path).is_file()
 
 
-def test_an_install_without_the_variable_is_interpreted():
-    assert HOOK["enable-by-default"] is False
+def test_the_package_says_which_build_it_is(tmp_path):
+    assert BUILD == EXPECTED
+    # A process of its own, somewhere else: so do the tests begin theirs.
+    command = [sys.executable, "-m", "pystrands", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == f"pystrands, version {PROJECT['project']['version']}, {EXPECTED}\n"

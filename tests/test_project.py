@@ -117,7 +117,7 @@ def test_the_readme_has_every_option_as_it_is():
 
 
 def test_the_readme_names_only_flags_that_there_are():
-    flags = {option.flag for option in options()} | {"--config", "--log-level", "--log-format"}
+    flags = {option.flag for option in options()} | {"--config", "--log-level", "--log-format", "--version"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text("utf-8"))) <= flags
 
 
@@ -167,7 +167,8 @@ def test_constraints_cover_the_dependencies_with_names_and_versions_only():
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if not line.startswith("#")}
     assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.+]*", line) for line in lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    for need in project["project"]["dependencies"] + project["dependency-groups"]["test"]:
+    tools = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["tools"]
+    for need in project["project"]["dependencies"] + project["dependency-groups"]["test"] + tools:
         assert found(r"^[\w-]+", need).lower() in pinned, need
 
 

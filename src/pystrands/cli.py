@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pystrands import __version__
 from pystrands.broker.config import BrokerConfig, options
 from pystrands.broker.option import Option
+from pystrands.build import BUILD
 from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, read_file, resolve
 from pystrands.cli_tools import COMMANDS
 from pystrands.errors import ConfigError
@@ -59,7 +61,7 @@ def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConf
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="pystrands", prog_name="pystrands")
+@click.version_option(__version__, prog_name="pystrands", message=f"%(prog)s, version %(version)s, {BUILD}")
 def main() -> None:
     """PyStrands: WebSockets that stay open while your Python code comes and goes."""
 
@@ -92,6 +94,7 @@ def server(config: str | None, **flags: str | None) -> None:
 
     def on_start(broker: "Broker") -> None:
         log_to_stderr(level, log_format)
+        log.info("PyStrands %s, %s", __version__, BUILD)
         say = log.info if log_format == "json" else click.echo
         say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")
         say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")

@@ -21,12 +21,18 @@ LINES = re.sub(r"\\\n\s*", " ", re.sub(r"^#.*\n", "", TEXT, flags=re.MULTILINE))
 INSTRUCTIONS = [tuple(line.split(" ", 1)) for line in LINES if line.strip()]
 BUILD = next(number for number, (name, _) in enumerate(INSTRUCTIONS) if name == "FROM" and number)
 STAGES = [INSTRUCTIONS[:BUILD], INSTRUCTIONS[BUILD:]]
-ENV = dict(part.split("=", 1) for name, rest in STAGES[-1] if name == "ENV" for part in shlex.split(rest))
 
 
 def the(name):
     (rest,) = [rest for each, rest in STAGES[-1] if each == name]
     return rest
+
+
+def environment(stage):
+    return dict(part.split("=", 1) for name, rest in stage if name == "ENV" for part in shlex.split(rest))
+
+
+ENV = environment(STAGES[-1])
 
 
 def copied():
@@ -43,7 +49,7 @@ def installed(tmp_path_factory):
             shutil.copytree(source, context / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, context / name)
-    (run,) = [rest for name, rest in STAGES[0] if name == "RUN"]
+    _, run = [rest for name, rest in STAGES[0] if name == "RUN"]
     make, install = (shlex.split(part) for part in run.split("&&"))
     assert make == ["python", "-m", "venv", "--without-pip", "/opt/pystrands"]
     assert install[:6] == ["python", "-m", "pip", "--python", "/opt/pystrands", "install"]
@@ -51,7 +57,8 @@ def installed(tmp_path_factory):
     # Its dependencies are here already, and a test needs no network.
     here = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-index"]
     command = [sys.executable, "-m", "pip", "install", *here, f"--target={target}", *install[6:]]
-    subprocess.run(command, cwd=context, check=True, timeout=50)
+    # Compiling takes half a minute; `make test-compiled` has what it makes.
+    subprocess.run(command, cwd=context, check=True, timeout=50, env={**os.environ, "PYSTRANDS_COMPILE": "0"})
     return target
 
 
@@ -61,6 +68,12 @@ def test_what_is_copied_is_there_and_all_that_is_let_in():
     assert sorted(rule[1:] for rule in rules if rule.startswith("!")) == sorted(copied())
     for name in copied():
         assert (ROOT / name).exists()
+
+
+def test_it_is_compiled_or_not_made():
+    assert environment(STAGES[0])["PYSTRANDS_COMPILE"] == "1"
+    first = next(rest for name, rest in STAGES[0] if name == "RUN")
+    assert {"gcc", "libc6-dev"} < set(first.split())  # this Python's own headers are in its image
 
 
 def test_it_is_small_and_not_root():

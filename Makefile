@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Beside the sources that $(VENV) has: PYTHONPATH chooses it. For each environment its own, as it is for one Python.
-COMPILED := build/compiled$(VENV:.venv%=%)
+COMPILED := build/compiled$(patsubst .venv%,%,$(notdir $(VENV)))
 
 .PHONY: help demo test test-source test-beside test-compiled chaos soak fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
@@ -38,10 +38,8 @@ chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers t
 soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go: nothing may be left over
 	$(BIN)/pytest -m soak -s tests/soak
 
-# What mypyc makes of `await` calls throw() in a way that Python 3.12 deprecates.
 test-compiled: $(COMPILED)/.ready ## the tests of broker, link and clients, on the compiled package
 	PYTHONPATH='$(CURDIR)/$(COMPILED)' PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
-	  -W 'ignore:the (type, exc, tb) signature of throw():DeprecationWarning' \
 	  tests/test_compiled.py tests/client tests/broker tests/e2e  # those of protocol/ derive from its classes
 
 fuzz: $(VENV)/.ready-fuzz ## look for bytes that break what reads them: half a minute for each part; SECONDS=300: longer

@@ -6,6 +6,7 @@ install is never compiled, and the compiler works on a copy: compiled modules be
 change of it.
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -21,6 +22,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CHOICE = "PYSTRANDS_COMPILE"
 LINES = 40  # of what the compiler said, when it failed
+# How a compiled coroutine that is cancelled tells what it awaits, in mypyc's runtime library, and how it should: Python
+# 3.12 deprecates the former, and where warnings are errors, as in many tests, that warning ends the coroutine.
+THROW = ("PyObject_CallFunctionObjArgs(_m, type, value, traceback, NULL)", "PyObject_CallOneArg(_m, value)")
 
 
 class CannotCompileError(Exception):
@@ -75,7 +79,9 @@ class CompileHook(BuildHookInterface):
         self.folder = TemporaryDirectory(prefix="pystrands-build-", ignore_cleanup_errors=True)
         source = Path(self.folder.name, "src")
         shutil.copytree(Path(self.root, "src"), source, ignore=shutil.ignore_patterns("__pycache__"))
-        options = {"MYPYC_OPT_LEVEL": "3", "MYPYC_DEBUG_LEVEL": "0"}
+        options = {"MYPYC_OPT_LEVEL": "3", "MYPYC_DEBUG_LEVEL": "0", "CFLAGS": os.environ.get("CFLAGS", "")}
+        if mend_runtime(self.folder.name):
+            options["CFLAGS"] += f" -I{shlex.quote(self.folder.name)}"  # it comes before mypyc's own
         failed, said = run(sys.executable, "-m", "mypyc", *self.config["modules"], cwd=source, **options)
         if failed:
             self.folder.cleanup()
@@ -101,6 +107,18 @@ def check_compiler() -> None:
         if re.search(r"fatal error: '?Python\.h", said):
             missing = "the headers of Python: install them (on Debian: apt-get install python3-dev)"
         raise CannotCompileError(f"Compiling needs {missing}. '{shlex.join(compiler)}' said:\n{said}")
+
+
+def mend_runtime(folder: str) -> bool:
+    """Put into ``folder`` what has THROW in mypyc's runtime library, corrected. Returns whether there is one."""
+    spec = importlib.util.find_spec("mypyc")
+    for place in (spec and spec.submodule_search_locations) or ():
+        file = Path(place, "lib-rt", "misc_ops.c")
+        code = file.read_text("utf-8") if file.is_file() else ""
+        if code.count(THROW[0]) == 1:
+            Path(folder, file.name).write_text(code.replace(*THROW), "utf-8")
+            return True
+    return False
 
 
 def run(*command: str, cwd: str | Path, **environment: str) -> tuple[bool, str]:

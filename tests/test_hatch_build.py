@@ -36,6 +36,9 @@ print("mypyc is here", flush=True)
 if not pathlib.Path("pystrands/works").exists():
     sys.exit("sizes: error: no such thing")
 assert os.environ["MYPYC_OPT_LEVEL"] == "3"
+own, added = os.environ["CFLAGS"].split(" -I")
+assert own == "-mine"
+assert "PyObject_CallOneArg(_m, value)" in pathlib.Path(added, "misc_ops.c").read_text()
 for path in [*sys.argv[1:], "build/again.py", "shared__mypyc.py"]:
     pathlib.Path(path).parent.mkdir(exist_ok=True)
     pathlib.Path(path.removesuffix(".py") + {suffix!r}).write_text("compiled " + path)
@@ -60,6 +63,7 @@ def script(path, text):
 def project(tmp_path, monkeypatch):
     """A project with a compiler that works, whether this machine has one or not."""
     monkeypatch.setenv("CC", script(tmp_path / "cc", "exit 0"))
+    monkeypatch.setenv("CFLAGS", "-mine")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     root = tmp_path / "project"

@@ -637,21 +637,21 @@ def test_a_paused_client_can_be_closed(kind):
 def test_a_big_message_gets_the_client_a_fresh_parser(kind):
     with Front(kind) as front, front.connect() as client:
         ws = front.websocket()
-        first = front.call(lambda: ws._proto)
-        small = front.call(lambda: len(ws._proto.get_buffer(-1)))
+        first = front.call(lambda: ws._parser)
+        small = front.call(lambda: len(ws._parser.get_buffer(-1)))
         client.send_frame(BINARY, b"x" * 60_000)
         assert client.frame() == (BINARY, b"x" * 60_000)
-        second = front.call(lambda: ws._proto)
+        second = front.call(lambda: ws._parser)
         assert second is not first
-        assert front.call(lambda: len(ws._proto.get_buffer(-1))) == small
+        assert front.call(lambda: len(ws._parser.get_buffer(-1))) == small
         for _ in range(3):  # too soon for another
             client.send_frame(BINARY, b"y" * 60_000)
             assert client.frame() == (BINARY, b"y" * 60_000)
-        assert front.call(lambda: ws._proto) is second
+        assert front.call(lambda: ws._parser) is second
         front.call(setattr, ws, "_slimmed", 0.0)
         client.send_frame(PING)
         assert client.frame() == (PONG, b"")
-        assert front.call(lambda: ws._proto) is not second
+        assert front.call(lambda: ws._parser) is not second
         client.send(frame(TEXT, "a", fin=False) + frame(CONT, "b") + frame(3))
         assert client.closing() == ([(TEXT, b"ab")], 1002)
 
@@ -939,7 +939,7 @@ def test_a_close_before_the_close_frame_of_a_parser_error_does_not_replace_it():
     loop, receiver = FakeLoop(), Recorder()
     ws, transport = fake_websocket(loop, receiver)
     feed(transport, frame(TEXT, "one") + frame(11, b"x"))
-    ws.close()
+    ws._parser.transport.disconnect()
     loop.run()
     assert receiver.messages == ["one"]
     assert receiver.closed == [1002]

@@ -3,22 +3,17 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Final, cast
-
-import picows
+from typing import cast
 
 from pystrands.broker.deflate import Compressor, DeflatedAssembly, wire_limit
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import MESSAGE_TOO_BIG
 from pystrands.broker.groups import Group
 from pystrands.broker.limits import Place
+from pystrands.broker.parser import BINARY, CONTINUATION, TEXT, Frame
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 
 __all__ = ["CompressedOutbox", "CompressedWebSocket"]
-
-_CONTINUATION: Final = picows.WSMsgType.CONTINUATION
-_TEXT: Final = picows.WSMsgType.TEXT
-_BINARY: Final = picows.WSMsgType.BINARY
 
 
 class CompressedWebSocket(WebSocket):
@@ -27,7 +22,7 @@ class CompressedWebSocket(WebSocket):
     What comes in is inflated. What goes out is sent as it is: a `CompressedOutbox` compresses it.
     """
 
-    __slots__ = ("window_bits",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -40,25 +35,23 @@ class CompressedWebSocket(WebSocket):
         super().__init__(shared, transport, remote_addr, place)
         self.window_bits = window_bits
 
-    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+    def on_ws_frame(self, transport: object, frame: Frame) -> None:
         """Handle a frame."""
         if (
-            frame.payload_size > self._shared.max_message_size
-            and not frame.rsv1
-            and frame.msg_type is not _CONTINUATION
+            frame.payload_size > self._shared.max_message_size and not frame.rsv1 and frame.msg_type is not CONTINUATION
         ):  # the parser lets more pass, for what is compressed
             self._fail(MESSAGE_TOO_BIG, "message too big")
         else:
             super().on_ws_frame(transport, frame)
 
-    def _on_other_frame(self, frame: picows.WSFrame) -> None:
+    def _on_other_frame(self, frame: Frame) -> None:
         if (
             frame.rsv1
-            and (frame.msg_type is _TEXT or frame.msg_type is _BINARY)
+            and (frame.msg_type is TEXT or frame.msg_type is BINARY)
             and self._partial is None
             and not (frame.rsv2 or frame.rsv3)
         ):
-            self._partial = DeflatedAssembly(text=frame.msg_type is _TEXT, limit=self._shared.max_message_size)
+            self._partial = DeflatedAssembly(text=frame.msg_type is TEXT, limit=self._shared.max_message_size)
             self._add_fragment(self._partial, frame)
         else:
             super()._on_other_frame(frame)

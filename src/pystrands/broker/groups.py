@@ -1,10 +1,12 @@
 """Who gets frames: one recipient, or a group that gets the same. What is written when is the outbox's to decide."""
 
-from asyncio import WriteTransport
+from asyncio import Transport
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Final, Protocol
+from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 # A recipient's `flags`. Their order matters: below SMALL a small send must list the recipient, from CLOSED on it
 # takes nothing. No flag at all means that it is open and nothing is queued for it alone.
@@ -17,25 +19,29 @@ TOO_SLOW: Final = 16  # about to be closed by the slow-consumer policy
 _by_number = itemgetter(0)
 
 
-class Recipient(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
+class Recipient:
     """What the outbox needs of a WebSocket. All of it but `limit` and `transport` is the outbox's to write."""
 
-    out: list[bytes]  # frames waiting, oldest first
-    queued: int  # bytes in `out`
-    flags: int
-    limit: int  # what `queued` may be, in bytes
-    groups: tuple["Group", ...]
-    seen: int  # the number of the last frame of its groups that is in `out` or written: all up to it are
+    __slots__ = ("flags", "groups", "limit", "out", "queued", "seen", "transport")
 
-    @property
-    def transport(self) -> WriteTransport | None:
+    def __init__(self, transport: Transport, limit: int) -> None:
+        self.transport: Transport | None = transport
         """Where the frames go; None when the connection is gone."""
+        self.out: list[bytes] = []  # frames waiting, oldest first
+        self.queued = 0  # bytes in `out`
+        self.limit = limit  # what `queued` may be, in bytes
+        self.flags = 0
+        self.groups: tuple[Group, ...] = ()
+        self.seen = 0  # the number of the last frame of its groups that is in `out` or written: all up to it are
 
     def close(self, code: int, reason: str) -> None:
         """Close for good, beginning with the close frame."""
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Drop the connection."""
+        raise NotImplementedError
 
 
 class Group:

@@ -5,11 +5,11 @@ import math
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import Counter
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final
 
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import POLICY_VIOLATION, ping_frame
-from pystrands.broker.groups import Recipient
+from pystrands.broker.websocket import WebSocket
 
 logger = logging.getLogger(__name__)
 
@@ -19,32 +19,7 @@ _LOOKS: Final = 8  # visits per message time-out, at least
 _LOOK: Final = 5.0  # seconds between two of them, at most
 
 
-class Session(Recipient, Protocol):
-    """What the sweeps need of a WebSocket."""
-
-    silent: int  # visits since a byte was received; whoever receives sets it to 0
-    paused: int  # not 0 while it is not being read: its silence is our doing
-
-
-class Talker(Protocol):
-    """What the sweep over messages needs of a WebSocket."""
-
-    stalled: int  # visits that found the same message unfinished; whoever takes a message sets it to 0
-    controls: int  # control frames since the last visit
-    paused: int
-
-    @property
-    def has_unfinished(self) -> bool:
-        """Whether a part of a message has come, and its end has not."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Close for good, beginning with the close frame."""
-
-
-S = TypeVar("S")
-
-
-class Sweep(ABC, Generic[S]):
+class Sweep(ABC):
     """Visits every connection once per `interval` seconds, spread over the interval; `interval` 0 means never.
 
     `tick()` does one step of the sweep: `start()` has the loop call it, a test may do so by hand.
@@ -54,17 +29,17 @@ class Sweep(ABC, Generic[S]):
 
     def __init__(self, interval: float) -> None:
         self._step = interval / _BUCKETS
-        self._buckets: list[set[S]] = [set() for _ in range(_BUCKETS)]
+        self._buckets: list[set[WebSocket]] = [set() for _ in range(_BUCKETS)]
         self._turn = 0
         self._next: float | None = None
         self._loop: AbstractEventLoop | None = None
         self._handle: TimerHandle | None = None
 
-    def add(self, ws: S) -> None:
+    def add(self, ws: WebSocket) -> None:
         """Watch a connection. Once is enough, twice does no harm."""
         self._bucket(ws).add(ws)
 
-    def discard(self, ws: S) -> None:
+    def discard(self, ws: WebSocket) -> None:
         """Stop watching a connection, if it is watched."""
         self._bucket(ws).discard(ws)
 
@@ -99,7 +74,7 @@ class Sweep(ABC, Generic[S]):
         if self._next <= now:
             self._next = now + self._step
 
-    def _bucket(self, ws: S) -> set[S]:
+    def _bucket(self, ws: WebSocket) -> set[WebSocket]:
         return self._buckets[(id(ws) >> 4) % _BUCKETS]
 
     def _on_timer(self) -> None:
@@ -112,11 +87,11 @@ class Sweep(ABC, Generic[S]):
             logger.exception("a sweep over the connections failed")
 
     @abstractmethod
-    def _visit(self, bucket: set[S]) -> None:
+    def _visit(self, bucket: set[WebSocket]) -> None:
         """Look at these connections, which may leave only when all have been gone through."""
 
 
-class KeepAlive(Sweep[Session]):
+class KeepAlive(Sweep):
     """Pings connections that are silent, and drops those that stay so.
 
     Every connection is visited once per `interval` seconds. One that was silent since its last visit is pinged; when
@@ -134,9 +109,9 @@ class KeepAlive(Sweep[Session]):
         self._missed = missed
         self._counters: Counter[str] = Counter() if counters is None else counters
 
-    def _visit(self, bucket: set[Session]) -> None:
-        silent: list[Session] = []
-        dead: list[Session] = []
+    def _visit(self, bucket: set[WebSocket]) -> None:
+        silent: list[WebSocket] = []
+        dead: list[WebSocket] = []
         for ws in bucket:
             if ws.paused:
                 ws.silent = 0
@@ -157,7 +132,7 @@ class KeepAlive(Sweep[Session]):
                 logger.exception("could not drop a silent client")
 
 
-class MessageWatch(Sweep[Talker]):
+class MessageWatch(Sweep):
     """Closes with 1008 who takes longer than `timeout` seconds for one message (`message_timeout` is counted).
 
     Keep-alive takes every byte for life, so one byte now and then would keep a message open for ever, and its memory.
@@ -173,8 +148,8 @@ class MessageWatch(Sweep[Talker]):
         self._looks = math.ceil(timeout / interval)
         self._counters = counters
 
-    def _visit(self, bucket: set[Talker]) -> None:
-        slow: list[Talker] = []
+    def _visit(self, bucket: set[WebSocket]) -> None:
+        slow: list[WebSocket] = []
         for ws in bucket:
             ws.controls = 0
             if ws.paused or not ws.has_unfinished:

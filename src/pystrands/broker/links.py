@@ -71,8 +71,8 @@ class LinkShared:
     counters: Counter[str] = field(default_factory=Counter)
 
 
-class Link(asyncio.Protocol):
-    """One TCP connection of a backend.
+class Link:
+    """One TCP connection of a backend: an asyncio.Protocol, if not by name, since what inherits can't be compiled.
 
     It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6), and
     the gate whether it may. Until then nothing is told to it but the broker's hello.
@@ -322,9 +322,9 @@ def link_factory(shared: LinkShared) -> Callable[[], asyncio.Protocol]:
     def make() -> asyncio.Protocol:
         nonlocal count
         count += 1
-        link = Link(count, shared)
+        link = cast("asyncio.Protocol", own := Link(count, shared))
         if shared.tls is None:
             return link
-        return TlsStart(link, link.name, shared.tls, shared.gate, shared.loop)
+        return TlsStart(link, own.name, shared.tls, shared.gate, shared.loop)
 
     return make

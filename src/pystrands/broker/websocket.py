@@ -1,15 +1,4 @@
-"""One client's WebSocket, after the handshake: RFC 6455 on picows' frame parser.
-
-All that relies on picows' internals is in this module; picows is pinned to a minor version, and the contract test in
-`tests/broker/test_websocket.py` checks what is relied on:
-
-- `WSProtocol` is picows' parser. The socket's transport has it as its protocol and feeds it; picows' own idea of the
-  transport is our `WebSocket`, which is its listener as well. So whatever picows would write or close by itself comes
-  to us, and leaves in order with what we send.
-- The parser wants to do the handshake. It is fed a constant request, and its answer is swallowed.
-- It reads one frame ahead: when frame n + 1 is broken, its close frame comes before it delivers frame n.
-- It writes to the descriptor itself, unless the transport says that it is TLS and that its buffer isn't empty.
-"""
+"""One client's WebSocket, after the handshake: what RFC 6455 wants of it beyond the parsing of frames."""
 
 import asyncio
 import logging
@@ -17,9 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
-
-import picows
-from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not exported; see above
 
 from pystrands.broker.assembly import Assembly, BadMessageError
 from pystrands.broker.fanout import Outbox
@@ -38,21 +24,17 @@ from pystrands.broker.frames import (
     close_frame,
     pong_frame,
 )
-from pystrands.broker.groups import BLOCKED, CLOSED, Group
+from pystrands.broker.groups import BLOCKED, CLOSED, Recipient
 from pystrands.broker.hangup import HangupWatcher
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
+from pystrands.broker.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, Parser, parse
 
 logger = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 65_536  # bytes in the transport's own buffer at which we hold back
 LOW_WATER: Final = 16_384
 
-_TEXT: Final = picows.WSMsgType.TEXT
-_BINARY: Final = picows.WSMsgType.BINARY
-_CONTINUATION: Final = picows.WSMsgType.CONTINUATION
-_CLOSE: Final = picows.WSMsgType.CLOSE
-_PING: Final = picows.WSMsgType.PING
 
 # Why a client is not read from; each reason is taken back by whoever gave it.
 BACKPRESSURE: Final = 1  # what it sent has nowhere to go
@@ -119,7 +101,7 @@ class WebSocketShared:
         self.hangups = HangupWatcher(self.loop)
 
 
-class WebSocket(picows.WSListener):
+class WebSocket(Recipient):
     """A client's connection from the 101 on: whole messages in, whole frames out. Nothing here blocks or raises.
 
     `send()` works at once, messages come from the loop's next turn on. After `client_closed`, in which `closed_by_us`
@@ -130,8 +112,8 @@ class WebSocket(picows.WSListener):
     __slots__ = (
         "_fat",
         "_held",
+        "_parser",
         "_partial",
-        "_proto",
         "_shared",
         "_slimmed",
         "_state",
@@ -139,23 +121,14 @@ class WebSocket(picows.WSListener):
         "client",
         "closed_by_us",
         "controls",
-        "flags",
-        "groups",
         "held",
-        "limit",
-        "out",
         "paused",
         "place",
-        "queued",
         "remote_addr",
-        "seen",
         "silent",
         "stalled",
-        "transport",
+        "window_bits",
     )
-
-    window_bits: int = 0
-    """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""
 
     def __init__(
         self,
@@ -164,25 +137,21 @@ class WebSocket(picows.WSListener):
         remote_addr: str,
         place: Place | None = None,
     ) -> None:
+        super().__init__(transport, shared.send_limit)
         self.client: Any = None
         self.remote_addr = remote_addr
-        self.transport: asyncio.Transport | None = transport
-        self.out: list[bytes] = []
-        self.queued = 0
-        self.flags = 0
-        self.groups: tuple[Group, ...] = ()
-        self.seen = 0
-        self.limit = shared.send_limit
-        self.silent = 0
-        self.stalled = 0
-        self.controls = 0
+        self.window_bits = 0
+        """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""
+        self.silent = 0  # visits of the keep-alive since a byte was received
+        self.stalled = 0  # visits of the message watch that found the same message unfinished
+        self.controls = 0  # control frames since its last visit
         self.held = 0  # bytes of a frame that is not whole yet
         self.paused = 0  # the reasons
         self.place = place
         self.closed_by_us = False
         self._shared = shared
         self._state = _OPENING
-        self._proto: _Parser | None = None
+        self._parser: Parser | None = None
         self._partial: Assembly | None = None  # a message whose last fragment is to come
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
@@ -201,17 +170,11 @@ class WebSocket(picows.WSListener):
         """Send a whole frame in the next loop turn, after all that was sent before. False if it will not leave."""
         return self._shared.outbox.send(self, frame)
 
-    def close(self, code: int | None = None, reason: str = "") -> None:
+    def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
         """Send what is queued and a close frame, and end the connection. Does nothing when it is already ending.
 
-        `client_closed` is called before this returns. Without a code it is 1000; one that must not be on the wire
-        becomes 1011.
+        `client_closed` is called before this returns. A code that must not be on the wire becomes 1011.
         """
-        if code is None:
-            if self._state == _FAILING:  # picows calls this, as its transport's close(), some time after a parser error
-                self._release()
-                return
-            code = NORMAL_CLOSURE
         if not close_code_is_valid(code):
             logger.warning("close code %d must not be sent: 1011 instead", code)
             code = INTERNAL_ERROR
@@ -314,7 +277,7 @@ class WebSocket(picows.WSListener):
         self._state = _LOST
         self._shared.lingering.discard(self)
         self.transport = None
-        self._proto = None
+        self._parser = None
         if self.place is not None:
             self.place.leave()
         if telling:
@@ -324,42 +287,16 @@ class WebSocket(picows.WSListener):
         """Hear that the peer left while reading was paused: what it sent and we didn't read is lost with it."""
         self.abort()
 
-    # The transport that picows sees.
+    # What the parser and its transport call.
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Claim TLS, and a socket on which everything succeeds: picows then never writes to the descriptor itself."""
-        return _QUIET_SOCKET if name in ("socket", "ssl_object") else default
-
-    def get_write_buffer_size(self) -> int:
-        """Claim that something is waiting, for the same reason."""
-        return 1
-
-    def write(self, data: bytes) -> None:
-        """Take what picows writes by itself: its answer to our upgrade request, or a close frame after an error."""
-        transport = self.transport
-        if self._state != _OPEN or transport is None:
-            return
-        # Frame n + 1 is broken, frame n comes after this. Nothing may be parsed after them.
-        self._state = _FAILING
-        self._held = bytes(data)
-        transport.set_protocol(Drain(self.connection_lost))
-        self._shared.loop.call_soon(self._release)
-
-    def writelines(self, lines: list[bytes]) -> None:
-        """Take what picows writes in parts."""
-        self.write(b"".join(lines))
-
-    # What picows calls.
-
-    def on_ws_connected(self, transport: picows.WSTransport) -> None:
-        """Begin: the parser is past its handshake."""
-        self._state = _OPEN
-        # Always the same and never looked at: 1 KB per connection.
-        transport.request.headers = _NO_HEADERS
-
-    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:  # noqa: ARG002 - picows' signature
-        """Hear that the transport is gone."""
-        self.connection_lost()
+    def buffer_updated(self, nbytes: int) -> None:
+        """Have the parser take what the transport has put into its buffer."""
+        self.silent = 0
+        self.held += nbytes  # if a frame is whole with them, it sets this to what is left
+        if self.held >= _BIG:
+            self._fat = True
+        if self._parser is not None:
+            parse(self._parser, nbytes)
 
     def pause_writing(self) -> None:
         """Hear that the transport has more than it can send."""
@@ -369,14 +306,38 @@ class WebSocket(picows.WSListener):
         """Hear that the transport takes more."""
         self._shared.outbox.unblock(self)
 
-    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:  # noqa: ARG002 - picows'
+    def parser_failed(self, last: bytes) -> None:
+        """Take the parser's close frame. The frame before the one that is broken may come after this, no other."""
+        transport = self.transport
+        if self._state != _OPEN or transport is None:
+            return
+        self._state = _FAILING
+        self._held = last
+        transport.set_protocol(Drain(self.connection_lost))
+        self._shared.loop.call_soon(self._release)
+
+    def parser_closes(self) -> None:
+        """End the connection, some time after `parser_failed`, or for a reason that only the parser knows."""
+        if self._state == _FAILING:
+            self._release()
+        else:
+            self.close()
+
+    def peer_left(self) -> None:
+        """Hear that the peer has closed its side without a close frame; the transport closes itself after this."""
+        if self._state < _CLOSING:
+            self._seal()
+            self._start_timer()  # it would wait for ever for a peer that doesn't read
+            self._tell(ABNORMAL_CLOSURE, "")
+
+    def on_ws_frame(self, transport: object, frame: Frame) -> None:  # noqa: ARG002 - picows'
         """Handle a frame. What is raised must not reach picows: it would go on with the next frame."""
         if self._state >= _CLOSING:
             return
         self.held = frame.tail_size
         try:
             if (
-                frame.msg_type is _TEXT
+                frame.msg_type is TEXT
                 and frame.fin
                 and self._partial is None
                 and not (frame.rsv1 or frame.rsv2 or frame.rsv3)
@@ -392,7 +353,7 @@ class WebSocket(picows.WSListener):
                 self._on_other_frame(frame)
                 if self._partial is None:
                     self.stalled = 0
-            if self._fat or frame.payload_size + frame.tail_size >= _BIG:
+            if self._fat:
                 self._slim(frame)
         except Exception:
             logger.exception("a client's message could not be handled")
@@ -400,36 +361,36 @@ class WebSocket(picows.WSListener):
 
     # Incoming.
 
-    def _on_other_frame(self, frame: picows.WSFrame) -> None:
+    def _on_other_frame(self, frame: Frame) -> None:
         """Handle all but a whole text."""
         kind = frame.msg_type
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self._fail(PROTOCOL_ERROR, "reserved bit")
-        elif kind is _CONTINUATION:
+        elif kind is CONTINUATION:
             if self._partial is None:
                 self._fail(PROTOCOL_ERROR, "nothing to continue")
             else:
                 self._add_fragment(self._partial, frame)
-        elif kind is _TEXT or kind is _BINARY:
+        elif kind is TEXT or kind is BINARY:
             if self._partial is not None:
                 self._fail(PROTOCOL_ERROR, "message inside a message")
             elif frame.fin:
                 self._shared.receiver.client_message(self, frame.get_payload_as_bytes())
             else:
-                self._partial = Assembly(text=kind is _TEXT, limit=self._shared.max_message_size)
+                self._partial = Assembly(text=kind is TEXT, limit=self._shared.max_message_size)
                 self._add_fragment(self._partial, frame)
-        elif kind is _CLOSE:
+        elif kind is CLOSE:
             self._on_close_frame(frame.get_payload_as_bytes())
         elif self.controls >= self._shared.max_controls:
             self._fail(POLICY_VIOLATION, "too many pings", "control_flood")
         else:
             self.controls += 1
-            if kind is _PING:
+            if kind is PING:
                 self._pong(frame.get_payload_as_bytes())
 
-    def _add_fragment(self, partial: Assembly, frame: picows.WSFrame) -> None:
+    def _add_fragment(self, partial: Assembly, frame: Frame) -> None:
         try:
-            message = partial.add(frame.get_payload_as_bytes(), last=bool(frame.fin))
+            message = partial.add(frame.get_payload_as_bytes(), last=frame.fin != 0)
         except BadMessageError as error:
             self._fail(error.code, error.reason, error.counter)
             return
@@ -461,50 +422,27 @@ class WebSocket(picows.WSListener):
     def _feed(self, data: bytes) -> None:
         """Put `data` through the parser's own buffer, which may be smaller."""
         rest = memoryview(data)
-        while rest and self._proto is not None and self._state < _FAILING:
-            buffer = self._proto.get_buffer(-1)
+        while rest and self._parser is not None and self._state < _FAILING:
+            buffer = self._parser.get_buffer(-1)
             size = min(len(buffer), len(rest))
             buffer[:size] = rest[:size]
             del buffer  # the parser may move its memory now
-            self._proto.buffer_updated(size)
+            self.buffer_updated(size)
             rest = rest[size:]
 
     # The parser.
 
     def _install_parser(self, transport: asyncio.Transport) -> None:
-        self._state = _OPENING
-        proto = self._proto = _Parser(
-            host_port=None,
-            ws_path=None,
-            is_client_side=False,
-            ws_listener_factory=self._listener,
-            logger=_QUIET_LOGGER,
-            disconnect_on_exception=True,
-            websocket_handshake_timeout=None,
-            enable_auto_ping=False,
-            auto_ping_idle_timeout=0,
-            auto_ping_reply_timeout=0,
-            auto_ping_strategy=picows.WSAutoPingStrategy.PING_WHEN_IDLE,
-            enable_auto_pong=False,
-            max_frame_size=self._max_frame_size(),
-            extra_headers=None,
-            read_buffer_init_size=2048,
-        )
-        transport.set_protocol(proto)
-        proto.connection_made(self)
-        size = len(_UPGRADE_REQUEST)
-        proto.get_buffer(-1)[:size] = _UPGRADE_REQUEST
-        _updated(proto, size)  # none of it is the peer's
-
-    def _listener(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:  # noqa: ARG002 - ours
-        return picows.WSUpgradeResponseWithListener(_UPGRADE_RESPONSE, self)
+        self._state = _OPENING  # what the parser answers to its handshake is nobody's
+        self._parser = Parser(self, self._max_frame_size())
+        self._state = _OPEN
+        transport.set_protocol(self._parser)
 
     def _max_frame_size(self) -> int:
         return self._shared.max_message_size
 
-    def _slim(self, frame: picows.WSFrame) -> None:
+    def _slim(self, frame: Frame) -> None:
         """Replace a parser whose buffer has grown, once it holds nothing."""
-        self._fat = True
         transport = self.transport
         if self._state != _OPEN or transport is None or frame.tail_size or not frame.last_in_buffer:
             return
@@ -513,7 +451,7 @@ class WebSocket(picows.WSListener):
             return  # at the latest the answer to the next ping brings us here again
         self._fat = False
         self._slimmed = now
-        old = self._proto
+        old = self._parser
         self._install_parser(transport)
         self._shared.loop.call_soon(_forget, old)  # it is still running: it called us
 
@@ -576,18 +514,11 @@ class WebSocket(picows.WSListener):
     def _drain(self, transport: asyncio.Transport) -> None:
         """End our side, and throw away what still comes until the peer ends its own."""
         transport.set_protocol(Drain(self.connection_lost))  # one that closes already has to tell us, too
-        if self._proto is not None:
-            self._shared.loop.call_soon(_forget, self._proto)  # it may be what called us
-            self._proto = None
+        if self._parser is not None:
+            self._shared.loop.call_soon(_forget, self._parser)  # it may be what called us
+            self._parser = None
         self._start_timer()
         finish(transport)
-
-    def _peer_left(self) -> None:
-        """Hear that the peer has closed its side without a close frame; the transport closes itself after this."""
-        if self._state < _CLOSING:
-            self._seal()
-            self._start_timer()  # it would wait for ever for a peer that doesn't read
-            self._tell(ABNORMAL_CLOSURE, "")
 
     def _start_timer(self) -> None:
         if self._timer is None and self.transport is not None:
@@ -600,57 +531,12 @@ class WebSocket(picows.WSListener):
             cut(self.transport)
 
 
-class _Parser(WSProtocol):  # type: ignore[misc]  # not in picows' stubs
-    """picows' protocol, and word of what it tells nobody: the peer's end of stream, and that bytes have come."""
-
-    __slots__ = ()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        ws = self.listener
-        ws.silent = 0
-        ws.held += nbytes  # if a frame is whole with them, it sets this to what is left
-        _updated(self, nbytes)
-
-    def eof_received(self) -> bool:
-        if self.listener is not None:
-            self.listener._peer_left()  # noqa: SLF001 - one thing in two classes
-        return False
-
-
 class _Nobody(asyncio.Protocol):
     """A protocol that costs a transport nothing to keep."""
 
     @staticmethod
     def data_received(_: bytes) -> None:
         """Ignore it."""
-
-
-class _QuietSocket:
-    """The socket that picows may tune: the real one was tuned when it was accepted."""
-
-    def fileno(self) -> int:
-        return -1
-
-    def setsockopt(self, *_: object) -> None:
-        """Ignore it."""
-
-    def getsockopt(self, *_: object) -> int:
-        return 0
-
-
-class _QuietLogger:
-    """picows' logger: a peer's errors are counted, not logged; what is wrong on our side is."""
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802, ARG002 - logging's name
-        return False
-
-    def log(self, *_: object) -> None:
-        """Ignore it."""
-
-    debug = info = warning = error = log
-
-    def exception(self, message: str, *args: object) -> None:
-        logger.exception(message, *args)  # noqa: LOG004 - picows calls it in an exception handler
 
 
 def _fileno(transport: asyncio.Transport) -> int:
@@ -662,13 +548,4 @@ def _forget(_: object) -> None:
     """Hold a reference for one loop turn."""
 
 
-_updated: Final = WSProtocol.buffer_updated
 _NOBODY: Final = _Nobody()
-_QUIET_SOCKET: Final = _QuietSocket()
-_QUIET_LOGGER: Final = _QuietLogger()
-_NO_HEADERS: Final[Any] = {}
-_UPGRADE_RESPONSE: Final = picows.WSUpgradeResponse.create_101_response()
-_UPGRADE_REQUEST: Final = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 
 from pystrands import BinaryNotSupported, Context, MessageTooBig
-from pystrands.client.base import Call, Ownership, Peer, answer, call_for, check_json
+from pystrands.client.calls import Call, answer, call_for, check_json
 from pystrands.client.commands import check_message
+from pystrands.client.ownership import Ownership
+from pystrands.client.peer import Peer
 from pystrands.context import ConnectionRequestContext
 from pystrands.protocol.messages import COMMANDS, EVENTS
 from tests.client.fake_broker import context, line, message, request
@@ -52,7 +54,9 @@ def test_only_the_original_nesting_is_unwrapped(metadata):
 
 
 def make_call(request):
-    return Call("on_connection_request", (request,), request.context, None, request, "q")
+    call = Call("on_connection_request", (request,), request.context, None)
+    call.request, call.request_id = request, "q"
+    return call
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,8 @@ def test_json_values_pass(value):
 
 
 def test_sizes_are_those_of_utf_8():
-    peer = Peer(binary=True, max_message_size=10)
+    peer = Peer()
+    peer.binary, peer.max_message_size = True, 10
     for fits in ("x" * 10, "ü" * 5, b"x" * 10, "€€€"):
         check_message(fits, peer)
     for too_big in ("x" * 11, "ü" * 6, b"x" * 11, "€€€€"):

@@ -9,17 +9,18 @@ import contextvars
 import pytest
 
 from pystrands.client import dispatch
+from pystrands.client.clock import clock
 from pystrands.client.dispatch import EAGER, SLICE_EVENTS, in_handler
 from tests.client.fake_broker import soon, until
-from tests.client.test_dispatch import VARIABLE, call, make
+from tests.client.test_dispatch import VARIABLE, call
+from tests.client.test_dispatch import make as make_any
 
 pytestmark = pytest.mark.skipif(not EAGER, reason="no task begins at once before Python 3.12")
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """No slice ends because the machine is busy."""
-    monkeypatch.setattr(dispatch, "SLICE_SECONDS", 60)
+def make(handler, **options):
+    """Make a dispatcher of which no slice ends because the machine is busy."""
+    return make_any(handler, **{"slice_seconds": 60} | options)
 
 
 def read(dispatcher, *calls):
@@ -87,7 +88,6 @@ async def test_handlers_that_suspend_all_begin_up_to_the_bounds():
 async def test_a_slice_ends_in_time_and_the_loop_has_the_rest(monkeypatch, suspends):
     now = 100.0
     monkeypatch.setattr(dispatch, "clock", lambda: now)
-    monkeypatch.setattr(dispatch, "SLICE_SECONDS", 1)
     begun = []
 
     async def handler(n):
@@ -97,7 +97,7 @@ async def test_a_slice_ends_in_time_and_the_loop_has_the_rest(monkeypatch, suspe
         if suspends:
             await asyncio.sleep(0)
 
-    dispatcher = make(handler)
+    dispatcher = make(handler, slice_seconds=1)
     read(dispatcher, *(call(f"c{n}", n) for n in range(10)))
     assert begun == [0, 1, 2]
     read(dispatcher, call("c10", 10))  # a second read in this turn adds to the rest, and begins nothing
@@ -149,7 +149,7 @@ async def test_one_that_waits_is_cancelled_and_what_is_put_meanwhile_is_handled(
 async def test_stopped_while_it_is_held_from_the_first_on(monkeypatch):
     lapses = []
     dispatcher = make(None, lapsed=lambda: lapses.append(True))
-    dispatcher.renew(dispatch.clock() - 1)
+    dispatcher.renew(clock() - 1)
     read(dispatcher, call("c1"), call("c2"))
     assert (lapses, dispatcher.is_held, dispatcher.waiting) == ([True], True, 2)
     read(dispatcher, call("c3"))

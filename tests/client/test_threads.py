@@ -10,6 +10,7 @@ import pytest
 from pystrands import PyStrandsClient
 from pystrands.client import dispatch
 from pystrands.client.base import HANDLERS
+from pystrands.client.clock import clock
 from pystrands.client.core import Core
 from pystrands.client.threads import Bridge, Gone, Mailbox, Workers, new_event_loop
 from tests.client.fake_broker import PATIENCE, soon
@@ -156,7 +157,7 @@ async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not
     late = asyncio.ensure_future(bridge.run_plain("on_message", "never called".split, ()))
     error = asyncio.ensure_future(bridge.run_plain("on_error", "an error".split, ()))
     await asyncio.sleep(0)
-    dispatcher.lease = dispatch.clock()
+    dispatcher.lease = clock()
     release.set()
     assert await soon(running) == "slow"
     with pytest.raises(dispatch.NotBegun):

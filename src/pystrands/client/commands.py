@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pystrands.client.base import Peer, check_json
+from pystrands.client.calls import check_json
+from pystrands.client.peer import Peer
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
 from pystrands.protocol import wire
 

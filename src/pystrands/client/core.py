@@ -8,10 +8,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from pystrands.client.base import Options, Peer
+from pystrands.client.base import Options
 from pystrands.client.commands import Confirmation, Encode
 from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
 from pystrands.client.link import Link
+from pystrands.client.peer import Peer
 from pystrands.context import Context
 from pystrands.errors import NotConnected, NotSupported, Refused
 from pystrands.protocol.messages import ResultParams

@@ -2,21 +2,20 @@
 
 import asyncio
 import contextvars
-import functools
 import inspect
 import itertools
 import logging
 import math
 import sys
-import time
 from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, Final, cast
 
-from pystrands.client.base import Call, answer, refusal
+from pystrands.client.calls import Call, answer, refusal
+from pystrands.client.clock import clock
 from pystrands.protocol.lanes import Lanes
 
-__all__ = ["EAGER", "Dispatcher", "NotBegun", "clock", "current_runner", "in_handler"]
+__all__ = ["EAGER", "Dispatcher", "NotBegun", "current_runner", "in_handler"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +36,6 @@ _HELD: Final = -1
 """In the place of the next runner's number: none may start."""
 _GATHERING: Final = -2
 """In the same place: :meth:`Dispatcher.begin` starts what is needed."""
-
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-clock: Final[Callable[[], float]] = time.monotonic if _CLOCK is None else functools.partial(time.clock_gettime, _CLOCK)
-"""Steady time in seconds, which goes on while the machine sleeps: time.monotonic() does not, on Linux and macOS."""
 
 _runner_numbers = itertools.count(1)
 _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
@@ -89,6 +84,7 @@ class Dispatcher:
         tell_done: Callable[[], None] = lambda: None,
         lapsed: Callable[[], None] = lambda: None,
         timeout: float | None = None,
+        slice_seconds: float = SLICE_SECONDS,
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
@@ -104,6 +100,7 @@ class Dispatcher:
         self._tell_done = tell_done
         self._lapsed = lapsed
         self._timeout = timeout
+        self._slice_seconds = slice_seconds
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._waiting_bytes = 0
@@ -144,7 +141,7 @@ class Dispatcher:
         if self._successor != _GATHERING:
             return
         try:
-            until = clock() + SLICE_SECONDS
+            until = clock() + self._slice_seconds
             for _ in range(SLICE_EVENTS):
                 if not (self._lanes.runnable and self._begin_one() and clock() < until):
                     break
@@ -208,6 +205,7 @@ class Dispatcher:
             if not self._successor and lanes.runnable:
                 self._schedule()
             successor = self._successor
+            begun = True
             try:
                 try:
                     result = invoke(call.name, call.args)
@@ -216,10 +214,9 @@ class Dispatcher:
                     if call.request is not None:
                         _reply(call, answer(call, result))
                 except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
-                    if await self._went_wrong(number, call, error):
-                        break
+                    begun = not await self._went_wrong(number, call, error)
                 done = call.done
-                if done is not None:
+                if begun and done is not None:
                     if not done:
                         self._tell_done()
                     done.append(call.seq)
@@ -229,6 +226,8 @@ class Dispatcher:
                     self._leaving.discard(number)
                 if self.stale:
                     self.stale.discard(number)
+            if not begun:
+                break
             # The next handler must not inherit what this one left in its context, or its cancellation.
             try:
                 if contextvars.copy_context() != clean or task.cancelling():
@@ -239,7 +238,7 @@ class Dispatcher:
             now = clock()
             if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
                 count, started = 0, now
-            elif count >= SLICE_EVENTS or now - started > SLICE_SECONDS:
+            elif count >= SLICE_EVENTS or now - started > self._slice_seconds:
                 break
         if now >= self.lease:
             self._hold()

@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, cast
 
-from pystrands.client.base import (
+from pystrands.client.base import Options
+from pystrands.client.calls import (
     Call,
-    Options,
-    Ownership,
     call_for,
     call_for_message,
     lost_messages,
     synthesised_disconnect,
     synthesised_release,
 )
-from pystrands.client.dispatch import Dispatcher, clock
+from pystrands.client.clock import clock
+from pystrands.client.dispatch import Dispatcher
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing, max_unnumbered
+from pystrands.client.ownership import Ownership
 from pystrands.context import FORBIDDEN, Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
 from pystrands.protocol import messages, wire

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from pystrands.client.base import Options, lost_messages
+from pystrands.client.base import Options
+from pystrands.client.calls import lost_messages
 from pystrands.client.dispatch import EAGER, Dispatcher, current_runner
 from pystrands.client.incoming import Incoming
 from pystrands.client.link import Link

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
-from pystrands.client.base import Peer
+from pystrands.client.peer import Peer
 from pystrands.protocol import wire
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.framing import LineSplitter
@@ -23,8 +23,10 @@ WRITE_LIMIT: Final = 256 * 1024
 """Bytes that wait to be written before senders wait."""
 
 
-class Link(asyncio.Protocol):
+class Link:
     """One connection, from its first byte to its last; a new connection is a new object.
+
+    It is an asyncio.Protocol, if not by name: what inherits can't be compiled.
 
     ``opened(link)`` is called when it is connected; a loop may make objects for attempts that fail.
     ``receive(link, lines)`` is called once for each read, with the whole lines it completed. What is written in one

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from pystrands.client.base import Peer
 from pystrands.client.link import Link
+from pystrands.client.peer import Peer
 from pystrands.errors import MessageTooBig
 from pystrands.protocol import wire
 from pystrands.protocol.commands import BackendSession

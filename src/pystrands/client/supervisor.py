@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from pystrands.client.base import Options
 from pystrands.client.link import Link
@@ -145,10 +145,11 @@ class Supervisor:
 
     async def _open(self) -> Link | None:
         options = self._options
-        link = None
+        link: Link | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, link = await self._loop.create_connection(self._make_link, options.host, options.port, ssl=self._tls)
+                make: Any = self._make_link  # a protocol, if not by name
+                _, link = await self._loop.create_connection(make, options.host, options.port, ssl=self._tls)
             await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
             if link.awaits_welcome and link.is_open:
                 await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)

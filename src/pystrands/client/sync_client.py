@@ -16,13 +16,13 @@ from pystrands.client import commands
 from pystrands.client.base import (
     HANDLERS,
     BaseClient,
-    Peer,
     check_whole,
 )
 from pystrands.client.commands import Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT, Core, Outage
 from pystrands.client.dispatch import in_handler
 from pystrands.client.life import CANCELLED_TIMEOUT
+from pystrands.client.peer import Peer
 from pystrands.client.threads import Gone, LoopThread, wait_for
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import NotConnected

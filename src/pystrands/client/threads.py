@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from pystrands.client.clock import clock
 from pystrands.client.core import Core
-from pystrands.client.dispatch import NotBegun, clock
+from pystrands.client.dispatch import NotBegun
 from pystrands.client.outgoing import Outgoing
 
 __all__ = ["Bridge", "Gone", "LoopThread", "loop_runs_here", "new_event_loop"]

@@ -1,0 +1,224 @@
+"""Which event calls which handler, and what its result answers. No I/O."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from pystrands.client.peer import Peer
+from pystrands.context import ConnectionRequestContext, Context, check_headers, check_rejection, check_time
+from pystrands.errors import MessageTooBig
+from pystrands.protocol import messages, wire
+from pystrands.protocol.messages import (
+    ClientAdopted,
+    ClientError,
+    ConnectionRequest,
+    Disconnected,
+    Event,
+    NewConnection,
+    NewMessage,
+)
+
+__all__ = [
+    "Call",
+    "answer",
+    "call_for",
+    "call_for_message",
+    "check_json",
+    "lost_messages",
+    "refusal",
+    "synthesised_disconnect",
+    "synthesised_release",
+]
+
+
+class Call:
+    """A handler to be called: its name, its arguments, and whom it is about."""
+
+    __slots__ = ("args", "context", "done", "lane", "max_line", "name", "reply", "request", "request_id", "seq", "size")
+
+    def __init__(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        context: Context,
+        lane: str | None,
+        size: int = 0,
+        seq: int = 0,
+        done: list[int] | None = None,
+    ) -> None:
+        self.name = name
+        self.args = args
+        self.context = context
+        self.lane = lane
+        """Calls of one lane run one after the other; None: no order."""
+        self.size = size
+        """Bytes of the event's line, for the bound on what waits."""
+        self.seq = seq
+        """The event's number in the session's stream; 0 in protocol 1."""
+        self.done = done
+        """Where the number goes when the handler has ended: its stream's own list; None in protocol 1."""
+        self.request: ConnectionRequestContext | None = None
+        self.request_id = ""
+        self.reply: Callable[[bytes], object] | None = None
+        """Takes the answer to a connection request."""
+        self.max_line = 0
+        """The longest answer that the broker takes, in bytes; 0 where it does not say."""
+
+
+_LIFE: Final[dict[type, str]] = {
+    NewConnection: "on_new_connection",
+    Disconnected: "on_disconnect",
+    ClientAdopted: "on_client_adopted",
+}
+_NESTED = frozenset({"accepted", "client_id", "room_id", "metadata"})
+
+
+def _unwrapped(context: Context) -> Context:
+    """Undo what the original broker does: it gives the backend's whole reply back as metadata."""
+    metadata = context.metadata
+    if type(metadata) is dict and len(metadata) == len(_NESTED) and metadata.keys() == _NESTED:
+        context.metadata = metadata["metadata"]
+    return context
+
+
+def call_for_message(event: NewMessage, peer: Peer, size: int = 0, done: list[int] | None = None) -> Call:
+    """Do what :func:`call_for` does for the ordinary event; ``size`` and ``done`` are the call's."""
+    params = event.params
+    context = params.context if peer.said_hello else _unwrapped(params.context)
+    if event.event:
+        context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
+        context.redelivered = event.redelivered
+    content = messages.message_content(params.message, params.binary) if params.binary else params.message
+    return Call("on_message", (content, context), context, context.client_id, size, event.seq, done)
+
+
+def call_for(event: Event, peer: Peer) -> Call | None:
+    """Return the call that ``event`` means, or None when it means none.
+
+    Raises MalformedLine when the event holds what can't be read.
+    """
+    if isinstance(event, NewMessage):
+        return call_for_message(event, peer)
+    if isinstance(event, ConnectionRequest):
+        asked = event.params
+        request = ConnectionRequestContext(
+            headers=asked.headers, url=asked.url, remote_addr=asked.remote_addr, query_string=asked.query_string
+        )
+        call = Call("on_connection_request", (request,), request.context, None)
+        call.request, call.request_id = request, event.request_id or ""
+        return call
+    if isinstance(event, NewConnection | Disconnected | ClientAdopted):
+        context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
+        if event.event:
+            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
+            context.redelivered = event.redelivered
+        if isinstance(event, Disconnected):
+            context.close_code, context.reason = event.params.code, event.params.reason
+        name = _LIFE[type(event)]
+        return Call(name, (context,), context, context.client_id)
+    if isinstance(event, ClientError):
+        context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
+        if event.event:
+            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
+            context.redelivered = event.redelivered
+        return Call("on_error", (event.params.error, context), context, context.client_id or None)
+    return None
+
+
+def synthesised_disconnect(context: Context) -> Call:
+    """Return the call that tells of a client that died with its broker."""
+    return Call("on_disconnect", (context,), context, context.client_id)
+
+
+def synthesised_release(context: Context) -> Call:
+    """Return the call that tells of a client that was given to another backend meanwhile."""
+    return Call("on_client_released", (context,), context, context.client_id)
+
+
+def lost_messages(
+    count: int, why: str = "they were on their way when the broker, or its session with it, ended"
+) -> Call:
+    """Return the call that tells of messages that were lost with a broker or a session (LINK rule 23)."""
+    context = Context()
+    return Call("on_error", (f"{count} messages were lost: {why}", context), context, None)
+
+
+def answer(call: Call, result: Any) -> bytes:
+    """Return the line that answers a connection request whose handler returned ``result``.
+
+    True and False decide; anything else leaves it to ``request.accepted``. Raises TypeError, ValueError or
+    MessageTooBig, with what to change, when ``request`` holds what can't be sent.
+    """
+    request = call.request
+    assert request is not None
+    accepted = result if result is True or result is False else bool(request.accepted)
+    if not accepted:
+        check_rejection(request.status, request.reason)
+        return wire.response(call.request_id, False, status=request.status, reason=request.reason)
+    context = request.context
+    for field in ("client_id", "room_id"):
+        value = getattr(context, field, None)
+        if not isinstance(value, str):
+            raise TypeError(
+                f"on_connection_request left request.context.{field} as {type(value).__name__}; it must be a str"
+            )
+    if request.subprotocol is not None and not isinstance(request.subprotocol, str):
+        raise TypeError(
+            f"on_connection_request left request.subprotocol as {type(request.subprotocol).__name__}; "
+            "it must be a str or None"
+        )
+    check_json(context.metadata)
+    headers, expires_at = check_headers(request.response_headers), check_time(request.expires_at)
+    try:
+        line = wire.response(
+            call.request_id,
+            True,
+            context.client_id,
+            context.room_id,
+            context.metadata,
+            request.subprotocol,
+            headers=headers,
+            expires_at=expires_at,
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(f"on_connection_request left what JSON can't hold in request.context: {error}") from None
+    if call.max_line and len(line) > call.max_line:
+        raise MessageTooBig(
+            f"on_connection_request made an answer of {len(line)} bytes and the broker takes {call.max_line}: "
+            "put less into request.context.metadata"
+        )
+    return line
+
+
+def refusal(call: Call) -> bytes:
+    """Return the line that rejects a connection request whose handler failed."""
+    return wire.response(call.request_id, False)
+
+
+def check_json(
+    value: Any, path: str = "request.context.metadata", depth: int = 0, caller: str = "on_connection_request"
+) -> None:
+    """Raise TypeError, naming ``path`` and the type, unless ``value`` comes back from JSON as it was (tuples as lists).
+
+    The encoder alone would turn dates, UUIDs and bytes into strings that handlers would not recognise.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{caller} put {value!r} into {path}; JSON has no such number")
+    elif depth > 100:
+        raise TypeError(f"{caller} nested {path} deeper than 100 levels (does it contain itself?)")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{caller} put a key of type {type(key).__name__} into {path}; JSON keys are str")
+            check_json(inner, f"{path}[{key!r}]", depth + 1, caller)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_json(inner, f"{path}[{index}]", depth + 1, caller)
+    else:
+        raise TypeError(
+            f"{caller} put a {type(value).__name__} into {path}; "
+            "use JSON values: dict, list, str, int, float, bool, None"
+        )

@@ -1,0 +1,73 @@
+"""Which clients a backend has, so that it can tell of their end when nobody else does."""
+
+from typing import Final
+
+import msgspec
+
+from pystrands.context import Context
+from pystrands.protocol.messages import ClientAdopted, Disconnected, Event, NewConnection, NewMessage
+
+__all__ = ["Ownership"]
+
+_OWNED: Final = (NewMessage, NewConnection, ClientAdopted)
+_KEPT_LINE: Final = 1024
+"""Bytes of the longest line that is kept for its context; of a longer one the context alone is."""
+
+
+class Ownership:
+    """The clients that this backend owns at one broker, so that each is told of when that broker or session dies.
+
+    Only kept for brokers that say hello. A client is owned from the first event of it until it is told as disconnected.
+    In protocol 1 a link that comes back to the *same* broker process starts with none: that broker gave its clients to
+    other backends meanwhile, which hear of their end; those that come back here are owned again from their next event.
+    """
+
+    __slots__ = ("_broker_id", "_lines")
+
+    def __init__(self) -> None:
+        self._broker_id = ""
+        # Each client's last line, which has its latest context. A handler may change the Context that it was given, and
+        # to keep the line costs less than to see whether anything is new.
+        self._lines: dict[str, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def hello(self, broker_id: str, *, keeps_sessions: bool = False) -> list[Context]:
+        """A link is up to the broker process ``broker_id``; return the clients that died with the one before."""
+        if broker_id == self._broker_id and keeps_sessions:
+            return []
+        lost = self.take_all()
+        if broker_id == self._broker_id:
+            return []
+        self._broker_id = broker_id
+        return lost
+
+    def take_all(self) -> list[Context]:
+        """Return the clients that are owned, each as its last event showed it, which are no longer."""
+        lines = list(self._lines.values())
+        self._lines.clear()
+        return [msgspec.json.decode(line, type=_OfClient).params.context for line in lines]
+
+    def saw(self, event: Event, line: bytes) -> None:
+        """Note whose event came, in which line."""
+        if isinstance(event, _OWNED):
+            context = event.params.context
+            self._lines[context.client_id] = line if len(line) <= _KEPT_LINE else _shortened(context)
+        elif isinstance(event, Disconnected):
+            self._lines.pop(event.params.context.client_id, None)
+
+
+class _WithContext(msgspec.Struct):
+    context: Context
+
+
+class _OfClient(msgspec.Struct):
+    """What the lines of a client's events have in common."""
+
+    params: _WithContext
+
+
+def _shortened(context: Context) -> bytes:
+    """Return a line with that context and nothing else."""
+    return msgspec.json.encode(_OfClient(_WithContext(context)))

@@ -1,0 +1,34 @@
+"""What is known of the broker at the other end of a link."""
+
+import sys
+
+from pystrands.protocol.messages import HelloParams
+
+__all__ = ["Peer"]
+
+
+class Peer:
+    """What the broker of one link said of itself in its hello; the defaults are for one that says none."""
+
+    __slots__ = ("binary", "broker_id", "fits", "max_line", "max_message_size", "said_hello")
+
+    def __init__(self) -> None:
+        self.said_hello = False
+        self.binary = False
+        self.broker_id = ""
+        self.max_message_size = 0
+        """In bytes; 0 where the broker does not say."""
+        self.max_line = 0
+        """The same for a whole line."""
+        self.fits: int = sys.maxsize
+        """Characters of a text that is surely not too long, whichever they are."""
+
+    def hear(self, params: HelloParams) -> None:
+        """Take in the broker's hello."""
+        self.said_hello = True
+        self.binary = params.binary
+        self.broker_id = params.broker_id
+        self.max_message_size = params.max_message_size
+        self.max_line = params.max_line
+        if params.max_message_size:
+            self.fits = params.max_message_size // 4

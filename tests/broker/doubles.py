@@ -5,6 +5,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pystrands.broker.fanout import Outbox
+from pystrands.broker.websocket import WebSocket, WebSocketShared
+
 
 class FakeTransport(asyncio.Transport):
     """Keeps what is written."""
@@ -37,39 +40,37 @@ class FakeTransport(asyncio.Transport):
         return [json.loads(line) for line in lines]
 
 
-class FakeWebSocket:
+class FakeWebSocket(WebSocket):
     """Keeps what the router does to a client's socket; closing tells the router at once, as the real one does."""
 
     def __init__(self, router: Any) -> None:
+        some_loop: Any = None
+        shared = WebSocketShared(loop=some_loop, receiver=router, outbox=Outbox(some_loop))
+        super().__init__(shared, FakeTransport(), "127.0.0.1:5000")
         self.router = router
-        self.lane: Any = None
-        """The router's client, which stays here when the router has let go of it."""
-        self._client: Any = None
-        self.groups: tuple[Any, ...] = ()
-        self.flags = self.seen = 0
-        self.is_open = True
-        self.closed_by_us = False
+        self.is_here = True
         self.reading = True
         self.close_code: int | None = None
         self.sent: list[bytes] = []
+        self._last: Any = None
 
     @property
-    def client(self) -> Any:
-        return self._client
+    def is_open(self) -> bool:
+        return self.is_here
 
-    @client.setter
-    def client(self, client: Any) -> None:
-        self._client = client
-        self.lane = client or self.lane
+    @property
+    def lane(self) -> Any:
+        """The router's client, also when the router has let go of it."""
+        return self.client or self._last
 
     def send(self, frame: bytes) -> bool:
         self.sent.append(frame)
-        return self.is_open
+        return self.is_here
 
-    def pause_reading(self) -> None:
+    def pause_reading(self, reason: int = 0) -> None:
         self.reading = False
 
-    def resume_reading(self) -> None:
+    def resume_reading(self, reason: int = 0) -> None:
         self.reading = True
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -77,9 +78,10 @@ class FakeWebSocket:
         self.gone(code, reason)
 
     def gone(self, code: int = 1001, reason: str = "") -> None:
-        if self.is_open:
-            self.is_open = False
+        if self.is_here:
+            self.is_here = False
             self.close_code = code
+            self._last = self.client
             self.router.client_closed(self, code, reason)
 
 

@@ -1,11 +1,12 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pystrands.broker.fanout import Outbox
-from pystrands.broker.groups import BLOCKED, CLOSED, Group
+from pystrands.broker.groups import BLOCKED, CLOSED, Group, Recipient
 from tests.broker.ws_support import Double
 
 
@@ -53,15 +54,11 @@ class Transport(Double):
             self.after_write()
 
 
-class Client(Double):
+class Client(Recipient):
+    transport: Any
+
     def __init__(self, limit=1000, journal=None):
-        self.out = []
-        self.queued = 0
-        self.flags = 0
-        self.limit = limit
-        self.groups: tuple[Group, ...] = ()
-        self.seen = 0
-        self.transport = Transport(journal)
+        super().__init__(Transport(journal), limit)
         self.closed = None
         self.aborted = False
         self.on_close = None

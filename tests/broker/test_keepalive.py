@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pystrands.broker.fanout import Outbox
+from pystrands.broker.groups import Recipient
 from pystrands.broker.keepalive import KeepAlive, MessageWatch
 from pystrands.testing import until
 from tests.broker.ws_support import PATIENCE, PING, PONG, Double, Echo, Front, frame
@@ -17,13 +18,9 @@ class Loop(Double):
         pass
 
 
-class Session(Double):
+class Session(Recipient):
     def __init__(self):
-        self.out = []
-        self.queued = 0
-        self.flags = 0
-        self.limit = 1000
-        self.transport = None
+        super().__init__(None, 1000)
         self.silent = 0
         self.paused = False
         self.aborted: Any = 0

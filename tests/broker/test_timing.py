@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pystrands import testing
 from pystrands.broker.admission import Handshake
 from pystrands.broker.fanout import Outbox
+from pystrands.broker.groups import Recipient
 from pystrands.broker.timed import Histogram
 from pystrands.broker.timing import Parts, Timings, timed_parts
 from pystrands.protocol.events import Event, Holder, Kind, Lane, Ledger
@@ -140,13 +141,8 @@ async def test_the_timed_parts_time():
         def is_closing(self):
             return False
 
-    class Recipient:
-        def __init__(self):
-            self.out, self.queued, self.flags, self.limit, self.transport = [], 0, 0, 100, Slow()
-
     outbox = parts.outbox(asyncio.get_running_loop())
-    recipients: Any = [Recipient(), Recipient()]
-    outbox.fan_out(recipients, b"x")
+    outbox.fan_out([Recipient(Slow(), 100), Recipient(Slow(), 100)], b"x")
     await asyncio.sleep(0)
     assert timings.flush.total == 1.0
     assert sum(timings.flush.counts) == 1

@@ -150,7 +150,7 @@ async def test_a_big_frame_that_is_announced_and_never_sent_takes_no_memory_and_
             await ws.send_frame(frames.BINARY, b"", length=1 << 20)
         sockets = list(broker._rooms.members("/bad"))
         await testing.until(lambda: all(ws.held == 14 for ws in sockets), PATIENCE)
-        assert all(len(ws._proto.get_buffer(-1)) < 4096 for ws in sockets)
+        assert all(len(ws._parser.get_buffer(-1)) < 4096 for ws in sockets)
         await all_closed(clients, 1008)
         assert broker.counters["message_timeout"] == MANY
 

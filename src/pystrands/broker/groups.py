@@ -25,8 +25,8 @@ class Recipient:
 
     __slots__ = ("flags", "groups", "limit", "out", "queued", "seen", "transport")
 
-    def __init__(self, transport: Transport, limit: int) -> None:
-        self.transport: Transport | None = transport
+    def __init__(self, transport: Transport | None, limit: int) -> None:
+        self.transport = transport
         """Where the frames go; None when the connection is gone."""
         self.out: list[bytes] = []  # frames waiting, oldest first
         self.queued = 0  # bytes in `out`

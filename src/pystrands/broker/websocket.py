@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from pystrands.broker.assembly import Assembly, BadMessageError
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import (
@@ -101,6 +103,7 @@ class WebSocketShared:
         self.hangups = HangupWatcher(self.loop)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
 class WebSocket(Recipient):
     """A client's connection from the 101 on: whole messages in, whole frames out. Nothing here blocks or raises.
 

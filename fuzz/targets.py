@@ -202,7 +202,7 @@ def link(data: bytes) -> None:
             elif operation == ord("-") and clients and (ws := clients.pop(0).ws) is not None:
                 ws.gone()
             elif operation == ord("!") and clients and (ws := clients[-1].ws) is not None and ws.is_open:
-                broker.router.client_message(ws, "m")  # type: ignore[arg-type]
+                broker.router.client_message(ws, "m")
             elif operation == ord("~"):
                 transports[-1].lose()
                 transports.append(Transport(broker.make_link()))

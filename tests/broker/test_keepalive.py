@@ -18,7 +18,7 @@ class Loop(Double):
         pass
 
 
-class Session(Recipient):
+class Session(Recipient, Double):
     def __init__(self):
         super().__init__(None, 1000)
         self.silent = 0

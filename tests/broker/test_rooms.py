@@ -6,13 +6,12 @@ from hypothesis import strategies as st
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.rooms import Client, Rooms
 
-from .test_fanout import Client as Recipient
+from .doubles import FakeWebSocket
 from .test_fanout import Loop
 
 
 def make_client(number: int) -> Client:
-    ws: Any = Recipient()
-    return Client(number, f"c{number}", "lobby", b"{}", ws)
+    return Client(number, f"c{number}", "lobby", b"{}", FakeWebSocket(None))
 
 
 def make_rooms() -> tuple[Rooms, list[str]]:

@@ -2,31 +2,16 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 from pystrands.broker import taps
 from pystrands.broker.backends import ToolSession
 from pystrands.broker.delivery import Delivery
+from pystrands.broker.fanout import Outbox
 from pystrands.broker.taps import Taps
 from pystrands.engine.base import Audience
 from pystrands.protocol import messages, wire
 
 from .test_router import Peer, World
-
-
-class InstantOutbox:
-    """All clients take everything at once."""
-
-    def send(self, ws, frame):
-        return ws.send(frame)
-
-    def fan_out(self, recipients, frame):
-        for ws in recipients:
-            ws.send(frame)
-        return len(recipients)
-
-    def publish(self, group, frame):
-        return self.fan_out(group.members, frame)
 
 
 class Tool(Peer):
@@ -55,8 +40,7 @@ class Tool(Peer):
 
 
 def deliver(world, *arguments):
-    outbox: Any = InstantOutbox()
-    return Delivery(world.rooms, outbox, Counter()).deliver(*arguments)
+    return Delivery(world.rooms, Outbox(asyncio.get_running_loop()), Counter()).deliver(*arguments)
 
 
 # ---- what a tool sees

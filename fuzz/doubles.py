@@ -188,10 +188,10 @@ class Transport(asyncio.Transport):
         """Have these bytes read, as a loop does it."""
         while data and not self.is_closed:
             protocol = self.protocol
-            if isinstance(protocol, asyncio.Protocol):
+            if not isinstance(protocol, asyncio.BufferedProtocol):
                 protocol.data_received(data)
                 return
-            buffer = protocol.get_buffer(-1)
+            buffer: Any = protocol.get_buffer(-1)
             size = min(len(buffer), len(data))
             buffer[:size] = data[:size]
             del buffer

@@ -36,16 +36,18 @@ class AtOnce:
         self.inner.begin()
 
 
+def inner(dispatcher):
+    return dispatcher.inner if isinstance(dispatcher, AtOnce) else dispatcher
+
+
 def put_all(dispatcher, calls):
     """Put calls as one read does that brings them all."""
-    at_once = isinstance(dispatcher, AtOnce)
-    inner = dispatcher.inner if at_once else dispatcher
-    if at_once:
-        inner.gather()
+    if isinstance(dispatcher, AtOnce):
+        dispatcher.gather()
     for one in calls:
-        inner.put(one)
-    if at_once:
-        inner.begin()
+        inner(dispatcher).put(one)
+    if isinstance(dispatcher, AtOnce):
+        dispatcher.begin()
 
 
 VARIABLE: contextvars.ContextVar[Any] = contextvars.ContextVar("VARIABLE", default="clean")
@@ -434,7 +436,7 @@ async def test_what_has_not_begun_elsewhere_begins_at_once_when_the_lease_was_re
             raise error
         lease.begun.append(value)
 
-    getattr(lease.dispatcher, "inner", lease.dispatcher)._invoke = lambda name, args: handler(*args)
+    inner(lease.dispatcher)._invoke = lambda name, args: handler(*args)
     lease.put(1)
     await soon(lease.dispatcher.finished())
     assert (lease.begun, lease.lapses) == ([1], 0)

@@ -322,9 +322,10 @@ def link_factory(shared: LinkShared) -> Callable[[], asyncio.Protocol]:
     def make() -> asyncio.Protocol:
         nonlocal count
         count += 1
-        link = cast("asyncio.Protocol", own := Link(count, shared))
+        link = Link(count, shared)
+        protocol = cast("asyncio.Protocol", link)
         if shared.tls is None:
-            return link
-        return TlsStart(link, own.name, shared.tls, shared.gate, shared.loop)
+            return protocol
+        return TlsStart(protocol, link.name, shared.tls, shared.gate, shared.loop)
 
     return make

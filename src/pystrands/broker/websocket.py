@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 HIGH_WATER: Final = 65_536  # bytes in the transport's own buffer at which we hold back
 LOW_WATER: Final = 16_384
 
-
 # Why a client is not read from; each reason is taken back by whoever gave it.
 BACKPRESSURE: Final = 1  # what it sent has nowhere to go
 TOO_FAST: Final = 2  # it has sent more than its rate allows

@@ -81,13 +81,19 @@ def _unwrapped(context: Context) -> Context:
     return context
 
 
-def call_for_message(event: NewMessage, peer: Peer, size: int = 0, done: list[int] | None = None) -> Call:
-    """Do what :func:`call_for` does for the ordinary event; ``size`` and ``done`` are the call's."""
-    params = event.params
-    context = params.context if peer.said_hello else _unwrapped(params.context)
+def _context_of(event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, peer: Peer) -> Context:
+    """Return the context of an event, which then names the event, where that has a name."""
+    context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
     if event.event:
         context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
         context.redelivered = event.redelivered
+    return context
+
+
+def call_for_message(event: NewMessage, peer: Peer, size: int = 0, done: list[int] | None = None) -> Call:
+    """Do what :func:`call_for` does for the ordinary event; ``size`` and ``done`` are the call's."""
+    params = event.params
+    context = _context_of(event, peer)
     content = messages.message_content(params.message, params.binary) if params.binary else params.message
     return Call("on_message", (content, context), context, context.client_id, size, event.seq, done)
 
@@ -108,19 +114,13 @@ def call_for(event: Event, peer: Peer) -> Call | None:
         call.request, call.request_id = request, event.request_id or ""
         return call
     if isinstance(event, NewConnection | Disconnected | ClientAdopted):
-        context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
-        if event.event:
-            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
-            context.redelivered = event.redelivered
+        context = _context_of(event, peer)
         if isinstance(event, Disconnected):
             context.close_code, context.reason = event.params.code, event.params.reason
         name = _LIFE[type(event)]
         return Call(name, (context,), context, context.client_id)
     if isinstance(event, ClientError):
-        context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
-        if event.event:
-            context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
-            context.redelivered = event.redelivered
+        context = _context_of(event, peer)
         return Call("on_error", (event.params.error, context), context, context.client_id or None)
     return None
 

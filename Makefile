@@ -45,7 +45,7 @@ test-compiled: $(COMPILED)/.ready ## the tests of broker, link and clients, on t
 fuzz: $(VENV)/.ready-fuzz ## look for bytes that break what reads them: half a minute for each part; SECONDS=300: longer
 	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),30)
 
-bench: $(VENV)/.ready-bench $(if $(QUICK),,$(COMPILED)/.ready) ## PyStrands beside others: half an hour, and docs get the figures; QUICK=1: two minutes
+bench: $(VENV)/.ready-bench $(COMPILED)/.ready ## PyStrands, compiled, beside others: half an hour, and docs get the figures; QUICK=1: two minutes
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write)
 	$(if $(QUICK),,$(BIN)/python -m bench.grow --write)
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -16,7 +17,7 @@ from bench.sides import SIDES, Side, pystrands
 from bench.verdict import verdicts
 
 LATENCY_ROUNDS = 5
-USUALLY_ONLY_IN = {"protocol1": ("echo",), "pystrands-compiled": ("echo", "room", "rooms", "latency")}
+USUALLY_ONLY_IN = {"protocol1": ("echo",), "pystrands-interpreted": ("echo", "room", "rooms", "latency")}
 QUICK_SIDES = ["pystrands", "fastapi", "websockets", "nats", "c"]
 QUICK_CASES = ["echo", "room", "rooms", "idle", "latency"]
 
@@ -26,12 +27,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="PyStrands beside others: each case on each side, in interleaved rounds, every process on loopback."
-        " Run nothing else meanwhile. Figures of cases that are not run again are kept, unless sides were chosen.",
+        " PyStrands is what pip install . makes, compiled, with a backend on uvloop; pystrands-interpreted is src as it"
+        " is, with a backend on asyncio's loop. Run nothing else meanwhile. Figures of cases that are not run again are"
+        " kept, unless sides were chosen.",
     )
     parser.add_argument("--case", choices=list(CASES), action="append", help="may be repeated; all when left out")
     parser.add_argument("--side", choices=list(SIDES), action="append", help="may be repeated; the first is compared")
     parser.add_argument("--against", choices=list(SIDES), help="pystrands and this side alone")
-    parser.add_argument("--src", help="pystrands and our code of another source tree: the path of its src folder")
+    parser.add_argument(
+        "--src",
+        type=Path,
+        help="pystrands and another tree of ours: its src, interpreted, or its build/compiled; the backends of both are"
+        " on uvloop. With --side pystrands-interpreted: beside that, the backends of both on asyncio's loop",
+    )
     parser.add_argument("--python", default=sys.executable, help="the Python that runs the code of --src")
     parser.add_argument("--rounds", type=int, default=3, help=f"of each case; latency has at least {LATENCY_ROUNDS}")
     parser.add_argument("--seconds", type=float, default=3, help="measured in each run")
@@ -50,7 +58,8 @@ def sides_of(options: argparse.Namespace) -> list[Side]:
     if options.against:
         sides.append(SIDES[options.against])
     if options.src:
-        other = pystrands(python=options.python, src=options.src)
+        loop = "asyncio" if "pystrands-interpreted" in (options.side or ()) else "uvloop"
+        other = pystrands(loop=loop, python=options.python, src=options.src)
         sides.append(Side("other", f"PyStrands of {options.src}", "PyStrands, other tree", other))
     return sides
 

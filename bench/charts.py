@@ -8,7 +8,7 @@ from bench.svg import Bar, Bars, bar_chart
 
 __all__ = ["case_charts"]
 
-HIDDEN = {"protocol1", "other", "pystrands-compiled"}
+SHOWN = SIDES.keys() - {"protocol1", "pystrands-interpreted"}
 KEEPS_UP = 0.95
 """Who delivers less than this share of the offered rate has no latency: the queue grows as long as one measures."""
 TOO_MUCH = Spread(0, 0, 0)
@@ -28,7 +28,7 @@ def case_charts(results: Results) -> dict[str, str]:
 def _panel(results: Results, case: str, title: str, figure: Figure, form: str, unit: str = "") -> list[Bars]:
     bars = []
     for side in results.cases.get(case, {}):
-        each = None if side in HIDDEN else figure(side)
+        each = figure(side) if side in SHOWN else None
         if each:
             kind = "ours" if side.startswith("pystrands") else "yardstick" if side == "c" else "other"
             label = SIDES[side].short

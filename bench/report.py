@@ -53,7 +53,7 @@ def case_rows(results: Results, case: Case, *, short: bool = False) -> tuple[lis
     sides = results.cases[case.name]
     first = next(iter(sides))
     for side, rounds in sides.items():
-        label = "PyStrands, the other source tree"
+        label = "PyStrands, the other tree" if side == "other" else side
         if side in SIDES:
             label = SIDES[side].short if short else SIDES[side].label
         if not any(rounds):
@@ -155,9 +155,10 @@ def write_docs(results: Results, root: Path = ROOT) -> list[Path]:
     """Write the tables into README and docs and the charts beside them; return what was written."""
     about = next(iter(results.about.values()))
     kernel = about["kernel"].split("-")[0]
+    tcp = f", TCP congestion control {about['congestion']}" if about.get("congestion") else ""  # older files have none
     where = (
         f"Measured on {about['date']} with {about['cores']} cores ({about['cpu']}), Linux {kernel},"
-        f" Python {about['python']}.\n"
+        f" Python {about['python']}{tcp}.\n"
     )
     written = []
     for path, name, part in (

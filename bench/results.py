@@ -17,6 +17,7 @@ from bench.processes import BUILD
 __all__ = ["RESULTS", "Results", "Rounds", "Spread", "machine"]
 
 RESULTS = BUILD / "results.json"
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 Rounds = list[Run | None]
 """One side's runs of a case by round; None: the run failed."""
@@ -48,6 +49,7 @@ def machine() -> dict[str, Any]:
         "cpu": model,
         "python": platform.python_version(),
         "kernel": platform.release(),
+        "congestion": CONGESTION.read_text().strip() if CONGESTION.exists() else "",
     }
 
 

@@ -1,5 +1,6 @@
 """The systems that are compared: how each is started, at its fastest documented settings, without compression."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -7,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.processes import HERE, BenchError, compiled, free_ports, process, wait_until_answers
+from bench.processes import HERE, compiled, free_ports, process, wait_until_answers
 
-__all__ = ["SIDES", "Running", "Side", "pystrands"]
+__all__ = ["COMPILED", "SIDES", "SOURCE", "Running", "Side", "pystrands"]
 
 PEERS = HERE / "peers"
-COMPILED = str(HERE.parent / "build" / "compiled")
-NOT_COMPILED = ": run make build/compiled/.ready"
+ROOT = HERE.parent
+SOURCE = ROOT / "src"
+COMPILED = ROOT / "build" / f"compiled{Path(sys.prefix).name.removeprefix('.venv')}"
+"""What ``pip install .`` makes, where the Makefile has it for this environment."""
 UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio", "--ws-per-message-deflate", "false"]
 """Of the three values of --ws the one that was fastest here, in all cases, for FastAPI and for python-socketio."""
 
@@ -45,33 +48,45 @@ class Side:
 def pystrands(
     backend: str = "async",
     protocol: int = 2,
-    loop: str = "",
+    loop: str = "uvloop",
     python: str = sys.executable,
-    src: str = "",
+    src: Path = COMPILED,
     watch: Path | None = None,
 ) -> Starter:
-    """Our broker and one backend, from this source tree or another (``src``: what goes on PYTHONPATH).
+    """Our broker and one backend, compiled from this source tree or from another folder, which goes on PYTHONPATH.
 
-    ``loop``: "uvloop" for what the backend runs on. ``watch``: the file of a broker that looks at its own event loop.
+    ``loop``: what an asynchronous backend runs on, "uvloop" or "asyncio"; ``PyStrandsClient`` chooses uvloop by itself.
+    ``watch``: the file of a broker that looks at its own event loop.
     """
 
     @contextmanager
     def start(log: Path) -> Iterator[Running]:
-        if src and not (Path(src) / "pystrands").is_dir():
-            raise BenchError(f"there is no PyStrands in {src}" + (NOT_COMPILED if src == COMPILED else ""))
+        _check(src)
         ws, tcp = free_ports(2)
-        env = {"PYTHONPATH": src} if src else {}
+        env = {"PYTHONPATH": str(src)}
         program = ["-m", "pystrands", "server"] if watch is None else [str(PEERS / "broker_watched.py"), str(watch)]
         broker = [python, *program, "--ws-port", str(ws), "--tcp-port", str(tcp)]
         with ExitStack() as stack:
             broker_id = stack.enter_context(process([*broker, "--log-level", "warning"], env, log))
             wait_until_answers(ws, "/healthz")
-            command = [python, str(PEERS / f"backend_{backend}.py"), str(tcp), str(protocol), *([loop] if loop else [])]
+            command = [python, str(PEERS / f"backend_{backend}.py"), str(tcp), str(protocol), loop]
             backend_id = stack.enter_context(process(command, env, log))
             wait_until_answers(ws, "/readyz")
             yield Running(ws, {"broker": broker_id, "backend": backend_id})
 
     return start
+
+
+def _check(src: Path) -> None:
+    """End the program, which could measure nothing, where ``src`` has no PyStrands or what is compiled is old."""
+    if src == COMPILED:
+        ready = COMPILED / ".ready"
+        made = ready.stat().st_mtime if ready.exists() else 0.0
+        if any(made < each.stat().st_mtime for each in SOURCE.rglob("*.py")):
+            target, venv = (os.path.relpath(path, ROOT) for path in (ready, sys.prefix))
+            raise SystemExit(f"PyStrands is not compiled, or was before src changed: run make {target} VENV={venv}")
+    elif not (src / "pystrands").is_dir():
+        raise SystemExit(f"there is no PyStrands in {src}")
 
 
 def _server(command: Callable[[str], list[str]], dialect: str = "plain", path: str | None = None) -> Starter:
@@ -119,13 +134,13 @@ def _nats(log: Path) -> Iterator[Running]:
 SIDES = {
     side.name: side
     for side in (
-        Side("pystrands", "PyStrands, `AsyncPyStrandsClient`", "PyStrands, asyncio", pystrands()),
+        Side("pystrands", "PyStrands, `AsyncPyStrandsClient`", "PyStrands", pystrands()),
         Side("pystrands-sync", "PyStrands, `PyStrandsClient`", "PyStrands, threads", pystrands("sync")),
         Side(
-            "pystrands-compiled",
-            "PyStrands, compiled, backend on uvloop",
-            "PyStrands, compiled",
-            pystrands(loop="uvloop", src=COMPILED),
+            "pystrands-interpreted",
+            "PyStrands, interpreted, backend on asyncio's loop",
+            "PyStrands, interpreted",
+            pystrands(loop="asyncio", src=SOURCE),
         ),
         Side("fastapi", "FastAPI on uvicorn", "FastAPI", _server(_uvicorn("fastapi_app:app"), path="/docs")),
         Side(

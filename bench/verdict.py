@@ -79,17 +79,17 @@ def _protocol_cpu(results: Results) -> str:
     return f"; CPU of broker and backend {sums[0]:.1f} us beside {sums[1]:.1f} us"
 
 
-def _compiled(case: str, *keys: str) -> Callable[[Results], str]:
+def _interpreted(case: str, *keys: str) -> Callable[[Results], str]:
     def remark(results: Results) -> str:
-        found = results.ratio(case, "pystrands-compiled", THEIRS, *keys)
-        return f"; compiled {found.median:.2f}x ({found.low:.2f}x to {found.high:.2f}x)" if found else ""
+        found = results.ratio(case, "pystrands-interpreted", THEIRS, *keys)
+        return f"; interpreted {found.median:.2f}x ({found.low:.2f}x to {found.high:.2f}x)" if found else ""
 
     return remark
 
 
 def _beside(label: str, case: str, must: float, aim: float, *keys: str, more: bool = False) -> Row:
-    """Return a row whose figure is a ratio to FastAPI's, with that of the compiled build behind it."""
-    return Row(label, case, must, aim, _ratio(case, *keys), more=more, remark=_compiled(case, *keys))
+    """Return a row whose figure is a ratio to FastAPI's, with that of the interpreted code behind it."""
+    return Row(label, case, must, aim, _ratio(case, *keys), more=more, remark=_interpreted(case, *keys))
 
 
 ROWS = (

@@ -1,4 +1,4 @@
-"""Our backend, as a user writes it: ``python backend_async.py PORT [PROTOCOL] [uvloop]``."""
+"""Our backend, as a user writes it: ``python backend_async.py PORT PROTOCOL LOOP``, on uvloop or asyncio."""
 
 import asyncio
 import sys
@@ -20,10 +20,9 @@ class Backend(AsyncPyStrandsClient):
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] == ["1"]:
-        messages.PROTOCOL = 1
+    messages.PROTOCOL = int(sys.argv[2])
     running = Backend(port=int(sys.argv[1])).run_forever()
-    if sys.argv[3:] == ["uvloop"]:
+    if sys.argv[3] == "uvloop":
         import uvloop
 
         uvloop.run(running)

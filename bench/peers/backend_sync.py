@@ -1,4 +1,4 @@
-"""Our backend with handlers on threads, as a user writes it: ``python backend_sync.py PORT``."""
+"""Our backend with handlers on threads, as a user writes it: ``python backend_sync.py PORT``. It is on uvloop, too."""
 
 import sys
 

@@ -55,7 +55,7 @@ async def drive_against(what_is_sent, case=ROOM, timing=SHORT):
 
 @pytest.mark.parametrize("case", [ECHO, ROOM], ids=["echo", "room"])
 async def test_our_broker_and_backend_lose_nothing(case, tmp_path):
-    run = await asyncio.to_thread(measure, SIDES["pystrands"], case, SHORT, tmp_path / "log")
+    run = await asyncio.to_thread(measure, SIDES["pystrands-interpreted"], case, SHORT, tmp_path / "log")
     assert run["received"] > 0
     assert run["rate"] == pytest.approx(run["received"] / run["seconds"], rel=0.001)
     assert set(run["us"]) == set(run["peak_bytes"]) == {"broker", "backend"}

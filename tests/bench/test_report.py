@@ -9,7 +9,7 @@ from bench.cases import CASES
 from bench.charts import case_charts
 from bench.growth_report import growth_charts, growth_tables
 from bench.report import ROOT, write_docs
-from bench.results import Results, Spread
+from bench.results import Results, Spread, machine
 from bench.sides import SIDES
 from bench.svg import Bar, Bars, Line, Lines, bar_chart, line_chart
 from bench.verdict import ROWS, verdicts
@@ -76,6 +76,12 @@ def test_the_brokers_cpu_is_that_of_a_machine_on_which_c_needs_what_it_needed(re
     assert verdict.measured == "2.00 us; here 1.00 us, and C 0.40 us"
 
 
+def test_the_interpreted_code_is_named_behind_a_ratio(results):
+    results.cases["echo"]["pystrands-interpreted"] = [run(rate=1500.0)] * 3
+    (verdict,) = (each for each in verdicts(results) if "echo through" in each.row.label)
+    assert verdict.measured == "1.00x; interpreted 1.50x (1.50x to 1.50x)"
+
+
 def test_a_run_that_failed_fails_its_rows_and_no_others(results):
     results.cases["room"]["pystrands"][1] = None
     assert [each.row.case for each in verdicts(results) if each.word == "failed"] == ["room", "room"]
@@ -118,6 +124,32 @@ def test_readme_and_docs_get_tables_and_charts(results, tmp_path):
     before = copy.copy(page)
     write_docs(results, tmp_path)
     assert (tmp_path / "docs/performance.md").read_text() == before, "written twice it is the same"
+
+
+def test_what_it_was_measured_on_has_the_congestion_control(results, tmp_path):
+    page = tmp_path / "docs/performance.md"
+    (tmp_path / "docs/images").mkdir(parents=True)
+    for path in ("README.md", "docs/performance.md"):
+        shutil.copy(ROOT / path, tmp_path / path)
+    for about in results.about.values():
+        about["congestion"] = "cubic"
+    write_docs(results, tmp_path)
+    assert ", Python 3.11.2, TCP congestion control cubic.\n" in page.read_text()
+    assert "congestion" in machine()
+
+
+def test_files_of_older_versions_are_read(results, tmp_path):
+    """They do not say which congestion control there was, and have sides that there are no more."""
+    (tmp_path / "docs/images").mkdir(parents=True)
+    for path in ("README.md", "docs/performance.md"):
+        shutil.copy(ROOT / path, tmp_path / path)
+    for sides in results.cases.values():
+        sides["pystrands-compiled"] = sides.pop("pystrands-interpreted")
+    results.save()
+    write_docs(Results(results.path), tmp_path)
+    page = (tmp_path / "docs/performance.md").read_text()
+    assert ", Python 3.11.2.\n" in page
+    assert "| pystrands-compiled |" in page
 
 
 def test_charts_are_xml_with_words_for_who_cannot_see_them(results):

@@ -17,8 +17,10 @@ __all__ = ["Backends", "Session", "SessionReceiver", "ToolSession"]
 
 logger = logging.getLogger(__name__)
 
-_NEW: Final = Receipt.NEW  # globals: cheaper than members of an enumeration, and looked up for every line
+# Looked up for every line: compiled code finds its module's constants at once.
+_NEW: Final = Receipt.NEW
 _GAP: Final = Receipt.GAP
+_RECEIVED: Final = messages.Received
 _OF_SESSIONS: Final = frozenset({messages.Leave, messages.Released, messages.Bye, Unknown})
 _REMEMBERED_DEAD: Final = 10_000
 _ACKNOWLEDGE_AFTER: Final = 256
@@ -285,7 +287,7 @@ class Backends:
         carry_out = receiver.command
         for command in commands:
             kind = type(command)
-            if kind is messages.Received:
+            if kind is _RECEIVED:
                 if not stream.acknowledge(command.params.seq):  # type: ignore[union-attr]  # by its kind
                     self._break(link, "acknowledged a line that it was never sent")
                     return

@@ -36,6 +36,9 @@ __all__ = ["Commands"]
 logger = logging.getLogger(__name__)
 
 
+# Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
+_TO_ONE: Final = MessageToConnection
+_TO_ROOM: Final = MessageToRoom
 _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
 _EVERYONE: Final = Audience.EVERYONE
@@ -57,12 +60,12 @@ class Commands:
     def carry_out(self, session: Session, command: Command) -> None:
         """Do what a backend wants. Never raises: what can't be done is counted, logged and skipped."""
         try:
-            if isinstance(command, MessageToConnection):
+            if isinstance(command, _TO_ONE):
                 one = command.params
                 delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one) if one.binary else one.message)
                 if one.confirm:
                     self._confirm(session, command.request_id, delivered)
-            elif isinstance(command, MessageToRoom):
+            elif isinstance(command, _TO_ROOM):
                 room = command.params
                 content = _content(room) if room.binary else room.message
                 delivered = self._engine.publish(_ROOM, room.room_id, content, room.exclude)

@@ -22,6 +22,10 @@ __all__ = ["Link", "LinkOwner", "LinkShared"]
 
 logger = logging.getLogger(__name__)
 
+# What runs for every line uses constants of this module: compiled code looks imported names up each time.
+_HELLO: Final = Hello
+_HEARTBEAT: Final = Heartbeat
+_decode: Final = COMMANDS.known
 _LOGGED_MALFORMED_LINES: Final = 10
 """How many malformed lines of one link are logged; all are counted."""
 _LINGER: Final = 1.0
@@ -188,7 +192,7 @@ class Link:
             return
         overlong = self._splitter.overlong
         commands: list[Command | Unknown] = []
-        decode = COMMANDS.known
+        decode = _decode
         for line in self._splitter.feed(data):
             try:
                 command: Command | Unknown | None = decode(line)
@@ -202,10 +206,10 @@ class Link:
                     continue
                 shared.counters["commands_unknown"] += 1
             kind = type(command)
-            if kind is Hello:
+            if kind is _HELLO:
                 shared.owner.link_hello(self, cast("Hello", command).params)
-            if command is not None and kind is not Hello:
-                if kind is not Heartbeat:
+            if command is not None and kind is not _HELLO:
+                if kind is not _HEARTBEAT:
                     commands.append(command)
                 elif cast("Heartbeat", command).params:
                     self._hear_heartbeat(cast("Heartbeat", command))

@@ -31,7 +31,10 @@ __all__ = ["Router"]
 
 logger = logging.getLogger(__name__)
 
+# Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
 _MESSAGE: Final = Kind.MESSAGE
+_TO_ONE: Final = MessageToConnection
+_TO_ROOM: Final = MessageToRoom
 _FAILURES: Final = frozenset({1002, 1003, 1007, 1009, 1011, 1013})
 """Close codes that a client's backend hears of as an error, before the disconnect."""
 
@@ -256,7 +259,7 @@ class Router:
     def command(self, session: Session, command: Command) -> None:
         """Carry out what a backend wants."""
         kind = type(command)
-        if kind is MessageToRoom or kind is MessageToConnection:  # before all that is rarer
+        if kind is _TO_ONE or kind is _TO_ROOM:  # before all that is rarer
             self._commands.carry_out(session, command)
         elif isinstance(command, Done):
             self._ledger.done(session, command.params.events)

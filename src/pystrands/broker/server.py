@@ -5,7 +5,6 @@ import logging
 import math
 import secrets
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -17,6 +16,7 @@ from pystrands.broker.budget import Budget, Offender
 from pystrands.broker.commands import Commands
 from pystrands.broker.compression import CompressedOutbox
 from pystrands.broker.config import BrokerConfig
+from pystrands.broker.counters import Counters
 from pystrands.broker.deflate import Compressor
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.entry import EntryRules
@@ -75,7 +75,7 @@ class Broker:
         self.config = config or BrokerConfig()
         self.broker_id = secrets.token_hex(16)
         """New for every broker; backends tell by it that their clients are gone."""
-        self.counters: Counter[str] = Counter()
+        self.counters = Counters()
         """What happened how often: see the docs for the names."""
         self._engine: Engine = engine or MemoryEngine()
         self._pages = dict(pages or {})

@@ -41,7 +41,15 @@ LOW_WATER: Final = 16_384
 BACKPRESSURE: Final = 1  # what it sent has nowhere to go
 TOO_FAST: Final = 2  # it has sent more than its rate allows
 
-_OPENING, _OPEN, _FAILING, _CLOSING, _LOST = range(5)
+# For every frame: compiled code finds its module's constants at once, and searches for what is imported.
+_TEXT: Final = TEXT
+_parse: Final = parse
+
+_OPENING: Final = 0
+_OPEN: Final = 1
+_FAILING: Final = 2
+_CLOSING: Final = 3
+_LOST: Final = 4
 
 _COUNTERS: Final = {
     PROTOCOL_ERROR: "protocol_error",
@@ -298,7 +306,7 @@ class WebSocket(Recipient):
         if self.held >= _BIG:
             self._fat = True
         if self._parser is not None:
-            parse(self._parser, nbytes)
+            _parse(self._parser, nbytes)
 
     def pause_writing(self) -> None:
         """Hear that the transport has more than it can send."""
@@ -339,7 +347,7 @@ class WebSocket(Recipient):
         self.held = frame.tail_size
         try:
             if (
-                frame.msg_type is TEXT
+                frame.msg_type is _TEXT
                 and frame.fin
                 and self._partial is None
                 and not (frame.rsv1 or frame.rsv2 or frame.rsv3)

@@ -6,7 +6,7 @@ session's stream, or 0 where the backend never says that it is done (protocol 1)
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final, Protocol
 
@@ -394,16 +394,16 @@ def _place(event: Event) -> tuple[bool, int]:
     return event.kind is not Kind.ADOPTED, event.number
 
 
-def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> Iterator[Event]:
+def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> list[Event]:
     """Take the events of those numbers out, in order of the ranges; numbers that are not there are ignored."""
+    taken: list[Event] = []
     for first, last in ranges:
-        if first == last:
-            numbers: Iterable[int] = (first,)
-        elif last - first > len(unfinished):  # a peer that says more than there can be costs no time
-            numbers = [number for number in unfinished if first <= number <= last]
-        else:
-            numbers = range(first, last + 1)
-        for number in numbers:
-            event = unfinished.pop(number, None)
+        if last - first > len(unfinished):  # a peer that says more than there can be costs no time
+            taken += [unfinished.pop(number) for number in list(unfinished) if first <= number <= last]
+            continue
+        for number in range(first, last + 1):
+            event = unfinished.get(number)
             if event is not None:
-                yield event
+                taken.append(event)
+                del unfinished[number]
+    return taken

@@ -5,7 +5,6 @@ acknowledged it; a new link goes on where the old one broke off. No I/O and no c
 """
 
 import math
-from collections import deque
 from enum import Enum
 from typing import Final
 
@@ -42,7 +41,7 @@ class LinkSession:
         """The last of our numbers that the peer has said it received."""
         self.kept_bytes = 0
         """Bytes of what was sent and not acknowledged."""
-        self._kept: deque[bytes] = deque()  # the lines from acknowledged + 1 to sent
+        self._kept: list[bytes] = []  # the lines from acknowledged + 1 to sent
         self._announced = 0  # the last number that we said we received
 
     # --- what we send ---
@@ -75,9 +74,10 @@ class LinkSession:
         """The peer has received all up to that number. False when that can't be: the link is to be closed."""
         if not self.acknowledged <= received <= self.sent:
             return received < self.acknowledged  # an old one that a newer one overtook says nothing new
-        kept = self._kept
-        for _ in range(received - self.acknowledged):
-            self.kept_bytes -= len(kept.popleft())
+        count = received - self.acknowledged
+        for line in self._kept[:count]:
+            self.kept_bytes -= len(line)
+        del self._kept[:count]
         self.acknowledged = received
         return True
 

@@ -6,7 +6,7 @@ Short functions that join constant pieces, since one of them runs for every mess
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -41,7 +41,7 @@ __all__ = [
     "welcome",
 ]
 
-_json = msgspec.json.Encoder().encode
+_json: Final = msgspec.json.Encoder().encode
 
 
 def _content(message: str | bytes) -> bytes:
@@ -137,9 +137,7 @@ def new_connection(context: bytes) -> bytes:
 
 def new_message(context: bytes, message: str | bytes) -> bytes:
     """Encode what a client sent."""
-    return (
-        b'{"action":"new_message","request_id":"","params":{"context":' + context + b"," + _content(message) + b"}}\n"
-    )
+    return b'{"action":"new_message","request_id":"","params":{"context":%b,%b}}\n' % (context, _content(message))
 
 
 def client_adopted(context: bytes) -> bytes:

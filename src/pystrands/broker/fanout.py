@@ -7,7 +7,7 @@ import time
 from asyncio import AbstractEventLoop
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from pystrands.broker.frames import TRY_AGAIN_LATER
 from pystrands.broker.groups import BLOCKED, CLOSED, IN_BULK, IN_SMALL, TOO_SLOW, Group, Recipient, missing
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 SlowPolicy = Literal["disconnect", "drop"]
 
 # A queue above this goes to the transport in parts, so that a peer that reads slowly has it in one place only.
-_WRITE_SIZE = 131_072
+_WRITE_SIZE: Final = 131_072
 # A fan-out to fewer than this goes with the small sends: nobody waits long behind it.
-_MANY = 64
+_MANY: Final = 64
 # uvloop sends after the callback, out of the clock's sight; a send costs the kernel about this much.
-_SECONDS_PER_SEND = 7e-6
+_SECONDS_PER_SEND: Final = 7e-6
 
 
 class Outbox:

@@ -72,7 +72,6 @@ class Router:
         self._clients = 0
         self._events = 0
         self._ledger = ledger(self._choose_owner, self._send, self, self._new_number)
-        self._submit = self._ledger.submit
         self.doorkeeper = Doorkeeper(
             self._choose, self._admit, loop, hold_time=hold_time, answer_timeout=answer_timeout, counters=counters
         )
@@ -124,7 +123,7 @@ class Router:
                 return
         self._events += 1
         event = Event(client, _MESSAGE, self._events, message, len(message))
-        if self._submit(event):
+        if self._ledger.submit(event):
             return
         holder = cast("Session | None", client.holder)
         if holder is not None and holder.link is not None:  # for credit, or for what a leaving backend still has

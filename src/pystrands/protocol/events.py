@@ -214,9 +214,8 @@ class Ledger:
 
     def done(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
         """The session has finished these events (LINK rule 3)."""
-        uncount = self._uncount
         for event in _take(holder.unfinished, ranges):
-            uncount(holder, event)
+            self._uncount(holder, event)
             lane = event.lane
             if event.kind is _GONE:
                 self._over(holder, lane)

@@ -54,7 +54,7 @@ def framing(data: bytes) -> None:
         lines += splitter.feed(piece)
         assert sum(map(len, splitter._held)) == splitter._held_size <= max_line
     *whole, rest = stream.split(b"\n")
-    assert lines == [line for line in whole if 0 < len(line) <= max_line]
+    assert lines == [line + b"\n" for line in whole if 0 < len(line) <= max_line]
     assert splitter.overlong == sum(len(line) > max_line for line in (*whole, rest))
 
 

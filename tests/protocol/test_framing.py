@@ -20,7 +20,7 @@ def feed(splitter, data, sizes):
 def test_any_split_gives_the_same_lines(sent, sizes):
     splitter = LineSplitter(1000)
     data = b"".join(line + b"\n" for line in sent)
-    assert feed(splitter, data, sizes) == [line for line in sent if line]
+    assert feed(splitter, data, sizes) == [line + b"\n" for line in sent if line]
     assert splitter.overlong == 0
 
 
@@ -28,14 +28,14 @@ def test_any_split_gives_the_same_lines(sent, sizes):
 def test_overlong_lines_are_dropped_whole_and_counted(sent, sizes, limit):
     splitter = LineSplitter(limit)
     data = b"".join(line + b"\n" for line in sent)
-    assert feed(splitter, data, sizes) == [line for line in sent if 0 < len(line) <= limit]
+    assert feed(splitter, data, sizes) == [line + b"\n" for line in sent if 0 < len(line) <= limit]
     assert splitter.overlong == sum(len(line) > limit for line in sent)
 
 
 @given(st.text(min_size=1).filter(lambda text: "\n" not in text))
 def test_characters_are_never_split(text):
     splitter = LineSplitter(1000)
-    assert feed(splitter, text.encode() + b"\n", [1]) == [text.encode()]
+    assert feed(splitter, text.encode() + b"\n", [1]) == [text.encode() + b"\n"]
 
 
 def test_memory_stays_bounded_while_a_line_never_ends():
@@ -44,15 +44,15 @@ def test_memory_stays_bounded_while_a_line_never_ends():
         assert splitter.feed(b"x" * 64) == []
         assert sum(map(len, splitter._held)) <= 100
     assert splitter.overlong == 1
-    assert splitter.feed(b"end\nnext\n") == [b"next"]
+    assert splitter.feed(b"end\nnext\n") == [b"next\n"]
 
 
 def test_a_line_of_exactly_the_limit_passes():
     splitter = LineSplitter(3)
-    assert splitter.feed(b"abc\nabcd\nabc\n") == [b"abc", b"abc"]
+    assert splitter.feed(b"abc\nabcd\nabc\n") == [b"abc\n", b"abc\n"]
 
 
 def test_half_a_line_is_held():
     splitter = LineSplitter(10)
-    assert splitter.feed(b"one\ntw") == [b"one"]
-    assert splitter.feed(b"o\n") == [b"two"]
+    assert splitter.feed(b"one\ntw") == [b"one\n"]
+    assert splitter.feed(b"o\n") == [b"two\n"]

@@ -214,7 +214,7 @@ class BackendSession:
 
 
 def _without_number(line: bytes) -> bytes:
-    return b"{" + line[line.index(b",") + 1 :]
+    return line[: line.rindex(b',"seq":')] + b"}\n"
 
 
 def _sends(lines: Iterable[bytes]) -> int:

@@ -47,9 +47,12 @@ class LinkSession:
     # --- what we send ---
 
     def number(self, line: bytes) -> bytes:
-        """Give ``line``, a JSON object, the next number, and keep it."""
-        self.sent += 1
-        line = b'{"seq":%d,%b' % (self.sent, line[1:])
+        r"""Give ``line``, a JSON object and a ``\n``, the next number, and keep it.
+
+        The number comes last: a decoder has to know the action before it can make sense of the rest.
+        """
+        self.sent = seq = self.sent + 1
+        line = b'%b,"seq":%d}\n' % (line[:-2], seq)
         self._kept.append(line)
         self.kept_bytes += len(line)
         return line
@@ -58,9 +61,9 @@ class LinkSession:
         """Do the same with an event, which has a number of its own in all its deliveries."""
         self.sent = seq = self.sent + 1
         if redelivered:
-            line = b'{"seq":%d,"event":%d,"redelivered":true,%b' % (seq, event, line[1:])
+            line = b'%b,"seq":%d,"event":%d,"redelivered":true}\n' % (line[:-2], seq, event)
         else:
-            line = b'{"seq":%d,"event":%d,%b' % (seq, event, line[1:])
+            line = b'%b,"seq":%d,"event":%d}\n' % (line[:-2], seq, event)
         self._kept.append(line)
         self.kept_bytes += len(line)
         return line

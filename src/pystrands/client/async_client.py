@@ -3,6 +3,7 @@
 import logging
 import ssl
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from pystrands.client import commands
@@ -135,9 +136,8 @@ class AsyncPyStrandsClient(BaseClient):
         seconds for the broker's answer and returns a :class:`Confirmation`; raises as :meth:`join_room` does.
         """
         if confirm:
-            return await self._core.confirm(
-                lambda as_: commands.broadcast(message, self._core.peer, exclude, as_), timeout
-            )
+            encode = partial(commands.broadcast, message, self._core.peer, exclude)
+            return await self._core.confirm(encode, timeout)
         line = commands.broadcast(message, self._core.peer, exclude)
         return self._core.send_now(line) or await self._core.send(line)
 
@@ -152,9 +152,8 @@ class AsyncPyStrandsClient(BaseClient):
     ) -> bool | Confirmation:
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
         if confirm:
-            return await self._core.confirm(
-                lambda as_: commands.room_message(room_id, message, self._core.peer, exclude, as_), timeout
-            )
+            encode = partial(commands.room_message, room_id, message, self._core.peer, exclude)
+            return await self._core.confirm(encode, timeout)
         line = commands.room_message(room_id, message, self._core.peer, exclude)
         return self._core.send_now(line) or await self._core.send(line)
 
@@ -168,11 +167,12 @@ class AsyncPyStrandsClient(BaseClient):
     ) -> bool | Confirmation:
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
         if confirm:
-            return await self._core.confirm(
-                lambda as_: commands.private_message(client_id, message, self._core.peer, as_), timeout
-            )
-        line = commands.private_message(client_id, message, self._core.peer)
-        return self._core.send_now(line) or await self._core.send(line)
+            encode = partial(commands.private_message, client_id, message, self._core.peer)
+            return await self._core.confirm(encode, timeout)
+        outgoing = self._core.outgoing
+        if outgoing is not None and outgoing.private_message_now(client_id, message):
+            return True
+        return await self._core.send(commands.private_message(client_id, message, self._core.peer))
 
     # -- rooms and clients
 

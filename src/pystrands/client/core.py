@@ -12,6 +12,7 @@ from pystrands.client.base import Options
 from pystrands.client.commands import Confirmation, Encode
 from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
 from pystrands.client.link import Link
+from pystrands.client.outgoing import Outgoing
 from pystrands.client.peer import Peer
 from pystrands.context import Context
 from pystrands.errors import NotConnected, NotSupported, Refused
@@ -55,6 +56,8 @@ class Core:
         self._options = options
         self._invoke = invoke
         self._life: Life | None = None
+        self.outgoing: Outgoing | None = None
+        """The way out of the last life, which may be over: then it takes nothing."""
 
     @property
     def life(self) -> Life | None:
@@ -97,6 +100,7 @@ class Core:
             raise RuntimeError("this client is connected on another event loop; disconnect() it there first")
         if life is None or life.stopping:
             life = self._life = Life(self._options(), self._invoke, persistent=persistent)
+            self.outgoing = life.outgoing
         elif persistent:
             life.supervisor.persistent = True
         return life
@@ -134,8 +138,7 @@ class Core:
 
     def send_now(self, line: bytes) -> bool:
         """Hand ``line`` on if that takes no waiting; False leaves it to :meth:`send`."""
-        life = self._life
-        return life is not None and life.outgoing.send_now(line)
+        return self.outgoing is not None and self.outgoing.send_now(line)
 
     async def send(self, line: bytes) -> bool:
         """Hand ``line`` on; return whether it was taken. Waits only under back-pressure."""

@@ -7,8 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Any, Final
 
+from pystrands.client import commands
 from pystrands.client.link import Link
 from pystrands.client.peer import Peer
 from pystrands.errors import MessageTooBig
@@ -106,18 +107,37 @@ class Outgoing:
         self._write_now(data)
         return bool(data) or not session.ended
 
+    def _sends_now(self) -> bool:
+        """Whether a command can go out without waiting, and nothing stands against it."""
+        session, link = self.session, self.link
+        return (
+            session is not None
+            and link is not None
+            and not (self._waiting or self._stale or link.congested)
+            and session.writes_now
+        )
+
     def send_now(self, line: bytes) -> bool:
         """Send ``line`` if that takes no waiting and nothing stands against it; False leaves it to :meth:`send`."""
-        session, link = self.session, self.link
-        if session is None or link is None or self._waiting or self._stale or link.congested:
+        if not self._sends_now():
             return False
+        self._number_and_append(line)
+        return True
+
+    def private_message_now(self, client_id: Any, message: Any) -> bool:
+        """Do the same with a message to one client; raises as :func:`commands.private_message` does."""
+        if not self._sends_now():
+            return False
+        self._number_and_append(commands.private_message(client_id, message, self.peer))
+        return True
+
+    def _number_and_append(self, line: bytes) -> None:
         if len(line) > self._longest:
             self.check(line)
-        line = session.put_now(line)
-        if not line:
-            return False
-        link.append(line)
-        return True
+        session, link = self.session, self.link
+        assert session is not None
+        assert link is not None
+        link.append(session.session.number(line))
 
     async def send(self, line: bytes) -> bool:
         """Send ``line`` when there is room; return whether it was taken.

@@ -75,12 +75,11 @@ class BackendSession:
             self._unwritten_bytes += len(line)
         return b""
 
-    def put_now(self, line: bytes) -> bytes:
-        """Take a command if it can be written now, and the window has room; return what to write, or nothing."""
+    @property
+    def writes_now(self) -> bool:
+        """Whether a command can be written now, and the window has room."""
         stream = self.session
-        if not self.is_up or stream.kept_bytes >= self.max_bytes or stream.sent - stream.acknowledged >= self.max_lines:
-            return b""
-        return stream.number(line)
+        return self.is_up and stream.kept_bytes < self.max_bytes and stream.sent - stream.acknowledged < self.max_lines
 
     # --- the end ---
 

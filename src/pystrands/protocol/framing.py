@@ -8,11 +8,11 @@ __all__ = ["LineSplitter"]
 class LineSplitter:
     r"""Cuts a byte stream into lines, wherever its reads happen to end.
 
-    Lines end with ``\n``, which they keep; empty ones are skipped. Splitting happens on bytes, so a UTF-8 character that
-    two reads share is whole again before anything decodes it.
+    Lines end with ``\n``, which they keep; empty ones are skipped. Splitting happens on bytes, so a UTF-8 character
+    that two reads share is whole again before anything decodes it.
 
-    A line of more than ``max_line`` bytes before its ``\n`` is dropped as a whole, the rest of it as it arrives, and counted in
-    ``overlong``: memory stays bounded by ``max_line`` plus one read, and the lines after it are not affected.
+    A line of more than ``max_line`` bytes before its ``\n`` is dropped as a whole, the rest of it as it arrives, and
+    counted in ``overlong``: memory stays bounded by ``max_line`` plus one read, and the lines after it are not affected.
     """
 
     __slots__ = ("_held", "_held_size", "_skipping", "max_line", "overlong")

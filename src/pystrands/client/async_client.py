@@ -10,6 +10,7 @@ from pystrands.client import commands
 from pystrands.client.base import (
     BaseClient,
 )
+from pystrands.client.calls import methods_of
 from pystrands.client.commands import Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.context import ConnectionRequestContext, Context
@@ -77,10 +78,7 @@ class AsyncPyStrandsClient(BaseClient):
             token=token,
             ssl=ssl,
         )
-        self._core = Core(self._options, self._invoke)
-
-    def _invoke(self, name: str, args: tuple[Any, ...]) -> Any:
-        return getattr(self, name)(*args)
+        self._core = Core(self._options, methods_of(self))
 
     @property
     def connected(self) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "call_for_message",
     "check_json",
     "lost_messages",
+    "methods_of",
     "refusal",
     "synthesised_disconnect",
     "synthesised_release",
@@ -86,8 +87,18 @@ def _context_of(event: NewMessage | NewConnection | Disconnected | ClientAdopted
     context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
     if event.event:
         context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
-        context.redelivered = event.redelivered
+        if event.redelivered:
+            context.redelivered = True
     return context
+
+
+def methods_of(owner: Any) -> Callable[[str, tuple[Any, ...]], Any]:
+    """Return what calls the method of a name of ``owner`` as a handler."""
+
+    def invoke(name: str, args: tuple[Any, ...]) -> Any:
+        return getattr(owner, name)(*args)
+
+    return invoke
 
 
 def call_for_message(event: NewMessage, peer: Peer, size: int = 0, done: list[int] | None = None) -> Call:

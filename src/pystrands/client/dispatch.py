@@ -37,6 +37,9 @@ _HELD: Final = -1
 _GATHERING: Final = -2
 """In the same place: :meth:`Dispatcher.begin` starts what is needed."""
 
+_COROUTINE: Final = CoroutineType  # needed for every event, as the next: a constant costs no look-up
+_copy_context: Final = contextvars.copy_context
+
 _runner_numbers = itertools.count(1)
 _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
 
@@ -194,9 +197,9 @@ class Dispatcher:
     async def _run_some(self, number: int, task: "asyncio.Task[None]") -> None:
         if self._successor == number:
             self._successor = 0
-        clean = contextvars.copy_context()
-        lanes, invoke = self._lanes, self._invoke
-        count, started = 0, (now := clock())
+        clean = _copy_context()
+        lanes, invoke, read_clock = self._lanes, self._invoke, clock
+        count, started = 0, (now := read_clock())
         while now < self.lease and (taken := lanes.take()) is not None:
             lane, call = taken
             self._waiting_bytes -= call.size
@@ -209,7 +212,7 @@ class Dispatcher:
             try:
                 try:
                     result = invoke(call.name, call.args)
-                    if type(result) is CoroutineType or inspect.isawaitable(result):
+                    if type(result) is _COROUTINE or inspect.isawaitable(result):
                         result = await (result if self._timeout is None else self._in_time(result))
                     if call.request is not None:
                         _reply(call, answer(call, result))
@@ -230,12 +233,12 @@ class Dispatcher:
                 break
             # The next handler must not inherit what this one left in its context, or its cancellation.
             try:
-                if contextvars.copy_context() != clean or task.cancelling():
+                if _copy_context() != clean or task.cancelling():
                     break
             except Exception:  # noqa: BLE001 - it compares values of the user's, whose == may do anything
                 break
             count += 1
-            now = clock()
+            now = read_clock()
             if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
                 count, started = 0, now
             elif count >= SLICE_EVENTS or now - started > self._slice_seconds:

@@ -12,7 +12,7 @@ class LineSplitter:
     that two reads share is whole again before anything decodes it.
 
     A line of more than ``max_line`` bytes before its ``\n`` is dropped as a whole, the rest of it as it arrives, and
-    counted in ``overlong``: memory stays bounded by ``max_line`` plus one read, and the lines after it are not affected.
+    counted in ``overlong``: memory stays bounded by ``max_line`` plus one read. The lines after it are not affected.
     """
 
     __slots__ = ("_held", "_held_size", "_skipping", "max_line", "overlong")

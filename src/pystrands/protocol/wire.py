@@ -228,8 +228,10 @@ def message_to_room(room_id: str, message: str | bytes, exclude: Sequence[str] =
 def message_to_connection(client_id: str, message: str | bytes, confirm_as: str = "") -> bytes:
     """Encode a message to one client. Raises TypeError and ValueError as any message does."""
     if type(message) is str and not confirm_as:  # the ordinary case
-        line = b'{"action":"message_to_connection","request_id":"","params":{"conn_id":%b,"message":%b}}\n'
-        return line % (_json(client_id), _json(message))
+        return b'{"action":"message_to_connection","request_id":"","params":{"conn_id":%b,"message":%b}}\n' % (
+            _json(client_id),
+            _json(message),
+        )
     to = b'"conn_id":' + _json(client_id) + b","
     if confirm_as:
         return _with_options("message_to_connection", to + _content(message), (), confirm_as)

@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import json
 from base64 import b64encode
 from typing import Any
@@ -187,3 +188,15 @@ def test_a_lone_surrogate_is_a_value_error():
 def test_the_line_limit_is_enough(message):
     size = len(message.encode() if isinstance(message, str) else message)
     assert len(wire.broadcast(message)) <= line_limit(size)
+
+
+def test_of_a_message_only_the_context_is_the_garbage_collectors():
+    """The rest can't be part of a cycle; a handler may make the context part of one."""
+    event = EVENTS.decode(wire.new_message(wire.context_json("a", "/r", b"{}"), "hello"))
+    assert not gc.is_tracked(event)
+    assert not gc.is_tracked(event.params)
+    assert gc.is_tracked(event.params.context)
+    for line in (wire.message_to_room("/r", "hello"), wire.message_to_connection("a", "hello")):
+        command = COMMANDS.decode(line)
+        assert not gc.is_tracked(command)
+        assert not gc.is_tracked(command.params)

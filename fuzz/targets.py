@@ -168,9 +168,9 @@ def _send(pipe: deque[bytes], line: bytes) -> None:
 
 def _hear(broker: LinkSession, lines: list[bytes], heard: list[bytes]) -> None:
     for line in lines:
-        number, _, rest = line.removeprefix(b'{"seq":').partition(b",")
+        rest, _, number = line.removesuffix(b"}\n").rpartition(b',"seq":')
         if broker.accept(int(number)) is Receipt.NEW:
-            heard.append(b"{" + rest)
+            heard.append(rest + b"}\n")
 
 
 def _try_nonsense(backend: BackendSession, broker: LinkSession, number: int) -> None:

@@ -74,7 +74,8 @@ def held(broker):
 
 @pytest.mark.parametrize("head", [b"", b"G", UPGRADE[:-2]], ids=["nothing", "a byte", "almost all"])
 async def test_requests_that_never_end(head):
-    async with a_good_client(handshake_timeout=0.5) as broker:
+    async with a_good_client() as broker:
+        broker._admission.handshake_timeout = 0.5  # now that the good one is in
         socks = await asyncio.to_thread(strangers, broker.ws_port, head)
         await testing.until(lambda: broker.counters["handshake_timeout"] == MANY, PATIENCE)
         for sock in socks:
@@ -85,7 +86,8 @@ async def test_requests_that_never_end(head):
 
 
 async def test_requests_that_come_byte_by_byte_have_no_more_time():
-    async with a_good_client(handshake_timeout=0.5) as broker:
+    async with a_good_client() as broker:
+        broker._admission.handshake_timeout = 0.5  # now that the good one is in
         socks = await asyncio.to_thread(strangers, broker.ws_port, b"GET /")
         while broker.counters["handshake_timeout"] < MANY:
             for sock in socks:

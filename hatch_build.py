@@ -22,11 +22,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CHOICE = "PYSTRANDS_COMPILE"
 LINES = 40  # of what the compiler said, when it failed
-# How a compiled coroutine that is cancelled tells what it awaits, in mypyc's runtime library, and how it should: Python
-# 3.12 deprecates the former, and where warnings are errors, as in many tests, that warning ends the coroutine.
 # Most calls of what is compiled go to each other and to Python's library. Without a look into a table for each, an echo
 # takes 4 % less of the broker's own code.
 FLAGS = ("-fno-plt", "-fno-semantic-interposition")
+# How a compiled coroutine that is cancelled tells what it awaits, in mypyc's runtime library, and how it should: Python
+# 3.12 deprecates the former, and where warnings are errors, as in many tests, that warning ends the coroutine.
 THROW = ("PyObject_CallFunctionObjArgs(_m, type, value, traceback, NULL)", "PyObject_CallOneArg(_m, value)")
 
 

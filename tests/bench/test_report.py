@@ -108,46 +108,44 @@ def test_the_figures_come_back_from_the_file(results):
     assert (again.cases, again.about, again.growth) == (results.cases, results.about, results.growth)
 
 
-def test_readme_and_docs_get_tables_and_charts(results, tmp_path):
+@pytest.fixture
+def root(tmp_path):
+    """A folder with copies of what gets figures."""
+    (tmp_path / "docs/images").mkdir(parents=True)
     for name in ("README.md", "docs/performance.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "docs/images").mkdir()
-    written = write_docs(results, tmp_path)
-    page = (tmp_path / "docs/performance.md").read_text()
+    return tmp_path
+
+
+def test_readme_and_docs_get_tables_and_charts(results, root):
+    written = write_docs(results, root)
+    page = (root / "docs/performance.md").read_text()
     for case in CASES.values():
         assert case.label.casefold() in page.casefold()
     for table in growth_tables(results):
         assert table.title in page
-    assert "1,000" in (tmp_path / "README.md").read_text()
+    assert "1,000" in (root / "README.md").read_text()
     assert {path.stem for path in written if path.suffix == ".svg"} == {*case_charts(results), *growth_charts(results)}
     before = copy.copy(page)
-    write_docs(results, tmp_path)
-    assert (tmp_path / "docs/performance.md").read_text() == before, "written twice it is the same"
+    write_docs(results, root)
+    assert (root / "docs/performance.md").read_text() == before, "written twice it is the same"
 
 
-def test_what_it_was_measured_on_has_the_congestion_control(results, tmp_path):
-    page = tmp_path / "docs/performance.md"
-    (tmp_path / "docs/images").mkdir(parents=True)
-    for path in ("README.md", "docs/performance.md"):
-        shutil.copy(ROOT / path, tmp_path / path)
+def test_what_it_was_measured_on_has_the_congestion_control(results, root):
     for about in results.about.values():
         about["congestion"] = "cubic"
-    write_docs(results, tmp_path)
-    assert ", Python 3.11.2, TCP congestion control cubic.\n" in page.read_text()
+    write_docs(results, root)
+    assert ", Python 3.11.2, TCP congestion control cubic.\n" in (root / "docs/performance.md").read_text()
     assert "congestion" in machine()
 
 
-def test_files_of_older_versions_are_read(results, tmp_path):
+def test_files_of_older_versions_are_read(results, root):
     """They do not say which congestion control there was, and have sides that there are no more."""
-    (tmp_path / "docs/images").mkdir(parents=True)
-    for path in ("README.md", "docs/performance.md"):
-        shutil.copy(ROOT / path, tmp_path / path)
     for sides in results.cases.values():
         sides["pystrands-compiled"] = sides.pop("pystrands-interpreted")
     results.save()
-    write_docs(Results(results.path), tmp_path)
-    page = (tmp_path / "docs/performance.md").read_text()
+    write_docs(Results(results.path), root)
+    page = (root / "docs/performance.md").read_text()
     assert ", Python 3.11.2.\n" in page
     assert "| pystrands-compiled |" in page
 

@@ -192,10 +192,9 @@ class Link:
             return
         overlong = self._splitter.overlong
         commands: list[Command | Unknown] = []
-        decode = _decode
         for line in self._splitter.feed(data):
             try:
-                command: Command | Unknown | None = decode(line)
+                command: Command | Unknown | None = _decode(line)
             except NOT_KNOWN:
                 try:
                     command = COMMANDS.decode(line)

@@ -109,12 +109,9 @@ class Outgoing:
 
     def _sends_now(self) -> bool:
         """Whether a command can go out without waiting, and nothing stands against it."""
-        session, link = self.session, self.link
+        session = self.session
         return (
-            session is not None
-            and link is not None
-            and not (self._waiting or self._stale or link.congested)
-            and session.writes_now
+            session is not None and session.is_up and self.link is not None and not self._stale and not self.congested
         )
 
     def send_now(self, line: bytes) -> bool:
@@ -137,7 +134,7 @@ class Outgoing:
         session, link = self.session, self.link
         assert session is not None
         assert link is not None
-        link.append(session.session.number(line))
+        link.append(session.put(line))
 
     async def send(self, line: bytes) -> bool:
         """Send ``line`` when there is room; return whether it was taken.

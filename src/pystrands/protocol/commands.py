@@ -75,12 +75,6 @@ class BackendSession:
             self._unwritten_bytes += len(line)
         return b""
 
-    @property
-    def writes_now(self) -> bool:
-        """Whether a command can be written now, and the window has room."""
-        stream = self.session
-        return self.is_up and stream.kept_bytes < self.max_bytes and stream.sent - stream.acknowledged < self.max_lines
-
     # --- the end ---
 
     def leave(self) -> bytes:

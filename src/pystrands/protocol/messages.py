@@ -2,6 +2,9 @@
 
 *Events* go from the broker to a backend, *commands* from a backend to the broker. Decoding gives a Struct for each
 action; unknown actions give None, unknown params are ignored. :mod:`pystrands.protocol.wire` writes what is read here.
+
+What is decoded for every message has its fields in the order of the wire, where they are found sooner, and the garbage
+collector leaves it alone (``gc=False``): it can't be part of a cycle.
 """
 
 from base64 import b64decode
@@ -73,9 +76,6 @@ TOOL = "tool"
 
 SENDER = "sender"
 """The ``role`` in the hello of protocol 2 from a program that only sends: it gets no clients and no events."""
-
-# What is decoded for every message has its fields in the order of the wire, so that they are found sooner, and the
-# garbage collector leaves it alone: it can't be part of a cycle.
 
 
 def line_limit(max_message_size: int) -> int:

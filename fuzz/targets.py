@@ -23,7 +23,7 @@ from pystrands.broker.frames import binary_frame, close_code_is_valid, payload_o
 from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.proxies import TrustedProxies
 from pystrands.broker.upgrade import BadRequestError, check_upgrade, parse_request
-from pystrands.broker.websocket import WebSocket, WebSocketShared
+from pystrands.broker.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
 from pystrands.protocol.commands import BackendSession
@@ -243,7 +243,7 @@ def link(data: bytes) -> None:
 # --- WebSocket clients -------------------------------------------------------------------------------------------
 
 
-class _Receiver:
+class _Receiver(Receiver):
     """The gate that lets everybody in, and who gets the messages. Text is sent back, binary messages are not."""
 
     def __init__(self) -> None:
@@ -273,7 +273,7 @@ class _Receiver:
         if isinstance(message, str):
             assert ws.send(text_frame(message)) or not ws.is_open or ws.queued
 
-    def client_closed(self, _: WebSocket, code: int, reason: str) -> None:
+    def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:  # noqa: ARG002 - a receiver's
         assert len(reason.encode()) <= 123
         self.closed.append(code)
 

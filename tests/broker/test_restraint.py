@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pystrands.broker.restraint import IdleLimited, RateLimited
-from pystrands.broker.websocket import BACKPRESSURE, TOO_FAST
+from pystrands.broker.websocket import BACKPRESSURE, TOO_FAST, Receiver
 from tests.broker.ws_support import Double
 
 
@@ -44,7 +44,7 @@ class Timer(Double):
             self.loop.timers.remove(self)
 
 
-class Router(Double):
+class Router(Receiver):
     def __init__(self):
         self.messages = []
         self.closed = []

@@ -8,10 +8,11 @@ from pystrands.broker.rooms import Client, Rooms
 
 from .doubles import FakeWebSocket
 from .test_fanout import Loop
+from .ws_support import Echo
 
 
 def make_client(number: int) -> Client:
-    return Client(number, f"c{number}", "lobby", b"{}", FakeWebSocket(None))
+    return Client(number, f"c{number}", "lobby", b"{}", FakeWebSocket(Echo()))
 
 
 def make_rooms() -> tuple[Rooms, list[str]]:

@@ -16,12 +16,12 @@ from pystrands.broker.links import Link, LinkShared, link_factory
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.rooms import Rooms
 from pystrands.broker.router import Router
-from pystrands.engine.base import Audience, Delivered
+from pystrands.engine.base import Audience, Delivered, Engine
 
 from .doubles import FakeHandshake, FakeTransport, FakeWebSocket
 
 
-class RecordingEngine:
+class RecordingEngine(Engine):
     """Keeps what is published."""
 
     def __init__(self) -> None:

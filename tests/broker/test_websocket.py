@@ -12,7 +12,7 @@ from websockets.typing import Subprotocol
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import ping_frame, text_frame
 from pystrands.broker.keepalive import MessageWatch
-from pystrands.broker.websocket import BACKPRESSURE, TOO_FAST, WebSocket, WebSocketShared
+from pystrands.broker.websocket import BACKPRESSURE, TOO_FAST, Receiver, WebSocket, WebSocketShared
 from tests.broker.ws_support import (
     BINARY,
     CLOSE,
@@ -873,7 +873,7 @@ class FakeTransport(Double):
         self.calls.append("abort")
 
 
-class Recorder:
+class Recorder(Receiver):
     def __init__(self):
         self.messages = []
         self.closed = []

@@ -26,7 +26,7 @@ from pystrands.broker.frames import binary_frame, text_frame
 from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.tls import Tls
 from pystrands.broker.tls_server import TlsServer
-from pystrands.broker.websocket import WebSocketShared
+from pystrands.broker.websocket import Receiver, WebSocketShared
 from pystrands.testing import until_sync
 from tests.certificates import Authority
 
@@ -45,7 +45,7 @@ else:
     Double = object
 
 
-class Echo:
+class Echo(Receiver):
     """A receiver that sends everything back."""
 
     def __init__(self):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pystrands.protocol import events
-from pystrands.protocol.events import Event, Holder, Kind, Lane, Ledger
+from pystrands.protocol.events import Event, Holder, Keeper, Kind, Lane, Ledger
 
 
 class Backend(Holder):
@@ -32,7 +32,7 @@ class Client(Lane):
         return self.name
 
 
-class World:
+class World(Keeper):
     def __init__(self, *names):
         self.backends = [Backend(name) for name in names]
         self.caught: list[Lane] = []
@@ -40,13 +40,13 @@ class World:
         self.ended: list[Lane] = []
         self.not_waiting: list[Event] = []
         self.count = 0
-        self.ledger = Ledger(self.choose, self.send, self, self.number)
+        self.ledger = Ledger(self)
 
-    def choose(self):
+    def choose_owner(self):
         able = [backend for backend in self.backends if backend.is_up and not backend.is_leaving]
         return min(able, key=lambda backend: len(backend.lanes), default=None)
 
-    def number(self):
+    def new_number(self):
         self.count += 1
         return self.count
 
@@ -70,7 +70,7 @@ class World:
         self.given_up.append(event)
 
     def put(self, client, content="", kind=Kind.MESSAGE):
-        event = Event(client, kind, self.number(), content, len(content))
+        event = Event(client, kind, self.new_number(), content, len(content))
         sent = self.ledger.submit(event)
         if not sent:
             self.ledger.wait(event)
@@ -452,11 +452,11 @@ class Handovers(RuleBasedStateMachine):
         self.handled: dict[Client, list[str]] = {}
 
     def able(self):
-        return self.world.choose()
+        return self.world.choose_owner()
 
     @rule()
     def backend_comes(self):
-        backend = Backend(f"backend {self.world.number()}")
+        backend = Backend(f"backend {self.world.new_number()}")
         self.world.backends.append(backend)
         self.world.ledger.available(backend)
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from pystrands.broker.links import Link
+from mypy_extensions import trait
+
+from pystrands.broker.links import Link, LinkOwner
 from pystrands.broker.taps import ToolOutput
 from pystrands.protocol import messages, wire
 from pystrands.protocol.events import Holder
@@ -32,28 +35,29 @@ _MAX_REQUESTS: Final = 1000
 """Connection requests that one session may have unanswered: the credit of handshakes."""
 
 
-class SessionReceiver(Protocol):
+@trait
+class SessionReceiver(ABC):
     """Who is told what happens to sessions. Nothing here may raise."""
 
+    @abstractmethod
     def session_available(self, session: "Session") -> None:
         """The session takes events, from now on or again."""
-        ...
 
+    @abstractmethod
     def session_unlinked(self, session: "Session") -> None:
         """The session's link is gone; it may come back."""
-        ...
 
+    @abstractmethod
     def session_leaving(self, session: "Session") -> None:
         """The backend wants no more clients and events."""
-        ...
 
+    @abstractmethod
     def session_died(self, session: "Session") -> None:
         """The session is over: told once for each, after its last command."""
-        ...
 
+    @abstractmethod
     def command(self, session: "Session", command: Command) -> None:
         """A backend wants something done."""
-        ...
 
 
 class Session(Holder):
@@ -173,7 +177,7 @@ class ToolSession(Session):
         return 0
 
 
-class Backends:
+class Backends(LinkOwner):
     """All sessions, and the choice among them. ``resume_window`` and ``heartbeat`` in seconds."""
 
     def __init__(

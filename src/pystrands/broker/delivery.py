@@ -10,7 +10,7 @@ from pystrands.broker.frames import binary_frame, text_frame
 from pystrands.broker.groups import Group
 from pystrands.broker.rooms import Rooms
 from pystrands.broker.websocket import WebSocket
-from pystrands.engine.base import Audience, Delivered
+from pystrands.engine.base import Audience, Delivered, Sink
 
 __all__ = ["Delivery"]
 
@@ -18,12 +18,13 @@ _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
 
 
-class Delivery:
+class Delivery(Sink):
     """The engine's sink. A message is framed once, and compressed once, however many clients it is for."""
 
     def __init__(self, rooms: Rooms, outbox: Outbox | CompressedOutbox, counters: Counter[str]) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
+        self._watchers = rooms.taps.watchers
         self._outbox = outbox
         self._counters = counters
 
@@ -41,7 +42,7 @@ class Delivery:
             group = self._rooms.room(address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
                 matched, taken = self._publish(group, _frame(message), exclude)
-        if self._taps.watchers:
+        if self._watchers:
             self._taps.message_out(audience, address, message, matched, client)
         if taken:
             self._counters["messages_delivered"] += taken

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import socket
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from pystrands.broker.gate import FIRST_LINE, TOO_LONG, Gate
 from pystrands.broker.tls import Tls, TlsStart
@@ -32,32 +33,32 @@ _LINGER: Final = 1.0
 """Seconds for a peer that is refused to read why."""
 
 
-class LinkOwner(Protocol):
+class LinkOwner(ABC):
     """Who gives links their sessions, and hears of what happens on them. Nothing here may raise."""
 
+    @abstractmethod
     def link_opened(self, link: "Link") -> None:
         """A connection was accepted; nothing is known of it yet."""
-        ...
 
+    @abstractmethod
     def link_decided(self, link: "Link", hello: HelloParams | None) -> None:
         """The first line, or silence, has shown what the backend speaks: give the link its session, or close it."""
-        ...
 
+    @abstractmethod
     def link_hello(self, link: "Link", hello: HelloParams) -> None:
         """A hello came late, on a link that has its session."""
-        ...
 
+    @abstractmethod
     def link_received(self, link: "Link", commands: list[Command | Unknown]) -> None:
         """These commands came in one read: all but hellos and heartbeats."""
-        ...
 
+    @abstractmethod
     def link_flow(self, link: "Link") -> None:
         """The link's ``blocked`` has changed."""
-        ...
 
+    @abstractmethod
     def link_closed(self, link: "Link") -> None:
         """The connection is gone: the last thing that is told of it."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)

@@ -21,7 +21,7 @@ _LOOKS: Final = 20
 """Looks for idle clients per time-out."""
 
 
-class RateLimited:
+class RateLimited(Receiver):
     """Passes messages on, and holds their senders to ``messages`` and ``size`` bytes per second; 0 is no limit.
 
     ``delay``: who is past its limit is not read from until it is within it again; what had been read by then is passed
@@ -89,7 +89,7 @@ class RateLimited:
         ws.resume_reading(TOO_FAST)
 
 
-class IdleLimited:
+class IdleLimited(Receiver):
     """Passes messages on, and closes with 1001 who has sent none for ``timeout`` seconds; pings and pongs don't count.
 
     It is a watch, too: a client's time begins when it is added. Who is not read from is not idle. Looks at those that

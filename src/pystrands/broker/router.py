@@ -8,15 +8,15 @@ from typing import Final, cast
 from uuid import uuid4
 
 from pystrands.broker.admission import Handshake
-from pystrands.broker.backends import Backends, Session
+from pystrands.broker.backends import Backends, Session, SessionReceiver
 from pystrands.broker.commands import Commands
 from pystrands.broker.doorkeeper import Doorkeeper
 from pystrands.broker.expiry import Expiries
 from pystrands.broker.queue import EventQueue, Offer
 from pystrands.broker.rooms import Client, Rooms
-from pystrands.broker.websocket import WebSocket
+from pystrands.broker.websocket import Receiver, WebSocket
 from pystrands.protocol import wire
-from pystrands.protocol.events import MAX_DELIVERIES, Event, Holder, Kind, Lane, Ledger
+from pystrands.protocol.events import MAX_DELIVERIES, Event, Holder, Keeper, Kind, Lane, Ledger
 from pystrands.protocol.messages import (
     Command,
     Done,
@@ -39,7 +39,7 @@ _FAILURES: Final = frozenset({1002, 1003, 1007, 1009, 1011, 1013})
 """Close codes that a client's backend hears of as an error, before the disconnect."""
 
 
-class Router:
+class Router(Receiver, SessionReceiver, Keeper):
     """Joins the WebSocket side and the sessions. Everything here is a callback; nothing waits.
 
     It is the receiver of WebSockets and of sessions, and the keeper of the ledger; its ``doorkeeper`` is the gate.
@@ -59,10 +59,11 @@ class Router:
         hold_time: float,
         answer_timeout: float,
         counters: Counter[str],
-        ledger: Callable[..., Ledger] = Ledger,
+        ledger: Callable[[Keeper], Ledger] = Ledger,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
+        self._watchers = rooms.taps.watchers
         self._queue = queue
         self._commands = commands
         self._loop = loop
@@ -71,20 +72,13 @@ class Router:
         self._ending: dict[str, Client] = {}  # clients that are gone, and whose backend has not finished with them
         self._clients = 0
         self._events = 0
-        self._ledger = ledger(self._choose_owner, self._send, self, self._new_number)
+        self._ledger = ledger(self)
         self.doorkeeper = Doorkeeper(
             self._choose, self._admit, loop, hold_time=hold_time, answer_timeout=answer_timeout, counters=counters
         )
 
     def _choose(self, besides: Collection[Session] = ()) -> Session | None:
         return self.backends.choose(besides)
-
-    def _choose_owner(self) -> Session | None:
-        return self.backends.choose_owner()
-
-    def _new_number(self) -> int:
-        self._events += 1
-        return self._events
 
     # --- clients ---
 
@@ -106,7 +100,7 @@ class Router:
         self._ledger.own(client, session)
         if (ending := self._ending.get(client_id)) is not None:
             self._ledger.succeed(client, ending)
-        self._put(Event(client, Kind.NEW, self._new_number()))
+        self._put(Event(client, Kind.NEW, self.new_number()))
         if answer.expires_at is not None:
             self._expiries.add(ws, answer.expires_at)
 
@@ -114,7 +108,7 @@ class Router:
         """A client sent a message: it goes to its owner, or waits for credit, or for a backend."""
         self._counters["messages_received"] += 1
         client: Client = ws.client
-        if self._taps.watchers:
+        if self._watchers:
             self._taps.message_in(client, message)
         if isinstance(message, bytes):
             owner = cast("Session | None", client.holder)
@@ -153,8 +147,8 @@ class Router:
         if code in _FAILURES:
             # The client's own words are for on_disconnect alone: errors get into logs.
             text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
-            self._put(Event(client, Kind.ERROR, self._new_number(), text))
-        self._put(Event(client, Kind.GONE, self._new_number(), reason, code=code))
+            self._put(Event(client, Kind.ERROR, self.new_number(), text))
+        self._put(Event(client, Kind.GONE, self.new_number(), reason, code=code))
         if client.in_flight or client.waiting:
             self._ending[client.client_id] = client
         ws.client = None  # the two refer to each other: the collector would have to find them
@@ -169,7 +163,16 @@ class Router:
 
     # --- what the ledger asks for ---
 
-    def _send(self, holder: Holder, event: Event) -> int:
+    def choose_owner(self) -> Session | None:
+        """Return the session that a client without one goes to."""
+        return self.backends.choose_owner()
+
+    def new_number(self) -> int:
+        """Return the next event's number."""
+        self._events += 1
+        return self._events
+
+    def send(self, holder: Holder, event: Event) -> int:
         """Write an event to its session; return its number there."""
         session: Session = holder  # type: ignore[assignment]  # all holders are, and cast() costs a call
         client: Client = event.lane  # type: ignore[assignment]

@@ -38,23 +38,14 @@ class Histogram:
 class TimedLedger(Ledger):
     """Times some events from their sending until their session has finished them; released ones do not count."""
 
-    def __init__(
-        self,
-        histogram: Histogram,
-        clock: Clock,
-        choose: Callable[[], Holder | None],
-        send: Callable[[Holder, Event], int],
-        keeper: Keeper,
-        new_number: Callable[[], int],
-    ) -> None:
-        super().__init__(choose, self._timed_send, keeper, new_number)
-        self._send_event = send
+    def __init__(self, histogram: Histogram, clock: Clock, keeper: Keeper) -> None:
+        super().__init__(keeper)
         self._histogram = histogram
         self._clock = clock
         self._begun: dict[Holder, dict[int, float]] = {}
 
-    def _timed_send(self, holder: Holder, event: Event) -> int:
-        number = self._send_event(holder, event)
+    def _send(self, holder: Holder, event: Event) -> int:
+        number = super()._send(holder, event)
         if number and not number & _OTHERS:
             self._begun.setdefault(holder, {})[number] = self._clock()
         return number

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,16 +65,19 @@ _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one be
 _PONG_BYTE: Final = 0x80 | PONG
 
 
-class Receiver(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)  # those that limit clients, and those of tests
+class Receiver(ABC):
     """Who gets a WebSocket's messages. What it raises is logged, and closes the WebSocket with 1011."""
 
-    def client_message(self, ws: "WebSocket", message: str | bytes, /) -> None:
+    @abstractmethod
+    def client_message(self, ws: "WebSocket", message: str | bytes) -> None:
         """Take a whole message: `str` came as text, `bytes` as binary.
 
         It may still be called for what had already been read when reading was paused.
         """
 
-    def client_closed(self, ws: "WebSocket", code: int, reason: str, /) -> None:
+    @abstractmethod
+    def client_closed(self, ws: "WebSocket", code: int, reason: str) -> None:
         """Hear, once per WebSocket, that no message will follow.
 
         `code` is the peer's, 1005 if its close frame was empty, 1006 if there was none; if we closed, it is ours.

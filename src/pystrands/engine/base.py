@@ -1,8 +1,10 @@
 """The two small interfaces between a broker and what carries messages between brokers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from enum import Enum
-from typing import Protocol
+
+from mypy_extensions import mypyc_attr
 
 __all__ = ["Audience", "Delivered", "Engine", "Sink"]
 
@@ -22,9 +24,11 @@ class Audience(Enum):
     """All clients of all brokers; the address is empty."""
 
 
-class Sink(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
+class Sink(ABC):
     """Takes messages for the clients of this broker."""
 
+    @abstractmethod
     def deliver(
         self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
     ) -> Delivered:
@@ -32,30 +36,30 @@ class Sink(Protocol):
 
         Never blocks, never raises.
         """
-        ...
 
 
-class Engine(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)  # anybody's
+class Engine(ABC):
     """Takes a message to every broker that has clients for it, in the order of the calls."""
 
+    @abstractmethod
     async def start(self, sink: Sink) -> None:
         """Begin to hand messages to ``sink``, on the running event loop."""
-        ...
 
+    @abstractmethod
     async def stop(self) -> None:
         """Hand on what was published before, then let go of everything."""
-        ...
 
+    @abstractmethod
     def subscribe(self, room_id: str) -> None:
         """A first client of this broker is in the room."""
-        ...
 
+    @abstractmethod
     def unsubscribe(self, room_id: str) -> None:
         """The last client of this broker has left the room."""
-        ...
 
+    @abstractmethod
     def publish(
         self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
     ) -> Delivered:
         """Send ``message`` on its way, and tell what became of it at this broker. Never blocks."""
-        ...

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 
-from pystrands.engine.base import Audience, Delivered, Sink
+from pystrands.engine.base import Audience, Delivered, Engine, Sink
 
 __all__ = ["MemoryEngine"]
 
 
-class MemoryEngine:
+class MemoryEngine(Engine):
     """Hands each message straight to the broker that published it."""
 
     def __init__(self) -> None:

@@ -1,14 +1,16 @@
 """The broker's side of events: in order for each client, bounded by credit, handed over when a backend goes.
 
 A :class:`Lane` is one client's events; a :class:`Holder` is the session of a backend that lanes are given to. The
-:class:`Ledger` moves events between them. No I/O and no clock: ``send`` writes an event and gives its number in the
-session's stream, or 0 where the backend never says that it is done (protocol 1).
+:class:`Ledger` moves events between them. No I/O and no clock: its :class:`Keeper` has those.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
+
+from mypy_extensions import trait
 
 __all__ = ["Event", "Holder", "Keeper", "Kind", "Lane", "Ledger"]
 
@@ -113,44 +115,44 @@ class Holder:
         """Lanes whose next event waits for the session's credit, in the order in which they get it."""
 
 
-class Keeper(Protocol):
-    """Who bounds what waits, and is told of what no longer does."""
+@trait
+class Keeper(ABC):
+    """Who keeps the ledger: chooses and writes to sessions, bounds what waits, and is told of what no longer does."""
 
+    @abstractmethod
+    def choose_owner(self) -> Holder | None:
+        """Return the session that a lane without one is given to, or None."""
+
+    @abstractmethod
+    def new_number(self) -> int:
+        """Return a number for an event that the ledger makes itself."""
+
+    @abstractmethod
+    def send(self, holder: Holder, event: Event) -> int:
+        """Write an event; return its number in the session's stream, or 0 where nothing will say that it is done."""
+
+    @abstractmethod
     def taken(self, event: Event) -> None:
         """A message that waited was sent or dropped."""
-        ...
 
+    @abstractmethod
     def caught_up(self, lane: Lane) -> None:
         """Nothing of the lane waits any more: its client may be read from."""
-        ...
 
+    @abstractmethod
     def over(self, lane: Lane) -> None:
         """The last event of the lane is finished."""
-        ...
 
+    @abstractmethod
     def gave_up(self, event: Event) -> None:
         """A message was dropped: it was in too many sessions that died."""
-        ...
 
 
 class Ledger:
-    """Which session has which lane, and what of it is on its way.
+    """Which session has which lane, and what of it is on its way."""
 
-    ``choose`` returns the session that a lane without one is given to, or None. ``new_number`` numbers the events that
-    the ledger makes itself.
-    """
-
-    def __init__(
-        self,
-        choose: Callable[[], Holder | None],
-        send: Callable[[Holder, Event], int],
-        keeper: Keeper,
-        new_number: Callable[[], int],
-    ) -> None:
-        self._choose = choose
-        self._send = send
+    def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._new_number = new_number
         self._orphans: dict[Lane, None] = {}  # lanes with waiting events and no holder, oldest first
 
     # --- what happens to clients ---
@@ -269,6 +271,9 @@ class Ledger:
 
     # --- how it moves ---
 
+    def _send(self, holder: Holder, event: Event) -> int:
+        return self._keeper.send(holder, event)
+
     def _sent(self, holder: Holder, lane: Lane, event: Event) -> bool:
         """Send the next event of a lane, if there is credit; one that waits for its session's is listed as starved."""
         if not holder.is_up or holder.is_leaving or lane.after is not None:
@@ -375,14 +380,14 @@ class Ledger:
 
     def _assign(self, lane: Lane) -> bool:
         """Give a lane to the least loaded session, which hears of it first (LINK rule 17); False when there is none."""
-        holder = self._choose()
+        holder = self._keeper.choose_owner()
         if holder is None:
             return False
         self._orphans.pop(lane, None)
         lane.holder = holder
         holder.lanes[lane] = None
         if lane.was_held and not (lane.waiting and lane.waiting[0].kind is Kind.ADOPTED):
-            adoption = Event(lane, Kind.ADOPTED, self._new_number())
+            adoption = Event(lane, Kind.ADOPTED, self._keeper.new_number())
             if not self._sent(holder, lane, adoption):
                 lane.waiting = deque((adoption, *(lane.waiting or ())))
         return True

@@ -74,19 +74,22 @@ _LIFE: Final[dict[type, str]] = {
 _NESTED = frozenset({"accepted", "client_id", "room_id", "metadata"})
 
 
-def _unwrapped(context: Context) -> Context:
+def _unwrap(context: Context) -> None:
     """Undo what the original broker does: it gives the backend's whole reply back as metadata."""
     metadata = context.metadata
     if type(metadata) is dict and len(metadata) == len(_NESTED) and metadata.keys() == _NESTED:
         context.metadata = metadata["metadata"]
-    return context
 
 
-def _context_of(event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, peer: Peer) -> Context:
-    """Return the context of an event, which then names the event, where that has a name."""
-    context = event.params.context if peer.said_hello else _unwrapped(event.params.context)
-    if event.event:
-        context._event = (peer.broker_id, event.event)  # noqa: SLF001 - the library's own
+def _named(
+    context: Context, event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, peer: Peer
+) -> Context:
+    """Return the context that an event came with, which then names the event, where that has a name."""
+    if not peer.said_hello:
+        _unwrap(context)
+    number = event.event
+    if number:
+        context._event = (peer.broker_id, number)  # noqa: SLF001 - the library's own
         if event.redelivered:
             context.redelivered = True
     return context
@@ -101,12 +104,12 @@ def methods_of(owner: Any) -> Callable[[str, tuple[Any, ...]], Any]:
     return invoke
 
 
-def call_for_message(event: NewMessage, peer: Peer, size: int = 0, done: list[int] | None = None) -> Call:
-    """Do what :func:`call_for` does for the ordinary event; ``size`` and ``done`` are the call's."""
+def call_for_message(event: NewMessage, peer: Peer, size: int = 0, seq: int = 0, done: list[int] | None = None) -> Call:
+    """Do what :func:`call_for` does for the ordinary event; ``size``, ``seq`` and ``done`` are the call's."""
     params = event.params
-    context = _context_of(event, peer)
+    context = _named(params.context, event, peer)
     content = messages.message_content(params.message, params.binary) if params.binary else params.message
-    return Call("on_message", (content, context), context, context.client_id, size, event.seq, done)
+    return Call("on_message", (content, context), context, context.client_id, size, seq, done)
 
 
 def call_for(event: Event, peer: Peer) -> Call | None:
@@ -125,13 +128,13 @@ def call_for(event: Event, peer: Peer) -> Call | None:
         call.request, call.request_id = request, event.request_id or ""
         return call
     if isinstance(event, NewConnection | Disconnected | ClientAdopted):
-        context = _context_of(event, peer)
+        context = _named(event.params.context, event, peer)
         if isinstance(event, Disconnected):
             context.close_code, context.reason = event.params.code, event.params.reason
         name = _LIFE[type(event)]
         return Call(name, (context,), context, context.client_id)
     if isinstance(event, ClientError):
-        context = _context_of(event, peer)
+        context = _named(event.params.context, event, peer)
         return Call("on_error", (event.params.error, context), context, context.client_id or None)
     return None
 

@@ -145,7 +145,7 @@ class Incoming:
                 stream = session.session
                 if (seq := cast("NewMessage", event).seq) == stream.received + 1:  # as accept() says, without a call
                     stream.received = seq
-                    self._take_message(link, session, cast("NewMessage", event), line)
+                    self._take_message(link, session, cast("NewMessage", event), seq, line)
                     continue
             if event is None or kind is Heartbeat:
                 if event is not None and event.params:  # type: ignore[union-attr]  # by its kind
@@ -206,14 +206,14 @@ class Incoming:
             self._outgoing.session.finished(seq)
             link.schedule_flush()
 
-    def _take_message(self, link: Link, session: BackendSession, event: NewMessage, line: bytes) -> None:
+    def _take_message(self, link: Link, session: BackendSession, event: NewMessage, seq: int, line: bytes) -> None:
         try:
-            call = call_for_message(event, link.peer, len(line), session.done)
+            call = call_for_message(event, link.peer, len(line), seq, session.done)
         except MalformedLine as error:
             link.reject_line(error)
-            self._skip(link, event.seq)
+            self._skip(link, seq)
             return
-        self._ownership.owns(call.context, line)
+        self._ownership.owns(cast("str", call.lane), call.context, line)
         if self.is_leaving:
             self._release([call])
         else:

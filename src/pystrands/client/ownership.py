@@ -49,14 +49,15 @@ class Ownership:
         self._lines.clear()
         return [msgspec.json.decode(line, type=_OfClient).params.context for line in lines]
 
-    def owns(self, context: Context, line: bytes) -> None:
+    def owns(self, client_id: str, context: Context, line: bytes) -> None:
         """Note that the client of ``context``, which came in ``line``, is this backend's."""
-        self._lines[context.client_id] = line if len(line) <= _KEPT_LINE else _shortened(context)
+        self._lines[client_id] = line if len(line) <= _KEPT_LINE else _shortened(context)
 
     def saw(self, event: Event, line: bytes) -> None:
         """Note whose event came, in which line."""
         if isinstance(event, _OWNED):
-            self.owns(event.params.context, line)
+            context = event.params.context
+            self.owns(context.client_id, context, line)
         elif isinstance(event, Disconnected):
             self._lines.pop(event.params.context.client_id, None)
 

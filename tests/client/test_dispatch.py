@@ -9,7 +9,7 @@ from pystrands import Context
 from pystrands.client import dispatch
 from pystrands.client.calls import Call
 from pystrands.client.clock import clock
-from pystrands.client.dispatch import EAGER, SLICE_EVENTS, Dispatcher, in_handler
+from pystrands.client.dispatch import EAGER, SLICE_EVENTS, Dispatcher, current_runner, in_handler
 from tests.client.fake_broker import soon, until
 
 
@@ -87,6 +87,20 @@ async def test_handlers_that_do_not_suspend_share_a_task():
     await soon(dispatcher.finished())
     assert len(tasks) <= 3  # one, but for slices that a busy machine makes longer than 2 ms
     assert not in_handler()
+
+
+async def test_where_no_handler_suspends_no_runner_is_made_for_nothing():
+    runners = []
+
+    async def handler():
+        runners.append(current_runner())
+
+    dispatcher = make(handler, slice_seconds=60)
+    for _ in range(3):
+        put_all(dispatcher, [call(f"c{n}") for n in range(SLICE_EVENTS)])
+        await soon(dispatcher.finished())
+    first = runners[0]
+    assert runners == [number for number in (first, first + 1, first + 2) for _ in range(SLICE_EVENTS)]
 
 
 async def test_other_tasks_get_their_turn():

@@ -16,7 +16,9 @@ from bench.results import Results, Rounds, machine
 from bench.sides import SIDES, Side, pystrands
 from bench.verdict import verdicts
 
-LATENCY_ROUNDS = 5
+ROUNDS = 3
+MORE_ROUNDS = {"echo": 9, "latency": 5}  # the runs of these differ most
+QUICK_ROUNDS = {"latency": 3}
 USUALLY_ONLY_IN = {"protocol1": ("echo",), "pystrands-interpreted": ("echo", "room", "rooms", "latency")}
 QUICK_SIDES = ["pystrands", "fastapi", "websockets", "nats", "c"]
 QUICK_CASES = ["echo", "room", "rooms", "idle", "latency"]
@@ -41,7 +43,8 @@ def parse() -> argparse.Namespace:
         " on uvloop. With --side pystrands-interpreted: beside that, the backends of both on asyncio's loop",
     )
     parser.add_argument("--python", default=sys.executable, help="the Python that runs the code of --src")
-    parser.add_argument("--rounds", type=int, default=3, help=f"of each case; latency has at least {LATENCY_ROUNDS}")
+    more = ", ".join(f"{count} of {name}" for name, count in MORE_ROUNDS.items())
+    parser.add_argument("--rounds", type=int, help=f"of each case, {ROUNDS} if not given; {more}")
     parser.add_argument("--seconds", type=float, default=3, help="measured in each run")
     parser.add_argument("--warmup", type=float, default=1, help="seconds under load before that")
     parser.add_argument("--quick", action="store_true", help="one short round of the verdict's cases, in two minutes")
@@ -73,7 +76,7 @@ class Bench:
         self.usual = not (options.quick or options.side or options.against or options.src)
         self.results = Results() if self.usual else Results.fresh(BUILD / "other.json")
         self.sides = sides_of(options)
-        self.rounds: int = options.rounds
+        self.rounds: int | None = options.rounds
         self.timing = Timing(warmup=options.warmup, seconds=options.seconds, pin=options.pin)
         self.quick: bool = options.quick
         self.failed = False
@@ -97,9 +100,9 @@ class Bench:
 
     def rounds_of(self, case: Case) -> int:
         """Return how many rounds a case has."""
-        if case.name == "latency":
-            return 3 if self.quick else max(self.rounds, LATENCY_ROUNDS)
-        return self.rounds
+        if self.quick:
+            return QUICK_ROUNDS.get(case.name, 1)
+        return self.rounds or MORE_ROUNDS.get(case.name, ROUNDS)
 
     def prepared(self, case: Case) -> Case:
         """Return the case as it is run: smaller when it must be quick, at the rate that FastAPI's most gives."""
@@ -133,7 +136,7 @@ def main() -> int:
     """Measure, print, and return 1 when a message was lost anywhere."""
     options = parse()
     if options.quick:
-        options.rounds, options.seconds, options.warmup = 1, 1, 0.5
+        options.seconds, options.warmup = 1, 0.5
     console = Console(width=None if sys.stdout.isatty() else 160)
     BUILD.mkdir(exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())

@@ -35,7 +35,7 @@ _MAX_REQUESTS: Final = 1000
 """Connection requests that one session may have unanswered: the credit of handshakes."""
 
 
-@trait
+@trait  # compiled, a class has one base that is none: a router's is Receiver
 class SessionReceiver(ABC):
     """Who is told what happens to sessions. Nothing here may raise."""
 

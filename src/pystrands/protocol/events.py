@@ -115,7 +115,7 @@ class Holder:
         """Lanes whose next event waits for the session's credit, in the order in which they get it."""
 
 
-@trait
+@trait  # compiled, a class has one base that is none: a router's is Receiver
 class Keeper(ABC):
     """Who keeps the ledger: chooses and writes to sessions, bounds what waits, and is told of what no longer does."""
 

@@ -1,4 +1,4 @@
-"""The ledger that times events: here, since its keeper is a double, which can't be one where it is compiled."""
+"""The ledger that times events. Its keeper is a double, and compiled code takes none: so it is not in tests/broker."""
 
 from typing import Any
 
@@ -7,13 +7,7 @@ from hypothesis import strategies as st
 
 from pystrands.broker.timing import Timings, timed_parts
 from pystrands.protocol.events import Event, Holder, Keeper, Kind, Lane
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.broker.test_timing import Clock
 
 
 class World(Keeper):

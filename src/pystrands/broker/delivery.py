@@ -24,7 +24,6 @@ class Delivery(Sink):
     def __init__(self, rooms: Rooms, outbox: Outbox | CompressedOutbox, counters: Counter[str]) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
-        self._watchers = rooms.taps.watchers
         self._outbox = outbox
         self._counters = counters
 
@@ -42,7 +41,7 @@ class Delivery(Sink):
             group = self._rooms.room(address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
                 matched, taken = self._publish(group, _frame(message), exclude)
-        if self._watchers:
+        if self._taps.watchers:
             self._taps.message_out(audience, address, message, matched, client)
         if taken:
             self._counters["messages_delivered"] += taken

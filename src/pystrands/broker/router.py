@@ -63,7 +63,6 @@ class Router(Receiver, SessionReceiver, Keeper):
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
-        self._watchers = rooms.taps.watchers
         self._queue = queue
         self._commands = commands
         self._loop = loop
@@ -108,7 +107,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         """A client sent a message: it goes to its owner, or waits for credit, or for a backend."""
         self._counters["messages_received"] += 1
         client: Client = ws.client
-        if self._watchers:
+        if self._taps.watchers:
             self._taps.message_in(client, message)
         if isinstance(message, bytes):
             owner = cast("Session | None", client.holder)

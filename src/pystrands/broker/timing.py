@@ -14,7 +14,7 @@ from pystrands.broker.admission import Handshake
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.timed import Clock, Histogram, TimedLedger, TimedOutbox
 from pystrands.broker.websocket import WebSocket
-from pystrands.protocol.events import Ledger
+from pystrands.protocol.events import Keeper, Ledger
 
 __all__ = ["Parts", "Timings", "timed_parts"]
 
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """What makes those parts of a broker that are timed, or not."""
 
     handshake: Callable[..., Handshake] = Handshake
-    ledger: Callable[..., Ledger] = Ledger
+    ledger: Callable[[Keeper], Ledger] = Ledger
     outbox: Callable[..., Outbox] = Outbox
 
 

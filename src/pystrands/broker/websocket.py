@@ -69,6 +69,8 @@ _PONG_BYTE: Final = 0x80 | PONG
 class Receiver(ABC):
     """Who gets a WebSocket's messages. What it raises is logged, and closes the WebSocket with 1011."""
 
+    __slots__ = ()
+
     @abstractmethod
     def client_message(self, ws: "WebSocket", message: str | bytes) -> None:
         """Take a whole message: `str` came as text, `bytes` as binary.

@@ -71,7 +71,6 @@ _LIFE: Final[dict[type, str]] = {
     Disconnected: "on_disconnect",
     ClientAdopted: "on_client_adopted",
 }
-_ON_MESSAGE: Final = "on_message"
 _NESTED = frozenset({"accepted", "client_id", "room_id", "metadata"})
 
 
@@ -100,9 +99,6 @@ def methods_of(owner: Any) -> Callable[[str, tuple[Any, ...]], Any]:
     """Return what calls the method of a name of ``owner`` as a handler."""
 
     def invoke(name: str, args: tuple[Any, ...]) -> Any:
-        if name is _ON_MESSAGE:  # the ordinary case, which is called without making a method first
-            content, context = args
-            return owner.on_message(content, context)
         return getattr(owner, name)(*args)
 
     return invoke
@@ -113,7 +109,7 @@ def call_for_message(event: NewMessage, peer: Peer, size: int = 0, seq: int = 0,
     params = event.params
     context = _named(params.context, event, peer)
     content = messages.message_content(params.message, params.binary) if params.binary else params.message
-    return Call(_ON_MESSAGE, (content, context), context, context.client_id, size, seq, done)
+    return Call("on_message", (content, context), context, context.client_id, size, seq, done)
 
 
 def call_for(event: Event, peer: Peer) -> Call | None:

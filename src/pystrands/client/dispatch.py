@@ -65,9 +65,9 @@ class Dispatcher:
 
     A task for each event would cost more than most handlers. So *runner* tasks take calls one after the other: a
     handler that never suspends costs no task. Before a runner starts a handler while more is ready, it makes sure that
-    one successor goes on with the rest if the handler suspends. A first runner has the loop look in its next turn
-    whether one is needed, which costs less than a task. Where a handler did suspend others will: later ones schedule
-    theirs at once, and it may find nothing to do. Between :meth:`gather` and :meth:`begin` nothing is scheduled.
+    one successor goes on with the rest if the handler suspends. While no handler is suspended, the loop looks in its
+    next turn whether one is needed, which costs less than a task. Where some are, others will be: then it is scheduled
+    at once, and may find nothing to do. Between :meth:`gather` and :meth:`begin` nothing is scheduled.
 
     ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
     False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
@@ -167,7 +167,7 @@ class Dispatcher:
     async def _run_at_once(self, number: int) -> None:
         self._runners[number] = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            await self._run(number, is_first=False)
+            await self._run(number)
         except (KeyboardInterrupt, SystemExit) as error:
             self._loop.call_soon(_raise, error)  # uvloop would take it for a failure of the connection
 
@@ -179,38 +179,38 @@ class Dispatcher:
         context.run(_handled_by.set, number)
         return number, context
 
-    def _schedule(self, *, is_first: bool = True) -> None:
+    def _schedule(self) -> None:
         number, context = self._next()
         # Not through the loop's task factory: an eager one would start it inside of its predecessor.
-        task = asyncio.Task(self._run(number, is_first=is_first), loop=self._loop, context=context, name=_name(number))
+        task = asyncio.Task(self._run(number), loop=self._loop, context=context, name=_name(number))
         self._runners[number] = task
         self._successor = number
         task.add_done_callback(self._never_started, context=self._context)
 
-    async def _run(self, number: int, *, is_first: bool) -> None:
+    async def _run(self, number: int) -> None:
         task = self._runners[number]
         task.remove_done_callback(self._never_started)  # each such call costs a turn of the loop
         try:
-            await self._run_some(number, task, is_first=is_first)
+            await self._run_some(number, task)
         except Exception:
             logger.exception("a runner of handlers failed; this is a bug in PyStrands")
         finally:
             self._ended(number)
 
-    def _prepare_successor(self, *, is_first: bool) -> None:
-        if is_first:
+    def _prepare_successor(self) -> None:
+        if len(self._runners) == 1:
             self._successor = _LOOKING
             self._loop.call_soon(self._look)
         else:
-            self._schedule(is_first=False)
+            self._schedule()
 
     def _look(self) -> None:
         if self._successor == _LOOKING:
             self._successor = 0
             if self._lanes.runnable and not self._abandoned():
-                self._schedule(is_first=False)
+                self._schedule()
 
-    async def _run_some(self, number: int, task: "asyncio.Task[None]", *, is_first: bool) -> None:
+    async def _run_some(self, number: int, task: "asyncio.Task[None]") -> None:
         if self._successor == number:
             self._successor = 0
         clean = _copy_context()
@@ -222,7 +222,7 @@ class Dispatcher:
             if self.full:
                 self._is_there_room()
             if not self._successor and lanes.runnable:
-                self._prepare_successor(is_first=is_first)
+                self._prepare_successor()
             successor = self._successor
             begun = True
             try:

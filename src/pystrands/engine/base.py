@@ -24,7 +24,6 @@ class Audience(Enum):
     """All clients of all brokers; the address is empty."""
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
 class Sink(ABC):
     """Takes messages for the clients of this broker."""
 

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pystrands.protocol.lanes import Lanes
+from pystrands.protocol.lanes import Laned, Lanes
 
-KEYS = st.sampled_from(["a", "b", "c", None])
+NAMES = st.sampled_from(["a", "b", "c", None])
 
 
 class LanesMachine(RuleBasedStateMachine):
@@ -15,52 +15,51 @@ class LanesMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.lanes = Lanes(2)
-        self.put_count = 0
         self.waiting = defaultdict(list)
         self.running = []
 
-    @rule(key=KEYS)
-    def put(self, key):
-        self.put_count += 1
-        self.lanes.put(key, self.put_count)
-        self.waiting[key].append(self.put_count)
+    @rule(name=NAMES)
+    def put(self, name):
+        item = Laned(name)
+        self.lanes.put(item)
+        self.waiting[name].append(item)
 
     @rule()
     def take(self):
         runnable = self.lanes.runnable
-        taken = self.lanes.take()
-        assert (taken is not None) == runnable
-        busy = {key for key in self.running if key is not None}
-        possible = len(self.running) < 2 and any(items for key, items in self.waiting.items() if key not in busy)
-        assert (taken is not None) == possible
-        if taken is not None:
-            key, item = taken
-            assert key not in busy
-            assert self.waiting[key].pop(0) == item
-            self.running.append(key)
+        item = self.lanes.take()
+        assert (item is not None) == runnable
+        busy = {other.lane for other in self.running if other.lane is not None}
+        possible = len(self.running) < 2 and any(items for name, items in self.waiting.items() if name not in busy)
+        assert (item is not None) == possible
+        if item is not None:
+            assert item.lane not in busy
+            assert self.waiting[item.lane].pop(0) is item
+            self.running.append(item)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def finish(self, data):
-        key = data.draw(st.sampled_from(self.running))
-        self.running.remove(key)
-        self.lanes.finish(key)
+        item = data.draw(st.sampled_from(self.running))
+        self.running.remove(item)
+        self.lanes.finish(item)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def put_back(self, data):
         """What runs was not begun after all."""
-        key = data.draw(st.sampled_from(self.running))
-        self.put_count += 1  # which of those without a key it was is not known: it gets a new number
-        self.lanes.put_back(key, self.put_count)
-        self.waiting[key].insert(0, self.put_count)
-        self.running.remove(key)
-        self.lanes.finish(key)
+        item = data.draw(st.sampled_from(self.running))
+        self.lanes.put_back(item)
+        self.waiting[item.lane].insert(0, item)
+        self.running.remove(item)
+        self.lanes.finish(item)
 
     @rule()
-    def clear(self):
-        dropped = sum(map(len, self.waiting.values()))
-        assert len(self.lanes.drain()) == dropped
+    def drain(self):
+        drained = self.lanes.drain()
+        for name, items in self.waiting.items():
+            assert [item for item in drained if item.lane == name] == items
+        assert len(drained) == sum(map(len, self.waiting.values()))
         self.waiting.clear()
 
     @invariant()
@@ -70,10 +69,10 @@ class LanesMachine(RuleBasedStateMachine):
         assert len(self.lanes) == self.lanes.running + self.lanes.waiting
 
     def teardown(self):
-        for key in self.running:
-            self.lanes.finish(key)
-        while (taken := self.lanes.take()) is not None:
-            self.lanes.finish(taken[0])
+        for item in self.running:
+            self.lanes.finish(item)
+        while (item := self.lanes.take()) is not None:
+            self.lanes.finish(item)
         assert len(self.lanes) == 0
         assert self.lanes._lanes == {}
 
@@ -81,13 +80,14 @@ class LanesMachine(RuleBasedStateMachine):
 TestLanes = LanesMachine.TestCase
 
 
-@given(st.lists(KEYS))
-def test_oldest_first_when_one_runs_at_a_time(keys):
+@given(st.lists(NAMES))
+def test_oldest_first_when_one_runs_at_a_time(names):
     lanes = Lanes(1)
-    for number, key in enumerate(keys):
-        lanes.put(key, number)
+    items = [Laned(name) for name in names]
+    for item in items:
+        lanes.put(item)
     seen = defaultdict(list)
     while (taken := lanes.take()) is not None:
-        seen[taken[0]].append(taken[1])
-        lanes.finish(taken[0])
-    assert seen == {key: [n for n, one in enumerate(keys) if one == key] for key in set(keys)}
+        seen[taken.lane].append(taken)
+        lanes.finish(taken)
+    assert seen == {name: [item for item in items if item.lane == name] for name in set(names)}

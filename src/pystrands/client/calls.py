@@ -8,6 +8,7 @@ from pystrands.client.peer import Peer
 from pystrands.context import ConnectionRequestContext, Context, check_headers, check_rejection, check_time
 from pystrands.errors import MessageTooBig
 from pystrands.protocol import messages, wire
+from pystrands.protocol.lanes import Laned
 from pystrands.protocol.messages import (
     ClientAdopted,
     ClientError,
@@ -32,10 +33,10 @@ __all__ = [
 ]
 
 
-class Call:
+class Call(Laned):
     """A handler to be called: its name, its arguments, and whom it is about."""
 
-    __slots__ = ("args", "context", "done", "lane", "max_line", "name", "reply", "request", "request_id", "seq", "size")
+    __slots__ = ("args", "context", "done", "max_line", "name", "reply", "request", "request_id", "seq", "size")
 
     def __init__(
         self,
@@ -47,11 +48,10 @@ class Call:
         seq: int = 0,
         done: list[int] | None = None,
     ) -> None:
+        super().__init__(lane)
         self.name = name
         self.args = args
         self.context = context
-        self.lane = lane
-        """Calls of one lane run one after the other; None: no order."""
         self.size = size
         """Bytes of the event's line, for the bound on what waits."""
         self.seq = seq

@@ -39,8 +39,7 @@ _GATHERING: Final = -2
 _LOOKING: Final = -3
 """In the same place: one starts in the loop's next turn if it is needed then."""
 
-_COROUTINE: Final = CoroutineType  # needed for every event, as the next: a constant costs no look-up
-_copy_context: Final = contextvars.copy_context
+_COROUTINE: Final = CoroutineType  # needed for every event: a constant costs no look-up
 
 _runner_numbers = itertools.count(1)
 _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
@@ -124,7 +123,7 @@ class Dispatcher:
         """Have ``call`` run when its turn comes; after :meth:`stop` only where it is ``late``."""
         if self._stopped and not late:
             return
-        self._lanes.put(call.lane, call)
+        self._lanes.put(call)
         self._waiting_bytes += call.size
         if not self._successor and self._lanes.runnable:
             self._schedule()
@@ -160,14 +159,14 @@ class Dispatcher:
     def _begin_one(self) -> bool:
         """Start a runner at once; return whether another one may follow: its handler suspended, and nothing is held."""
         number, context = self._next()
-        runner = self._run_at_once(number)
+        runner = self._run_at_once(number, context)
         task = asyncio.Task(runner, loop=self._loop, context=context, name=_name(number), **_AT_ONCE)
         return not task.done() and self._successor == _GATHERING
 
-    async def _run_at_once(self, number: int) -> None:
+    async def _run_at_once(self, number: int, context: contextvars.Context) -> None:
         self._runners[number] = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            await self._run(number)
+            await self._run(number, context)
         except (KeyboardInterrupt, SystemExit) as error:
             self._loop.call_soon(_raise, error)  # uvloop would take it for a failure of the connection
 
@@ -182,16 +181,16 @@ class Dispatcher:
     def _schedule(self) -> None:
         number, context = self._next()
         # Not through the loop's task factory: an eager one would start it inside of its predecessor.
-        task = asyncio.Task(self._run(number), loop=self._loop, context=context, name=_name(number))
+        task = asyncio.Task(self._run(number, context), loop=self._loop, context=context, name=_name(number))
         self._runners[number] = task
         self._successor = number
         task.add_done_callback(self._never_started, context=self._context)
 
-    async def _run(self, number: int) -> None:
+    async def _run(self, number: int, context: contextvars.Context) -> None:
         task = self._runners[number]
         task.remove_done_callback(self._never_started)  # each such call costs a turn of the loop
         try:
-            await self._run_some(number, task)
+            await self._run_some(number, task, context)
         except Exception:
             logger.exception("a runner of handlers failed; this is a bug in PyStrands")
         finally:
@@ -210,14 +209,13 @@ class Dispatcher:
             if self._lanes.runnable and not self._abandoned():
                 self._schedule()
 
-    async def _run_some(self, number: int, task: "asyncio.Task[None]") -> None:
+    async def _run_some(self, number: int, task: "asyncio.Task[None]", context: contextvars.Context) -> None:
         if self._successor == number:
             self._successor = 0
-        clean = _copy_context()
+        clean = context.copy()
         lanes, invoke, read_clock = self._lanes, self._invoke, clock
         count, started = 0, (now := read_clock())
-        while now < self.lease and (taken := lanes.take()) is not None:
-            lane, call = taken
+        while now < self.lease and (call := lanes.take()) is not None:
             self._waiting_bytes -= call.size
             if self.full:
                 self._is_there_room()
@@ -240,7 +238,7 @@ class Dispatcher:
                         self._tell_done()
                     done.append(call.seq)
             finally:
-                lanes.finish(lane)
+                lanes.finish(call)
                 if self._leaving:
                     self._leaving.discard(number)
                 if self.stale:
@@ -249,7 +247,7 @@ class Dispatcher:
                 break
             # The next handler must not inherit what this one left in its context, or its cancellation.
             try:
-                if _copy_context() != clean or task.cancelling():
+                if context != clean or task.cancelling():
                     break
             except Exception:  # noqa: BLE001 - it compares values of the user's, whose == may do anything
                 break
@@ -300,7 +298,7 @@ class Dispatcher:
         """
         if isinstance(error, NotBegun):
             if number not in self.stale and not self._stopped:
-                self._lanes.put_back(call.lane, call)
+                self._lanes.put_back(call)
                 self._waiting_bytes += call.size
             return True
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -396,12 +394,12 @@ class Dispatcher:
     def release(self) -> list[Call]:
         """Take out and return what the broker sent and no handler has begun with; what is our own stays."""
         released = []
-        for lane, call in self._lanes.drain():
+        for call in self._lanes.drain():
             if call.seq or call.request is not None:
                 self._waiting_bytes -= call.size
                 released.append(call)
             else:
-                self._lanes.put(lane, call)
+                self._lanes.put(call)
         self._tell_change()
         return released
 

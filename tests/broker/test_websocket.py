@@ -2,6 +2,7 @@ import asyncio
 import itertools
 import socket
 
+import picows
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -803,6 +804,17 @@ def test_the_websockets_library_hears_our_close(kind):
 
 
 # The contract with picows, on a transport that records.
+
+
+@pytest.mark.parametrize("kind", picows.WSMsgType)
+def test_frames_have_the_kinds_that_picows_exports(kind):
+    frame = picows.picows._make_test_ws_frame(kind, b"", True, False)
+    assert frame.msg_type is kind
+    assert f"WSFrame({kind.name}, " in str(frame)
+
+
+def test_a_kind_is_looked_up_without_a_detour():
+    assert not hasattr(type(picows.picows.WSMsgType), "__getattr__")
 
 
 class FakeLoop(Double):

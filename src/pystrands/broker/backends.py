@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final
 
 from mypy_extensions import trait
 
+from pystrands.broker.counters import Counters
 from pystrands.broker.links import Link, LinkOwner
 from pystrands.broker.taps import ToolOutput
 from pystrands.protocol import messages, wire
@@ -187,7 +188,7 @@ class Backends(LinkOwner):
         *,
         resume_window: float,
         heartbeat: float,
-        counters: Counter[str],
+        counters: Counters,
     ) -> None:
         self._receiver = receiver
         self._loop = loop

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, Protocol
+
+from pystrands.broker.counters import Counters
 
 __all__ = ["Budget", "Offender"]
 
@@ -44,7 +45,7 @@ class Budget:
         limit: int,
         offenders: Callable[[], Iterable[Offender]],
         others: Callable[[], int],
-        counters: Counter[str],
+        counters: Counters,
     ) -> None:
         self.limit = limit
         self._loop = loop

@@ -1,13 +1,13 @@
 """What backends want done, apart from answering and finishing: messages, rooms, clients."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from pystrands.broker.backends import Session, ToolSession
+from pystrands.broker.counters import Counters
 from pystrands.broker.frames import close_code_is_valid
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.engine.base import Audience, Delivered, Engine
@@ -52,7 +52,7 @@ class Commands:
 
     status: Callable[[], dict[str, Any]]
 
-    def __init__(self, engine: Engine, rooms: Rooms, counters: Counter[str]) -> None:
+    def __init__(self, engine: Engine, rooms: Rooms, counters: Counters) -> None:
         self._engine = engine
         self._rooms = rooms
         self._counters = counters

@@ -6,11 +6,11 @@ who gets a message, and an idle connection costs no memory for it.
 
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pystrands.broker.assembly import Assembly, BadMessageError
+from pystrands.broker.counters import Counters
 from pystrands.broker.frames import BINARY, INVALID_PAYLOAD, MESSAGE_TOO_BIG, TEXT, data_frame, payload_of
 from pystrands.broker.upgrade import BadRequestError
 
@@ -69,7 +69,7 @@ class Compressor:
 
     __slots__ = ("_counters", "_level", "threshold")
 
-    def __init__(self, level: int, threshold: int, counters: Counter[str]) -> None:
+    def __init__(self, level: int, threshold: int, counters: Counters) -> None:
         self._level = level
         self.threshold = threshold
         self._counters = counters

@@ -1,10 +1,10 @@
 """The last step of a message: from the engine to the sockets of this broker's clients."""
 
-from collections import Counter
 from collections.abc import Collection
 from typing import Final, cast
 
 from pystrands.broker.compression import CompressedOutbox
+from pystrands.broker.counters import Counters
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, text_frame
 from pystrands.broker.groups import Group
@@ -21,7 +21,7 @@ _ROOM: Final = Audience.ROOM
 class Delivery(Sink):
     """The engine's sink. A message is framed once, and compressed once, however many clients it is for."""
 
-    def __init__(self, rooms: Rooms, outbox: Outbox | CompressedOutbox, counters: Counter[str]) -> None:
+    def __init__(self, rooms: Rooms, outbox: Outbox | CompressedOutbox, counters: Counters) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
         self._outbox = outbox

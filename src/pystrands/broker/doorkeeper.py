@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from pystrands.broker.admission import Handshake
 from pystrands.broker.backends import Session
+from pystrands.broker.counters import Counters
 from pystrands.broker.upgrade import RETRY_AFTER
 from pystrands.protocol import wire
 from pystrands.protocol.messages import ResponseParams
@@ -60,7 +60,7 @@ class Doorkeeper:
         *,
         hold_time: float,
         answer_timeout: float,
-        counters: Counter[str],
+        counters: Counters,
     ) -> None:
         self._choose = choose
         self._admit = admit

@@ -1,10 +1,10 @@
 """Who may come in as far as the broker's options say so; no backend is asked for any of it."""
 
 import logging
-from collections import Counter
 from typing import Final
 
 from pystrands.broker import upgrade
+from pystrands.broker.counters import Counters
 from pystrands.broker.limits import ConnectionLimits, Place, is_milestone
 from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.proxies import Peer, TrustedProxies
@@ -40,7 +40,7 @@ class EntryRules:
         max_handshakes: int = 0,
         max_clients: int = 0,
         max_per_address: int = 0,
-        counters: Counter[str],
+        counters: Counters,
     ) -> None:
         self._origins = origins
         self._proxies = proxies

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final, Protocol
+
+from pystrands.broker.counters import Counters
 
 __all__ = ["Expiries"]
 
@@ -45,7 +46,7 @@ class Expiries:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, counters: Counter[str], clock: Callable[[], float] = time.time
+        self, loop: asyncio.AbstractEventLoop, counters: Counters, clock: Callable[[], float] = time.time
     ) -> None:
         self._loop = loop
         self._counters = counters

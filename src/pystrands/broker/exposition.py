@@ -1,7 +1,6 @@
 """What Prometheus reads: the broker's counters, gauges and histograms, and its process. Needs ``prometheus-client``."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
@@ -11,6 +10,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from pystrands import __version__
+from pystrands.broker.counters import Counters
 from pystrands.broker.metrics import COUNTERS, FAMILIES, GAUGES, HISTOGRAMS, PREFIX
 from pystrands.broker.timed import Histogram
 
@@ -24,7 +24,7 @@ class Exposition(Collector):
 
     def __init__(
         self,
-        counters: Counter[str],
+        counters: Counters,
         gauges: Mapping[str, Callable[[], float]],
         histograms: Mapping[str, Histogram],
     ) -> None:

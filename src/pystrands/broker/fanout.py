@@ -5,10 +5,11 @@ import math
 import sys
 import time
 from asyncio import AbstractEventLoop
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
+from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.frames import TRY_AGAIN_LATER
 from pystrands.broker.groups import BLOCKED, CLOSED, IN_BULK, IN_SMALL, TOO_SLOW, Group, Recipient, missing
 
@@ -54,14 +55,14 @@ class Outbox:
         *,
         slice_seconds: float = 0.002,
         policy: SlowPolicy = "disconnect",
-        counters: Counter[str] | None = None,
+        counters: Counters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = loop
         self._slice_seconds = slice_seconds
         self._sends_per_slice = max(1, int(slice_seconds / _SECONDS_PER_SEND))
         self._policy = policy
-        self._counters: Counter[str] = Counter() if counters is None else counters
+        self._counters: Counters = new_counters() if counters is None else counters
         self._clock = clock
         self._small: list[Recipient] = []
         self._bulk: deque[Recipient] = deque()

@@ -3,11 +3,11 @@
 import hashlib
 import hmac
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
+from pystrands.broker.counters import Counters
 from pystrands.errors import ConfigError
 from pystrands.protocol import messages
 from pystrands.protocol.address import origin
@@ -73,7 +73,7 @@ class Gate:
         self,
         *,
         clock: Callable[[], float],
-        counters: Counter[str],
+        counters: Counters,
         undecided: int = _UNDECIDED,
         of_one_origin: int = _OF_ONE_ORIGIN,
     ) -> None:

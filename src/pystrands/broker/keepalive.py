@@ -4,9 +4,9 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, TimerHandle
-from collections import Counter
 from typing import Final
 
+from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import POLICY_VIOLATION, ping_frame
 from pystrands.broker.websocket import WebSocket
@@ -102,12 +102,12 @@ class KeepAlive(Sweep):
     __slots__ = ("_counters", "_missed", "_outbox")
 
     def __init__(
-        self, outbox: Outbox, *, interval: float = 25.0, missed: int = 2, counters: Counter[str] | None = None
+        self, outbox: Outbox, *, interval: float = 25.0, missed: int = 2, counters: Counters | None = None
     ) -> None:
         super().__init__(interval)
         self._outbox = outbox
         self._missed = missed
-        self._counters: Counter[str] = Counter() if counters is None else counters
+        self._counters: Counters = new_counters() if counters is None else counters
 
     def _visit(self, bucket: set[WebSocket]) -> None:
         silent: list[WebSocket] = []
@@ -142,7 +142,7 @@ class MessageWatch(Sweep):
 
     __slots__ = ("_counters", "_looks")
 
-    def __init__(self, timeout: float, counters: Counter[str]) -> None:
+    def __init__(self, timeout: float, counters: Counters) -> None:
         interval = min(timeout / _LOOKS, _LOOK)
         super().__init__(interval)
         self._looks = math.ceil(timeout / interval)

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import socket
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
+from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.gate import FIRST_LINE, TOO_LONG, Gate
 from pystrands.broker.tls import Tls, TlsStart
 from pystrands.errors import MalformedLine
@@ -73,7 +73,7 @@ class LinkShared:
     link_buffer: int
     tls: Tls | None = None
     decision_time: float = 1.0
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counters = field(default_factory=new_counters)
 
 
 class Link:

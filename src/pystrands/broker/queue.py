@@ -1,8 +1,9 @@
 """The bounds on what waits for a backend, and what happens when they are reached."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from enum import Enum
 
+from pystrands.broker.counters import Counters
 from pystrands.protocol.events import Event, Kind
 
 __all__ = ["EventQueue", "Offer"]
@@ -32,7 +33,7 @@ class EventQueue:
     counted, nor dropped. What is dropped is counted as ``queue_dropped``.
     """
 
-    def __init__(self, max_messages: int, max_bytes: int, policy: str, counters: Counter[str]) -> None:
+    def __init__(self, max_messages: int, max_bytes: int, policy: str, counters: Counters) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.policy = policy

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import Final, Literal
 
+from pystrands.broker.counters import Counters
 from pystrands.broker.frames import GOING_AWAY, POLICY_VIOLATION
 from pystrands.broker.rates import RateLimit
 from pystrands.broker.websocket import TOO_FAST, Receiver, WebSocket
@@ -40,7 +41,7 @@ class RateLimited(Receiver):
         size: float,
         largest: int,
         policy: RatePolicy,
-        counters: Counter[str],
+        counters: Counters,
     ) -> None:
         self._receiver = receiver
         self._loop = loop
@@ -99,7 +100,7 @@ class IdleLimited(Receiver):
     __slots__ = ("_counters", "_heard", "_loop", "_receiver", "_timeout", "_timer")
 
     def __init__(
-        self, receiver: Receiver, loop: asyncio.AbstractEventLoop, *, timeout: float, counters: Counter[str]
+        self, receiver: Receiver, loop: asyncio.AbstractEventLoop, *, timeout: float, counters: Counters
     ) -> None:
         self._receiver = receiver
         self._loop = loop

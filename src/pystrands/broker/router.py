@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final, cast
 from uuid import uuid4
@@ -10,6 +9,7 @@ from uuid import uuid4
 from pystrands.broker.admission import Handshake
 from pystrands.broker.backends import Backends, Session, SessionReceiver
 from pystrands.broker.commands import Commands
+from pystrands.broker.counters import Counters
 from pystrands.broker.doorkeeper import Doorkeeper
 from pystrands.broker.expiry import Expiries
 from pystrands.broker.queue import EventQueue, Offer
@@ -58,7 +58,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         *,
         hold_time: float,
         answer_timeout: float,
-        counters: Counter[str],
+        counters: Counters,
         ledger: Callable[[Keeper], Ledger] = Ledger,
     ) -> None:
         self._rooms = rooms

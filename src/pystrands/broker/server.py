@@ -16,7 +16,7 @@ from pystrands.broker.budget import Budget, Offender
 from pystrands.broker.commands import Commands
 from pystrands.broker.compression import CompressedOutbox
 from pystrands.broker.config import BrokerConfig
-from pystrands.broker.counters import Counters
+from pystrands.broker.counters import new_counters
 from pystrands.broker.deflate import Compressor
 from pystrands.broker.delivery import Delivery
 from pystrands.broker.entry import EntryRules
@@ -75,7 +75,7 @@ class Broker:
         self.config = config or BrokerConfig()
         self.broker_id = secrets.token_hex(16)
         """New for every broker; backends tell by it that their clients are gone."""
-        self.counters = Counters()
+        self.counters = new_counters()
         """What happened how often: see the docs for the names."""
         self._engine: Engine = engine or MemoryEngine()
         self._pages = dict(pages or {})

@@ -1,11 +1,11 @@
 """What a broker says of itself when a tool asks."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from pystrands import __version__
 from pystrands.broker.backends import Backends, Session
+from pystrands.broker.counters import Counters
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.rooms import Rooms
 
@@ -21,7 +21,7 @@ class StatusReport:
         rooms: Rooms,
         backends: Backends,
         queue: EventQueue,
-        counters: Counter[str],
+        counters: Counters,
         clock: Callable[[], float],
     ) -> None:
         self._broker_id = broker_id
@@ -42,7 +42,7 @@ class StatusReport:
             "rooms": self._rooms.room_count,
             "backends": [_backend(session) for session in self._backends.sessions],
             "queue": {"messages": len(self._queue), "bytes": self._queue.size},
-            "counters": dict(sorted(self._counters.items())),
+            "counters": {name: count for name, count in sorted(self._counters.items()) if count},
         }
 
 

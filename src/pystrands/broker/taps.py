@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
+from pystrands.broker.counters import Counters, new_counters
 from pystrands.engine.base import Audience
 from pystrands.protocol import wire
 
@@ -86,9 +86,9 @@ class ToolOutput:
 class Taps:
     """Tells tools what flows. While nobody watches, ``watchers`` is empty: to see that is all that it costs."""
 
-    def __init__(self, counters: Counter[str] | None = None) -> None:
+    def __init__(self, counters: Counters | None = None) -> None:
         self.watchers: set[ToolOutput] = set()
-        self._counters: Counter[str] = Counter() if counters is None else counters
+        self._counters: Counters = new_counters() if counters is None else counters
 
     # --- what tools want ---
 

@@ -2,10 +2,10 @@
 
 from asyncio import AbstractEventLoop
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from pystrands.broker.counters import Counters
 from pystrands.broker.fanout import Outbox, SlowPolicy
 from pystrands.protocol.events import Event, Holder, Keeper, Ledger
 
@@ -97,7 +97,7 @@ class TimedOutbox(Outbox):
         loop: AbstractEventLoop,
         *,
         policy: SlowPolicy = "disconnect",
-        counters: Counter[str] | None = None,
+        counters: Counters | None = None,
     ) -> None:
         super().__init__(loop, policy=policy, counters=counters)
         self._histogram = histogram

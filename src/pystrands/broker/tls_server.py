@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 import aiofastnet
 
+from pystrands.broker.counters import Counters
 from pystrands.broker.tls import Tls
 
 __all__ = ["TlsServer"]
@@ -43,7 +43,7 @@ class TlsServer:
         handshake_timeout: float,
         shutdown_timeout: float,
         max_handshakes: int,
-        counters: Counter[str],
+        counters: Counters,
     ) -> None:
         self._factory = factory
         self._tls = tls

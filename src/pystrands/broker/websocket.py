@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from pystrands.broker.assembly import Assembly, BadMessageError
+from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import (
     ABNORMAL_CLOSURE,
@@ -104,7 +104,7 @@ class WebSocketShared:
     receiver: Receiver
     outbox: Outbox
     watches: Sequence[Watch] = ()
-    counters: Counter[str] = field(default_factory=Counter)
+    counters: Counters = field(default_factory=new_counters)
     max_message_size: int = 1_048_576  # bytes of a whole message, in one frame or in many
     send_limit: int = 1_048_576  # bytes waiting for one client before it is too slow
     close_timeout: float = 5.0  # seconds between our close frame and cutting the connection

@@ -401,13 +401,13 @@ def _place(event: Event) -> tuple[bool, int]:
 def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> list[Event]:
     """Take the events of those numbers out, in order of the ranges; numbers that are not there are ignored."""
     taken: list[Event] = []
+    pop = unfinished.pop
     for first, last in ranges:
         if last - first > len(unfinished):  # a peer that says more than there can be costs no time
-            taken += [unfinished.pop(number) for number in list(unfinished) if first <= number <= last]
+            taken += [pop(number) for number in list(unfinished) if first <= number <= last]
             continue
         for number in range(first, last + 1):
-            event = unfinished.get(number)
+            event = pop(number, None)
             if event is not None:
                 taken.append(event)
-                del unfinished[number]
     return taken

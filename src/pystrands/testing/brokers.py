@@ -135,7 +135,7 @@ class BrokerThread:
     @property
     def counters(self) -> Counter[str]:
         """What happened how often, until now."""
-        return self.ask(lambda broker: Counter(broker.counters))
+        return self.ask(lambda broker: +Counter(broker.counters))
 
 
 @contextmanager

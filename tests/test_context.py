@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pystrands import ConnectionRequestContext, Context
-from pystrands.context import Headers
+from pystrands.context import Headers, check_json
+from tests.protocol.test_messages import values
 
 
 def test_context_round_trip():
@@ -150,3 +151,15 @@ def test_what_cannot_be_sent_is_refused_and_changes_nothing(arguments, error, to
     with pytest.raises(error, match=told):
         call(**arguments)
     assert request.to_json() == before
+
+
+def test_metadata_that_contains_itself():
+    loop: list[object] = []
+    loop.append(loop)
+    with pytest.raises(TypeError, match="contain itself"):
+        check_json(loop)
+
+
+@given(values)
+def test_json_values_pass(value):
+    check_json(value)

@@ -265,3 +265,32 @@ def check_time(value: Any) -> float | None:
     if not math.isfinite(seconds):
         raise ValueError(f"expires_at is no time: {value!r}" if isinstance(value, float) else "expires_at is too big")
     return seconds
+
+
+def check_json(
+    value: Any, path: str = "request.context.metadata", depth: int = 0, caller: str = "on_connection_request"
+) -> None:
+    """Raise TypeError, naming ``path`` and the type, unless ``value`` comes back from JSON as it was (tuples as lists).
+
+    The encoder alone would turn dates, UUIDs and bytes into strings that handlers would not recognise.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{caller} put {value!r} into {path}; JSON has no such number")
+    elif depth > 100:
+        raise TypeError(f"{caller} nested {path} deeper than 100 levels (does it contain itself?)")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{caller} put a key of type {type(key).__name__} into {path}; JSON keys are str")
+            check_json(inner, f"{path}[{key!r}]", depth + 1, caller)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_json(inner, f"{path}[{index}]", depth + 1, caller)
+    else:
+        raise TypeError(
+            f"{caller} put a {type(value).__name__} into {path}; "
+            "use JSON values: dict, list, str, int, float, bool, None"
+        )

@@ -2,17 +2,15 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
 
 from pystrands import BinaryNotSupported, Context, MessageTooBig
-from pystrands.client.calls import Call, answer, call_for, check_json
+from pystrands.client.calls import Call, answer, call_for
 from pystrands.client.commands import check_message
 from pystrands.client.ownership import Ownership
 from pystrands.client.peer import Peer
 from pystrands.context import ConnectionRequestContext
 from pystrands.protocol.messages import COMMANDS, EVENTS
 from tests.client.fake_broker import context, line, message, request
-from tests.protocol.test_messages import values
 
 
 def event(raw):
@@ -149,18 +147,6 @@ def test_contexts_that_cannot_be_sent(field, value, told):
     with pytest.raises(TypeError, match=told):
         answer(make_call(asked), True)
     assert not COMMANDS.decode(answer(make_call(asked), False)).params.accepted
-
-
-def test_metadata_that_contains_itself():
-    loop: list[object] = []
-    loop.append(loop)
-    with pytest.raises(TypeError, match="contain itself"):
-        check_json(loop)
-
-
-@given(values)
-def test_json_values_pass(value):
-    check_json(value)
 
 
 def test_sizes_are_those_of_utf_8():

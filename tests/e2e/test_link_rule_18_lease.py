@@ -9,7 +9,7 @@ from collections import defaultdict
 import pytest
 
 from pystrands import testing
-from pystrands.client import dispatch, incoming
+from pystrands.client import dispatch, heartbeats
 from pystrands.protocol import messages
 from tests.client.fake_broker import line, soon, until
 
@@ -33,7 +33,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(dispatch, "clock", clock)
-    monkeypatch.setattr(incoming, "clock", clock)
+    monkeypatch.setattr(heartbeats, "clock", clock)
     return clock
 
 

@@ -1,11 +1,17 @@
 """Which event calls which handler, and what its result answers. No I/O."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
 from pystrands.client.peer import Peer
-from pystrands.context import ConnectionRequestContext, Context, check_headers, check_rejection, check_time
+from pystrands.context import (
+    ConnectionRequestContext,
+    Context,
+    check_headers,
+    check_json,
+    check_rejection,
+    check_time,
+)
 from pystrands.errors import MessageTooBig
 from pystrands.protocol import messages, wire
 from pystrands.protocol.lanes import Laned
@@ -24,7 +30,6 @@ __all__ = [
     "answer",
     "call_for",
     "call_for_message",
-    "check_json",
     "lost_messages",
     "methods_of",
     "refusal",
@@ -207,32 +212,3 @@ def answer(call: Call, result: Any) -> bytes:
 def refusal(call: Call) -> bytes:
     """Return the line that rejects a connection request whose handler failed."""
     return wire.response(call.request_id, False)
-
-
-def check_json(
-    value: Any, path: str = "request.context.metadata", depth: int = 0, caller: str = "on_connection_request"
-) -> None:
-    """Raise TypeError, naming ``path`` and the type, unless ``value`` comes back from JSON as it was (tuples as lists).
-
-    The encoder alone would turn dates, UUIDs and bytes into strings that handlers would not recognise.
-    """
-    if value is None or isinstance(value, str | bool | int):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise TypeError(f"{caller} put {value!r} into {path}; JSON has no such number")
-    elif depth > 100:
-        raise TypeError(f"{caller} nested {path} deeper than 100 levels (does it contain itself?)")
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{caller} put a key of type {type(key).__name__} into {path}; JSON keys are str")
-            check_json(inner, f"{path}[{key!r}]", depth + 1, caller)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            check_json(inner, f"{path}[{index}]", depth + 1, caller)
-    else:
-        raise TypeError(
-            f"{caller} put a {type(value).__name__} into {path}; "
-            "use JSON values: dict, list, str, int, float, bool, None"
-        )

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from pystrands.client.calls import check_json
 from pystrands.client.peer import Peer
+from pystrands.context import check_json
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
 from pystrands.protocol import wire
 

@@ -17,8 +17,8 @@ from pystrands.client.calls import (
     synthesised_disconnect,
     synthesised_release,
 )
-from pystrands.client.clock import clock
 from pystrands.client.dispatch import Dispatcher
+from pystrands.client.heartbeats import Heartbeats
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing, max_unnumbered
 from pystrands.client.ownership import Ownership
@@ -26,7 +26,7 @@ from pystrands.context import FORBIDDEN, Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.commands import BackendSession
-from pystrands.protocol.link import LinkSession, Receipt, ask_interval, is_silent, lease_end, ranges
+from pystrands.protocol.link import LinkSession, Receipt, ranges
 from pystrands.protocol.messages import (
     COMMANDS,
     EVENTS,
@@ -90,6 +90,7 @@ class Incoming:
         options: Options,
         dispatcher: Dispatcher,
         outgoing: Outgoing,
+        heartbeats: Heartbeats,
         usable: Callable[[Link], None],
         refused: Callable[[Link, str], None],
     ) -> None:
@@ -104,13 +105,8 @@ class Incoming:
         self._broker_id = ""
         self._resuming = ""
         """With a resume under way: the session to begin should it fail."""
-        self._heartbeat = 15.0
-        self._window = 0.0
-        self._greeted = self._beaten = 0.0
-        """When the last hello, and the last heartbeat, was sent."""
-        self._late = 0.0
-        """How late the last heartbeat was: for so long nothing ran here."""
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._heartbeats = heartbeats
+        self._acknowledging: asyncio.TimerHandle | None = None
         self.results: dict[str, asyncio.Future[ResultParams]] = {}
         """Who waits for the answer to a command, by its request id."""
         self.is_leaving = False
@@ -149,7 +145,7 @@ class Incoming:
                     continue
             if event is None or kind is Heartbeat:
                 if event is not None and event.params:  # type: ignore[union-attr]  # by its kind
-                    self._hear_answer(cast("Heartbeat", event))
+                    self._heartbeats.hear(cast("Heartbeat", event))
                 continue
             if kind is Hello:
                 self._hear_hello(link, cast("Hello", event).params)
@@ -199,6 +195,16 @@ class Incoming:
             link.reject_line("a line before it is missing; the link is closed")
             link.abort()
         return receipt is _NEW
+
+    def _acknowledge_soon(self) -> None:
+        if self._acknowledging is None:
+            self._acknowledging = self._loop.call_later(ACKNOWLEDGE_WITHIN, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self._acknowledging = None
+        link = self._outgoing.link
+        if link is not None and (line := self._outgoing.acknowledgement()):
+            link.write(line)
 
     def _skip(self, link: Link, seq: int) -> None:
         """Finish an event that can't be handled: or else it would keep its credit, and come again at other backends."""
@@ -313,15 +319,13 @@ class Incoming:
             self._has_warned = True
             logger.warning("the token travels in the clear to %s: use TLS (ssl=), or a private network", link.address)
         if speaks_2:
-            self._heartbeat = params.heartbeat
             link.awaits_welcome = True
             self._name_session(answer, is_same=is_same)
         else:
             self._forget_session()
         if not (is_same and speaks_2):
             self._dispatcher.renew(math.inf)  # what waits is a broker's that is gone: nobody else has it
-        self._window = params.resume_window
-        self._greeted = clock()
+        self._heartbeats.greet(params)
         link.say_hello(answer)
         if died:
             logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
@@ -376,9 +380,7 @@ class Incoming:
         link.schedule_flush()
         self._outgoing.refill()
         self._see_delivered(session)
-        self._beaten = clock()  # while there was no link none was due
-        self._beat(link)
-        self._dispatcher.renew(lease_end(self._greeted, self._window))
+        self._heartbeats.begin(link)
         link.is_ready()
 
     def _was_given_up(self, session: BackendSession, received: int | None) -> list[bytes]:
@@ -415,60 +417,6 @@ class Incoming:
             link.abort()
         self._outgoing.refill()
         self._see_delivered(session)
-
-    # --- time ---
-
-    def _acknowledge_soon(self) -> None:
-        if "acknowledge" not in self._timers:
-            self._timers["acknowledge"] = self._loop.call_later(ACKNOWLEDGE_WITHIN, self._acknowledge)
-
-    def _acknowledge(self) -> None:
-        del self._timers["acknowledge"]
-        link = self._outgoing.link
-        if link is not None and (line := self._outgoing.acknowledgement()):
-            link.write(line)
-
-    def _beat(self, link: Link) -> None:
-        """Send a heartbeat, and look for the broker's (LINK rule 8)."""
-        if (old := self._timers.pop("beat", None)) is not None:
-            old.cancel()
-        if not link.is_open:
-            return
-        if is_silent(link.heard_at, self._loop.time(), self._heartbeat):
-            logger.warning("the broker has been silent for %.0f s; the link is closed", 2.5 * self._heartbeat)
-            link.abort()
-            return
-        self._late = self._overdue()
-        self._beaten = clock()
-        link.write(wire.heartbeat_ask(self._beaten) if self._window else wire.HEARTBEAT)
-        self._timers["beat"] = self._loop.call_later(ask_interval(self._heartbeat, self._window), self._beat, link)
-
-    def _hear_answer(self, heartbeat: Heartbeat) -> None:
-        """The broker had the session when it answered: nobody else has its events for the resume window from then."""
-        asked = heartbeat.number("answer")
-        if asked is not None and (until := lease_end(asked, self._window)) > self._dispatcher.lease:
-            self._dispatcher.renew(until)
-
-    def lapsed(self) -> None:
-        """Handlers wait: others may have got their events meanwhile. Ask the broker, where there is a link."""
-        link = self._outgoing.link
-        late = max(self._late, self._overdue())
-        if link is None:
-            why = "the link has been gone for too long"
-        elif late > self._window / 2:
-            why = f"this process stood still for {late:.1f} s: it was paused, or a handler blocked the event loop"
-        else:
-            why = "the broker has not answered for too long"
-        logger.warning(
-            "%s; %d events wait until the broker tells whether they are still this backend's",
-            why,
-            self._dispatcher.waiting,
-        )
-        if link is not None:
-            link.write(wire.heartbeat_ask(clock()))
-
-    def _overdue(self) -> float:
-        return clock() - self._beaten - ask_interval(self._heartbeat, self._window)
 
     # --- the end ---
 
@@ -510,9 +458,9 @@ class Incoming:
 
     def close(self) -> None:
         """Let go of everything."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
+            self._acknowledging = None
         self._fail_results()
         if not self.left.done():
             self.left.set_result(None)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pystrands.client.base import Options
 from pystrands.client.calls import lost_messages
 from pystrands.client.dispatch import EAGER, Dispatcher, current_runner
+from pystrands.client.heartbeats import Heartbeats
 from pystrands.client.incoming import Incoming
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
@@ -63,7 +64,10 @@ class Life:
             timeout=options.handler_timeout,
         )
         self.outgoing = Outgoing(self.loop, current_runner, self.dispatcher.stale)
-        self.incoming = Incoming(self.loop, options, self.dispatcher, self.outgoing, self._usable, self._refused)
+        self._heartbeats = Heartbeats(self.loop, self.dispatcher, self.outgoing)
+        self.incoming = Incoming(
+            self.loop, options, self.dispatcher, self.outgoing, self._heartbeats, self._usable, self._refused
+        )
         self.incoming.delivered.add_done_callback(lambda _: self.supervisor.stop())
         self.supervisor = Supervisor(
             options,
@@ -104,7 +108,7 @@ class Life:
 
     def _lapsed(self) -> None:
         if not self._lapsed_at_the_end():
-            self.incoming.lapsed()
+            self._heartbeats.lapsed()
 
     def _lapsed_at_the_end(self) -> bool:
         """Give back what is held, if it is a broker's; the rest is the client's own and goes on."""
@@ -160,6 +164,7 @@ class Life:
         self.supervisor.link = None
         for timer in self._timers:
             timer.cancel()
+        self._heartbeats.close()
         self.incoming.close()
         self.is_over = True
         if not self.closed.done():

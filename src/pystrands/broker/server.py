@@ -235,6 +235,18 @@ class Broker:
         config = self.config
         timings = Timings()
         parts = timed_parts(timings) if config.admin_port >= 0 else Parts()
+        commands = self._wire_router(loop, parts)
+        self._wire_backends(loop)
+        commands.status = StatusReport(
+            self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time
+        ).make
+        self._wire_clients(loop, parts)
+        self._budget = Budget(loop, config.memory_budget, self._holders, lambda: self._queue.size, self.counters)
+        if config.admin_port >= 0:
+            self._admin = self._make_admin(loop, timings)
+
+    def _wire_router(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> Commands:
+        config = self.config
         self._outbox = parts.outbox(loop, policy=config.slow_client_policy, counters=self.counters)
         self._rooms = Rooms(self._outbox, self._engine.subscribe, self._engine.unsubscribe, Taps(self.counters))
         commands = Commands(self._engine, self._rooms, self.counters)
@@ -249,6 +261,10 @@ class Broker:
             counters=self.counters,
             ledger=parts.ledger,
         )
+        return commands
+
+    def _wire_backends(self, loop: asyncio.AbstractEventLoop) -> None:
+        config = self.config
         self._backends = Backends(
             self._router,
             loop,
@@ -257,9 +273,6 @@ class Broker:
             counters=self.counters,
         )
         self._router.backends = self._backends
-        commands.status = StatusReport(
-            self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time
-        ).make
         self._make_link = link_factory(
             LinkShared(
                 loop=loop,
@@ -272,6 +285,9 @@ class Broker:
                 counters=self.counters,
             )
         )
+
+    def _wire_clients(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
+        config = self.config
         self._keepalive = KeepAlive(
             self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
         )
@@ -304,9 +320,6 @@ class Broker:
             compression=config.compression,
             handshake=parts.handshake,
         )
-        self._budget = Budget(loop, config.memory_budget, self._holders, lambda: self._queue.size, self.counters)
-        if config.admin_port >= 0:
-            self._admin = self._make_admin(loop, timings)
 
     def _restrain(
         self, loop: asyncio.AbstractEventLoop, receiver: Receiver, watches: list[Watch]

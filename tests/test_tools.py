@@ -402,7 +402,7 @@ async def test_status_for_machines():
         report = json.loads(out)
         assert (report["clients"], report["rooms"]) == (1, 1)
         assert report["queue"] == {"messages": 0, "bytes": 0}
-        assert report["counters"]["clients_admitted"] == 1
+        assert report["counters"] == {"clients_admitted": 1}
         assert report["uptime"] > 0
         assert report["broker_id"] == broker.broker_id
         (one,) = report["backends"]  # the tool itself is none

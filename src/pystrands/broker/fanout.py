@@ -62,7 +62,7 @@ class Outbox:
         self._slice_seconds = slice_seconds
         self._sends_per_slice = max(1, int(slice_seconds / _SECONDS_PER_SEND))
         self._policy = policy
-        self._counters: Counters = new_counters() if counters is None else counters
+        self._counters = new_counters() if counters is None else counters
         self._clock = clock
         self._small: list[Recipient] = []
         self._bulk: deque[Recipient] = deque()

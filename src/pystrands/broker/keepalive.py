@@ -107,7 +107,7 @@ class KeepAlive(Sweep):
         super().__init__(interval)
         self._outbox = outbox
         self._missed = missed
-        self._counters: Counters = new_counters() if counters is None else counters
+        self._counters = new_counters() if counters is None else counters
 
     def _visit(self, bucket: set[WebSocket]) -> None:
         silent: list[WebSocket] = []

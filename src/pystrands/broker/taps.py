@@ -88,7 +88,7 @@ class Taps:
 
     def __init__(self, counters: Counters | None = None) -> None:
         self.watchers: set[ToolOutput] = set()
-        self._counters: Counters = new_counters() if counters is None else counters
+        self._counters = new_counters() if counters is None else counters
 
     # --- what tools want ---
 

@@ -39,12 +39,13 @@ class Heartbeats:
 
     def begin(self, link: Link) -> None:
         """The broker has welcomed this backend: it had the session when it read our hello."""
+        self.close()  # an older link's
         self._sent = clock()  # while there was no link none was due
         self._beat(link)
         self._dispatcher.renew(lease_end(self._greeted, self._window))
 
     def _beat(self, link: Link) -> None:
-        self.close()
+        """Send a heartbeat, and look for the broker's."""
         if not link.is_open:
             return
         if is_silent(link.heard_at, self._loop.time(), self._interval):

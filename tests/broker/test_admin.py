@@ -120,22 +120,55 @@ async def test_metrics_that_fail_are_an_answer_and_an_entry_in_the_log(caplog):
         assert "broken gauge" in caplog.text
 
 
-async def test_more_connections_than_there_may_be_are_closed_and_one_of_those_that_may_be_is_not(monkeypatch):
+async def test_silent_connections_keep_nobody_out_and_the_oldest_of_them_goes(monkeypatch):
     monkeypatch.setattr(module, "_MAX_CONNECTIONS", 3)
     async with Running() as running:
-        idle = [await running.open() for _ in range(2)]
+        idle = []
+        while len(idle) < 3:
+            idle.append(await running.open())
+            await until(lambda: len(running.server.connections) == len(idle), 20)
+        oldest, middle, newest = running.server.connections
+        for _ in range(2):
+            assert (await running.get("/healthz"))[0] == 200
+            await until(lambda: len(running.server.connections) == 2, 20)
+        async with asyncio.timeout(20):
+            assert await idle[0][0].read() == b""
+        assert list(running.server.connections) == [middle, newest]
+        assert oldest not in running.server.connections
+        idle[1][1].write(b"GET /healthz HTTP/1.1\r\n" + HEAD)
+        async with asyncio.timeout(20):
+            assert (await idle[1][0].read()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_who_waits_for_an_answer_stays_as_long_as_there_are_silent_ones_to_drop(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_CONNECTIONS", 2)
+    async with Running() as running:
+        hold = asyncio.Event()
+
+        async def metrics():
+            await hold.wait()
+            return b"a 1\n"
+
+        monkeypatch.setattr(running.server, "metrics", metrics)
+        asking = asyncio.create_task(running.get("/metrics"))
+        await until(lambda: any(each.is_answered for each in running.server.connections), 20)
+        await running.open()
         await until(lambda: len(running.server.connections) == 2, 20)
         assert (await running.get("/healthz"))[0] == 200
-        await until(lambda: len(running.server.connections) == 2, 20)
-        idle.append(await running.open())
-        await until(lambda: len(running.server.connections) == 3, 20)
-        reader, _ = await running.open()
-        async with asyncio.timeout(20):
-            with contextlib.suppress(ConnectionResetError):
-                assert await reader.read() == b""
-        for _, each in idle:
-            each.close()
-        await until(lambda: not running.server.connections, 20)
+        hold.set()
+        assert (await asking)[0] == 200
+
+
+async def test_those_that_do_not_take_their_answer_keep_nobody_out(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_CONNECTIONS", 2)
+    async with Running() as running:
+        running.body = b"x" * (1 << 25)
+        for count in (1, 2):
+            reader, writer = await running.open()
+            writer.write(b"GET /metrics HTTP/1.1\r\n" + HEAD)
+            await reader.readline()
+            writer.transport.pause_reading()
+            assert len(running.server.connections) == count
         assert (await running.get("/healthz"))[0] == 200
 
 

@@ -22,7 +22,8 @@ class AdminServer:
     """Listens from :meth:`start` to :meth:`close`.
 
     ``is_ready()`` is what ``/readyz`` tells; ``metrics()`` gives ``/metrics`` its text, of type ``content_type``. At
-    most 64 connections at a time: more are closed. None has more than ten seconds for its request, nor for its answer.
+    most 64 connections at a time: for one more the oldest goes, one whose request has not come if there is any. None
+    has more than ten seconds for its request, nor for its answer.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class AdminServer:
         self.is_ready = is_ready
         self.metrics = metrics
         self.content_type = content_type
-        self.connections: set[_Connection] = set()
+        self.connections: dict[_Connection, None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> None:
@@ -49,6 +50,13 @@ class AdminServer:
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
+
+    def enter(self, connection: "_Connection") -> None:
+        """Take a new connection in. Who knows what he wants asks at once, so it is never the newest that goes."""
+        if len(self.connections) >= _MAX_CONNECTIONS:
+            silent = (each for each in self.connections if not each.is_answered)
+            (next(silent, None) or next(iter(self.connections))).drop()
+        self.connections[connection] = None
 
     async def close(self) -> None:
         """Stop listening, and drop the connections that there are."""
@@ -69,18 +77,17 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answer: asyncio.Task[None] | None = None
-        self._is_answered = False
+        self.is_answered = False
+        """Whether its request has come."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         admin = self._admin
-        admin.connections.add(self)
+        admin.enter(self)
         self._timer = admin.loop.call_later(_PATIENCE, self.drop)
-        if len(admin.connections) > _MAX_CONNECTIONS:
-            self.drop()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_answered:  # one request a connection; what follows is not read
+        if self.is_answered:  # one request a connection; what follows is not read
             return
         self._head += data
         end = self._head.find(b"\r\n\r\n") + 4
@@ -90,7 +97,7 @@ class _Connection(asyncio.Protocol):
             self._on_head(bytes(self._head[:end]))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self._admin.connections.discard(self)
+        self._admin.connections.pop(self, None)
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
@@ -99,6 +106,7 @@ class _Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close it now."""
+        self._admin.connections.pop(self, None)
         if self._transport is not None:
             cut(self._transport)
 
@@ -120,7 +128,7 @@ class _Connection(asyncio.Protocol):
                 body = b"ready\n" if ready else b"not ready\n"
                 self._respond(200 if ready else 503, body, without_body=without_body)
             case "/metrics":
-                self._is_answered = True
+                self.is_answered = True
                 self._answer = self._admin.loop.create_task(self._respond_metrics(without_body=without_body))
             case _:
                 self._respond(404, b"here are /metrics, /healthz and /readyz\n", without_body=without_body)
@@ -143,7 +151,7 @@ class _Connection(asyncio.Protocol):
         headers: upgrade.Headers = (),
         without_body: bool = False,
     ) -> None:
-        self._is_answered = True
+        self.is_answered = True
         transport = self._transport
         if transport is None or transport.is_closing():
             return

@@ -381,7 +381,7 @@ def test_metrics_are_announced_and_there():
 def test_metrics_need_their_extra(monkeypatch):
     monkeypatch.setattr("pystrands.broker.config.find_spec", lambda _name: None)
     line = refusal("--admin-port", "9100")
-    assert line == "Error: --admin-port: prometheus-client is not installed: pip install 'pystrands[metrics]'"
+    assert line == "Error: --admin-port: prometheus-client is not installed: pip install prometheus-client"
 
 
 @pytest.mark.parametrize("side", ["ws", "tcp"])

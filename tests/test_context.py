@@ -1,6 +1,10 @@
+import copy
 import json
 import math
+import operator
+import pickle
 from datetime import UTC, datetime, timedelta, timezone
+from http.cookies import SimpleCookie
 from uuid import UUID
 
 import pytest
@@ -49,6 +53,122 @@ def test_headers_ignore_case():
     assert headers == {}
     with pytest.raises(KeyError):
         headers["x-token"]
+
+
+def made(name):
+    return Headers({name: ["old"]})
+
+
+def updated(headers, *args, **named):
+    headers.update(*args, **named)
+    return headers
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda: updated(made("x-token"), {"X-TOKEN": ["new"]}),
+        lambda: updated(made("x-token"), [("X-TOKEN", ["new"])]),
+        lambda: updated(made("x-token"), **{"X-TOKEN": ["new"]}),
+        lambda: made("x-token") | {"X-TOKEN": ["new"]},
+        lambda: {"x-TOKEN": ["old"]} | Headers({"x-token": ["new"]}),
+        lambda: operator.ior(made("x-token"), {"X-TOKEN": ["new"]}),
+        lambda: operator.ior(made("x-token"), [("X-TOKEN", ["new"])]),
+        lambda: Headers([("x-token", ["new"])]),
+        lambda: Headers({"x-token": "new"}),
+        lambda: Headers.fromkeys(["x-token"], ["new"]),
+        lambda: Headers({"X-Token": ["new"]}).copy(),
+        *[
+            lambda protocol=protocol: pickle.loads(pickle.dumps(Headers({"X-Token": ["new"]}), protocol))
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        ],
+        lambda: copy.copy(Headers({"X-Token": ["new"]})),
+        lambda: copy.deepcopy(Headers({"X-Token": ["new"]})),
+    ],
+)
+def test_headers_ignore_case_in_every_operation(operation):
+    headers = operation()
+    assert type(headers) is Headers
+    assert len(headers) == 1
+    (name,) = headers
+    assert headers["x-tOKEN"] == headers.get("X-token") == headers.pop("x-TOKEN") == ["new"]
+    assert name == "X-Token"
+
+
+def test_what_is_joined_leaves_both_as_they_were():
+    one, other = made("x-token"), {"X-TOKEN": ["new"]}
+    assert (one | other) == other
+    assert (other | one) == one == {"x-TOKEN": ["old"]}
+    assert other == {"X-TOKEN": ["new"]}
+    with pytest.raises(TypeError):
+        one | [("x", ["y"])]
+    with pytest.raises(TypeError):
+        [("x", ["y"])] | one
+
+
+def test_headers_are_compared_without_case():
+    headers = Headers({"X-Token": ["a"]})
+    assert headers == {"x-token": ["a"]}
+    assert {"x-token": ["a"]} == headers  # noqa: SIM300 - the other way round
+    assert headers == Headers({"x-TOKEN": ["a"]})
+    assert headers != {"x-token": ["b"]}
+    assert headers != {"x-token": ["a"], "X-Token": ["a"]}
+    assert headers != {7: ["a"]}
+    assert headers != [("X-Token", ["a"])]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(headers)
+
+
+@pytest.mark.parametrize(
+    ("lines", "cookies"),
+    [
+        ([], {}),
+        (["sessionid=8f"], {"sessionid": "8f"}),
+        (['prefs={"theme":"dark"}; sessionid=8f'], {"prefs": '{"theme":"dark"}', "sessionid": "8f"}),
+        (["sessionid=8f; cart=[1,2]"], {"sessionid": "8f", "cart": "[1,2]"}),
+        (["a:b[c]=1; sessionid=8f"], {"a:b[c]": "1", "sessionid": "8f"}),
+        (["lang=it, de; sessionid=8f"], {"lang": "it, de", "sessionid": "8f"}),
+        (["flag; sessionid=8f; =nameless"], {"sessionid": "8f"}),
+        (["näme=ü; sessionid=8f"], {"näme": "ü", "sessionid": "8f"}),
+        (["a=1;b=2;;  c = 3 ;\td=4\t"], {"a": "1", "b": "2", "c": "3", "d": "4"}),
+        (["a=1; a=2"], {"a": "1"}),
+        (["a=1", "b=2; a=3"], {"a": "1", "b": "2"}),
+        (["token=YWJj=="], {"token": "YWJj=="}),
+        (['q="a b"; e="say \\"hi\\"\\073"; half="a; empty=; one="'], {
+            "q": "a b", "e": 'say "hi";', "half": '"a', "empty": "", "one": '"',
+        }),
+        (["x=%20; A=1; a=2"], {"x": "%20", "A": "1", "a": "2"}),
+        (["Path=/; expires=never; s=8f"], {"Path": "/", "expires": "never", "s": "8f"}),
+    ],
+)  # fmt: skip
+def test_cookies_as_browsers_write_them(lines, cookies):
+    request = ConnectionRequestContext(headers={"cookie": lines} if lines else {})
+    assert request.cookies == cookies
+
+
+COOKIE_TEXT = st.text(st.characters(exclude_characters=";"), max_size=20)
+
+
+@given(st.lists(COOKIE_TEXT), st.lists(COOKIE_TEXT))
+def test_no_cookie_hides_another(before, after):
+    before = [each for each in before if each.partition("=")[0].strip(" \t") != "sessionid"]
+    assert (
+        ConnectionRequestContext(headers={"Cookie": ["; ".join([*before, "sessionid=8f", *after])]}).cookies[
+            "sessionid"
+        ]
+        == "8f"
+    )
+
+
+@given(st.text(st.characters(codec="latin-1", exclude_categories=["Cc"])))
+def test_cookies_of_the_standard_library_come_back(value):
+    made = SimpleCookie()
+    made["name"] = value
+    assert (
+        ConnectionRequestContext(headers={"Cookie": [f"name={made['name'].coded_value}"]}).cookies["name"]
+        == value.strip(" \t")
+        or value != value.strip()
+    )
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N"], include_characters="-"), min_size=1))

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 import msgspec
 
+from pystrands.cookies import parse_cookies
 from pystrands.protocol.fields import field_problem
 
 __all__ = ["ConnectionRequestContext", "Context", "Headers"]
@@ -68,15 +69,20 @@ class Context(msgspec.Struct, dict=True):
 
 
 class Headers(dict[str, list[str]]):
-    """HTTP headers: canonical names (``X-Token``) to the list of their values; look-up ignores case."""
+    """HTTP headers: canonical names (``X-Token``) to the list of their values. Names ignore case in every operation.
+
+    Made of a mapping, or of pairs of names and values; where names are the same but for case, their values are joined.
+    A ``str`` in place of a list is one value.
+    """
 
     __slots__ = ()
-    _missing: ClassVar[object] = object()
 
-    def __init__(self, headers: Mapping[str, Iterable[str]] | None = None) -> None:
+    def __init__(
+        self, headers: "Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] | None" = None
+    ) -> None:
         super().__init__()
-        for name, values in (headers or {}).items():
-            self.setdefault(name, []).extend(values)
+        for name, values in _pairs(headers or ()):
+            self.setdefault(name, []).extend((values,) if isinstance(values, str) else values)
 
     @staticmethod
     def canonical(name: str) -> str:
@@ -95,6 +101,38 @@ class Headers(dict[str, list[str]]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and super().__contains__(self.canonical(name))
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        if isinstance(other, Headers):
+            return super().__eq__(other)
+        theirs = {self.canonical(name) if isinstance(name, str) else name: values for name, values in other.items()}
+        return len(theirs) == len(other) and super().__eq__(theirs)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # as of any dict
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        joined = self.copy()
+        joined.update(other)
+        return joined
+
+    def __ror__(self, other: Any) -> Any:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        joined = Headers()
+        joined.update(other)
+        joined.update(self)
+        return joined
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]  # a dict's takes the same
+        self.update(other)
+        return self
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return the values of ``name``, or ``default``."""
         return super().get(self.canonical(name), default)
@@ -107,11 +145,27 @@ class Headers(dict[str, list[str]]):
         """Remove ``name`` and return its values, or ``default``. Raises KeyError without one."""
         return super().pop(self.canonical(name), *default)
 
+    def update(self, other: Any = (), /, **named: list[str]) -> None:
+        """Set the values of each name in a mapping or in pairs, and of each argument, in place of those there are."""
+        for name, values in (*_pairs(other), *named.items()):
+            self[name] = values
+
+    def copy(self) -> "Headers":
+        """Return others with the same lists of values."""
+        copied = Headers()
+        copied.update(self)
+        return copied
+
+
+def _pairs(headers: Any) -> Iterable[tuple[str, Any]]:
+    return ((name, headers[name]) for name in headers.keys()) if hasattr(headers, "keys") else headers  # noqa: SIM118
+
 
 class ConnectionRequestContext:
     """A client that wants to come in; the argument of ``on_connection_request``.
 
     ``headers``: those of the client's HTTP request, ``dict[str, list[str]]`` with canonical names, case-insensitive.
+    ``cookies``: those among them, ``dict[str, str]``; one that is malformed loses no other.
     ``url``: the path; ``query_string``: what follows the ``?``; ``query``: the same as ``dict[str, list[str]]``.
     ``remote_addr``: ``ip:port``. ``context``: the :class:`Context` that the client will have; change it freely.
     ``accepted``: decides when the callback returns neither True nor False; True at first.
@@ -183,6 +237,14 @@ class ConnectionRequestContext:
     def query(self) -> dict[str, list[str]]:
         """The query string, percent-decoded: each name with the list of its values."""
         return parse_qs(self.query_string, keep_blank_values=True)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that the client sent, by name; of several with one name the first, whose path is the longest.
+
+        Quotes around a value are taken off. Nothing else is decoded, such as percent signs.
+        """
+        return parse_cookies(self.headers.get("Cookie", ()))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ConnectionRequestContext":

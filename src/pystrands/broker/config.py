@@ -248,7 +248,7 @@ class BrokerConfig:
 
     def _check_admin_port(self) -> None:
         if find_spec("prometheus_client") is None:
-            raise ConfigError("admin_port", "prometheus-client is not installed: pip install 'pystrands[metrics]'")
+            raise ConfigError("admin_port", "prometheus-client is not installed: pip install prometheus-client")
         for side, host, port in (("ws", self.ws_host, self.ws_port), ("tcp", self.tcp_host, self.tcp_port)):
             if self.admin_port and (self.admin_host, self.admin_port) == (host, port):
                 raise ConfigError("admin_port", f"{port} is --{side}-port too: choose another for one")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
@@ -487,3 +488,91 @@ async def test_an_answer_with_metadata_that_is_not_utf8_is_refused():
     )
     assert handshake.ws is None
     assert world.counters["lines_malformed"] == 1
+
+
+async def test_a_client_whose_time_is_over_already_is_closed_before_it_is_heard():
+    world = World()
+    peer = Peer(world)
+    ws = await world.admit(peer, "ann", expires_at=time.time() - 1)
+    assert ws.close_code == 4401
+    assert await peer.events() == [("new_connection", "ann"), ("disconnected", "ann")]
+    assert (world.counters["expired_closed"], world.counters["clients_gone"]) == (1, 1)
+    assert not len(world.router._expiries) and not len(world.rooms)
+
+
+class Clock:
+    """What the router takes for the time of day."""
+
+    def __init__(self, world: World) -> None:
+        self.now = 1000.0
+        world.router._expiries._clock = lambda: self.now
+
+
+async def test_between_the_moment_and_the_timer_nothing_of_a_client_is_delivered():
+    world = World()
+    clock = Clock(world)
+    peer = Peer(world)
+    ann = await world.admit(peer, "ann", expires_at=1001)
+    bob = await world.admit(peer, "bob")
+    await peer.heard()
+    world.router.client_message(ann, "in time")
+    clock.now = 1001.0
+    world.router.client_message(ann, "late")
+    world.router.client_message(bob, "bob has no such time")
+    assert await peer.events() == [("new_message", "in time"), ("new_message", "bob has no such time")]
+    ann.close(4401, "token expired")
+    assert await peer.events() == [("disconnected", "ann")]
+    assert world.counters["expired_dropped"] == 1
+
+
+async def test_what_waited_for_a_backend_is_dropped_when_the_time_is_over_and_the_queue_has_its_room_again():
+    world = World()
+    clock = Clock(world)
+    peer = Peer(world)
+    ann = await world.admit(peer, "ann", expires_at=1001)
+    bob = await world.admit(peer, "bob")
+    peer.lose()
+    for message in ("a1", "a2", "a3"):
+        world.router.client_message(ann, message)
+    world.router.client_message(bob, "b1")
+    assert len(world.queue) == 4
+    clock.now = 1001.0
+    ann.close(4401, "token expired")
+    assert (len(world.queue), world.counters["expired_dropped"]) == (1, 3)
+    assert sorted(await Peer(world).events()) == [("disconnected", "ann"), ("new_message", "b1")]
+    assert not world.router._ending
+
+
+async def test_what_a_client_left_behind_is_dropped_as_well_when_its_time_is_over_before_a_backend_comes():
+    world = World()
+    clock = Clock(world)
+    peer = Peer(world)
+    ann = await world.admit(peer, "ann", expires_at=1001)
+    peer.lose()
+    world.router.client_message(ann, "a1")
+    ann.gone()
+    clock.now = 1001.0
+    assert await Peer(world).events() == [("disconnected", "ann")]
+    assert (len(world.queue), world.counters["expired_dropped"]) == (0, 1)
+
+
+async def test_what_waits_for_credit_is_dropped_when_the_time_is_over():
+    world = World()
+    clock = Clock(world)
+    peer = Peer(world, hello=False)
+    peer.say("hello", protocol=2, session_id="s")
+    handshake = world.knock()
+    (request,) = [line for line in await peer.heard() if line["action"] == "connection_request"]
+    params = {"accepted": True, "client_id": "ann", "expires_at": 1001}
+    answer = {"action": "response", "request_id": request["request_id"], "params": params, "seq": 1}
+    peer.raw(json.dumps(answer).encode() + b"\n")
+    ann = handshake.ws
+    assert ann is not None
+    for number in range(40):
+        world.router.client_message(ann, str(number))
+    assert [line["params"].get("message") for line in await peer.heard()][1:] == [str(number) for number in range(32)]
+    assert (len(world.queue), ann.reading) == (8, False)
+    clock.now = 1001.0
+    ann.close(4401, "token expired")
+    assert (len(world.queue), world.counters["expired_dropped"]) == (0, 8)
+    assert await peer.events() == [("disconnected", "ann")]

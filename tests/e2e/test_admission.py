@@ -143,6 +143,43 @@ async def test_reject_and_accept_say_more_than_yes_and_no(kind):
         assert broker.counters["refused_by_backend"] == 2
 
 
+async def test_who_comes_too_late_is_not_heard_though_it_sends_its_messages_with_its_request():
+    heard = []
+
+    class Listening(AsyncPyStrandsClient):
+        async def on_connection_request(self, request):
+            return request.accept(expires_at=time.time() - (3600 if request.url == "/late" else -3600))
+
+        async def on_new_connection(self, context):
+            heard.append("in")
+            await self.send_private_message(context.client_id, "a secret")
+
+        async def on_message(self, message, context):
+            heard.append(message)
+
+        async def on_disconnect(self, context):
+            heard.append(context.close_code)
+
+    request = (
+        "GET /%s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    messages = b"".join(b"\x81\x83\0\0\0\0%03d" % number for number in range(1000))
+    async with testing.broker() as broker, testing.backend(broker, Listening):
+        for path in ("late", "in-time"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", broker.ws_port)
+            writer.write((request % path).encode() + messages + b"\x88\x82\0\0\0\0\x03\xe8")
+            async with asyncio.timeout(20):
+                answer = await reader.read()
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 101 ")
+            if path == "late":
+                assert answer.endswith(b"\r\n\r\n\x88\x0f\x11\x31token expired"), "nothing is told to it, either"
+                await testing.until(lambda: len(heard) == 2)
+        await testing.until(lambda: len(heard) == 1004)
+    assert heard == ["in", 4401, "in", *(f"{number:03}" for number in range(1000)), 1000]
+
+
 async def test_a_client_is_closed_with_4401_when_its_time_is_over_and_others_are_not():
     gone = []
 

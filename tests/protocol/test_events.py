@@ -435,6 +435,28 @@ def test_a_session_without_link_gets_nothing_until_it_is_back():
     assert world.caught == [ann]
 
 
+def test_messages_that_wait_can_be_dropped_and_the_rest_goes_on():
+    world = World("one")
+    (one,) = world.backends
+    ann = world.client("ann", one)
+    for number in range(events.LANE_EVENTS + 2):
+        world.put(ann, str(number))
+    world.put(ann, kind=Kind.ERROR)
+    world.put(ann, "behind it")
+    assert len(ann.waiting or ()) == 4
+    assert world.ledger.drop_messages(ann) == 3
+    assert [event.content for event in world.not_waiting] == ["32", "33", "behind it"]
+    assert seen(one)[32:] == ["error"], "it needs no credit"
+    assert world.caught == [ann]
+    assert world.ledger.drop_messages(ann) == 0
+    world.drop(one)
+    assert world.ledger.drop_messages(ann) == 32, "what a backend died with"
+    assert [event.kind for event in ann.waiting or ()] == [Kind.ERROR]
+    world.backends.append(Backend("two"))
+    world.ledger.available(world.backends[0])
+    assert seen(world.backends[0]) == ["client_adopted", "error*"]
+
+
 class Handovers(RuleBasedStateMachine):
     """Clients, and backends that come, go, leave and come back, in any order.
 

@@ -1,6 +1,7 @@
 """Closing clients whose permission has run out: one heap and one timer for all of them."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
@@ -9,8 +10,10 @@ from typing import Final, Protocol
 
 from pystrands.broker.counters import Counters
 
-__all__ = ["Expiries"]
+__all__ = ["NEVER", "Expiries"]
 
+NEVER: Final = math.inf
+"""When a client is over that has no such time."""
 TOKEN_EXPIRED: Final = 4401
 _LONGEST_SLEEP: Final = 60.0
 """Seconds after which the clock is looked at again: somebody may have set it."""
@@ -60,6 +63,15 @@ class Expiries:
         """How many clients are watched."""
         return len(self._entries)
 
+    def is_over(self, expires_at: float) -> bool:
+        """Tell whether that time has come. The timer is a little late, so who takes a client's messages asks first."""
+        return self._clock() >= expires_at
+
+    def close(self, ws: _Closable) -> None:
+        """Close a client whose time is over."""
+        self._counters["expired_closed"] += 1
+        ws.close(TOKEN_EXPIRED, "token expired")
+
     def add(self, ws: _Closable, expires_at: float) -> None:
         """Watch a client, which is closed in a later turn of the loop even if its time has come already."""
         entry = self._entries[ws] = _Entry(expires_at, next(self._numbers), ws)
@@ -97,6 +109,5 @@ class Expiries:
             ws = heappop(self._heap).ws
             if ws is not None:
                 del self._entries[ws]
-                self._counters["expired_closed"] += 1
-                ws.close(TOKEN_EXPIRED, "token expired")
+                self.close(ws)
         self._sleep()

@@ -51,6 +51,9 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "events_given_up": Counted(
         "events_dropped", "given_up", "messages that were dropped: three backends died while they were handling them"
     ),
+    "expired_dropped": Counted(
+        "events_dropped", "expired", "messages that were dropped: the time that a backend gave their client was over"
+    ),
     "queue_dropped": Counted(
         "events_dropped", "queue_full", "messages that were dropped, or refused, because no backend was there"
     ),

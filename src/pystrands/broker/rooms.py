@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, cast
 
+from pystrands.broker.expiry import NEVER
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.groups import Group
 from pystrands.broker.taps import Taps
@@ -22,7 +23,7 @@ class Client(Lane):
     all that it is in.
     """
 
-    __slots__ = ("_metadata", "client_id", "context", "number", "room_id", "rooms", "ws")
+    __slots__ = ("_metadata", "client_id", "context", "expires_at", "number", "room_id", "rooms", "ws")
 
     def __init__(self, number: int, client_id: str, room_id: str, metadata: bytes, ws: "WebSocket") -> None:
         super().__init__()
@@ -30,6 +31,8 @@ class Client(Lane):
         self.client_id = client_id
         self.room_id = room_id
         self.ws = ws
+        self.expires_at = NEVER
+        """Seconds since 1970 from which on none of its messages is delivered."""
         self.rooms: tuple[str, ...] = ()
         self._metadata = metadata
         self.context = b""

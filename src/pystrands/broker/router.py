@@ -11,7 +11,7 @@ from pystrands.broker.backends import Backends, Session, SessionReceiver
 from pystrands.broker.commands import Commands
 from pystrands.broker.counters import Counters
 from pystrands.broker.doorkeeper import Doorkeeper
-from pystrands.broker.expiry import Expiries
+from pystrands.broker.expiry import NEVER, Expiries
 from pystrands.broker.queue import EventQueue, Offer
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.broker.websocket import Receiver, WebSocket
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 # Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
 _MESSAGE: Final = Kind.MESSAGE
+_NEVER: Final = NEVER
 _TO_ONE: Final = MessageToConnection
 _TO_ROOM: Final = MessageToRoom
 _FAILURES: Final = frozenset({1002, 1003, 1007, 1009, 1011, 1013})
@@ -101,7 +102,14 @@ class Router(Receiver, SessionReceiver, Keeper):
             self._ledger.succeed(client, ending)
         self._put(Event(client, Kind.NEW, self.new_number()))
         if answer.expires_at is not None:
-            self._expiries.add(ws, answer.expires_at)
+            client.expires_at = answer.expires_at
+            if self._is_over(client):
+                self._expiries.close(ws)
+            else:
+                self._expiries.add(ws, answer.expires_at)
+
+    def _is_over(self, client: Client) -> bool:
+        return client.expires_at < _NEVER and self._expiries.is_over(client.expires_at)
 
     def client_message(self, ws: WebSocket, message: str | bytes) -> None:
         """A client sent a message: it goes to its owner, or waits for credit, or for a backend."""
@@ -143,6 +151,8 @@ class Router(Receiver, SessionReceiver, Keeper):
         self._rooms.remove(client)
         self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
+        if self._is_over(client):
+            self._counters["expired_dropped"] += self._ledger.drop_messages(client)
         if code in _FAILURES:
             # The client's own words are for on_disconnect alone: errors get into logs.
             text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
@@ -177,6 +187,9 @@ class Router(Receiver, SessionReceiver, Keeper):
         client: Client = event.lane  # type: ignore[assignment]
         kind = event.kind
         if kind is _MESSAGE:
+            if client.expires_at < _NEVER and self._expiries.is_over(client.expires_at):
+                self._counters["expired_dropped"] += 1
+                return 0
             if not session.binary and isinstance(event.content, bytes):
                 self._loop.call_soon(self._only_takes_text, client)
                 return 0

@@ -202,6 +202,23 @@ class Ledger:
         if not waiting:
             self._caught_up(event.lane)
 
+    def drop_messages(self, lane: Lane) -> int:
+        """Take out all messages that wait in a lane, and return how many; its lifecycle events stay, and go on."""
+        waiting = lane.waiting
+        if not waiting:
+            return 0
+        rest = deque(event for event in waiting if event.kind is not _MESSAGE)
+        for event in waiting:
+            if event.kind is _MESSAGE:
+                self._keeper.taken(event)
+        dropped = len(waiting) - len(rest)
+        lane.waiting = rest
+        if rest:
+            self._pump(lane)
+        else:
+            self._caught_up(lane)
+        return dropped
+
     # --- what sessions say ---
 
     def available(self, holder: Holder) -> None:

@@ -168,7 +168,7 @@ class ConnectionRequestContext:
     ``cookies``: those among them, ``dict[str, str]``; one that is malformed loses no other.
     ``url``: the path; ``query_string``: what follows the ``?``; ``query``: the same as ``dict[str, list[str]]``.
     ``remote_addr``: ``ip:port``. ``context``: the :class:`Context` that the client will have; change it freely.
-    ``accepted``: decides when the callback returns neither True nor False; True at first.
+    ``accepted``: decides when the callback returns None; True at first.
     ``subprotocol``: None, or the one that the client gets of those that it offered in ``Sec-WebSocket-Protocol``.
     Browsers fail a connection for which they offered some and got none.
 
@@ -194,12 +194,38 @@ class ConnectionRequestContext:
         self.query_string = query_string
         self.remote_addr = remote_addr
         self.context = context if context is not None else Context(client_id=str(uuid4()), room_id=url)
-        self.accepted = accepted
+        self._accepted = accepted
+        self._touched = False
+        self._made = (self.context, self.context.client_id, self.context.room_id)
         self.subprotocol = subprotocol
         self.status = FORBIDDEN
         self.reason = ""
         self.response_headers: dict[str, str] = {}
         self.expires_at: float | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the client is let in when the callback returns None."""
+        return self._accepted
+
+    @accepted.setter
+    def accepted(self, accepted: bool) -> None:
+        self._accepted = accepted
+        self._touched = True
+
+    @property
+    def _is_untouched(self) -> bool:
+        """Whether the handler neither decided anything nor set anything of the client's."""
+        context, client_id, room_id = self._made
+        return (
+            not self._touched
+            and self.context is context
+            and (context.client_id, context.room_id) == (client_id, room_id)
+            and not context.metadata
+            and not self.subprotocol
+            and not self.response_headers
+            and self.expires_at is None
+        )
 
     def reject(self, status: int = FORBIDDEN, reason: str = "") -> Literal[False]:
         """Reject the client with an HTTP status from 400 to 599 and a text for people; return False, for ``return``.

@@ -4,7 +4,7 @@ from uuid import uuid4
 import pytest
 
 from pystrands import BinaryNotSupported, Context, MessageTooBig
-from pystrands.client.calls import Call, answer, call_for
+from pystrands.client.calls import Call, answer, call_for, is_undecided, unoffered_subprotocol
 from pystrands.client.commands import check_message
 from pystrands.client.ownership import Ownership
 from pystrands.client.peer import Peer
@@ -51,6 +51,17 @@ def test_only_the_original_nesting_is_unwrapped(metadata):
     assert call.context.metadata == metadata
 
 
+class FalseLike:
+    """As numpy's: falsy, and not False."""
+
+    def __bool__(self):
+        return False
+
+
+class TrueLike:
+    """As numpy's, too."""
+
+
 def make_call(request):
     call = Call("on_connection_request", (request,), request.context, None)
     call.request, call.request_id = request, "q"
@@ -64,14 +75,111 @@ def make_call(request):
         (False, True, False),
         (None, True, True),
         (None, False, False),
-        (1, False, False),
-        (0, True, True),
-        ("no", True, True),
+        (0, True, False),
+        (0.0, True, False),
+        ("", True, False),
+        ([], True, False),
+        (FalseLike(), True, False),
+        (None, FalseLike(), False),
+        (None, "", False),
+        (None, None, False),
     ],
 )
-def test_only_true_and_false_decide(result, accepted, decision):
+def test_true_lets_in_and_what_is_falsy_rejects(result, accepted, decision):
     asked = ConnectionRequestContext(accepted=accepted)
     assert COMMANDS.decode(answer(make_call(asked), result)).params.accepted is decision
+
+
+async def allowed():
+    return False
+
+
+def yielding():
+    yield False
+
+
+async def yielding_async():
+    yield False
+
+
+@pytest.mark.parametrize("where", ["returned", "left request.accepted as"])
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (allowed, r"coroutine \(allowed\), .* write await"),
+        (yielding, r"generator \(yielding\), .* yield"),
+        (yielding_async, r"async_generator \(yielding_async\), .* yield"),
+        (lambda: 1, "int, .* True lets a client in"),
+        (lambda: "no", "str"),
+        (lambda: allowed, r"function \(allowed\)"),
+        (TrueLike, "TrueLike"),
+    ],
+)
+def test_what_decides_nothing_rejects_with_an_error(make, told, where):
+    asked = ConnectionRequestContext()
+    result = make() if where == "returned" else None
+    if result is None:
+        asked.accepted = make()
+    with pytest.raises(TypeError, match=f"^on_connection_request {where} a value of type {told}"):
+        answer(make_call(asked), result)
+
+
+def test_a_result_without_a_truth_rejects():
+    class Array:
+        def __bool__(self):
+            raise ValueError("ambiguous")
+
+    with pytest.raises(ValueError, match="ambiguous"):
+        answer(make_call(ConnectionRequestContext()), Array())
+
+
+def set_room(request):
+    request.context.room_id = "r"
+
+
+def set_metadata(request):
+    request.context.metadata["user"] = 7
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        ConnectionRequestContext.accept,
+        ConnectionRequestContext.reject,
+        set_room,
+        set_metadata,
+        lambda request: setattr(request, "accepted", True),
+        lambda request: setattr(request, "context", Context("c", "/")),
+        lambda request: setattr(request.context, "client_id", "c"),
+        lambda request: setattr(request, "subprotocol", "chat"),
+        lambda request: setattr(request, "expires_at", 7),
+        lambda request: request.response_headers.update({"X-A": "1"}),
+    ],
+)
+def test_a_request_is_undecided_while_nothing_of_it_was_touched(touch):
+    call = make_call(ConnectionRequestContext())
+    assert is_undecided(call, None)
+    assert not is_undecided(call, True)
+    touch(call.request)
+    assert not is_undecided(call, None)
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen", "told"),
+    [
+        ([], None, ""),
+        ([], "chat", "chat"),
+        (["chat"], None, ""),
+        (["other, chat"], "chat", ""),
+        (["other", "chat"], "chat", ""),
+        (["other, chats"], "chat", "chat"),
+        (["Chat"], "chat", "chat"),
+    ],
+)
+def test_a_subprotocol_that_was_not_offered(offered, chosen, told):
+    asked = ConnectionRequestContext(headers={"sec-websocket-protocol": offered} if offered else {})
+    asked.subprotocol = chosen
+    assert unoffered_subprotocol(make_call(asked)) == told
 
 
 REJECT = "reject"

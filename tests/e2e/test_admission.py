@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import pytest
 
@@ -260,6 +261,122 @@ async def test_the_backend_chooses_the_subprotocol():
         for path, chosen in (("/?choose=b", "b"), ("/", None), ("/?choose=not-offered", None)):
             async with testing.connect(broker, path, subprotocols=["a", "b"]) as client:
                 assert client.subprotocol == chosen
+
+
+async def test_a_subprotocol_that_was_not_offered_is_told_once(caplog):
+    class Choosing(AsyncPyStrandsClient):
+        async def on_connection_request(self, request):
+            return request.accept(subprotocol="chat.v1")
+
+    async with testing.broker() as broker, testing.backend(broker, Choosing):
+        async with testing.connect(broker, subprotocols=["chat.v1"]) as client:
+            assert client.subprotocol == "chat.v1"
+        assert "did not offer" not in caplog.text
+        for offered in (["chat"], [], ["chat"]):
+            async with testing.connect(broker, subprotocols=offered) as client:
+                assert client.subprotocol is None
+    (told,) = [record for record in caplog.records if "did not offer" in record.getMessage()]
+    assert told.levelname == "WARNING" and "'chat.v1'" in told.getMessage()
+
+
+class Guarded(AsyncPyStrandsClient):
+    """Its doorkeeper is to ask this; what it gets wrong is each subclass's."""
+
+    errors: ClassVar[list[str]] = []
+
+    async def allowed(self, request):
+        return request.query.get("token") == ["secret"]
+
+    async def on_error(self, error, context):
+        self.errors.append(error)
+
+
+class ForgottenAwait(Guarded):
+    async def on_connection_request(self, request):
+        return self.allowed(request)
+
+
+class ForgottenAwaitOfAccepted(Guarded):
+    async def on_connection_request(self, request):
+        request.accepted = self.allowed(request)
+
+
+class Yielding(Guarded):
+    async def on_connection_request(self, request):
+        if not await self.allowed(request):
+            return
+        yield True
+
+
+class Verdict(Guarded):
+    async def on_connection_request(self, request):
+        return "welcome" if await self.allowed(request) else "go away"
+
+
+class Zero(Guarded):
+    async def on_connection_request(self, request):
+        return int(await self.allowed(request))
+
+
+class Empty(Guarded):
+    async def on_connection_request(self, request):
+        token = request.query.get("token", [""])[0]
+        return token and token == "secret"
+
+
+@pytest.mark.parametrize("kind", [ForgottenAwait, ForgottenAwaitOfAccepted, Yielding, Verdict, Zero, Empty])
+async def test_a_doorkeeper_that_decides_nothing_lets_nobody_in(kind):
+    Guarded.errors.clear()
+    async with testing.broker() as broker, testing.backend(broker, kind):
+        assert (await rejection(broker)).status == 403
+    if kind in (Zero, Empty):
+        assert Guarded.errors == []
+    else:
+        (error,) = Guarded.errors
+        assert error.startswith("on_connection_request failed: TypeError: on_connection_request ")
+
+
+class ThreadedForgottenAwait(PyStrandsClient):
+    def on_connection_request(self, request):
+        return bool, request  # anything that is no decision
+
+
+async def test_the_other_clients_doorkeepers_too():
+    app = PyStrands()
+
+    @app.on_connection_request
+    async def ask(request):
+        return Guarded().allowed(request)
+
+    async with testing.broker() as broker:
+        for kind in (ThreadedForgottenAwait, app):
+            async with testing.backend(broker, kind):
+                assert (await rejection(broker)).status == 403
+
+
+async def test_a_doorkeeper_that_falls_off_its_end_is_warned_of_once(caplog):
+    class Falling(AsyncPyStrandsClient):
+        async def on_connection_request(self, request):
+            if request.query:
+                request.reject(401)
+
+    def told():
+        return [each for each in caplog.records if "returned None and touched nothing" in each.getMessage()]
+
+    async with testing.broker() as broker, testing.backend(broker, Falling):
+        assert (await rejection(broker, path="/?a=b")).status == 401
+        assert not told()
+        for _ in range(2):
+            async with testing.connect(broker):
+                pass
+        assert [each.levelname for each in told()] == ["WARNING"]
+
+
+@pytest.mark.parametrize("kind", [AsyncPyStrandsClient, PyStrandsClient, PyStrands])
+async def test_no_doorkeeper_at_all_is_not_warned_of(kind, caplog):
+    async with testing.broker() as broker, testing.backend(broker, kind), testing.connect(broker):
+        pass
+    assert "returned None" not in caplog.text
 
 
 async def test_a_subprotocol_that_is_no_text_rejects():

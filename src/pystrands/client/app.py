@@ -154,7 +154,7 @@ class PyStrands(BaseClient):
         if name == "on_error":
             error, context = args
             logger.error("client %s: %s", context.client_id, error)
-        return None
+        return args[0].accepted if name == "on_connection_request" else None
 
     # -- running
 

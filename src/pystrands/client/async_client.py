@@ -212,10 +212,10 @@ class AsyncPyStrandsClient(BaseClient):
     # -- callbacks
 
     async def on_connection_request(self, request: ConnectionRequestContext) -> bool | None:
-        """Decide whether a client may come in: True or False; anything else leaves it to ``request.accepted``.
+        """Decide whether a client may come in: True or False; None leaves it to ``request.accepted``.
 
         ``request.context`` has a fresh ``client_id`` and the path as ``room_id``; what is changed there counts. An
-        exception rejects. Accepts everyone unless overridden.
+        exception rejects, and so does any other result. Accepts everyone unless overridden.
         """
         return request.accepted
 

@@ -1,5 +1,6 @@
 """Which event calls which handler, and what its result answers. No I/O."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -7,6 +8,7 @@ from pystrands.client.peer import Peer
 from pystrands.context import (
     ConnectionRequestContext,
     Context,
+    Headers,
     check_headers,
     check_json,
     check_rejection,
@@ -30,11 +32,13 @@ __all__ = [
     "answer",
     "call_for",
     "call_for_message",
+    "is_undecided",
     "lost_messages",
     "methods_of",
     "refusal",
     "synthesised_disconnect",
     "synthesised_release",
+    "unoffered_subprotocol",
 ]
 
 
@@ -165,12 +169,16 @@ def lost_messages(
 def answer(call: Call, result: Any) -> bytes:
     """Return the line that answers a connection request whose handler returned ``result``.
 
-    True and False decide; anything else leaves it to ``request.accepted``. Raises TypeError, ValueError or
-    MessageTooBig, with what to change, when ``request`` holds what can't be sent.
+    True and False decide, None leaves it to ``request.accepted``. What is falsy rejects, too. Raises TypeError,
+    ValueError or MessageTooBig, with what to change, when there is another result, or ``request`` holds what can't be
+    sent.
     """
     request = call.request
     assert request is not None
-    accepted = result if result is True or result is False else bool(request.accepted)
+    if result is None:
+        accepted = _verdict(request.accepted, "left request.accepted as")
+    else:
+        accepted = _verdict(result, "returned")
     if not accepted:
         check_rejection(request.status, request.reason)
         return wire.response(call.request_id, False, status=request.status, reason=request.reason)
@@ -207,6 +215,40 @@ def answer(call: Call, result: Any) -> bytes:
             "put less into request.context.metadata"
         )
     return line
+
+
+def _verdict(value: Any, how: str) -> bool:
+    """Return whether this lets a client in. Raises TypeError on what is truthy and not True: it is no decision."""
+    if value is True or value is False:
+        return bool(value)
+    if not inspect.iscoroutine(value) and not inspect.isgenerator(value) and not value:
+        return False
+    hint = "True lets a client in, False rejects it"
+    if inspect.iscoroutine(value):
+        value.close()  # the error says what its warning would
+        hint = "write await before the call"
+    elif inspect.isgenerator(value) or inspect.isasyncgen(value):
+        hint = "a function with yield decides nothing; return True or False"
+    what = getattr(value, "__qualname__", None)
+    named = f" ({what})" if isinstance(what, str) else ""
+    raise TypeError(
+        f"on_connection_request {how} a value of type {type(value).__name__}{named}, and the client is rejected: {hint}"
+    )
+
+
+def is_undecided(call: Call, result: Any) -> bool:
+    """Whether a client is let in by a handler that returned None and touched nothing: it may have lost its return."""
+    return result is None and call.request is not None and call.request._is_untouched  # noqa: SLF001 - as above
+
+
+def unoffered_subprotocol(call: Call) -> str:
+    """Return the subprotocol that a request got and did not offer, which the broker leaves out; mostly empty."""
+    request = call.request
+    if request is None or not request.subprotocol or not isinstance(request.headers, Headers):
+        return ""
+    lines = request.headers.get("Sec-WebSocket-Protocol", ())
+    offered = [each.strip() for line in lines for each in line.split(",")]
+    return "" if request.subprotocol in offered else str(request.subprotocol)
 
 
 def refusal(call: Call) -> bytes:

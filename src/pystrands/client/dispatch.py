@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, Final, cast
 
-from pystrands.client.calls import Call, answer, refusal
+from pystrands.client.calls import Call, answer, is_undecided, refusal, unoffered_subprotocol
 from pystrands.client.clock import clock
 from pystrands.protocol.lanes import Lanes
 
@@ -115,6 +115,7 @@ class Dispatcher:
         self._successor = 0  # the runner that is scheduled and has not started; 0: none; or one of the above
         self._leaving: set[int] = set()
         self._stopped = False
+        self._told_undecided = self._told_unoffered = False
         self._waiters: list[asyncio.Future[None]] = []
 
     # -- what comes in
@@ -229,7 +230,7 @@ class Dispatcher:
                     if type(result) is _COROUTINE or inspect.isawaitable(result):
                         result = await (result if self._timeout is None else self._in_time(result))
                     if call.request is not None:
-                        _reply(call, answer(call, result))
+                        self._answer(call, result)
                 except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
                     begun = not await self._went_wrong(number, call, error)
                 done = call.done
@@ -318,6 +319,22 @@ class Dispatcher:
                 if limit.expired():
                     raise TimeoutError(f"it took more than {self._timeout:g} s (handler_timeout)") from None
                 raise
+
+    def _answer(self, call: Call, result: Any) -> None:
+        _reply(call, answer(call, result))
+        if not self._told_undecided and is_undecided(call, result):
+            self._told_undecided = True
+            logger.warning(
+                "on_connection_request returned None and touched nothing, so the client is let in: return True or "
+                "False, or request.reject(); this is said once"
+            )
+        if not self._told_unoffered and (chosen := unoffered_subprotocol(call)):
+            self._told_unoffered = True
+            logger.warning(
+                "on_connection_request chose the subprotocol %r, which the client did not offer: it gets none, and "
+                "a browser that offered others fails the connection; this is said once",
+                chosen,
+            )
 
     async def _failed(self, call: Call, error: BaseException) -> None:
         client_id = call.context.client_id

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pystrands.broker.fanout import Outbox
-from pystrands.broker.groups import BLOCKED, CLOSED, Group, Recipient
+from pystrands.broker.groups import BLOCKED, CLOSED, FEW, Group, Recipient
 from tests.broker.ws_support import Double
 
 
@@ -474,7 +474,7 @@ def test_a_blocked_member_is_held_back_and_gets_all_when_it_reads(loop, outbox):
     loop.drain()
     assert client.received == b"123"
     assert client.is_clean
-    assert not group.blocked
+    assert not outbox._blocked
 
 
 def test_a_blocked_client_that_joins_and_leaves_is_held_back_too(loop, outbox):
@@ -570,6 +570,92 @@ def test_those_in_the_same_groups_share_what_says_so(outbox):
     assert not room.shared, "nothing of it refers to itself"
 
 
+class NotGoneThrough(dict[Group, None]):
+    """What costs as much as there is in it is not done."""
+
+    def __iter__(self):
+        raise AssertionError
+
+    keys = values = items = __iter__
+
+
+def in_many_groups(outbox, client, count=1000):
+    rooms = [make_group(outbox, [client]) for _ in range(count)]
+    client.groups = NotGoneThrough(client.groups)
+    return rooms
+
+
+def test_the_thousandth_group_costs_what_the_first_does(loop, outbox):
+    client, other = Client(), Client()
+    rooms = in_many_groups(outbox, client)
+    assert sum(len(room.shared) for room in rooms) <= FEW * FEW, "no group knows of all others"
+    outbox.join(other, rooms[3])
+    outbox.publish(rooms[700], b"1")
+    outbox.publish(rooms[3], b"2")
+    outbox.send(client, b"3")
+    outbox.publish(rooms[701], b"4")
+    outbox.join(client, Group())
+    outbox.publish(rooms[702], b"5")
+    loop.drain()
+    assert (client.received, other.received) == (b"12345", b"2")
+    outbox.leave(client, rooms[3])
+    outbox.publish(rooms[3], b"6")
+    outbox.publish(rooms[4], b"7")
+    loop.drain()
+    assert (client.received, other.received) == (b"123457", b"26")
+
+
+def test_who_is_in_many_groups_is_blocked_and_unblocked_at_no_cost(loop, outbox, counters):
+    client = Client(limit=3)
+    rooms = in_many_groups(outbox, client)
+    outbox.block(client)
+    assert outbox.publish(rooms[1], b"1") == 1
+    assert outbox.publish(rooms[999], b"2") == 1
+    outbox.unblock(client)
+    outbox.publish(rooms[500], b"3")
+    loop.drain()
+    assert client.received == b"123"
+    outbox.block(client)
+    assert [outbox.publish(room, b"xx") for room in rooms[:3]] == [1, 0, 0]
+    loop.drain()
+    assert counters == {"slow_consumer_closed": 1}
+
+
+@pytest.mark.parametrize("size", [1, 70])
+def test_who_blocks_while_others_groups_are_gone_around_misses_nothing(loop, outbox, size):
+    client = Client(limit=1 << 20)
+    rooms = [make_group(outbox, [client, *(Client() for _ in range(size))]) for _ in range(20)]
+    client.transport.after_write = lambda: outbox.block(client)
+    for number, room in enumerate(rooms):
+        outbox.publish(room, bytes([number]) * 20_000)
+    loop.drain()
+    assert client.queued == 20 * 20_000 - len(client.received) > 0
+    client.transport.after_write = None
+    outbox.unblock(client)
+    loop.drain()
+    assert client.received == b"".join(bytes([number]) * 20_000 for number in range(20))
+
+
+@pytest.mark.parametrize("count", [3, FEW + 1, 100])
+def test_who_leaves_all_groups_is_in_none(loop, outbox, count):
+    client, other = Client(), Client()
+    rooms = [make_group(outbox, [client, other]) for _ in range(count)]
+    outbox.block(client)
+    client.flags |= CLOSED
+    assert list(outbox.leave_all(client)) == rooms
+    outbox.block(client)
+    assert client.groups == ()
+    assert not outbox._blocked
+    assert [room.members for room in rooms] == [{other}] * count
+    for room in rooms[2:]:
+        outbox.leave(other, room)
+    assert other.groups == (rooms[0], rooms[1]), "one tuple again"
+    for room in rooms:
+        outbox.publish(room, b"x")
+    loop.drain()
+    assert (client.received, other.received) == (b"", b"xx")
+
+
 # ---- all of it
 
 
@@ -578,7 +664,7 @@ steps = st.lists(
         st.tuples(st.just("send"), st.integers(0, 69)),
         st.tuples(st.just("some"), st.sets(st.integers(0, 69), max_size=10)),
         st.tuples(st.just("all"), st.none()),
-        st.tuples(st.sampled_from(["publish", "join", "leave"]), st.integers(0, 2), st.integers(0, 69)),
+        st.tuples(st.sampled_from(["publish", "join", "leave"]), st.integers(0, 2 + FEW), st.integers(0, 69)),
         st.tuples(st.just("block"), st.integers(0, 69)),
         st.tuples(st.just("unblock"), st.integers(0, 69)),
         st.tuples(st.just("turn"), st.none()),
@@ -593,11 +679,14 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
     outbox = Outbox(loop, slice_seconds=0.0001, clock=lambda: 0.0)
     clients = [Client(limit=1 << 20) for _ in range(70)]
     expected = [b""] * 70
-    groups = [Group() for _ in range(3)]  # of everybody, of some, of hardly anybody
+    groups = [Group() for _ in range(3 + FEW)]  # of everybody, of some, of hardly anybody, of a few that are in many
     for index, client in enumerate(clients):
         outbox.join(client, groups[0])
         if index % 10 == 0:
             outbox.join(client, groups[1])
+        if index % 20 == 0:
+            for group in groups[3:]:
+                outbox.join(client, group)
     for number, (what, whom, *more) in enumerate(steps):
         frame = b"%d;" % number
         if what == "turn":
@@ -627,6 +716,7 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
     loop.drain()
     assert [client.received for client in clients] == expected
     assert all(client.is_clean and not client.flags for client in clients)
-    assert not any(group.frames or group.blocked for group in groups)
+    assert not any(group.frames for group in groups)
+    assert not outbox._blocked
     assert not outbox._few
     assert not outbox._many

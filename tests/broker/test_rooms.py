@@ -1,3 +1,5 @@
+import json
+from collections import Counter
 from typing import Any
 
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.rooms import Client, Rooms
+from pystrands.protocol import wire
 
 from .doubles import FakeWebSocket
 from .test_fanout import Loop
@@ -50,6 +53,43 @@ def test_a_context_names_the_rooms_once_they_are_more_than_the_first():
     client.metadata = b'{"a":1}'
     rooms.leave(client, "kitchen")
     assert client.context == b'{"client_id":"c1","room_id":"lobby","metadata":{"a":1}}'
+
+
+def test_a_context_is_encoded_when_it_is_needed_and_not_at_each_join(monkeypatch):
+    encoded = Counter[str]()
+    real = wire.context_json
+    monkeypatch.setattr(wire, "context_json", lambda *args: (encoded.update("x"), real(*args))[1])
+    rooms, told = make_rooms()
+    client = make_client(1)
+    rooms.add(client)
+    names = [f"room {number}" for number in range(1000)]
+    for name in names:
+        assert rooms.join(client, name)
+    assert not encoded
+    assert json.loads(client.context)["rooms"] == names
+    assert client.context == client.context
+    assert encoded["x"] == 1
+    assert client.held_bytes > 1000 * 200
+    rooms.remove(client)
+    assert client.rooms == tuple(names), "for its last event"
+    assert json.loads(client.context)["rooms"] == names
+    assert told == [f"+{name}" for name in names] + [f"-{name}" for name in names]
+    assert rooms.room_count == 0
+
+
+def test_what_a_client_holds_is_told():
+    rooms, _ = make_rooms()
+    client = make_client(1)
+    rooms.add(client)
+    rooms.join(client, "lobby")
+    assert client.held_bytes < 50
+    client.metadata = b'"%b"' % (b"x" * 1000)
+    rooms.join(client, "y" * 5000)
+    assert 6000 < client.held_bytes < 8000
+    assert 7000 < client.held_bytes + len(client.context) < 14000
+    rooms.leave(client, "y" * 5000)
+    client.metadata = b"{}"
+    assert client.held_bytes < 50
 
 
 def test_leaving_a_room_one_is_not_in_changes_nothing():

@@ -1,5 +1,7 @@
 """Credit, order and handing over, rule by rule, with sessions that are only lists."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -640,3 +642,38 @@ def test_done_with_any_ranges_never_fails(ranges):
     world.ledger.done(one, ranges)
     finished = {number for first, last in ranges for number in range(first, last + 1)}
     assert set(one.unfinished) == set(range(1, 11)) - finished
+
+
+class Counted(dict[int, int]):
+    """Counts what is looked up, and what is gone through."""
+
+    def __init__(self, numbers):
+        super().__init__((number, number) for number in numbers)
+        self.cost = 0
+
+    def pop(self, *args):
+        self.cost += 1
+        return super().pop(*args)
+
+    def __iter__(self):
+        self.cost += len(self)
+        return super().__iter__()
+
+
+@given(
+    st.sets(st.integers(1, 60), max_size=40),
+    st.lists(st.tuples(st.integers(-5, 70), st.integers(0, 70) | st.just(1 << 70)), max_size=60),
+)
+def test_done_costs_what_is_there_and_what_is_said(numbers, ranges):
+    unfinished: Any = Counted(sorted(numbers))
+    taken = events._take(unfinished, ranges)
+    expected = dict.fromkeys(number for first, last in ranges for number in sorted(numbers) if first <= number <= last)
+    assert taken == list(expected)
+    assert set(unfinished.keys()) == numbers - set(expected)
+    assert unfinished.cost <= 4 * len(numbers) + 2
+
+
+def test_many_wide_ranges_cost_no_more_than_they_are_long():
+    unfinished: Any = Counted(range(1, 1001))
+    assert len(events._take(unfinished, [(1 + (n % 7), 999) for n in range(200_000)])) == 999
+    assert unfinished.cost < 5_000

@@ -50,8 +50,9 @@ class Delivery(Sink):
     def _publish(self, group: Group, frame: bytes, exclude: Collection[str]) -> Delivered:
         if not exclude:
             return len(group.members), self._outbox.publish(group, frame)
-        members = cast("set[WebSocket]", group.members)
-        recipients = [ws for ws in members if ws.client.client_id not in exclude]
+        find, members = self._rooms.find, cast("set[WebSocket]", group.members)
+        left_out = {client.ws for client_id in exclude if (client := find(client_id)) is not None}
+        recipients = [ws for ws in members if ws not in left_out]
         return len(recipients), self._outbox.fan_out(recipients, frame)
 
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.frames import TRY_AGAIN_LATER
-from pystrands.broker.groups import BLOCKED, CLOSED, IN_BULK, IN_SMALL, TOO_SLOW, Group, Recipient, missing
+from pystrands.broker.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, TOO_SLOW, Group, Recipient, missing
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_blocked",
         "_bulk",
         "_clock",
         "_counters",
@@ -69,6 +70,7 @@ class Outbox:
         self._few: list[Group] = []  # groups with frames that not all of their members have seen
         self._many: deque[Group] = deque()  # the same, of 64 members or more
         self._number = 0  # of the last frame that was published
+        self._blocked: set[Recipient] = set()  # whose transport has enough; they have seen all of their groups
         self._too_slow: list[Recipient] = []
         self._scheduled = False
 
@@ -132,25 +134,44 @@ class Outbox:
         return taken
 
     def join(self, ws: Recipient, group: Group) -> None:
-        """Have a client get what is published to a group from now on; it is not in it yet."""
+        """Have a client get what is published to a group from now on; it is not in it yet.
+
+        The cost is the same for the first group as for the ten thousandth.
+        """
         self.catch_up(ws)
         group.members.add(ws)
-        groups = (*ws.groups, group)
-        if group.shared != groups:
-            group.shared = groups
-        ws.groups = group.shared
-        if ws.flags & BLOCKED:
-            self._set_aside(ws, group)
+        groups = ws.groups
+        if isinstance(groups, dict):
+            groups[group] = None
+        elif len(groups) < FEW:
+            more = (*groups, group)
+            if group.shared != more:
+                group.shared = more
+            ws.groups = group.shared
+        else:
+            own = dict.fromkeys(groups)
+            own[group] = None
+            ws.groups = own
 
     def leave(self, ws: Recipient, group: Group) -> None:
         """Have a client, which is in the group, get nothing that is published to it from now on."""
         self.catch_up(ws)
-        group.members.discard(ws)
-        if group.blocked:
-            group.blocked.discard(ws)
-        ws.groups = tuple(other for other in ws.groups if other is not group)
-        if not group.members:
-            group.shared = ()
+        groups = ws.groups
+        if isinstance(groups, dict):
+            groups.pop(group, None)
+            if len(groups) <= FEW // 2:
+                ws.groups = tuple(groups)
+        else:
+            ws.groups = tuple(other for other in groups if other is not group)
+        _lose(group, ws)
+
+    def leave_all(self, ws: Recipient) -> Iterable[Group]:
+        """Take a client that is closed out of all of its groups, and return which those were."""
+        groups, ws.groups = ws.groups, ()
+        for group in groups:
+            _lose(group, ws)
+        self._blocked.discard(ws)
+        return groups
 
     def publish(self, group: Group, frame: bytes) -> int:
         """Queue the same frame for all members of a group, and return how many took it.
@@ -169,17 +190,26 @@ class Outbox:
                 self._many.append(group)
             self._schedule()
         group.add(frame, number)
-        if group.blocked:
-            for ws in group.blocked:
-                ws.seen = number
+        return taken - self._hold_back(group, frame) if self._blocked else taken
+
+    def _hold_back(self, group: Group, frame: bytes) -> int:
+        """Queue a frame for the members that are blocked: each may be one too many for it. Return how many miss it."""
+        one, other = self._blocked, group.members
+        if len(other) < len(one):
+            one, other = other, one
+        missed = 0
+        for ws in one:
+            if ws in other:
+                ws.seen = self._number
                 if not self._append(ws, frame):
-                    taken -= 1
-        return taken
+                    missed += 1
+        return missed
 
     def catch_up(self, ws: Recipient) -> None:
         """Queue for a client what was published to its groups, so that something else can follow."""
         seen, ws.seen = ws.seen, self._number
-        frames = missing(ws.groups, seen)
+        groups = ws.groups
+        frames = missing(groups if isinstance(groups, tuple) else self._with_frames(groups, seen), seen)
         if not frames or ws.flags >= CLOSED:
             return
         for frame in frames:
@@ -189,30 +219,29 @@ class Outbox:
             self._small.append(ws)
             self._schedule()
 
+    def _with_frames(self, groups: dict[Group, None], seen: int) -> Iterable[Group]:
+        """Return those of many groups in which something was published after that number."""
+        if len(groups) <= len(self._few) + len(self._many):
+            return groups
+        found = {group for group in self._few if group.last > seen and group in groups}
+        found.update([group for group in self._many if group.last > seen and group in groups])
+        return found
+
     def block(self, ws: Recipient) -> None:
         """Hold a client's frames back: its transport has enough."""
         self.catch_up(ws)
         ws.flags |= BLOCKED
-        for group in ws.groups:
-            self._set_aside(ws, group)
+        if ws.flags < CLOSED:
+            self._blocked.add(ws)
 
     def unblock(self, ws: Recipient) -> None:
         """Let a client's frames go again."""
         ws.flags &= ~BLOCKED
-        for group in ws.groups:
-            if group.blocked:
-                group.blocked.discard(ws)
+        self._blocked.discard(ws)
         if ws.out and ws.flags < IN_SMALL:
             ws.flags |= IN_SMALL
             self._small.append(ws)
             self._schedule()
-
-    @staticmethod
-    def _set_aside(ws: Recipient, group: Group) -> None:
-        """Have a member looked at for each frame, since each may be one too many for it."""
-        if group.blocked is None:
-            group.blocked = set()
-        group.blocked.add(ws)
 
     def _append(self, ws: Recipient, frame: bytes) -> bool:
         """Queue a frame for a client that is listed, or blocked, or about to be listed; False when it misses it."""
@@ -243,10 +272,13 @@ class Outbox:
                 ws.flags &= ~IN_SMALL
                 if ws.out and not ws.flags & BLOCKED:
                     _write(ws)
-        if self._few:
-            few, self._few = self._few, []
-            for group in few:
-                self._go_around(group, sys.maxsize, math.inf)
+        few = self._few
+        if few:  # each stays listed until all are done with: who is blocked meanwhile looks here for what it misses
+            done = 0
+            while done < len(few):
+                self._go_around(few[done], sys.maxsize, math.inf)
+                done += 1
+            self._few = []
         if self._bulk or self._many:
             self._flush_slice()
 
@@ -265,8 +297,9 @@ class Outbox:
                     sends = 0
         many = self._many
         while many and sends > 0:
-            group = many.popleft()
+            group = many[0]  # listed while it is gone around
             sends = self._go_around(group, sends, end)
+            many.popleft()
             if group.frames:
                 many.append(group)
         if bulk or many:
@@ -290,12 +323,17 @@ class Outbox:
             seen = ws.seen
             if seen >= last or ws.flags >= BLOCKED:
                 continue
-            is_member, in_order = False, is_short and not ws.out
-            for other in ws.groups:
-                if other is group:
-                    is_member = True
-                elif other.last > seen:
-                    in_order = False
+            groups = ws.groups
+            is_member = in_order = False
+            if isinstance(groups, tuple):
+                in_order = is_short and not ws.out
+                for other in groups:
+                    if other is group:
+                        is_member = True
+                    elif other.last > seen:
+                        in_order = False
+            else:
+                is_member = group in groups
             if not is_member:  # any more
                 continue
             if in_order:
@@ -335,6 +373,13 @@ class Outbox:
                 ws.close(TRY_AGAIN_LATER, "too slow")
             except Exception:
                 logger.exception("could not close a slow client")
+
+
+def _lose(group: Group, ws: Recipient) -> None:
+    """Take a member out of a group."""
+    group.members.discard(ws)
+    if not group.members:
+        group.shared = ()
 
 
 def _send(ws: Recipient, data: bytes) -> None:

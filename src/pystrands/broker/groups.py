@@ -16,6 +16,9 @@ BLOCKED: Final = 4  # its transport is above the high-water mark
 CLOSED: Final = 8  # its close frame is out, or it is gone
 TOO_SLOW: Final = 16  # about to be closed by the slow-consumer policy
 
+FEW: Final = 8
+"""Who is in more groups than this has them in a dict of its own; all others share tuples."""
+
 _by_number = itemgetter(0)
 
 
@@ -32,7 +35,7 @@ class Recipient:
         self.queued = 0  # bytes in `out`
         self.limit = limit  # what `queued` may be, in bytes
         self.flags = 0
-        self.groups: tuple[Group, ...] = ()
+        self.groups: tuple[Group, ...] | dict[Group, None] = ()  # in the order in which it joined them
         self.seen = 0  # the number of the last frame of its groups that is in `out` or written: all up to it are
 
     def close(self, code: int, reason: str) -> None:
@@ -45,7 +48,9 @@ class Recipient:
 
 
 class Group:
-    """Recipients of the same frames: a room, or everybody. An outbox fills it, and publishes to it.
+    """Recipients of the same frames: a room, which has a `name`, or everybody.
+
+    An outbox fills it, and publishes to it.
 
     A frame costs no member anything when it is published: it is kept once, with its number, until the outbox has gone
     once around `members`, and each member knows up to which number it has seen.
@@ -53,10 +58,10 @@ class Group:
 
     __slots__ = (
         "_parts",
-        "blocked",
         "frames",
         "last",
         "members",
+        "name",
         "numbers",
         "rest",
         "shared",
@@ -64,16 +69,16 @@ class Group:
         "target",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
         self.members: set[Recipient] = set()
-        self.blocked: set[Recipient] | None = None  # members whose transport has enough; they have seen everything
         self.frames: list[bytes] = []  # that not all members have seen; while there are any, the outbox has it listed
         self.numbers: list[int] = []  # theirs; one outbox's numbers grow with time, over all of its groups
         self.size = 0  # bytes in `frames`
         self.last = 0  # the latest number
         self.rest: list[Recipient] | None = None  # who is to be visited before all have seen `target`
         self.target = 0
-        self.shared: tuple[Group, ...] = ()  # its members' `groups`, one tuple for those who are in the same
+        self.shared: tuple[Group, ...] = ()  # the `groups` of who came last: one tuple for those who are in the same
         self._parts: dict[int, bytes] = {}
 
     def add(self, frame: bytes, number: int) -> None:

@@ -1,7 +1,7 @@
 """Which clients there are, and who is in which room."""
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from pystrands.broker.expiry import NEVER
 from pystrands.broker.fanout import Outbox
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Rooms"]
 
+_ROOM_BYTES: Final = 800
+"""What a room takes beside its name, with one client in it."""
+
 
 class Client(Lane):
     """One WebSocket peer that was let in, with the lane of its events.
 
-    ``number`` is the broker's own, never used twice (LINK rule 24). ``room_id`` is the room it was let into, ``rooms``
-    all that it is in.
+    ``number`` is the broker's own, never used twice (LINK rule 24). ``room_id`` is the room it was let into.
     """
 
-    __slots__ = ("_metadata", "client_id", "context", "expires_at", "number", "room_id", "rooms", "ws")
+    __slots__ = ("_context", "_left", "_metadata", "_room_bytes", "client_id", "expires_at", "number", "room_id", "ws")
 
     def __init__(self, number: int, client_id: str, room_id: str, metadata: bytes, ws: "WebSocket") -> None:
         super().__init__()
@@ -33,13 +35,30 @@ class Client(Lane):
         self.ws = ws
         self.expires_at = NEVER
         """Seconds since 1970 from which on none of its messages is delivered."""
-        self.rooms: tuple[str, ...] = ()
         self._metadata = metadata
-        self.context = b""
-        """The JSON of its context: the constant part of all of its events."""
+        self._context = b""  # encoded when an event needs it; empty when something has changed since
+        self._left: tuple[str, ...] | None = None  # of a client that is gone: the rooms that it was in
+        self._room_bytes = -_ROOM_BYTES  # one is a part of what every connection takes
 
     def __repr__(self) -> str:
         return f"<Client {self.number} {self.client_id!r}>"
+
+    @property
+    def rooms(self) -> tuple[str, ...]:
+        """All rooms that it is in, in the order in which it joined them; of one that is gone, those that it was in."""
+        if self._left is not None:
+            return self._left
+        return tuple([group.name for group in self.ws.groups if group.name is not None])
+
+    @property
+    def context(self) -> bytes:
+        """The JSON of its context: the constant part of all of its events."""
+        return self._context or self._encode()
+
+    @property
+    def held_bytes(self) -> int:
+        """About how many bytes are kept for its rooms and its metadata; a single room with a short name is free."""
+        return max(self._room_bytes, 0) + len(self._metadata) + len(self._context)
 
     @property
     def metadata(self) -> bytes:
@@ -49,16 +68,28 @@ class Client(Lane):
     @metadata.setter
     def metadata(self, metadata: bytes) -> None:
         self._metadata = metadata
-        self._encode()
+        self._context = b""
 
-    def moved(self, rooms: tuple[str, ...]) -> None:
-        """Note that it is in these rooms now."""
-        self.rooms = rooms
-        self._encode()
+    def joined(self, room_id: str) -> None:
+        """Note that it is in one more room."""
+        self._room_bytes += _ROOM_BYTES + len(room_id)
+        self._context = b""
 
-    def _encode(self) -> None:
-        rooms = self.rooms if self.rooms != (self.room_id,) else None
-        self.context = wire.context_json(self.client_id, self.room_id, self._metadata, rooms)
+    def left(self, room_id: str) -> None:
+        """Note that it is in a room no more."""
+        self._room_bytes -= _ROOM_BYTES + len(room_id)
+        self._context = b""
+
+    def gone(self, rooms: tuple[str, ...]) -> None:
+        """Note that it is in no room any more, and was in these."""
+        self._left = rooms
+        self._room_bytes = sum(map(len, rooms))
+
+    def _encode(self) -> bytes:
+        rooms = self.rooms
+        others = rooms if rooms != (self.room_id,) else None
+        context = self._context = wire.context_json(self.client_id, self.room_id, self._metadata, others)
+        return context
 
 
 class Rooms:
@@ -119,35 +150,36 @@ class Rooms:
     def remove(self, client: Client) -> None:
         """Forget a client and take it out of all of its rooms; ``client.rooms`` still says which those were."""
         del self._by_id[client.client_id]
-        self._outbox.leave(client.ws, self.everyone)
-        for room_id in client.rooms:
-            self._take_out(client, room_id)
+        client.gone(client.rooms)
+        for group in self._outbox.leave_all(client.ws):
+            if group.name is not None:
+                self._was_left(client, group.name, group)
 
     def join(self, client: Client, room_id: str) -> bool:
         """Put a client into a room; return False when it was in it."""
-        if room_id in client.rooms:
-            return False
-        client.moved((*client.rooms, room_id))
         group = self._rooms.get(room_id)
         if group is None:
-            group = self._rooms[room_id] = Group()
+            group = self._rooms[room_id] = Group(room_id)
             self._on_first(room_id)
+        elif client.ws in group.members:
+            return False
         self._outbox.join(client.ws, group)
+        client.joined(room_id)
         if self.taps.watchers:
             self.taps.moved("joined", client, room_id)
         return True
 
     def leave(self, client: Client, room_id: str) -> bool:
         """Take a client out of a room; return False when it was not in it."""
-        if room_id not in client.rooms:
+        group = self._rooms.get(room_id)
+        if group is None or client.ws not in group.members:
             return False
-        client.moved(tuple(room for room in client.rooms if room != room_id))
-        self._take_out(client, room_id)
+        self._outbox.leave(client.ws, group)
+        client.left(room_id)
+        self._was_left(client, room_id, group)
         return True
 
-    def _take_out(self, client: Client, room_id: str) -> None:
-        group = self._rooms[room_id]
-        self._outbox.leave(client.ws, group)
+    def _was_left(self, client: Client, room_id: str, group: Group) -> None:
         if not group.members:
             del self._rooms[room_id]
             self._on_last(room_id)

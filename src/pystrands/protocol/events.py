@@ -5,6 +5,7 @@ A :class:`Lane` is one client's events; a :class:`Holder` is the session of a ba
 """
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
@@ -419,12 +420,26 @@ def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> li
     """Take the events of those numbers out, in order of the ranges; numbers that are not there are ignored."""
     taken: list[Event] = []
     pop = unfinished.pop
+    in_vain = len(unfinished)  # so many numbers may be looked up that are not there: a peer may say what it likes
+    numbers: list[int] | None = None
     for first, last in ranges:
-        if last - first > len(unfinished):  # a peer that says more than there can be costs no time
-            taken += [pop(number) for number in list(unfinished) if first <= number <= last]
+        if last - first <= in_vain:
+            for number in range(first, last + 1):
+                event = pop(number, None)
+                if event is not None:
+                    taken.append(event)
+                else:
+                    in_vain -= 1
             continue
-        for number in range(first, last + 1):
+        if not unfinished:
+            break
+        if numbers is None:
+            numbers = sorted(unfinished)
+        begin = bisect_left(numbers, first)
+        end = bisect_right(numbers, last, begin)
+        for number in numbers[begin:end]:
             event = pop(number, None)
             if event is not None:
                 taken.append(event)
+        del numbers[begin:end]  # nobody looks at them twice
     return taken

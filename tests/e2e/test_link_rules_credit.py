@@ -1,6 +1,7 @@
 """Rules 6 to 12 of the link: who speaks which protocol, credit, and bounds. Whole clients and brokers."""
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 
@@ -373,10 +374,10 @@ async def test_rule_11_a_backend_reads_on_whatever_waits_for_its_handlers(raw_br
 
 
 async def test_rule_12_a_queue_of_no_size_drops_messages_only_and_counts_them():
-    async with testing.broker(queue_size=0) as broker, RawBackend(broker) as raw:
+    async with testing.broker(queue_size=0, resume_window=0.05) as broker, RawBackend(broker) as raw:
         ws, other = await raw.admit("ann"), await raw.admit("bob")
         raw.cut()
-        await testing.until(lambda: not broker.backend_count)
+        await testing.until(lambda: all(session.is_absent for session in broker._backends.sessions))
         await ws.send("x")
         await testing.until(lambda: broker.counters["queue_dropped"] == 1)
         await other.close()
@@ -386,10 +387,10 @@ async def test_rule_12_a_queue_of_no_size_drops_messages_only_and_counts_them():
 
 
 async def test_rule_12_backpressure_gates_reading_and_what_was_taken_is_kept():
-    async with testing.broker(queue_size=3) as broker, RawBackend(broker) as raw:
+    async with testing.broker(queue_size=3, resume_window=0.05) as broker, RawBackend(broker) as raw:
         ws = await raw.admit("ann")
         raw.cut()
-        await testing.until(lambda: not broker.backend_count)
+        await testing.until(lambda: all(session.is_absent for session in broker._backends.sessions))
         sending = asyncio.ensure_future(send_all(ws, [f"{number} {'x' * 4000}" for number in range(3000)]))
         await testing.until(lambda: next(iter(broker._rooms.sockets)).paused)
         assert 3 <= broker.queued_messages < 100
@@ -402,6 +403,62 @@ async def test_rule_12_backpressure_gates_reading_and_what_was_taken_is_kept():
         await sending
         assert broker.counters["queue_dropped"] == 0
         await ws.close()
+
+
+@pytest.mark.parametrize("policy", ["backpressure", "drop-oldest", "disconnect"])
+@pytest.mark.parametrize("size", [0, 1, 1000])
+async def test_rule_12_no_policy_touches_what_waits_for_a_link_that_may_come_back(size, policy):
+    """The queue is for clients without a backend; one whose link is cut has one, for the resume window."""
+    async with testing.broker(queue_size=size, queue_policy=policy) as broker, RawBackend(broker) as raw:
+        clients = [await raw.admit(str(number)) for number in range(4)]
+        async with testing.backend(broker):  # another one is there all the time
+            raw.cut()
+            await testing.until(lambda: broker.backend_count == 1)
+            for number in range(10):
+                for ws in clients:
+                    await ws.send(str(number))
+            await testing.until(lambda: all(each.paused for each in broker._rooms.sockets))
+            assert (await raw.resume())["resumed"]
+            heard = Counter[str]()
+            for _ in range(40):
+                event = await raw.hear("new_message")
+                client_id = event["params"]["context"]["client_id"]
+                assert event["params"]["message"] == str(heard[client_id])
+                heard[client_id] += 1
+                raw.done(event)
+            assert broker.counters["queue_dropped"] == 0
+            for ws in clients:
+                await ws.close()
+
+
+@pytest.mark.parametrize("policy", ["drop-oldest", "disconnect"])
+async def test_rule_12_no_policy_touches_what_waits_for_the_credit_of_a_backend_that_is_there(policy):
+    async with (
+        testing.broker(queue_size=5, queue_policy=policy, resume_window=0.05) as broker,
+        RawBackend(broker, "gone") as gone,
+    ):
+        lost = await gone.admit("lost")
+        async with RawBackend(broker, "slow") as slow:
+            busy = await slow.admit("busy")
+            for number in range(33):  # the last one waits for credit
+                await busy.send(str(number))
+            await testing.until(lambda: broker.queued_messages == 1)
+            broker._backends.choose_owner = lambda: None  # type: ignore[method-assign]  # nobody takes other clients
+            gone.cut()
+            await testing.until(lambda: any(session.is_absent for session in broker._backends.sessions))
+            for number in range(20):
+                with contextlib.suppress(testing.Closed):
+                    await lost.send(str(number))
+            if policy == "disconnect":
+                await lost.expect_close(1013)
+            await testing.until(lambda: broker.counters["queue_dropped"] == (15 if policy == "drop-oldest" else 1))
+            heard = []
+            for _ in range(33):
+                heard.append(await slow.hear("new_message"))
+                slow.done(heard[-1])
+            assert [event["params"]["message"] for event in heard] == [str(number) for number in range(33)]
+            await busy.close()
+            lost.abort()
 
 
 async def test_rule_12_who_is_not_read_from_is_not_missed_by_keep_alive():

@@ -190,7 +190,7 @@ async def test_rule_16_who_releases_is_leaving_said_or_not():
         one.released(events[0])
         await ws.send("a3")
         assert await one.so_far() == []
-        await testing.until(lambda: broker.queued_messages == 1)
+        await testing.until(lambda: broker.queued_messages == 3)
         connecting = asyncio.ensure_future(_connect(broker))
         async with RawBackend(broker, "two") as two:
             assert [told(await two.hear()) for _ in range(4)] == ["client_adopted", "a1", "a2", "a3"]

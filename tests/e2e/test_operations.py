@@ -8,6 +8,8 @@ import pytest
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from pystrands.broker.queue import cost
+from pystrands.protocol.events import Event, Kind, Lane
 
 PATIENCE = 20
 
@@ -76,7 +78,11 @@ async def test_what_waits_shows_in_the_gauges():
         await testing.until(lambda: broker.queued_messages == 1)
         seen = await samples(broker)
         assert seen["pystrands_queue_messages"] == 1
-        assert seen["pystrands_queue_bytes"] == seen["pystrands_waiting_bytes"] == 5
+        assert (
+            seen["pystrands_queue_bytes"]
+            == seen["pystrands_waiting_bytes"]
+            == cost(Event(Lane(), Kind.MESSAGE, 1, "12345"))
+        )
         assert seen["pystrands_backends"] == 0
         ws.abort()
 

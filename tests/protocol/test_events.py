@@ -59,6 +59,9 @@ class World(Keeper):
         holder.numbers += 1
         return holder.numbers
 
+    def waits_again(self, event):
+        assert event.kind is Kind.MESSAGE
+
     def taken(self, event):
         self.not_waiting.append(event)
 

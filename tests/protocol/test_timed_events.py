@@ -33,6 +33,9 @@ class World(Keeper):
         self.events += 1
         return self.events
 
+    def waits_again(self, event):
+        pass
+
     def taken(self, event):
         pass
 

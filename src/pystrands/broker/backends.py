@@ -49,6 +49,10 @@ class SessionReceiver(ABC):
         """The session's link is gone; it may come back."""
 
     @abstractmethod
+    def session_expired(self, session: "Session") -> None:
+        """The session's link has been gone for the resume window, and nobody else can take its clients yet."""
+
+    @abstractmethod
     def session_leaving(self, session: "Session") -> None:
         """The backend wants no more clients and events."""
 
@@ -121,6 +125,11 @@ class Session(Holder):
             and not self.unresponsive
             and len(self.requests) < _MAX_REQUESTS
         )
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether its link has been gone for so long that it need not be waited for."""
+        return self.link is None and self.is_expired
 
     @property
     def waiting_bytes(self) -> int:
@@ -406,6 +415,8 @@ class Backends(LinkOwner):
         session.is_expired = True
         if session.sends_only or self.choose_owner() is not None:
             self._die(session)
+        else:
+            self._receiver.session_expired(session)
 
     def _carry_out(self, session: Session, command: Command | Unknown) -> None:
         if isinstance(command, messages.Leave | messages.Released):

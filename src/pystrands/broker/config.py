@@ -76,7 +76,11 @@ class BrokerConfig:
         older_env="PYSTRAND_QUEUE_SIZE",
     )
     queue_bytes: int = option(
-        16 * MIB, "size of all messages that wait while no backend is connected", unit="bytes", minimum=1, maximum=GIB
+        16 * MIB,
+        "memory of all messages that wait while no backend is connected; each takes 300 bytes beside its content",
+        unit="bytes",
+        minimum=1,
+        maximum=GIB,
     )
     queue_policy: QueuePolicy = option(  # noqa: RUF009 - option() gives a field()
         "backpressure",

@@ -205,8 +205,8 @@ GAUGES: Final[Mapping[str, str]] = {
     "backends": "backends that are connected; programs that only send are none",
     "ready": "1 when `/readyz` says yes, else 0",
     "handshakes": "connections that have no answer yet to their request for a WebSocket",
-    "queue_messages": "messages that wait for a backend, or for its credit",
-    "queue_bytes": "size of these messages",
+    "queue_messages": "messages that wait: for a backend, for its link to come back, or for its credit",
+    "queue_bytes": "memory that these messages take, about 300 bytes each beside their content",
     "events_in_flight": "events that backends of protocol 2 have and have not finished",
     "waiting_bytes": "size of what waits in all buffers together, at most half a second ago",
 }

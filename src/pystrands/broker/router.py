@@ -127,7 +127,9 @@ class Router(Receiver, SessionReceiver, Keeper):
         if self._ledger.submit(event):
             return
         holder = cast("Session | None", client.holder)
-        if holder is not None and holder.link is not None:  # for credit, or for what a leaving backend still has
+        if (
+            holder is not None and not holder.is_absent
+        ):  # for credit, or a link, or for what a leaving backend still has
             self._queue.keep(event)
             self._ledger.wait(event)
             ws.pause_reading()
@@ -225,6 +227,10 @@ class Router(Receiver, SessionReceiver, Keeper):
         """A message does not wait any more."""
         self._queue.taken(event)
 
+    def waits_again(self, event: Event) -> None:
+        """A message has come back from a session; it was taken once, so that no policy drops it."""
+        self._queue.keep(event)
+
     def caught_up(self, lane: Lane) -> None:
         """Nothing of a client waits any more."""
         cast("Client", lane).ws.resume_reading()
@@ -255,6 +261,12 @@ class Router(Receiver, SessionReceiver, Keeper):
         """A backend has no link for now: its clients' events wait for it."""
         self.doorkeeper.unlinked(session)
 
+    def session_expired(self, session: Session) -> None:
+        """A backend has not come back, and no other is there: its clients go by the queue's bounds now."""
+        if self._queue.wants_more:
+            for lane in session.lanes:
+                cast("Client", lane).ws.resume_reading()
+
     def session_leaving(self, session: Session) -> None:
         """A backend wants no more clients: they go elsewhere as it finishes what it has."""
         self._ledger.leave(session)
@@ -264,7 +276,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         """A backend is gone for good: its clients, and what it had not finished, go elsewhere."""
         lanes = list(session.lanes)
         self._ledger.died(session)
-        if not self._queue.is_full:  # who was not read from for want of credit goes by the queue's bounds now
+        if self._queue.wants_more:  # who was not read from for want of credit goes by the queue's bounds now
             for lane in lanes:
                 if lane.holder is None:
                     cast("Client", lane).ws.resume_reading()

@@ -137,6 +137,10 @@ class Keeper(ABC):
         """A message that waited was sent or dropped."""
 
     @abstractmethod
+    def waits_again(self, event: Event) -> None:
+        """A message that was sent has come back, and waits for another session."""
+
+    @abstractmethod
     def caught_up(self, lane: Lane) -> None:
         """Nothing of the lane waits any more: its client may be read from."""
 
@@ -379,6 +383,9 @@ class Ledger:
 
     def _put_back(self, lane: Lane, events: list[Event]) -> None:
         """Have events wait again, each in its place: later ones may have come back before."""
+        for event in events:
+            if event.kind is _MESSAGE:
+                self._keeper.waits_again(event)
         waiting = lane.waiting or ()
         if waiting and waiting[0].number < events[-1].number:
             lane.waiting = deque(sorted((*events, *waiting), key=_place))

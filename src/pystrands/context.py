@@ -28,7 +28,8 @@ class Context(msgspec.Struct, dict=True):
     broker speaks protocol 1. ``redelivered``: True when the event may have been handled before, by a backend that died.
 
     ``close_code``, ``reason``: in ``on_disconnect``, why the WebSocket was closed; 1006 when it just vanished, None
-    where the broker does not say.
+    where the broker does not say. ``exception``: in ``on_error``, what the handler raised; None for an error that the
+    broker tells of.
 
     Each event has a ``Context`` of its own: what a handler changes in it stays with that object.
     """
@@ -46,6 +47,12 @@ class Context(msgspec.Struct, dict=True):
     def event_id(self) -> str:
         """The name of the event, made when it is asked for."""
         return "" if self._event is None else f"{self._event[0]}-{self._event[1]}"
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the handler of this event raised."""
+        error: BaseException | None = self.__dict__.get("exception")  # no field: it is never compared or sent
+        return error
 
     @property
     def rooms(self) -> tuple[str, ...]:

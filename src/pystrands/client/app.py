@@ -153,7 +153,8 @@ class PyStrands(BaseClient):
             return self._bridge.run_plain(name, function, args)
         if name == "on_error":
             error, context = args
-            logger.error("client %s: %s", context.client_id, error)
+            if context.exception is None:  # else it is logged already
+                logger.error("client %s: %s", context.client_id, error)
         return args[0].accepted if name == "on_connection_request" else None
 
     # -- running

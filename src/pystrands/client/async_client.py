@@ -243,5 +243,9 @@ class AsyncPyStrandsClient(BaseClient):
         logger.debug("client %s is another backend's now", context.client_id)
 
     async def on_error(self, error: str, context: Context) -> None:
-        """Take note of an error: one that a handler raised, or one that the broker tells of."""
-        logger.error("client %s: %s", context.client_id, error)
+        """Take note of an error: one that a handler raised, ``context.exception``, or one that the broker tells of.
+
+        What a handler raised is logged already, with its traceback. Logs the others unless overridden.
+        """
+        if context.exception is None:
+            logger.error("client %s: %s", context.client_id, error)

@@ -344,7 +344,8 @@ class Dispatcher:
         if call.name == "on_error":
             return
         try:
-            text = f"{call.name} failed: {type(error).__name__}: {error}"
+            call.context.__dict__["exception"] = error
+            text = f"{call.name} failed: {type(error).__name__}: {_text_of(error)}"
             result = self._invoke("on_error", (text, call.context))
             if inspect.isawaitable(result):
                 await result
@@ -435,6 +436,13 @@ class Dispatcher:
         for task in running:
             task.cancel()
         return max(handlers, 0) + dropped
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - a library's exception may do anything
+        return f"<its str() raised {type(another).__name__}>"
 
 
 def _name(number: int) -> str:

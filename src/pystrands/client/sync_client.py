@@ -329,8 +329,12 @@ class PyStrandsClient(BaseClient):
         logger.debug("client %s is another backend's now", context.client_id)
 
     def on_error(self, error: str, context: Context) -> None:
-        """Take note of an error: one that a handler raised, or one that the broker tells of."""
-        logger.error("client %s: %s", context.client_id, error)
+        """Take note of an error: one that a handler raised, ``context.exception``, or one that the broker tells of.
+
+        What a handler raised is logged already, with its traceback. Logs the others unless overridden.
+        """
+        if context.exception is None:
+            logger.error("client %s: %s", context.client_id, error)
 
 
 _clients: "weakref.WeakSet[PyStrandsClient]" = weakref.WeakSet()

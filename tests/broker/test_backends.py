@@ -4,6 +4,8 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 
+import pytest
+
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.protocol import messages, wire
 
@@ -61,3 +63,33 @@ async def test_a_mute_link_that_was_asked_may_still_say_hello_and_others_are_ask
         assert asked["seq"] == 1
         writer.write(b'{"seq":1,%b' % wire.response(asked["request_id"], True)[1:])
         await (await connecting).close()
+
+
+async def test_probes_that_say_nothing_cost_no_client_anything():
+    async with testing.broker() as broker, testing.backend(broker, Noting) as backend:
+        async with mute_link(broker) as (one, _), mute_link(broker) as (two, _):
+            for number in range(4):
+                async with testing.connect(broker) as ws:
+                    await ws.send(str(number))
+                    await testing.until(lambda: len(backend.heard) == number + 1)  # noqa: B023 - at once
+            for reader in (one, two):
+                assert json.loads(await reader.readline())["action"] == "hello"
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(reader.readline(), 0.05)
+        assert broker.counters["refused_no_answer"] == 0
+
+
+async def test_a_backend_as_the_original_is_says_nothing_until_it_is_asked_and_is_asked_beside_probes():
+    async with testing.broker() as broker, mute_link(broker), mute_link(broker) as (reader, writer):
+        connecting = [asyncio.ensure_future(testing.connect(broker)) for _ in range(2)]
+        clients = []
+        while len(clients) < 2:
+            asked = await next_action(reader, "connection_request")
+            writer.write(wire.response(asked["request_id"], True))
+            done, _ = await asyncio.wait(connecting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            clients += [await each for each in done]
+            connecting = [each for each in connecting if each not in done]
+        await clients[0].send("hello")
+        assert (await next_action(reader, "new_message"))["params"]["message"] == "hello"
+        for client in clients:
+            await client.close()

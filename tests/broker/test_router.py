@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pystrands import testing
+from pystrands.broker import doorkeeper
 from pystrands.broker.backends import Backends
 from pystrands.broker.commands import Commands
 from pystrands.broker.fanout import Outbox
@@ -76,6 +78,14 @@ class Peer:
             (line["action"], line["params"].get("message", line["params"].get("context", {}).get("client_id")))
             for line in await self.heard()
         ]
+
+    def stay_mute(self) -> None:
+        """Let the second pass within which it could have said something."""
+        self.link._is_silent()
+
+    async def asked(self) -> list[str]:
+        """Return the ids of the questions that were heard."""
+        return [line["request_id"] for line in await self.heard() if line["action"] == "connection_request"]
 
     def lose(self) -> None:
         self.transport.closed = True
@@ -576,3 +586,134 @@ async def test_what_waits_for_credit_is_dropped_when_the_time_is_over():
     ann.close(4401, "token expired")
     assert (len(world.queue), world.counters["expired_dropped"]) == (0, 8)
     assert await peer.events() == [("disconnected", "ann")]
+
+
+def mute_peer(world: World) -> Peer:
+    peer = Peer(world, hello=False)
+    peer.stay_mute()
+    return peer
+
+
+def backend_of_protocol_2(world: World) -> Peer:
+    peer = Peer(world, hello=False)
+    peer.say("hello", protocol=2, session_id="s")
+    return peer
+
+
+async def test_rule_08_where_backends_speak_protocol_2_who_says_nothing_is_not_asked():
+    world = World()
+    backend = backend_of_protocol_2(world)
+    probe = mute_peer(world)
+    for _ in range(4):
+        world.knock()
+    assert (len(await backend.asked()), await probe.asked()) == (4, [])
+
+
+async def test_rule_08_a_probe_among_backends_of_protocol_1_is_asked_once_and_delays_one_client(monkeypatch):
+    monkeypatch.setattr(doorkeeper, "_MUTE", 0.001)
+    world = World()
+    backend, probe = Peer(world), mute_peer(world)
+    handshakes = [world.knock() for _ in range(4)]
+    await testing.until(lambda: backend.session.load == 4)
+    for request_id in await backend.asked():
+        backend.say("response", request_id, accepted=True)
+    assert all(handshake.ws for handshake in handshakes)
+    handshakes = [world.knock() for _ in range(4)]
+    assert len(await backend.asked()) == 4
+    assert len(await probe.asked()) == 1
+    assert (probe.session.load, probe.session.is_mute) == (0, True)
+
+
+async def test_rule_08_a_backend_that_speaks_only_when_it_is_asked_gets_its_share():
+    world = World()
+    first = Peer(world)
+    for _ in range(2):
+        await world.admit(first)
+    second = mute_peer(world)
+    await world.admit(second)
+    assert not second.session.is_mute
+    await world.admit(second)
+    assert await first.asked() == []
+
+
+async def test_rule_08_backends_that_speak_only_when_they_are_asked_share_the_clients_of_a_restart():
+    world = World()
+    peers = [mute_peer(world) for _ in range(3)]
+    handshakes = [world.knock() for _ in range(9)]
+    for peer in peers:
+        asked = await peer.asked()
+        assert len(asked) == 3, "each question went to one of them"
+        for request_id in asked:
+            peer.say("response", request_id, accepted=True)
+    assert all(handshake.ws for handshake in handshakes)
+
+
+async def test_rule_08_of_those_that_say_nothing_all_are_asked_in_the_end_and_the_first_answer_wins(monkeypatch):
+    monkeypatch.setattr(doorkeeper, "_MUTE", 0.001)
+    world = World()
+    probes = [mute_peer(world) for _ in range(3)]
+    backend = mute_peer(world)
+    handshake = world.knock()
+    await testing.until(lambda: all(peer.session.load for peer in (*probes, backend)))
+    late = mute_peer(world)
+    assert len(await late.asked()) == 1, "one that comes while nobody has answered is asked, too"
+    (request_id,) = await backend.asked()
+    backend.say("response", request_id, accepted=True)
+    assert handshake.ws is not None
+    assert not any(probe.session.load for probe in probes)
+    world.knock()
+    assert len(await backend.asked()) == 1, "the next client waits for nobody else"
+
+
+async def test_rule_08_a_backend_that_comes_is_asked_what_a_probe_has_not_answered(monkeypatch):
+    monkeypatch.setattr(doorkeeper, "_MUTE", 0.001)
+    world = World()
+    probe = mute_peer(world)
+    handshake = world.knock()
+    assert len(await probe.asked()) == 1
+    await testing.until(lambda: world.gate._questions[handshake].wants_another)
+    backend = Peer(world)
+    (request_id,) = await backend.asked()
+    backend.say("response", request_id, accepted=True)
+    assert handshake.ws is not None
+
+
+async def test_rule_08_without_any_backend_but_those_that_say_nothing_it_is_503():
+    world = World(answer_timeout=0.001)
+    mute_peer(world)
+    handshake = world.knock()
+    await testing.until(lambda: handshake.refused)
+    assert handshake.refused is not None and handshake.refused[0] == 503
+    assert (world.counters["refused_no_backend"], world.counters["refused_no_answer"]) == (1, 0)
+
+
+async def test_rule_08_who_says_nothing_makes_a_broker_ready_only_where_all_speak_protocol_1():
+    world = World()
+    probe = mute_peer(world)
+    assert world.gate.is_ready()
+    backend = backend_of_protocol_2(world)
+    assert world.gate.is_ready()
+    backend.lose()
+    assert not world.gate.is_ready()
+    probe.say("heartbeat")
+    assert world.gate.is_ready()
+
+
+async def test_rule_08_messages_go_to_who_says_nothing_only_if_there_is_no_other():
+    world = World()
+    owner = Peer(world)
+    ws = await world.admit(owner)
+    other = Peer(world)
+    other_client = world.knock()
+    (request_id,) = await other.asked()
+    other.say("response", request_id, accepted=True)
+    await other.heard()
+    mute = mute_peer(world)
+    owner.lose()
+    world.router.client_message(ws, "not into the void")
+    assert ("new_message", "not into the void") in await other.events()
+    assert await mute.events() == []
+    other.lose()
+    assert other_client.ws is not None
+    world.router.client_message(other_client.ws, "where nobody else is")
+    assert ("new_message", "where nobody else is") in await mute.events()

@@ -84,6 +84,7 @@ class Session(Holder):
         "stream",
         "timer",
         "unresponsive",
+        "was_asked",
     )
 
     def __init__(self, name: str, session_id: str, stream: LinkSession | None) -> None:
@@ -103,6 +104,8 @@ class Session(Holder):
         """Whether its link has been gone for the resume window."""
         self.is_mute = False
         """Whether silence alone makes it a backend, of protocol 1; nothing has come from it yet."""
+        self.was_asked = False
+        """Whether it has been put a question: one that is mute is put a second one only where nobody else is there."""
         self.requests: dict[str, Any] = {}
         self.timer: asyncio.TimerHandle | None = None
         """When there is a link: to acknowledge. When there is none: the resume window."""
@@ -222,12 +225,14 @@ class Backends(LinkOwner):
         return self._sessions.values()
 
     def choose(self, besides: Iterable[Session] = ()) -> Session | None:
-        """Return the least loaded session that may get a new client, of equals the one that has waited longest."""
-        chosen = min(
-            (session for session in self._sessions.values() if session.is_available and session not in besides),
-            key=lambda session: session.load,
-            default=None,
-        )
+        """Return the least loaded session that may get a new client, of equals the one that has waited longest.
+
+        What is mute may be a probe, but also a backend of protocol 1, which says nothing before it is asked. So it is
+        chosen once, to see; and for a second time, or where backends speak protocol 2, only if there is no other.
+        """
+        able = [session for session in self._sessions.values() if session.is_available and session not in besides]
+        known = [each for each in able if not each.is_mute or not (each.was_asked or self._has_met_protocol_2)]
+        chosen = min(known or able, key=lambda session: session.load, default=None)
         if chosen is not None and len(self._sessions) > 1:  # to the end: of equals the next one comes first
             self._sessions[chosen.session_id] = self._sessions.pop(chosen.session_id)
         return chosen
@@ -235,10 +240,12 @@ class Backends(LinkOwner):
     def choose_owner(self) -> Session | None:
         """Return the one of those that may get a client which is in already, with its messages.
 
-        None that is mute, where backends speak protocol 2: it may be one of theirs that is cut off or paused, or no
-        backend at all, and of what it is sent nobody would ever know that it was lost. A question is asked again.
+        One that is mute only if there is no other, and none at all where backends speak protocol 2: it may be one of
+        theirs that is cut off or paused, or no backend at all, and of what it is sent nobody would ever know that it
+        was lost. A question is asked again.
         """
-        return self.choose([session for session in self._sessions.values() if self._may_be_nobody(session)])
+        chosen = self.choose([session for session in self._sessions.values() if session.is_mute])
+        return chosen if chosen is not None or self._has_met_protocol_2 else self.choose()
 
     def _may_be_nobody(self, session: Session) -> bool:
         return session.is_mute and self._has_met_protocol_2

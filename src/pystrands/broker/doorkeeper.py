@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
 
 from pystrands.broker.admission import Handshake
@@ -21,6 +21,8 @@ _MAX_REASON: Final = 4096
 """Characters of a backend's reason for a rejection that its client gets to see."""
 _WITHOUT_LINK: Final = 1.0
 """Seconds that a backend without link keeps a question to itself, before another one is asked (LINK rule 20)."""
+_MUTE: Final = 1.0
+"""The same of one that has never said anything, and may be none."""
 
 
 class _Question:
@@ -50,11 +52,13 @@ class Doorkeeper:
 
     ``hold_time``: seconds that a client waits for a backend to be there (503). ``answer_timeout``: seconds that there
     are for the answer, however many backends are asked (504). ``admit(session, handshake, answer)`` lets a client in.
+    ``has_backend()``: whether there is one that is known to be one.
     """
 
     def __init__(
         self,
         choose: Choose,
+        has_backend: Callable[[], bool],
         admit: Callable[[Session, Handshake, ResponseParams], None],
         loop: asyncio.AbstractEventLoop,
         *,
@@ -63,6 +67,7 @@ class Doorkeeper:
         counters: Counters,
     ) -> None:
         self._choose = choose
+        self._has_backend = has_backend
         self._admit = admit
         self._loop = loop
         self._hold_time = hold_time
@@ -86,7 +91,7 @@ class Doorkeeper:
 
     def is_ready(self) -> bool:
         """Whether a new client would find a backend."""
-        return not self._stopping and self._choose() is not None
+        return not self._stopping and self._has_backend()
 
     def connection_request(self, handshake: Handshake) -> None:
         """A client wants to come in: ask a backend, or hold it until there is one."""
@@ -160,6 +165,9 @@ class Doorkeeper:
         request_id = str(self._next_request)
         self._next_request += 1
         question.asked[session] = request_id
+        session.was_asked = True
+        if session.is_mute and len(question.asked) == 1:
+            self._loop.call_later(_MUTE, self._ask_besides_mute, question)
         session.requests[request_id] = question
         shake = question.handshake
         session.write(
@@ -170,6 +178,11 @@ class Doorkeeper:
         if session.link is None:
             for question in list(session.requests.values()):
                 self._ask(question)
+
+    def _ask_besides_mute(self, question: _Question) -> None:
+        """Those that were asked are perhaps no backends: ask one that is, or else all that may be; who comes, too."""
+        while question.handshake in self._questions and not question.wants_another and _all_mute(question.asked):
+            self._ask(question)
 
     def _forget(self, question: _Question) -> None:
         question.timer.cancel()
@@ -184,11 +197,11 @@ class Doorkeeper:
 
     def _timed_out(self, handshake: Handshake) -> None:
         question = self._questions[handshake]
-        if not question.asked:
-            self._refuse(question, 503, "no backend is connected; try again soon", "refused_no_backend")
-            return
         asked = list(question.asked)
-        self._refuse(question, 504, "the backend did not answer in time", "refused_no_answer")
+        if _all_mute(asked):
+            self._refuse(question, 503, "no backend is connected; try again soon", "refused_no_backend")
+        else:
+            self._refuse(question, 504, "the backend did not answer in time", "refused_no_answer")
         for session in asked:
             if not session.unresponsive:
                 session.unresponsive = True
@@ -198,6 +211,11 @@ class Doorkeeper:
                     session.name,
                     self._answer_timeout,
                 )
+
+
+def _all_mute(sessions: Iterable[Session]) -> bool:
+    """Tell whether none of them is known to be a backend; so it is when there are none."""
+    return all(session.is_mute for session in sessions)
 
 
 def _refusal_status(session: Session, status: int) -> int:

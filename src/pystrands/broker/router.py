@@ -74,11 +74,20 @@ class Router(Receiver, SessionReceiver, Keeper):
         self._events = 0
         self._ledger = ledger(self)
         self.doorkeeper = Doorkeeper(
-            self._choose, self._admit, loop, hold_time=hold_time, answer_timeout=answer_timeout, counters=counters
+            self._choose,
+            self._has_backend,
+            self._admit,
+            loop,
+            hold_time=hold_time,
+            answer_timeout=answer_timeout,
+            counters=counters,
         )
 
     def _choose(self, besides: Collection[Session] = ()) -> Session | None:
         return self.backends.choose(besides)
+
+    def _has_backend(self) -> bool:
+        return self.backends.choose_owner() is not None
 
     # --- clients ---
 

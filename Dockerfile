@@ -24,6 +24,6 @@ ENV PATH=/opt/pystrands/bin:$PATH \
 EXPOSE 8080 8081 9100
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-    CMD ["python", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ['PYSTRANDS_ADMIN_PORT']), timeout=2); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client as h, os; ports = map(os.environ.get, ('PYSTRANDS_ADMIN_PORT', 'PYSTRANDS_WS_PORT')); port = next((p for p in ports if p and p.isdigit()), '8080'); c = h.HTTPConnection('127.0.0.1', int(port), timeout=2); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["pystrands"]
 CMD ["server"]

@@ -22,7 +22,8 @@ from pystrands.broker.config import BrokerConfig, options
 from pystrands.broker.option import Option
 from pystrands.build import BUILD
 from pystrands.cli import DEMO_OPTIONS, SERVER_OPTIONS, Failure, WrongValue, main, read_file, resolve, why_not_started
-from pystrands.cli_base import Command, add_options
+from pystrands.cli_base import Command, add_options, is_service_link, service_links
+from pystrands.cli_signals import Hangups
 from tests.certificates import Authority
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -460,6 +461,202 @@ def test_the_demo_runs():
         code, errors = end(child, signal.SIGINT)
     assert code == 0, errors
     assert "Traceback" not in errors
+
+
+# ---- stdin, stdout and stderr that are not there
+
+
+@pytest.mark.skipif(not POSIX, reason="a shell closes them")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_do_not_abort_the_server(closed):
+    port = free_port()
+    command = f'exec "$0" -m pystrands server --ws-port {port} --tcp-port 0 --drain-time 0 {closed}'
+    with subprocess.Popen(["/bin/sh", "-c", command, sys.executable], stdin=subprocess.DEVNULL) as child:
+        try:
+            until_healthy(port)
+            child.terminate()
+            assert child.wait(30) == 0
+        finally:
+            child.kill()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
+def until_healthy(port):
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+                assert answer.status == 200
+                return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("command", ["server", "demo"])
+def test_a_full_disk_or_a_closed_pipe_behind_stdout_does_not_end_the_start(command):
+    read, write = os.pipe()
+    os.close(read)
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        for stdout, reason in ((full, "No space left on device"), (write, "Broken pipe")):
+            port = free_port()
+            with subprocess.Popen(
+                [sys.executable, "-m", "pystrands", command, "--ws-port", str(port), "--tcp-port", "0"],
+                stdout=stdout, stderr=subprocess.PIPE, text=True,
+            ) as child:  # fmt: skip
+                until_healthy(port)
+                code, errors = end(child)
+            assert code == 0, errors
+            assert "Traceback" not in errors
+            assert f":{port}" in errors, "what could not be told there is in the log"
+            assert reason in errors
+        with subprocess.Popen(
+            [sys.executable, "-m", "pystrands", command, "--ws-port", str(port), "--tcp-port", "0"],
+            stdout=subprocess.DEVNULL, stderr=full,
+        ) as child:  # fmt: skip
+            until_healthy(port)
+            child.terminate()
+            assert child.wait(30) == 0
+    finally:
+        os.close(write)
+        os.close(full)
+
+
+# ---- SIGHUP
+
+
+def lines_until(child, text):
+    """Read the log until a line has ``text``; that line."""
+    for line in child.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"the log ended without {text!r}")
+
+
+@pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
+@pytest.mark.parametrize("command", ["server", "demo"])
+def test_sighup_ends_no_broker_that_has_nothing_to_reload_and_says_so(command):
+    with process(command, "--ws-port", "0", "--tcp-port", "0", PYSTRANDS_BACKEND_TOKEN="") as child:
+        port = int(re.search(r":(\d+)", child.stdout.readline())[1])
+        for _ in range(2):
+            child.send_signal(signal.SIGHUP)
+            assert "nothing to read again" in lines_until(child, "again")
+        until_healthy(port)
+        code, errors = end(child)
+    assert code == 0, errors
+
+
+SIGHUP_AT = """
+import os, signal, sys
+from pystrands import cli_signals
+from pystrands.broker.server import Broker
+start, stop = Broker.start, Broker.stop
+
+async def start_and_hear(self):
+    os.kill(os.getpid(), signal.SIGHUP)
+    await start(self)
+
+async def stop_and_hear(self):
+    os.kill(os.getpid(), signal.SIGHUP)
+    await stop(self)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+Broker.start, Broker.stop = start_and_hear, stop_and_hear
+from pystrands.cli import main
+main(sys.argv[1:], standalone_mode=False)
+os.kill(os.getpid(), signal.SIGHUP)
+print("the end", file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
+def test_sighup_while_it_starts_counts_and_while_it_stops_harms_nobody(tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("one\n")
+    args = ["server", "--ws-port", "0", "--tcp-port", "0", "--backend-token-file", str(tokens)]
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGHUP_AT, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            listening(child)
+            assert lines_until(child, "read again").endswith("read again: --backend-token-file\n")
+            code, errors = end(child)
+        finally:
+            child.kill()
+    assert code == 0, errors
+    assert "Traceback" not in errors
+    assert errors.endswith("the end\n")
+
+
+@pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
+def test_after_a_start_that_failed_sighup_is_what_it_was():
+    before = signal.getsignal(signal.SIGHUP)
+    assert run("server", "--ws-port", "x").exit_code == 2
+    assert signal.getsignal(signal.SIGHUP) is before
+    hangups = Hangups()
+    hangups.__enter__()
+    assert signal.getsignal(signal.SIGHUP) is not before
+    hangups.__exit__(OSError, OSError(), None)
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+# ---- Kubernetes
+
+
+LINKS = {
+    "PYSTRANDS_WS_PORT": "tcp://10.96.0.12:8080",
+    "PYSTRANDS_WS_SERVICE_HOST": "10.96.0.12",
+    "PYSTRANDS_WS_SERVICE_PORT": "8080",
+    "PYSTRANDS_WS_PORT_8080_TCP": "tcp://10.96.0.12:8080",
+    "PYSTRANDS_WS_PORT_8080_TCP_PROTO": "tcp",
+    "PYSTRANDS_WS_PORT_8080_TCP_PORT": "8080",
+    "PYSTRANDS_WS_PORT_8080_TCP_ADDR": "10.96.0.12",
+    "PYSTRANDS_PORT": "tcp://10.96.0.9:8081",
+    "PYSTRANDS_SERVICE_HOST": "10.96.0.9",
+    "PYSTRANDS_TCP_PORT": "udp://[fd00::7]:8081",
+    "PYSTRANDS_ADMIN_PORT": "tcp://10.96.0.13:9100",
+    "PYSTRAND_WS_PORT": "tcp://10.96.0.14:8080",
+}
+
+
+def test_what_kubernetes_sets_for_services_is_skipped_and_told():
+    assert resolve(options(), {}, LINKS, {"tcp_port": 7}, "broker.toml") == (
+        {"tcp_port": 7},
+        {"tcp_port": "broker.toml"},
+    )
+    assert resolve(options(), {}, {**LINKS, "PYSTRAND_WS_PORT": "9"}, {})[0] == {"ws_port": 9}
+    line = service_links(SERVER_OPTIONS, LINKS)
+    for name in ("PYSTRANDS_WS_PORT", "PYSTRANDS_TCP_PORT", "PYSTRANDS_ADMIN_PORT", "PYSTRAND_WS_PORT"):
+        assert f"{name}={LINKS[name]}" in line
+    assert "enableServiceLinks: false" in line
+    assert "\n" not in line
+    assert service_links(SERVER_OPTIONS, {"PYSTRANDS_WS_PORT": "8080"}) == ""
+
+
+@pytest.mark.parametrize("value", ["tcp://", "tcp://10.96.0.12", "http://10.0.0.1:80", "10.0.0.1:80", "tcp:8080", "x"])
+def test_any_other_wrong_port_still_is_an_error(value):
+    assert not is_service_link(value)
+    assert refusal(PYSTRANDS_WS_PORT=value).startswith("Error: --ws-port (from PYSTRANDS_WS_PORT): ")
+
+
+def test_only_ports_have_such_values():
+    link = LINKS["PYSTRANDS_WS_PORT"]
+    assert refusal(PYSTRANDS_QUEUE_SIZE=link).startswith("Error: --queue-size (from PYSTRANDS_QUEUE_SIZE): ")
+    assert refusal("--ws-port", link).startswith("Error: --ws-port: ")
+
+
+def test_a_server_starts_beside_services_of_its_name():
+    with process("server", "--ws-port", "0", "--tcp-port", "0", "--log-format", "json", **LINKS) as child:
+        entries = [json.loads(child.stderr.readline()) for _ in range(2)]
+        assert entries[1]["level"] == "warning"
+        assert "PYSTRANDS_ADMIN_PORT=tcp://10.96.0.13:9100" in entries[1]["message"]
+        assert end(child)[0] == 0
 
 
 # ---- certificates

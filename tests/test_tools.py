@@ -304,6 +304,72 @@ async def test_a_refused_request_raises():
             await asyncio.to_thread(watch_too_much)
 
 
+# ---- send, with stdin, stdout and stderr that are not there
+
+
+@pytest.mark.skipif(not POSIX, reason="a shell closes them")
+async def test_what_was_sent_counts_wherever_the_output_goes():
+    async with running_broker() as broker, backend(broker, Rooms), connect(broker, "/lobby?name=anna") as anna:
+        for number, where in enumerate(
+            [">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full", "2> /dev/full", "| true", "| true", "| head -1"]
+        ):
+            script = f'set -o pipefail; "$0" -m pystrands send --room lobby "{number} \N{GRINNING FACE}" {where}'
+            code, _, err = await shell(script, broker)
+            assert code == 0, (where, err)
+            assert len(err.splitlines()) <= 1
+            assert "Traceback" not in err
+            assert await anna.recv() == f"{number} \N{GRINNING FACE}"
+
+
+async def shell(script, broker, **env):
+    """Run a script of bash, whose $0 is this Python; its exit code, stdout and stderr."""
+    child = await asyncio.create_subprocess_exec(
+        "bash", "-c", script, sys.executable, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYSTRANDS_TCP_PORT": str(broker.tcp_port), **env},
+    )  # fmt: skip
+    out, err = await child.communicate()
+    return child.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.skipif(not POSIX, reason="a shell closes them")
+async def test_without_stdin_there_is_nothing_to_send():
+    async with running_broker() as broker:
+        for where in ("<&-", "0> /dev/null"):
+            code, out, err = await shell(f'"$0" -m pystrands send --all - {where}', broker)
+            assert (code, out) == (1, "")
+            assert re.fullmatch("Error: stdin .*\n", err)
+
+
+@pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}], ids=str)
+async def test_names_that_a_terminal_does_not_have_are_no_failure(how):
+    async with running_broker() as broker:
+        code, out, err = await run(broker, "send", "--room", "caf\xe9", "x", **how)
+        assert (code, err) == (0, "")
+        assert out.startswith("Sent to 0 clients: nobody is in room 'caf")
+        code, out, err = await run(broker, "send", "--room", "caf\xe9", "--require-match", "x", **how)
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
+        for args in (("status", "--once"), ("status", "--once", "--json"), ("--help",)):
+            assert (await run(broker, *args, **how))[0] == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+async def test_output_that_cannot_be_written_is_one_line():
+    async with running_broker() as broker:
+        for args in ("status --once --json", "status --once", "--help", "server --help", "--version"):
+            code, _, err = await shell(f'"$0" -m pystrands {args} > /dev/full', broker)
+            assert (code, err) == (1, "Error: the output can't be written: No space left on device\n"), args
+
+
+async def test_tools_tell_of_what_kubernetes_has_set_in_one_line():
+    async with running_broker() as broker:
+        links = {"PYSTRANDS_TCP_PORT": "tcp://10.96.0.13:8081", "PYSTRANDS_WS_PORT": "tcp://10.96.0.12:8080"}
+        async with process("status", "--once", "--json", "--tcp-port", str(broker.tcp_port), **links) as child:
+            out, err = await child.communicate()
+        assert (child.returncode, json.loads(out)["clients"]) == (0, 0)
+        (line,) = err.decode().splitlines()
+        assert "PYSTRANDS_TCP_PORT=tcp://10.96.0.13:8081" in line
+
+
 # ---- tail
 
 

@@ -9,12 +9,9 @@ import errno
 import gc
 import logging
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +20,19 @@ from pystrands import __version__
 from pystrands.broker.config import BrokerConfig, options
 from pystrands.broker.option import Option
 from pystrands.build import BUILD
-from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, read_file, resolve
+from pystrands.cli_base import (
+    Command,
+    Failure,
+    Group,
+    WrongValue,
+    add_options,
+    label,
+    read_file,
+    resolve,
+    service_links,
+    tell,
+)
+from pystrands.cli_signals import Hangups, stop_event
 from pystrands.cli_tools import COMMANDS
 from pystrands.errors import ConfigError
 from pystrands.logs import FORMATS, log_to_stderr
@@ -60,7 +69,7 @@ def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConf
 # ---- the commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="pystrands", message=f"%(prog)s, version %(version)s, {BUILD}")
 def main() -> None:
     """PyStrands: WebSockets that stay open while your Python code comes and goes."""
@@ -80,46 +89,57 @@ for each_command in COMMANDS:
 @click.option("--config", metavar="FILE", help="TOML file with options.  [PYSTRANDS_CONFIG]")
 def server(config: str | None, **flags: str | None) -> None:
     """Run the broker: WebSocket clients on one port, backends on the other."""
-    file: Mapping[str, object] = {}
-    path = config if config is not None else os.environ.get("PYSTRANDS_CONFIG", "")
-    if path or config is not None:
-        file = read_file(path, SERVER_OPTIONS, "" if config is not None else "PYSTRANDS_CONFIG")
-    values, sources = resolve(SERVER_OPTIONS, flags, os.environ, file, path)
-    level = str(values.pop(LOG_LEVEL.name, LOG_LEVEL.default))
-    log_format = str(values.pop(LOG_FORMAT.name, LOG_FORMAT.default))
-    broker_config = _config(values, sources)
-    raise_file_limit()
+    with Hangups() as hangups:
+        file: Mapping[str, object] = {}
+        path = config if config is not None else os.environ.get("PYSTRANDS_CONFIG", "")
+        if path or config is not None:
+            file = read_file(path, SERVER_OPTIONS, "" if config is not None else "PYSTRANDS_CONFIG")
+        values, sources = resolve(SERVER_OPTIONS, flags, os.environ, file, path)
+        level = str(values.pop(LOG_LEVEL.name, LOG_LEVEL.default))
+        log_format = str(values.pop(LOG_FORMAT.name, LOG_FORMAT.default))
+        broker_config = _config(values, sources)
+        raise_file_limit()
 
-    from pystrands.broker.server import Broker  # noqa: PLC0415 - picows and uvloop are not needed for --help
+        from pystrands.broker.server import Broker  # noqa: PLC0415 - picows and uvloop are not needed for --help
 
-    def on_start(broker: "Broker") -> None:
-        log_to_stderr(level, log_format)
-        log.info("PyStrands %s, %s", __version__, BUILD)
-        say = log.info if log_format == "json" else click.echo
-        say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")
-        say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")
-        if broker.admin_port >= 0:
-            say(f"metrics: http://{_address(broker_config.admin_host, broker.admin_port)}/metrics")
+        def on_start(broker: "Broker") -> None:
+            log_to_stderr(level, log_format)
+            log.info("PyStrands %s, %s", __version__, BUILD)
+            if links := service_links(SERVER_OPTIONS, os.environ):
+                log.warning("%s", links)
+            say = log.info if log_format == "json" else _say
+            say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")
+            say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")
+            if broker.admin_port >= 0:
+                say(f"metrics: http://{_address(broker_config.admin_host, broker.admin_port)}/metrics")
 
-    _run(broker_config, Broker(broker_config), on_start, long_lived=True)
+        _run(broker_config, Broker(broker_config), on_start, hangups=hangups, long_lived=True)
 
 
 @main.command(cls=Command)
 @add_options(DEMO_OPTIONS)
 def demo(**flags: str | None) -> None:
     """Run a chat to try out: the broker, a backend and a web page, in one process."""
-    config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))
-    raise_file_limit()
+    with Hangups() as hangups:
+        config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))
+        raise_file_limit()
 
-    from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
+        from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
 
-    def on_start(broker: "Broker") -> None:
-        log_to_stderr("warning", "text")
-        host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
-        click.echo(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
-        click.echo("Ctrl+C ends the demo")
+        def on_start(broker: "Broker") -> None:
+            log_to_stderr("warning", "text")
+            if links := service_links(DEMO_OPTIONS, os.environ):
+                log.warning("%s", links)
+            host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
+            _say(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
+            _say("Ctrl+C ends the demo")
 
-    _run(config, serve(config), on_start)
+        _run(config, serve(config), on_start, hangups=hangups)
+
+
+def _say(line: str) -> None:
+    if problem := tell(line):
+        log.warning("stdout can't be written, so this is not there: %s (%s)", line, problem.strerror)
 
 
 # ---- the process
@@ -130,20 +150,22 @@ def _run(
     serving: "AbstractAsyncContextManager[Broker]",
     on_start: "Callable[[Broker], None]",
     *,
+    hangups: Hangups,
     long_lived: bool = False,
 ) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_until_signal(config, serving, on_start, long_lived=long_lived))
+        runner.run(_until_signal(config, serving, on_start, hangups, long_lived=long_lived))
 
 
 async def _until_signal(
     config: BrokerConfig,
     serving: "AbstractAsyncContextManager[Broker]",
     on_start: "Callable[[Broker], None]",
+    hangups: Hangups,
     *,
     long_lived: bool,
 ) -> None:
-    stop = _stop_event()
+    stop = stop_event()
     async with AsyncExitStack() as stack:
         try:
             broker = await stack.enter_async_context(serving)
@@ -151,8 +173,6 @@ async def _until_signal(
             raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
         except OSError as error:
             raise why_not_started(config, error) from None
-        if broker.has_files:
-            _reload_on_hangup(broker)
         on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:
             # What exists now lives as long as the process: collections need not look at it again. Clients that
@@ -161,46 +181,9 @@ async def _until_signal(
             gc.collect()
             gc.freeze()
             gc.set_threshold(5_000, 5, 1_000)
-        await stop.wait()
+        with hangups.serving(broker):
+            await stop.wait()
         log.info("Stopping; a second signal ends the process at once")
-
-
-def _stop_event() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set; the second signal ends the process at once."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    # The system's own way ends a process whatever it is doing, but not the first one of a container.
-    second = _exit if os.getpid() == 1 else signal.SIG_DFL
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, second)
-        loop.call_soon_threadsafe(stop.set)
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, on_signal)
-    return stop
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    os._exit(128 + number)
-
-
-def _reload_on_hangup(broker: "Broker") -> None:
-    """Have SIGHUP, where there is one, read the broker's files again."""
-    if sys.platform == "win32":
-        return
-
-    def reload() -> None:
-        try:
-            broker.reload()
-        except ConfigError as error:
-            log.error(  # noqa: TRY400 - the message says it all
-                "SIGHUP: --%s: %s; what was read before stays in force", error.option.replace("_", "-"), error.problem
-            )
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,19 +1,39 @@
 """What the commands have in common: where their values come from, and how they say what is wrong."""
 
+import contextlib
 import difflib
+import errno
+import os
+import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import click
 
 from pystrands.broker.option import Option
 from pystrands.errors import ConfigError
 
-__all__ = ["Command", "Failure", "WrongValue", "add_options", "label", "read_file", "resolve"]
+__all__ = [
+    "Command",
+    "Failure",
+    "Group",
+    "WrongValue",
+    "add_options",
+    "is_service_link",
+    "label",
+    "read_file",
+    "resolve",
+    "service_links",
+    "tell",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_CANNOT_WRITE: Final = (errno.ENOSPC, errno.EIO, errno.EBADF)
+_SERVICE_LINK: Final = re.compile(r"(?:tcp|udp|sctp)://\S+:[0-9]+", re.ASCII)
 
 
 class Failure(click.ClickException):
@@ -22,11 +42,81 @@ class Failure(click.ClickException):
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
 
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it, where somebody reads it; the exit code tells it anyway."""
+        with contextlib.suppress(OSError):
+            super().show(file)
+
 
 class WrongValue(Failure):
     """A value that can't work, from any source: one line on stderr, exit code 2."""
 
     exit_code = 2
+
+
+class Group(click.Group):
+    """The whole command, at home with any stdin, stdout and stderr: closed, broken, full, or of few characters."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Do as click does, but never with a traceback for what can't be written."""
+        _prepare_streams()
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE or error.filename is not None:
+                raise
+            _discard(sys.stdout)
+            with contextlib.suppress(OSError):
+                click.echo(f"Error: the output can't be written: {error.strerror}", err=True)
+            sys.exit(1)
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                _flush(stream)  # else Python tries at its end, and then the exit code would be 120
+
+
+def tell(line: str) -> OSError | None:
+    """Print a line on stdout about what is done already: when that can't be written it is returned, and no failure."""
+    try:
+        click.echo(line)
+    except OSError as error:
+        _discard(sys.stdout)
+        return error
+    return None
+
+
+def _prepare_streams() -> None:
+    """Make stdout and stderr what can be written to, and let nothing else get the numbers 0 to 2.
+
+    An event loop whose own descriptor has one of those would end the process by SIGABRT.
+    """
+    if os.name == "posix":
+        for number in (0, 1, 2):
+            try:
+                os.fstat(number)
+            except OSError:
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - until the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # it may not have every character of a name
+
+
+def _flush(stream: IO[str]) -> None:
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        _discard(stream)
+
+
+def _discard(stream: IO[str]) -> None:
+    """Lead a stream that can't be written to the null device, with all that it still holds."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        stream.flush()
 
 
 class Command(click.Command):
@@ -74,7 +164,8 @@ def resolve(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the value of each option that was given, and the name of its source: empty for a flag.
 
-    An empty environment variable counts as not given. Raises WrongValue for a value that can't work.
+    An environment variable counts as not given when it is empty, or is a port's and has one of the values that
+    :func:`is_service_link` knows. Raises WrongValue for a value that can't work.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -83,7 +174,9 @@ def resolve(
         given = (",".join(flag) or None) if isinstance(flag, tuple) else flag
         source = ""
         if given is None:
-            source = next((name for name in (each.env, each.older_env) if name and environ.get(name)), "")
+            source = next(
+                (name for name in _names(each) if environ.get(name) and not _is_link(each, environ[name])), ""
+            )
             given = environ.get(source)
         try:
             if given is not None:
@@ -98,6 +191,35 @@ def resolve(
             raise WrongValue(f"{label(each.flag, source)}: {error.problem}") from None
         sources[each.name] = source
     return values, sources
+
+
+def _names(option: Option) -> tuple[str, ...]:
+    """Return what an option is called in the environment: its name, and the older one if there is one."""
+    return (option.env, option.older_env) if option.older_env else (option.env,)
+
+
+def _is_link(option: Option, value: str) -> bool:
+    return option.name.endswith("_port") and is_service_link(value)
+
+
+def is_service_link(value: str) -> bool:
+    """Whether an environment variable's value is one that Kubernetes sets for a Service: ``tcp://10.96.0.12:8080``.
+
+    For a Service of the name ``pystrands-ws`` it sets ``PYSTRANDS_WS_PORT`` so, in every container of its namespace.
+    """
+    return _SERVICE_LINK.fullmatch(value.strip()) is not None
+
+
+def service_links(known: Iterable[Option], environ: Mapping[str, str]) -> str:
+    """Return the line that tells which variables are such, and skipped; an empty text where none is."""
+    names = [name for each in known for name in _names(each) if _is_link(each, environ.get(name, ""))]
+    if not names:
+        return ""
+    values = ", ".join(f"{name}={environ[name].strip()}" for name in names)
+    return (
+        f"skipped, since Kubernetes has set it for a Service of that name: {values}"
+        " (enableServiceLinks: false in the pod's spec ends that)"
+    )
 
 
 def label(flag: str, source: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import ssl
@@ -17,7 +18,7 @@ import msgspec
 from pystrands.broker.config import options
 from pystrands.broker.gate import read_tokens
 from pystrands.broker.option import Option
-from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, resolve
+from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, resolve, service_links, tell
 from pystrands.client.base import TOKEN_VARIABLE
 from pystrands.errors import ConfigError, PyStrandsError
 from pystrands.protocol import messages
@@ -55,6 +56,9 @@ TOOL_OPTIONS: Final = (
 def _link(flags: Mapping[str, str | None]) -> Iterator[Tool]:
     """Yield a link to the broker that flags and environment name; whatever goes wrong there is one line."""
     values, sources = resolve(TOOL_OPTIONS, flags, os.environ, {})
+    if links := service_links(TOOL_OPTIONS, os.environ):
+        with contextlib.suppress(OSError):
+            click.echo(links, err=True)
     values = {**{each.name: each.default for each in TOOL_OPTIONS}, **values}
     try:
         token, tls = _token(values), _tls(values)
@@ -136,14 +140,22 @@ def send(
             sent, nobody = tool.send_to_all(message), "no client is connected"
     if require_match and not sent.matched:
         raise Failure(nobody)
-    click.echo(_sent(sent, nobody))
+    problem = tell(_sent(sent, nobody))
+    if problem is not None and problem.errno != errno.EPIPE:
+        with contextlib.suppress(OSError):
+            click.echo(f"The message was sent, but stdout can't be written: {problem.strerror}", err=True)
 
 
 def _message(text: str, binary: bool, max_size: int) -> str | bytes:
     """Return what to send; of stdin not much more is read than the broker takes."""
     if text != "-":
         return os.fsencode(text) if binary else text
-    data = sys.stdin.buffer.read(max_size + 2 if max_size else -1)
+    if sys.stdin is None:
+        raise Failure("stdin is closed: there is no message to read there")
+    try:
+        data = sys.stdin.buffer.read(max_size + 2 if max_size else -1)
+    except OSError as error:
+        raise Failure(f"stdin can't be read: {error.strerror}") from None
     if binary:
         return data
     try:
@@ -173,12 +185,11 @@ def tail(room: str | None, everything: bool, full: bool, as_json: bool, **flags:
     """Show what flows in a room, as it happens: messages from and to clients, who joins and who leaves."""
     if (room is not None) + everything != 1:
         raise WrongValue("say what to watch: --room ROOM or --all, and only one of them")
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have every character of a message
     with contextlib.suppress(KeyboardInterrupt), _link(flags) as tool:
         tool.watch(room)
         what = "every room" if room is None else f"room {room!r}"
-        click.echo(f"Watching {what} at {tool.address}; Ctrl+C ends it", err=True)
+        with contextlib.suppress(OSError):
+            click.echo(f"Watching {what} at {tool.address}; Ctrl+C ends it", err=True)
         for params in tool.watched():
             click.echo(
                 json.dumps(msgspec.to_builtins(params)) if as_json else watched_line(params, everything, full=full)

@@ -109,6 +109,8 @@ def test_what_it_runs_serves_and_its_health_check_tells(installed):
             assert port
             check = env | {"PYSTRANDS_ADMIN_PORT": port[1]}
             assert health(check) == 0
+            link = {"PYSTRANDS_ADMIN_PORT": "tcp://10.96.0.13:9100", "PYSTRANDS_WS_PORT": port[1]}
+            assert health(env | link) == 0, "the other port tells it, too"
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
             assert health(check) == 1

@@ -184,6 +184,9 @@ class Link:
         self._shared.gate.leave(self)
         self._shared.owner.link_closed(self)
 
+    def eof_received(self) -> None:
+        """Have the transport write what waits and close: a peer that has ended its side, as a check does, is done."""
+
     def data_received(self, data: bytes) -> None:
         """Take commands; none of them can end the link."""
         shared = self._shared

@@ -150,8 +150,13 @@ class Broker:
     def reload(self) -> None:
         """Read the files of certificates and tokens again, for connections from now on; those that there are live on.
 
-        Raises ConfigError for the first that can't be used: that one stays as it was.
+        The log tells which, or that there are none. Raises ConfigError for the first that can't be used: that one stays
+        as it was.
         """
+        files = [name for name in ("tls_cert", "backend_tls_cert", "backend_token_file") if getattr(self.config, name)]
+        if not files:
+            logger.warning("there is nothing to read again: this broker has no files of certificates or tokens")
+            return
         problem: ConfigError | None = None
         reads = [self._read_tokens, *(each.reload for each in (self._tls, self._backend_tls) if each is not None)]
         for read in reads:
@@ -161,7 +166,8 @@ class Broker:
                 problem = problem or error
         if problem is not None:
             raise problem
-        logger.info("the files of certificates and tokens were read again")
+        names = ", ".join("--" + name.replace("_", "-") for name in files)
+        logger.info("the files of certificates and tokens were read again: %s", names)
 
     def _read_files(self) -> None:
         config = self.config

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import aiofastnet
 
@@ -52,6 +52,7 @@ class TlsServer:
         self._max_handshakes = max_handshakes
         self._counters = counters
         self._sockets: list[socket.socket] = []
+        self._unmute: Callable[[], None] | None = None
         self._acceptors: list[asyncio.Task[None]] = []
         self._handshakes: dict[socket.socket, float] = {}  # since when, the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,6 +80,7 @@ class TlsServer:
             for sock in self._sockets:
                 sock.close()
             raise
+        self._unmute = _mute_ends_of_handshakes(loop)
         self._acceptors = [loop.create_task(self._accept(loop, sock)) for sock in self._sockets]
 
     def close(self) -> None:
@@ -91,6 +93,9 @@ class TlsServer:
     async def wait_closed(self) -> None:
         """Wait until that is done."""
         await asyncio.gather(*self._acceptors, *self._tasks, return_exceptions=True)
+        if self._unmute is not None:
+            self._unmute()
+            self._unmute = None
 
     async def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
         is_failing = False
@@ -154,3 +159,27 @@ def _shut_down(conn: socket.socket) -> None:
         conn.shutdown(socket.SHUT_RDWR)
     except OSError:
         logger.debug("a peer left before it was dropped")
+
+
+def _mute_ends_of_handshakes(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Have the loop's exception handler hear nothing of peers that end their side during the handshake.
+
+    aiofastnet tells it so, as if that were a fatal error, and with a class where the exception belongs, on which
+    handlers fail themselves. Everybody could fill the log. Return what undoes it.
+    """
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), type):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    def undo() -> None:
+        if loop.get_exception_handler() is handle:
+            loop.set_exception_handler(before)
+
+    loop.set_exception_handler(handle)
+    return undo

@@ -153,7 +153,8 @@ class Supervisor:
             await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
             if link.awaits_welcome and link.is_open:
                 await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)
-        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError, UnicodeError a name that can't be one
+        # TimeoutError is an OSError, UnicodeError a name that can't be one, RuntimeError no thread that looks one up.
+        except (OSError, UnicodeError, RuntimeError) as error:
             self._failed(type(error), f"could not connect to {self._broker}: {self._reason(error)}")
             return None
         except BaseException:

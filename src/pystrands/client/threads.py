@@ -26,6 +26,15 @@ POSTED_LIMIT: Final = 256 * 1024
 """Bytes that threads have sent and the loop has not taken yet, before ``send`` waits."""
 
 
+NO_THREAD_PAUSE: Final = 0.1
+"""Seconds until the next try to start a thread, where there is none."""
+_CANT_WAIT: Final = frozenset({"on_connection_request", "on_error"})
+
+
+class NoThread(RuntimeError):  # noqa: N818 - what happened
+    """There is no thread for a handler, and none can be started."""
+
+
 class Gone(Exception):  # noqa: N818 - what happened; it never leaves the library
     """The event loop has ended or is about to."""
 
@@ -92,18 +101,37 @@ class Workers:
         self._max_workers = max_workers
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = 0
+        self._short = False
         self._unfinished = 0
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
-        """Run ``function(*args)`` on a thread, in a copy of the caller's context. Called on the loop."""
+        """Run ``function(*args)`` on a thread, in a copy of the caller's context. Called on the loop.
+
+        Raises NoThread when there is none and none can be started; then it is not run. With fewer threads than it
+        could have it makes do.
+        """
+        if self._unfinished >= self._threads and self._threads < self._max_workers:
+            self._start_thread()
         future = self._loop.create_future()
         context = contextvars.copy_context()
         self._unfinished += 1
         self._jobs.put(lambda: self._work(future, context, function, args))
-        if self._unfinished > self._threads and self._threads < self._max_workers:
-            self._threads += 1
-            threading.Thread(target=self._serve, name=f"pystrands-worker-{self._threads}", daemon=True).start()
         return future
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._serve, name=f"pystrands-worker-{self._threads + 1}", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # the system has no more for now
+            if not self._short:
+                self._short = True
+                logger.warning(
+                    "no thread for handlers can be started, beside the %d there are: %s", self._threads, error
+                )
+            if not self._threads:
+                raise NoThread(f"no thread for a handler can be started: {error}") from None
+        else:
+            self._threads += 1
+            self._short = False
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -161,12 +189,22 @@ class Bridge:
         """Run the handler of that name, a plain function, on a thread; what it returns is awaited where that can be.
 
         Raises NotBegun when no thread was free before the client's lease was over. ``on_error`` is always run: it may
-        tell of a handler that had begun.
+        tell of a handler that had begun. While not one thread can be had it waits for one, so that no event is lost;
+        but for a client that wants to come in, and for on_error: those raise NoThread.
         """
         if name != "on_error":
             function, args = self._begin, (function, *args)
-        result = await self._workers.run(function, args)
+        result = await (await self._on_thread(name, function, args))
         return await result if inspect.isawaitable(result) else result
+
+    async def _on_thread(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        while True:
+            try:
+                return self._workers.run(function, args)
+            except NoThread:
+                if name in _CANT_WAIT:
+                    raise
+            await asyncio.sleep(NO_THREAD_PAUSE)
 
     def _begin(self, function: Callable[..., Any], *args: Any) -> Any:
         life = self._core.life
@@ -266,7 +304,10 @@ def wait_for(future: concurrent.futures.Future[T]) -> T:
 
 
 class LoopThread:
-    """A daemon thread with an event loop, a Core and its Bridge; it ends when the Core's life has ended."""
+    """A daemon thread with an event loop, a Core and its Bridge; it ends when the Core's life has ended.
+
+    Raises what the system says when it has no thread or no descriptors for that: RuntimeError, OSError.
+    """
 
     def __init__(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
         self.core: Core
@@ -276,12 +317,21 @@ class LoopThread:
         self._thread = threading.Thread(
             target=self._serve, args=(make_core, max_workers), name="pystrands-loop", daemon=True
         )
+        self._problem: BaseException | None = None
         self._thread.start()
         self._started.wait()
+        if self._problem is not None:
+            raise self._problem
 
     def _serve(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(self._main(make_core, max_workers))
+        try:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(self._main(make_core, max_workers))
+        except BaseException as error:
+            if self._started.is_set():
+                raise
+            self._problem = error  # there is no loop, for want of descriptors for example: who waits for it hears why
+            self._started.set()
 
     async def _main(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
         self._nudge = asyncio.Event()

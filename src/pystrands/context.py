@@ -41,7 +41,7 @@ class Context(msgspec.Struct, dict=True):
     close_code: int | None = None
     reason: str = ""
     _rooms: tuple[str, ...] | None = msgspec.field(default=None, name="rooms")
-    _event: tuple[str, int] | None = None
+    _event: tuple[str, int | str] | None = None
 
     @property
     def event_id(self) -> str:

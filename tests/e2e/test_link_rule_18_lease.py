@@ -225,13 +225,30 @@ async def test_rule_18_what_waited_for_the_link_is_dropped_when_the_session_is_g
     again.cut()
 
 
-async def test_rule_22_what_waited_for_the_link_begins_when_the_broker_is_a_new_one(raw_broker, waiting):
+async def test_rule_22_what_waited_for_the_link_begins_marked_when_the_broker_is_a_new_one(raw_broker, waiting):
+    """Another backend may have been given it, and the clients, before the old broker died."""
     client, _ = waiting
     raw_broker.broker_id = "broker-2"
     again = await next_link(raw_broker)
-    await until(lambda: told(client)[-1] == "gone")
-    assert sorted(told(client)[-3:]) == ["c1", "gone", "gone"]
+    await until(lambda: told(client)[-1] == "c1*")
+    await again.welcome()
+    await until(lambda: told(client)[-2:] == ["gone*", "gone*"])
+    assert sorted(client.ids[-2:]) == ["broker-1-gone-c1", "broker-1-gone-c2"]
     again.cut()
+
+
+async def test_rule_22_within_the_lease_nobody_else_can_have_told_of_the_end(raw_broker, clock):
+    client = Noting()
+    link = await raw_broker.connected(client)
+    await link.happens("new_connection")
+    await until(lambda: told(client) == ["new"])
+    clock.now += 0.85 * WINDOW
+    raw_broker.broker_id = "broker-2"
+    link.cut()
+    again = await raw_broker.begin()
+    await until(lambda: told(client) == ["new", "gone"])
+    again.cut()
+    await client.disconnect(0)
 
 
 async def goodbye(link):
@@ -582,3 +599,55 @@ async def test_rule_18_a_backend_whose_link_is_silent_begins_nothing_that_anothe
     """It never hears of the end of its link, and what was on its way arrives when another backend has it."""
     async with testing.broker(heartbeat_interval=BEAT, resume_window=0.3) as broker, testing.LinkProxy(broker) as proxy:
         await another_takes_over(broker, proxy, records, proxy.pause, proxy.resume)
+
+
+ENDS = """
+import asyncio, os
+
+from pystrands import AsyncPyStrandsClient
+
+
+class Backend(AsyncPyStrandsClient):
+    async def on_disconnect(self, context):
+        print("gone", context.client_id, context.redelivered, context.event_id, flush=True)
+
+
+asyncio.run(Backend(port=int(os.environ["PYSTRANDS_TCP_PORT"]), reconnect_delay=0.05).run_forever())
+"""
+
+
+@needs_signals
+async def test_rule_22_a_frozen_backend_marks_the_ends_of_which_another_may_have_told(tmp_path):
+    """It was frozen beyond the window, another one got its clients, and then the broker died."""
+    program = tmp_path / "program.py"
+    program.write_text(ENDS)
+    other = Noting()
+    async with (
+        testing.broker(heartbeat_interval=0.5, resume_window=2) as first,
+        testing.broker() as second,
+        testing.LinkProxy(first) as proxy,
+        testing.backend_process(proxy, program) as one,
+    ):
+        sockets = [await testing.connect(first) for _ in range(5)]
+        other.host, other.port = "127.0.0.1", proxy.tcp_port
+        assert await other.connect()
+        one.stop()
+        for ws in sockets:
+            await ws.send("text")
+        await testing.until(lambda: sum(what.startswith("text") for what, _ in other.notes) == 5, 20)
+        proxy._gate._target = second.tcp_port  # to backends, a broker that was killed and started again
+        proxy.cut()
+        await testing.until(lambda: told(other).count("gone") == 5)
+        one.cont()
+        await testing.until(lambda: len(ends_of(one)) == 5, 20)
+        assert {marked for _, marked, _ in ends_of(one)} == {"True"}
+        names = {each.event_id for (what, _), each in zip(other.notes, other.contexts, strict=True) if what == "gone"}
+        assert names == {name for _, _, name in ends_of(one)}, "who keeps them knows the second"
+        assert "gone*" not in told(other)
+        await other.disconnect()
+        for ws in sockets:
+            await ws.close()
+
+
+def ends_of(process):
+    return [line.split()[1:] for line in process.output.splitlines() if line.startswith("gone ")]

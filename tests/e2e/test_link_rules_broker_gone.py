@@ -40,7 +40,7 @@ async def test_rule_22_handlers_finish_and_each_owned_client_is_disconnected_onc
     assert sorted(client_id for what, client_id in client.notes if what == "gone") == ["ann", "bob", "cay", "dan"]
     for (what, client_id), event_id in zip(client.notes, client.ids, strict=True):
         if what == "gone" and client_id != "bob":
-            assert event_id == "", "it came with no event, and repeats none"
+            assert event_id == f"broker-1-gone-{client_id}", "it came with no event; all that tell of it name it so"
     assert await again.so_far(client) == [], "nothing is done that the new broker does not know"
     again.cut()
     await client.disconnect(0)
@@ -149,6 +149,46 @@ async def test_rule_23_with_nothing_lost_there_is_no_error(raw_broker):
     await client.disconnect(0)
 
 
+class Asking(Noting):
+    """Asks the broker in on_disconnect."""
+
+    async def on_disconnect(self, context):
+        await super().on_disconnect(context)
+        self.members = await self.room_members(context.room_id)
+
+
+async def test_rule_22_the_disconnect_comes_when_the_new_broker_can_be_asked(raw_broker):
+    client = Asking()
+    link = await raw_broker.connected(client)
+    await link.happens("new_connection", "ann")
+    await link.hear_done(1)
+    silent = await replaced(raw_broker, link)
+    silent.cut()  # before its welcome: the client is still to be told of
+    third = await replaced(raw_broker, silent, 3)
+    assert client.notes == [("new", "ann")]
+    await third.welcome()
+    asked = await third.hear("room_members")
+    await third.say("result", {"members": []}, request_id=asked["request_id"])
+    await until(lambda: hasattr(client, "members"))
+    assert client.members == []
+    assert client.errors == []
+    assert client.notes == [("new", "ann"), ("gone", "ann")]
+    third.cut()
+    await client.disconnect(0)
+
+
+async def test_rule_22_a_client_that_ends_before_the_new_broker_welcomes_it_is_told_all_the_same(raw_broker):
+    client = Noting()
+    link = await raw_broker.connected(client)
+    await link.happens("new_connection", "ann")
+    await link.hear_done(1)
+    again = await replaced(raw_broker, link)
+    raw_broker.refuse = True
+    again.cut()
+    await soon(client.disconnect())
+    assert client.notes == [("new", "ann"), ("gone", "ann")]
+
+
 async def test_rule_22_whole_brokers_one_after_the_other():
     client = Noting()
     async with testing.broker() as first:
@@ -214,6 +254,6 @@ async def test_rule_22_the_disconnect_shows_the_client_as_its_last_event_did():
             proxy.accept()
             await testing.until(lambda: client.notes[-1][0] == "gone")
             gone = client.contexts[-1]
-            assert gone.event_id == "", "no broker told of it"
+            assert gone.event_id == f"{broker.broker_id}-gone-{gone.client_id}", "no broker told of it"
             assert (gone.metadata, gone.room_id, set(gone.rooms)) == ({"name": "ann"}, "/room", {"/room", "another"})
             await client.disconnect()

@@ -271,6 +271,18 @@ class Dispatcher:
         """Whether what waits may not begin before :meth:`renew`."""
         return self._successor == _HELD
 
+    @property
+    def lease_is_over(self) -> bool:
+        """Whether others may have been given what waits."""
+        return clock() >= self.lease
+
+    def mark_repeats(self) -> None:
+        """Mark what waits: it may have been handled elsewhere."""
+        for call in self._lanes.drain():
+            if call.seq:
+                call.context.redelivered = True
+            self._lanes.put(call)
+
     def renew(self, until: float) -> None:
         """Handlers may begin until then, which may be over already."""
         self.lease = until

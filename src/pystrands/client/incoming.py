@@ -77,6 +77,16 @@ def _of_no_event(context: Context) -> Context:
     return context
 
 
+def _of_its_end(context: Context, broker_id: str, *, is_certain: bool) -> Context:
+    """Return the context of a client that died with its broker, for the event of which no broker told.
+
+    It has the same name in all backends that tell of it, none in protocol 1. It is marked where others may do so.
+    """
+    context._event = (broker_id, f"gone-{context.client_id}") if broker_id else None  # noqa: SLF001 - as above
+    context.redelivered = not is_certain
+    return context
+
+
 class Incoming:
     """Handles the lines of all links of one client, and with them the session of protocol 2.
 
@@ -103,6 +113,8 @@ class Incoming:
         self._has_warned = False
         self._ownership = Ownership()
         self._broker_id = ""
+        self._died: list[Context] = []
+        """Clients that are gone with their broker, and of which nobody was told yet."""
         self._resuming = ""
         """With a resume under way: the session to begin should it fail."""
         self._heartbeats = heartbeats
@@ -308,10 +320,14 @@ class Incoming:
             link.abort()
             return
         is_same = params.broker_id == self._broker_id
-        self._broker_id = params.broker_id
         if not is_same:
             self._fail_results()
+        # Its clients were no other backend's as long as the lease lasted; after that nobody here can know.
+        is_certain = not self._dispatcher.lease_is_over
         died = self._ownership.hello(params.broker_id, keeps_sessions=speaks_2)
+        older = "" if self._outgoing.session is None else self._broker_id  # in protocol 1 events have no names
+        self._died += [_of_its_end(context, older, is_certain=is_certain) for context in died]
+        self._broker_id = params.broker_id
         role = messages.SENDER if only_sends else ""  # which a session that goes on does not mind
         answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name, role=role)
         answer.token = self._options.token
@@ -324,13 +340,21 @@ class Incoming:
         else:
             self._forget_session()
         if not (is_same and speaks_2):
-            self._dispatcher.renew(math.inf)  # what waits is a broker's that is gone: nobody else has it
+            if not is_certain:
+                self._dispatcher.mark_repeats()
+            self._dispatcher.renew(math.inf)  # what waits is a broker's that is gone: nobody gets it any more
         self._heartbeats.greet(params)
         link.say_hello(answer)
         if died:
             logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
+        if not speaks_2:  # the link is ready, as far as there are such links
+            self.tell_died()
+
+    def tell_died(self) -> None:
+        """Tell handlers of clients that are gone with their broker: now that they can send, or never will."""
+        died, self._died = self._died, []
         for context in died:
-            self._dispatcher.put(synthesised_disconnect(_of_no_event(context)))
+            self._dispatcher.put(synthesised_disconnect(context))
 
     def _name_session(self, answer: HelloParams, *, is_same: bool) -> None:
         """Fill in which session the backend wants: the one that it has, or a new one (LINK rules 19, 22, 23)."""
@@ -382,6 +406,7 @@ class Incoming:
         self._see_delivered(session)
         self._heartbeats.begin(link)
         link.is_ready()
+        self.tell_died()
 
     def _was_given_up(self, session: BackendSession, received: int | None) -> list[bytes]:
         """The broker has given this backend's clients to others meanwhile (LINK rule 18)."""

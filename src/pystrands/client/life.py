@@ -247,6 +247,7 @@ class Life:
                 if not await link.finish(self._linger()):
                     logger.debug("the broker did not close the link in time")
             await asyncio.wait([self._task])
+            self.incoming.tell_died()
             await self._handlers_finished()
             if lost := self.outgoing.undelivered:
                 await self._tell_lost(lost)

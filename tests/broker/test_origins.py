@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from pystrands.broker.origins import AllowedOrigins
 
 
-def allowed(origin, *entries, host="broker.example.org", local=False):
-    headers = {"Host": [host]}
+def allowed(origin, *entries, host="broker.example.org", local=False, proxied=False):
+    headers = {"Host": host if isinstance(host, list) else [host]}
     if origin is not None:
         headers["Origin"] = origin if isinstance(origin, list) else [origin]
-    return AllowedOrigins(entries, local=local).allow(headers)
+    return AllowedOrigins(entries, local=local).allow(headers, proxied=proxied)
 
 
 # The list.
@@ -160,7 +160,8 @@ LOCAL = ["http://localhost", "http://LOCALHOST:3000", "https://localhost:5173", 
 
 @pytest.mark.parametrize("origin", LOCAL)
 def test_pages_of_this_machine_are_allowed_while_the_broker_is_local(origin):
-    assert allowed(origin, local=True)
+    for host in ("localhost:8080", "LocalHost", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080"):
+        assert allowed(origin, host=host, local=True)
     assert not allowed(origin, local=False)
 
 
@@ -170,7 +171,27 @@ def test_pages_of_this_machine_are_allowed_while_the_broker_is_local(origin):
      "http://[::2]", "http://evil-localhost", "capacitor://localhost", "null"],
 )  # fmt: skip
 def test_what_only_looks_local_is_not(origin):
-    assert not allowed(origin, local=True)
+    assert not allowed(origin, host="localhost:8080", local=True)
+
+
+REBOUND = ["evil.example:8080", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.7", "",
+           "localhost@evil.example", "evil.example#localhost", "localhost, evil.example", "[::1].evil.example",
+           ["localhost", "localhost"], []]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", REBOUND)
+def test_a_local_broker_takes_pages_only_when_they_have_connected_to_this_machine(host):
+    named = host if isinstance(host, str) else ""
+    for origin in (f"http://{named}", "http://localhost:3000", "http://127.0.0.1"):
+        assert not allowed(origin, host=host, local=True)
+    assert allowed(None, host=host, local=True), "it is no browser's"
+    assert allowed("https://app.example.com", "https://app.example.com", host=host, local=True), "the list decides"
+
+
+def test_a_trusted_proxy_passes_on_the_name_that_its_clients_know():
+    assert allowed("https://chat.example.org", host="chat.example.org", local=True, proxied=True)
+    assert not allowed("https://evil.example", host="chat.example.org", local=True, proxied=True)
+    assert not allowed("https://chat.example.org", host="chat.example.org", local=True)
 
 
 # For all.

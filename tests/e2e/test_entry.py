@@ -79,6 +79,29 @@ async def test_pages_of_other_hosts_are_refused_and_the_log_says_what_to_do(capl
         assert "--allowed-origins" in logged(caplog)[0]
 
 
+async def test_a_page_whose_name_leads_to_loopback_is_refused_and_the_log_says_what_a_proxy_needs(caplog):
+    rebound = {"Host": "evil.example:8080", "Origin": "http://evil.example:8080"}
+    async with testing.broker() as broker, testing.backend(broker):
+        with pytest.raises(testing.Rejected) as refused:
+            await testing.connect(broker, headers=rebound)
+        assert refused.value.status == 403
+        (message,) = logged(caplog)
+        assert "'evil.example:8080'" in message
+        assert "--trusted-proxies" in message and "--allowed-origins" in message
+        async with testing.connect(broker, headers={"Host": "evil.example:8080"}):
+            pass  # no browser
+    for options in ({"trusted_proxies": ("127.0.0.1",)}, {"allowed_origins": ("http://evil.example:8080",)}):
+        async with testing.broker(**options) as broker, testing.backend(broker):
+            async with testing.connect(broker, headers=rebound):
+                pass
+            with pytest.raises(testing.Rejected):
+                await testing.connect(broker, headers=rebound | {"Origin": "http://other.example"})
+    async with testing.broker(trusted_proxies=("10.0.0.0/8",)) as broker:
+        with pytest.raises(testing.Rejected) as refused:
+            await testing.connect(broker, headers=rebound)
+        assert refused.value.status == 403, "it comes from no proxy"
+
+
 async def test_what_a_page_calls_itself_cannot_fill_or_forge_the_log(caplog):
     async with testing.broker() as broker:
         assert await status_of(broker, "Origin: " + "\xe9" * 3000 + "\r\n") == 403

@@ -102,7 +102,7 @@ class BrokerConfig:
         (),
         "origins of the web pages that may connect, with commas between: `https://app.example.com`,"
         " `https://*.example.com` for subdomains, `*` for all; by default those with the host and port that they"
-        " connect to, and, while the broker listens on loopback, any of localhost",
+        " connect to; while the broker listens on loopback those of localhost, and these through `--trusted-proxies`",
     )
     trusted_proxies: tuple[str, ...] = option(
         (),

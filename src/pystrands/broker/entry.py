@@ -78,17 +78,13 @@ class EntryRules:
 
     def refusal(self, request: upgrade.Request, peer: Peer, client: Peer, place: Place | None) -> Refusal | None:
         """Judge a valid request for a WebSocket. None: it may come in, and has its places until it leaves them."""
-        if not self._origins.allow(request.headers):
-            self._counters["origin_refused"] += 1
-            self._warn(
-                self._counters["origin_refused"],
-                "a page of origin %s was refused with 403; if it may connect, name it in --allowed-origins",
-                ascii(", ".join(request.headers["Origin"]))[:_SHOWN],
-            )
+        proxied = self._is_proxy(peer[0])
+        if not self._origins.allow(request.headers, proxied=proxied):
+            self._count_origin(request, proxied=proxied)
             return Refusal(403, "pages of this origin may not connect (--allowed-origins)")
         if place is None:
             return None
-        if self._is_proxy(peer[0]) and not place.take_from(client[0]):
+        if proxied and not place.take_from(client[0]):
             self._count_address(client[0])
             return _FROM_ONE_ADDRESS
         if not place.take():
@@ -102,6 +98,25 @@ class EntryRules:
 
     def _is_proxy(self, host: str) -> bool:
         return self._proxies is not None and self._proxies.trust(host)
+
+    def _count_origin(self, request: upgrade.Request, *, proxied: bool) -> None:
+        self._counters["origin_refused"] += 1
+        page = ascii(", ".join(request.headers["Origin"]))[:_SHOWN]
+        if proxied or self._origins.takes_host(request.headers):
+            self._warn(
+                self._counters["origin_refused"],
+                "a page of origin %s was refused with 403; if it may connect, name it in --allowed-origins",
+                page,
+            )
+        else:
+            self._warn(
+                self._counters["origin_refused"],
+                "a page of origin %s that connected to %s was refused with 403: this broker listens on loopback, which "
+                "pages know as localhost; behind a proxy name it in --trusted-proxies, or the pages in "
+                "--allowed-origins",
+                page,
+                ascii(", ".join(request.headers.get("Host", ())))[:_SHOWN],
+            )
 
     def _count_address(self, host: str) -> None:
         self._counters["limit_address"] += 1

@@ -23,7 +23,8 @@ class AllowedOrigins:
     ``entries``: origins (``https://app.example.com``, with a port where it is not the scheme's own), the subdomains of
     a host (``https://*.example.com``, which is not ``https://example.com``), and ``*`` for all. Without any it is the
     page's own host and port that count: they have to be those of the request's Host header. When the broker is
-    ``local``, listening on the loopback interface, pages of localhost are allowed as well, whatever their port.
+    ``local``, listening on the loopback interface, pages of localhost are allowed as well, whatever their port; and the
+    Host has to be of localhost, too: anybody can have a name that leads there (DNS rebinding), and a page under it.
 
     A request without an Origin is not a browser's and always allowed. Raises ValueError on an entry that is no origin.
     """
@@ -40,10 +41,11 @@ class AllowedOrigins:
             (scheme, "." + host, port) for scheme, host, port in (_entry(each) for each in entries if _WILDCARD in each)
         )
 
-    def allow(self, headers: Mapping[str, Sequence[str]]) -> bool:
+    def allow(self, headers: Mapping[str, Sequence[str]], *, proxied: bool = False) -> bool:
         """Tell whether a client with these headers (canonical names) may come in. Whatever they hold, it never raises.
 
-        What is no origin, ``null`` above all, is only allowed by ``*``.
+        What is no origin, ``null`` above all, is only allowed by ``*``. ``proxied``: it comes from a proxy that is
+        trusted, whose clients know it by other names.
         """
         values = headers.get("Origin")
         if values is None or self._all:
@@ -52,23 +54,38 @@ class AllowedOrigins:
         if origin is None:
             return False
         if self._own:
-            return self._is_own(origin, headers.get("Host", ())) or (self._local and _is_local_page(origin))
+            if not proxied and not self.takes_host(headers):
+                return False
+            return self._is_own(origin, headers) or (self._local and _is_local_page(origin))
         return origin in self._exact or any(
             origin[1].endswith(suffix) and (origin[0], origin[2]) == (scheme, port)
             for scheme, suffix, port in self._subdomains
         )
 
+    def takes_host(self, headers: Mapping[str, Sequence[str]]) -> bool:
+        """Tell whether a page may have connected to this Host: while the broker is local only to one of localhost."""
+        if not self._local:
+            return True
+        found = _host_of(headers)
+        return found is not None and _LOOPBACK.fullmatch(found[1]) is not None
+
     @staticmethod
-    def _is_own(origin: Origin, hosts: Sequence[str]) -> bool:
+    def _is_own(origin: Origin, headers: Mapping[str, Sequence[str]]) -> bool:
         """Whether page and request have the same host and port.
 
         The scheme is not compared: a proxy that ends TLS leaves none to compare with.
         """
         scheme, host, port = origin
-        found = _AUTHORITY.fullmatch(hosts[0].lower()) if len(hosts) == 1 and hosts[0].isascii() else None
+        found = _host_of(headers)
         if found is None or found[1] != host:
             return False
         return port == (int(found[2]) if found[2] else _DEFAULT_PORTS.get(scheme))
+
+
+def _host_of(headers: Mapping[str, Sequence[str]]) -> re.Match[str] | None:
+    """Match the Host header: its host in lower case, and its port."""
+    hosts = headers.get("Host", ())
+    return _AUTHORITY.fullmatch(hosts[0].lower()) if len(hosts) == 1 and hosts[0].isascii() else None
 
 
 def _is_local_page(origin: Origin) -> bool:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pystrands import ConfigError, PyStrands
+from pystrands import ConfigError, NotConnected, PyStrands
 from tests.client.fake_broker import PATIENCE, context, line, message, request, soon
 
 
@@ -73,6 +73,50 @@ async def test_sending_when_not_running():
     assert await asyncio.to_thread(app.broadcast, "x") is False
     assert await asyncio.to_thread(app.disconnect) is None
     await app.disconnect()
+
+
+ASKING = {
+    "join_room": lambda app: app.join_room("a", "b"),
+    "leave_room": lambda app: app.leave_room("a", "b"),
+    "room_members": lambda app: app.room_members("b"),
+    "disconnect_client": lambda app: app.disconnect_client("a"),
+    "update_metadata": lambda app: app.update_metadata("a", {}),
+    "room confirm": lambda app: app.send_room_message("b", "x", confirm=True),
+    "private confirm": lambda app: app.send_private_message("b", "x", confirm=True),
+    "broadcast confirm": lambda app: app.broadcast("x", confirm=True),
+}
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+async def test_asking_when_not_running(ask):
+    app = PyStrands()
+    with pytest.raises(NotConnected):
+        await ask(app)
+    with pytest.raises(NotConnected):
+        await asyncio.to_thread(ask, app)
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+async def test_asking_at_the_end(ask, broker):
+    app = PyStrands(**broker.where)
+    running = asyncio.create_task(app.run_async())
+    await broker.link()
+    bridge = app._bridge
+    assert bridge is not None
+    bridge.close()  # as when the app ends between the look and the call
+
+    async def elsewhere():
+        with pytest.raises(NotConnected):
+            await ask(app)
+        assert await app.broadcast("x") is False
+        assert await app.disconnect() is None
+
+    with pytest.raises(NotConnected):
+        await asyncio.to_thread(ask, app)
+    assert await asyncio.to_thread(app.disconnect) is None
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    await app.disconnect()
+    await soon(running)
 
 
 async def test_on_error_and_other_callables(broker):

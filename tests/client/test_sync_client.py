@@ -1,10 +1,12 @@
 import asyncio
+import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,83 @@ def test_odd_exceptions_on_workers(broker_thread, raised, caplog):
     assert broker_thread.run(connection.texts(1)) == ["echo: fine"]
     client.disconnect()
     assert raised.__name__ in caplog.text
+
+
+class Awaitable:
+    def __await__(self):
+        yield
+
+
+def undone(function):
+    """A decorator that hides that a function is async def."""
+
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+
+    del wrapper.__wrapped__
+    return wrapper
+
+
+def test_a_decorated_async_callback_runs_on_its_thread(broker_thread, caplog):
+    class Mixed(Echo):
+        @undone
+        async def on_connection_request(self, request):
+            await asyncio.sleep(0)
+            return request.url == "/good"
+
+        @undone
+        async def on_message(self, message, context):
+            if message == "who":
+                message = str(len(self.room_members(context.room_id)))
+            super().on_message(message, context)
+
+        def on_disconnect(self, context):
+            return Awaitable()
+
+        def on_error(self, error, context):
+            self.broadcast_message(error)
+
+    client = Mixed(**broker_thread.where)
+    client.connect()
+    connection = broker_thread.link()
+    for url, accepted in (("/good", True), ("/bad", False)):
+        broker_thread.run(connection.send(request(url=url)))
+        assert broker_thread.run(connection.receive())["params"]["accepted"] is accepted
+    broker_thread.run(connection.send(message("who") + message("hi", "c2")))
+    commands = [broker_thread.run(connection.receive()) for _ in range(2)]
+    asked, echoed = sorted(commands, key=lambda command: command["action"] != "room_members")
+    assert echoed["params"]["message"] == "echo: hi"  # while the other one waits
+    broker_thread.run(connection.send(line("result", {"members": [context("a"), context("b")]}, asked["request_id"])))
+    assert broker_thread.run(connection.texts(1)) == ["echo: 2"]
+    broker_thread.run(connection.send(line("disconnected", {"context": context()})))
+    (error,) = broker_thread.run(connection.texts(1))
+    assert error.startswith("on_disconnect failed: TypeError: on_disconnect returned a Awaitable, which nothing awaits")
+    client.disconnect()
+    assert len([each for each in caplog.records if "is async def under a decorator" in each.getMessage()]) == 1
+
+
+def test_what_waits_raises_on_the_loop_that_it_would_wait_for(broker_thread):
+    client = Echo(**broker_thread.where)
+    client.connect()
+
+    async def on_its_loop():
+        calls: list[Any] = [
+            lambda: client.room_members("r"),
+            lambda: client.broadcast_message("x", confirm=True),
+            client.connect,
+            client.disconnect,
+            client.run_forever,
+        ]
+        for call in calls:
+            with pytest.raises(RuntimeError, match="its own event loop"):
+                call()
+        return client.broadcast_message("x")
+
+    assert client._running is not None
+    assert client._running.bridge.call(on_its_loop) is True
+    assert client.connected
+    client.disconnect()
 
 
 def test_connect_to_nobody():

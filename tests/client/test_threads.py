@@ -112,7 +112,7 @@ async def test_a_bridge_that_is_closed_takes_no_calls():
     with pytest.raises(Gone):
         await soon(waiting)
     with pytest.raises(Gone):
-        bridge.start(forever)
+        await asyncio.to_thread(bridge.start, forever)
     assert bridge.send(b"x\n") is False
     for task in asyncio.all_tasks():
         if task.get_name() == "pystrands-call":

@@ -16,6 +16,7 @@ from pystrands.client.base import (
 )
 from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.client.threads import Bridge, Gone, loop_runs_here, new_event_loop
+from pystrands.errors import NotConnected
 
 __all__ = ["PyStrands"]
 
@@ -23,6 +24,14 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
 H = TypeVar("H", bound=Handler)
+
+
+def _not_connected() -> Any:
+    raise NotConnected("not connected to the broker, and this needs its answer")
+
+
+def _nothing() -> None:
+    """Return None: where nothing is connected there is nothing to disconnect."""
 
 
 class PyStrands(BaseClient):
@@ -201,7 +210,7 @@ class PyStrands(BaseClient):
         Handlers of what was received have ``timeout`` seconds, and what they send is still sent. Inside a handler it
         does not wait for that handler.
         """
-        return self._do(self._core.disconnect, timeout)
+        return self._do(self._core.disconnect, timeout, gone=_nothing)
 
     # -- sending
 
@@ -298,32 +307,43 @@ class PyStrands(BaseClient):
 
     def _send(self, line: bytes) -> Any:
         if loop_runs_here():
-            return self._do(self._core.send, line)
+            return self._do(self._core.send, line, gone=self._core.outage.unsent)
         bridge = self._bridge
         return self._core.outage.unsent() if bridge is None else bridge.send(line)
 
-    def _do(self, method: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
-        """Call a method of the Core: on its own loop, from another loop, or from a thread without one."""
+    def _do(
+        self,
+        method: Callable[..., Coroutine[Any, Any, Any]],
+        *arguments: Any,
+        gone: Callable[[], Any] = _not_connected,
+    ) -> Any:
+        """Call a method of the Core: on its own loop, from another loop, or from a thread without one.
+
+        From a thread or another loop it is ``gone()`` when the app does not run.
+        """
         bridge, life = self._bridge, self._core.life
         if loop_runs_here():
             if bridge is None or life is None or life.loop is asyncio.get_running_loop():
                 return method(*arguments)
-            return _elsewhere(bridge, method, arguments)
+            return _elsewhere(bridge, method, arguments, gone)
         if bridge is None:
-            return None
+            return gone()
         try:
             return bridge.call(method, *arguments)
         except Gone:
-            return None
+            return gone()
 
 
 async def _elsewhere(
-    bridge: Bridge, method: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...]
+    bridge: Bridge,
+    method: Callable[..., Coroutine[Any, Any, Any]],
+    arguments: tuple[Any, ...],
+    gone: Callable[[], Any],
 ) -> Any:
     try:
         return await asyncio.wrap_future(bridge.start(method, *arguments))
     except Gone:
-        return False
+        return gone()
 
 
 def _name_of(function: Any) -> str:

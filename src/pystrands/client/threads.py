@@ -176,8 +176,10 @@ class Workers:
 class Bridge:
     """Lets threads use a Core, and the Core use threads. Made on the Core's running loop, and closed there."""
 
-    def __init__(self, core: Core, max_workers: int) -> None:
+    def __init__(self, core: Core, max_workers: int, *, may_await: bool = True) -> None:
         self._core = core
+        self._may_await = may_await
+        self._told_async = False
         self._loop = asyncio.get_running_loop()
         self._mailbox = Mailbox(self._loop)
         self._workers = Workers(self._loop, self._mailbox, max_workers)
@@ -188,14 +190,34 @@ class Bridge:
     async def run_plain(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run the handler of that name, a plain function, on a thread; what it returns is awaited where that can be.
 
+        Without ``may_await`` a coroutine is run on that thread instead: on the loop it could not wait for the loop.
+
         Raises NotBegun when no thread was free before the client's lease was over. ``on_error`` is always run: it may
         tell of a handler that had begun. While not one thread can be had it waits for one, so that no event is lost;
         but for a client that wants to come in, and for on_error: those raise NoThread.
         """
         if name != "on_error":
             function, args = self._begin, (function, *args)
+        if not self._may_await:
+            function, args = self._to_its_end, (name, function, *args)
         result = await (await self._on_thread(name, function, args))
-        return await result if inspect.isawaitable(result) else result
+        return await result if self._may_await and inspect.isawaitable(result) else result
+
+    def _to_its_end(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a handler on this thread; where it turns out to be async, run it here as well, where it may block."""
+        result = function(*args)
+        if not inspect.isawaitable(result):
+            return result
+        if not inspect.iscoroutine(result):
+            raise TypeError(f"{name} returned a {type(result).__name__}, which nothing awaits: write a plain function")
+        if not self._told_async:
+            self._told_async = True
+            logger.warning(
+                "%s is async def under a decorator; PyStrandsClient calls plain functions on threads, and gives each "
+                "call of this one an event loop of its own, which is slow: write def, or use AsyncPyStrandsClient",
+                name,
+            )
+        return asyncio.run(result)
 
     async def _on_thread(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
         while True:
@@ -252,7 +274,12 @@ class Bridge:
         return wait_for(self.start(function, *args))
 
     def start(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> concurrent.futures.Future[T]:
-        """Start a coroutine function on the loop, in a copy of the caller's context. Raises Gone at its end."""
+        """Start a coroutine function on the loop, in a copy of the caller's context. Raises Gone at its end.
+
+        Raises RuntimeError on the loop itself: who waits there waits for ever.
+        """
+        if loop_runs_here() and asyncio.get_running_loop() is self._loop:
+            raise RuntimeError("this would wait for its own event loop: call it from a thread, such as a handler's")
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         with self._lock:
             if self._over:
@@ -336,7 +363,7 @@ class LoopThread:
     async def _main(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
         self._nudge = asyncio.Event()
         self.core = make_core(self)
-        self.bridge = Bridge(self.core, max_workers)
+        self.bridge = Bridge(self.core, max_workers, may_await=False)
         self._started.set()
         try:
             while True:

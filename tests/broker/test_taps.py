@@ -342,6 +342,7 @@ async def test_garbage_from_a_tool_is_skipped():
     assert not tool.transport.closed
     assert world.counters["lines_malformed"] == 4
     assert world.counters["lines_overlong"] == 1
+    assert ["could not be read" in line["params"]["error"] for line in await tool.heard()] == [True] * 4
     await tool.watch("lobby")
 
 

@@ -15,7 +15,7 @@ from pystrands.broker.taps import ToolOutput
 from pystrands.protocol import messages, wire
 from pystrands.protocol.events import Holder
 from pystrands.protocol.link import LinkSession, Receipt, is_silent
-from pystrands.protocol.messages import Command, HelloParams, Unknown
+from pystrands.protocol.messages import Broken, Command, HelloParams, Unknown
 
 __all__ = ["Backends", "Session", "SessionReceiver", "ToolSession"]
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _NEW: Final = Receipt.NEW
 _GAP: Final = Receipt.GAP
 _RECEIVED: Final = messages.Received
+_BROKEN: Final = Broken
 _OF_SESSIONS: Final = frozenset({messages.Leave, messages.Released, messages.Bye, Unknown})
 _REMEMBERED_DEAD: Final = 10_000
 _ACKNOWLEDGE_AFTER: Final = 256
@@ -61,8 +62,12 @@ class SessionReceiver(ABC):
         """The session is over: told once for each, after its last command."""
 
     @abstractmethod
-    def command(self, session: "Session", command: Command) -> None:
-        """A backend wants something done."""
+    def command(self, session: "Session", command: Command | Broken) -> None:
+        """A backend wants something done, or has sent what can't be read. This one may raise: it ends the command."""
+
+    @abstractmethod
+    def failed(self, session: "Session", command: Command | Unknown | Broken, error: Exception) -> None:
+        """Carrying out that command has raised."""
 
 
 class Session(Holder):
@@ -290,8 +295,8 @@ class Backends(LinkOwner):
         link.introduce(hello)
         self.link_decided(link, hello)
 
-    def link_received(self, link: Link, commands: list[Command | Unknown]) -> None:
-        """Carry out commands in order, each once."""
+    def link_received(self, link: Link, commands: list[Command | Unknown | Broken]) -> None:
+        """Carry out commands in order, each once. What one of them raises ends that one."""
         session = link.session
         if session is None:
             return
@@ -303,7 +308,10 @@ class Backends(LinkOwner):
         if stream is None:
             for command in commands:
                 if not isinstance(command, Unknown):
-                    receiver.command(session, command)
+                    try:
+                        receiver.command(session, command)
+                    except Exception as error:  # noqa: BLE001 - whatever it is
+                        receiver.failed(session, command, error)
             return
         carry_out = receiver.command
         for command in commands:
@@ -313,14 +321,21 @@ class Backends(LinkOwner):
                     self._break(link, "acknowledged a line that it was never sent")
                     return
                 continue
+            if kind is _BROKEN and not command.seq:  # type: ignore[union-attr]  # by its kind
+                if command.request_id:  # type: ignore[union-attr]
+                    receiver.command(session, command)  # type: ignore[arg-type]
+                continue
             receipt = stream.accept(command.seq)  # type: ignore[union-attr]  # only hello and heartbeat have none
             if receipt is _NEW:
-                if kind in _OF_SESSIONS:
-                    self._carry_out(session, command)
-                    if link.session is not session:  # it ended the session
-                        return
-                else:
-                    carry_out(session, command)  # type: ignore[arg-type]  # Unknown is of sessions
+                try:
+                    if kind in _OF_SESSIONS:
+                        self._carry_out(session, command)
+                        if link.session is not session:  # it ended the session
+                            return
+                    else:
+                        carry_out(session, command)  # type: ignore[arg-type]  # Unknown is of sessions
+                except Exception as error:  # noqa: BLE001 - whatever it is
+                    receiver.failed(session, command, error)
             elif receipt is _GAP:
                 self._break(link, "left out a line")
                 return
@@ -425,7 +440,7 @@ class Backends(LinkOwner):
         else:
             self._receiver.session_expired(session)
 
-    def _carry_out(self, session: Session, command: Command | Unknown) -> None:
+    def _carry_out(self, session: Session, command: Command | Unknown | Broken) -> None:
         if isinstance(command, messages.Leave | messages.Released):
             if not session.is_leaving:  # who gives events back wants no more: they would come again, and again
                 session.is_leaving = True
@@ -484,6 +499,7 @@ class Backends(LinkOwner):
         self._beat = self._loop.call_later(self._heartbeat, self._on_beat)
 
     def _on_beat(self) -> None:
+        self.start()  # first: whatever happens, there is another beat
         now = self._loop.time()
         for link in list(self._links):
             session = link.session
@@ -493,7 +509,6 @@ class Backends(LinkOwner):
                 self._break(link, f"has been silent for {now - link.heard:.0f} s")
             elif not link.blocked:
                 link.write(wire.HEARTBEAT)
-        self.start()
 
     async def stop(self, timeout: float) -> None:
         """Write what waits and end all links; those that have not taken it after ``timeout`` seconds are aborted."""

@@ -1,6 +1,5 @@
 """What backends want done, apart from answering and finishing: messages, rooms, clients."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,7 +10,6 @@ from pystrands.broker.counters import Counters
 from pystrands.broker.frames import close_code_is_valid
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.engine.base import Audience, Delivered, Engine
-from pystrands.errors import MalformedLine
 from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import (
     Broadcast,
@@ -33,15 +31,13 @@ from pystrands.protocol.messages import (
 
 __all__ = ["Commands"]
 
-logger = logging.getLogger(__name__)
-
-
 # Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
 _TO_ONE: Final = MessageToConnection
 _TO_ROOM: Final = MessageToRoom
 _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
 _EVERYONE: Final = Audience.EVERYONE
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Commands:
@@ -58,34 +54,30 @@ class Commands:
         self._counters = counters
 
     def carry_out(self, session: Session, command: Command) -> None:
-        """Do what a backend wants. Never raises: what can't be done is counted, logged and skipped."""
-        try:
-            if isinstance(command, _TO_ONE):
-                one = command.params
-                delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one) if one.binary else one.message)
-                if one.confirm:
-                    self._confirm(session, command.request_id, delivered)
-            elif isinstance(command, _TO_ROOM):
-                room = command.params
-                content = _content(room) if room.binary else room.message
-                delivered = self._engine.publish(_ROOM, room.room_id, content, room.exclude)
-                if room.confirm:
-                    self._confirm(session, command.request_id, delivered)
-            elif isinstance(command, Broadcast):
-                everyone = command.params
-                delivered = self._engine.publish(_EVERYONE, "", _content(everyone), everyone.exclude)
-                if everyone.confirm:
-                    self._confirm(session, command.request_id, delivered)
-            else:
-                result = self._look(session, command)
-                if result is None:
-                    result = self._manage(command)
-                request_id = getattr(command, "request_id", None)
-                if result is not None and request_id:
-                    self._answer(session, request_id, result)
-        except MalformedLine as error:
-            self._counters["lines_malformed"] += 1
-            logger.warning("%s sent a malformed message, which was skipped: %s", session.name, error)
+        """Do what a backend wants. Raises MalformedLine on a message that is none."""
+        if isinstance(command, _TO_ONE):
+            one = command.params
+            delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one) if one.binary else one.message)
+            if one.confirm:
+                self._confirm(session, command.request_id, delivered)
+        elif isinstance(command, _TO_ROOM):
+            room = command.params
+            content = _content(room) if room.binary else room.message
+            delivered = self._engine.publish(_ROOM, room.room_id, content, room.exclude)
+            if room.confirm:
+                self._confirm(session, command.request_id, delivered)
+        elif isinstance(command, Broadcast):
+            everyone = command.params
+            delivered = self._engine.publish(_EVERYONE, "", _content(everyone), everyone.exclude)
+            if everyone.confirm:
+                self._confirm(session, command.request_id, delivered)
+        else:
+            result = self._look(session, command)
+            if result is None:
+                result = self._manage(command)
+            request_id = getattr(command, "request_id", None)
+            if result is not None and request_id:
+                self._answer(session, request_id, result)
 
     def _answer(self, session: Session, request_id: str, result: dict[str, Any]) -> None:
         line = wire.result(request_id, result)
@@ -141,9 +133,11 @@ class Commands:
 
     @staticmethod
     def _update(client: Client, changes: dict[str, Any]) -> None:
-        old = msgspec.json.decode(client.metadata)
-        new = {**old, **changes} if isinstance(old, dict) else changes
-        client.metadata = msgspec.json.encode(new)
+        try:
+            old = _members(client.metadata)  # which stay as they are, whatever they are
+        except msgspec.ValidationError:  # it was no object
+            old = {}
+        client.metadata = msgspec.json.encode({**old, **changes})
 
 
 def _content(params: MessageToConnectionParams | MessageToRoomParams | BroadcastParams) -> str | bytes:

@@ -1,16 +1,21 @@
 """Clients that want to come in: which backend is asked, for how long, and what they hear."""
 
 import asyncio
+import json
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
+
+import msgspec
+from msgspec import Raw
 
 from pystrands.broker.admission import Handshake
 from pystrands.broker.backends import Session
 from pystrands.broker.counters import Counters
 from pystrands.broker.upgrade import RETRY_AFTER
 from pystrands.protocol import wire
-from pystrands.protocol.messages import ResponseParams
+from pystrands.protocol.messages import NOT_KNOWN, ResponseParams
 
 __all__ = ["Doorkeeper"]
 
@@ -144,11 +149,23 @@ class Doorkeeper:
         elif not answer.accepted:
             reason = answer.reason[:_MAX_REASON] or "the connection was rejected"
             self._refuse(question, _refusal_status(session, answer.status), reason, "refused_by_backend")
-        elif _is_utf8(bytes(answer.metadata)):
+        else:
+            try:
+                answer.metadata = _readable(answer.metadata)
+            except (*NOT_KNOWN, OverflowError) as error:
+                self._counters["lines_malformed"] += 1
+                self.could_not_be_read(session, request_id)
+                text = f"the metadata of an answer could not be read, and its client is not let in: {error}"
+                logger.warning("%s: %s", session.name, text)
+                session.write(wire.error(wire.NOBODY, text))
+                return
             self._forget(question)
             self._admit(session, question.handshake, answer)
-        else:
-            self._refuse(question, 502, "the backend's answer is not UTF-8", "lines_malformed")
+
+    def could_not_be_read(self, session: Session, request_id: str) -> None:
+        """A backend has answered what nobody can read."""
+        if (question := session.requests.get(request_id)) is not None:
+            self._refuse(question, 502, "the backend's answer could not be read", "refused_bad_answer")
 
     # --- how ---
 
@@ -225,9 +242,18 @@ def _refusal_status(session: Session, status: int) -> int:
     return 403
 
 
-def _is_utf8(data: bytes) -> bool:
+def _readable(metadata: Raw) -> Raw:
+    """Return metadata that every backend can read, since others may get it. Raises what decoding raises.
+
+    JSON sets no bounds to numbers. What is beyond a double becomes the largest one.
+    """
     try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        msgspec.json.decode(metadata)
+    except msgspec.ValidationError:
+        value = json.loads(bytes(metadata), parse_float=_as_double)
+        return Raw(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+    return metadata
+
+
+def _as_double(number: str) -> float:
+    return max(-sys.float_info.max, min(float(number), sys.float_info.max))

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Final, cast
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.gate import FIRST_LINE, TOO_LONG, Gate
 from pystrands.broker.tls import Tls, TlsStart
-from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
 from pystrands.protocol.framing import LineSplitter
-from pystrands.protocol.messages import COMMANDS, NOT_KNOWN, Command, Heartbeat, Hello, HelloParams, Unknown
+from pystrands.protocol.messages import (
+    COMMANDS,
+    NOT_KNOWN,
+    Broken,
+    Command,
+    Heartbeat,
+    Hello,
+    HelloParams,
+    Unknown,
+)
 
 if TYPE_CHECKING:
     from pystrands.broker.backends import Session
@@ -49,8 +57,8 @@ class LinkOwner(ABC):
         """A hello came late, on a link that has its session."""
 
     @abstractmethod
-    def link_received(self, link: "Link", commands: list[Command | Unknown]) -> None:
-        """These commands came in one read: all but hellos and heartbeats."""
+    def link_received(self, link: "Link", commands: list[Command | Unknown | Broken]) -> None:
+        """These commands came in one read: all but hellos and heartbeats, and broken lines that nobody waits for."""
 
     @abstractmethod
     def link_flow(self, link: "Link") -> None:
@@ -195,17 +203,15 @@ class Link:
             self._take_first(self._held, data)
             return
         overlong = self._splitter.overlong
-        commands: list[Command | Unknown] = []
+        commands: list[Command | Unknown | Broken] = []
         for line in self._splitter.feed(data):
             try:
-                command: Command | Unknown | None = _decode(line)
+                command: Command | Unknown | Broken | None = _decode(line)
             except NOT_KNOWN:
-                try:
-                    command = COMMANDS.decode(line)
-                except MalformedLine as error:
-                    self._is_malformed(error)
-                    if error.seq:
-                        commands.append(Unknown(error.seq))
+                command = COMMANDS.read(line)
+                if isinstance(command, Broken):
+                    if self._is_malformed(command):
+                        commands.append(command)
                     continue
                 shared.counters["commands_unknown"] += 1
             kind = type(command)
@@ -242,11 +248,12 @@ class Link:
             self._take_first_line(bytes(held[:end]), bytes(held))
 
     def _take_first_line(self, line: bytes, held: bytes) -> None:
-        try:
-            command = COMMANDS.decode(line)
-        except MalformedLine as error:
+        command = COMMANDS.read(line)
+        if isinstance(command, Broken):
             self._shared.counters["lines_malformed"] += 1
-            logger.warning("%s does not speak the protocol of backends and is disconnected: %s", self.name, error)
+            logger.warning(
+                "%s does not speak the protocol of backends and is disconnected: %s", self.name, command.problem
+            )
             self.abort()
             return
         if type(command) is Hello:
@@ -306,12 +313,15 @@ class Link:
         if hello.name:
             self.name = f"{self._address} {hello.name[:100]!r}"
 
-    def _is_malformed(self, error: MalformedLine) -> None:
+    def _is_malformed(self, line: Broken) -> bool:
+        """Count and log it; return whether the one who sent it is to hear of it."""
         self._malformed += 1
         self._shared.counters["lines_malformed"] += 1
         if self._malformed <= _LOGGED_MALFORMED_LINES:
             last = " (the last one of this link that is logged)" if self._malformed == _LOGGED_MALFORMED_LINES else ""
-            logger.warning("%s sent a malformed line, which was skipped: %s%s", self.name, error, last)
+            logger.warning("%s sent a malformed line, which was skipped: %s%s", self.name, line.problem, last)
+            return True
+        return bool(line.seq or line.request_id)
 
     def _is_overlong(self, count: int) -> None:
         self._shared.counters["lines_overlong"] += count

@@ -118,6 +118,9 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "refused_no_answer": Counted(
         "handshakes_failed", "no_answer", "clients on whom no backend decided within `--answer-timeout` (504)"
     ),
+    "refused_bad_answer": Counted(
+        "handshakes_failed", "bad_answer", "clients about whom a backend's answer could not be read (502)"
+    ),
     "refused_stopping": Counted(
         "handshakes_failed", "undecided", "clients that waited for a decision when the broker stopped (503)"
     ),
@@ -191,6 +194,9 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "links_refused", "tls", "peers on the backends' port that did not finish the TLS handshake"
     ),
     "commands_unknown": Counted("commands_unknown", "", "commands with an action that the broker does not know"),
+    "commands_failed": Counted(
+        "commands_failed", "", "commands at which the broker itself failed; its log has the traceback"
+    ),
     "responses_unexpected": Counted(
         "responses_unexpected", "", "answers about clients that had left, or were decided on"
     ),

@@ -15,9 +15,11 @@ from pystrands.broker.expiry import NEVER, Expiries
 from pystrands.broker.queue import EventQueue, Offer
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.broker.websocket import Receiver, WebSocket
+from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
 from pystrands.protocol.events import MAX_DELIVERIES, Event, Holder, Keeper, Kind, Lane, Ledger
 from pystrands.protocol.messages import (
+    Broken,
     Command,
     Done,
     MessageToConnection,
@@ -25,6 +27,7 @@ from pystrands.protocol.messages import (
     Released,
     Response,
     ResponseParams,
+    Unknown,
 )
 
 __all__ = ["Router"]
@@ -36,6 +39,7 @@ _MESSAGE: Final = Kind.MESSAGE
 _NEVER: Final = NEVER
 _TO_ONE: Final = MessageToConnection
 _TO_ROOM: Final = MessageToRoom
+_RESPONSE: Final = "response"
 _FAILURES: Final = frozenset({1002, 1003, 1007, 1009, 1011, 1013})
 """Close codes that a client's backend hears of as an error, before the disconnect."""
 
@@ -291,16 +295,40 @@ class Router(Receiver, SessionReceiver, Keeper):
                     cast("Client", lane).ws.resume_reading()
         self.doorkeeper.died(session)
 
-    def command(self, session: Session, command: Command) -> None:
-        """Carry out what a backend wants."""
+    def command(self, session: Session, command: Command | Broken) -> None:
+        """Carry out what a backend wants; tell it of what can't be read."""
         kind = type(command)
         if kind is _TO_ONE or kind is _TO_ROOM:  # before all that is rarer
-            self._commands.carry_out(session, command)
+            self._commands.carry_out(session, command)  # type: ignore[arg-type]  # by its kind
         elif isinstance(command, Done):
             self._ledger.done(session, command.params.events)
         elif isinstance(command, Response):
             self.doorkeeper.answered(session, command.request_id, command.params)
         elif isinstance(command, Released):
             self._ledger.released(session, command.params.events)
-        else:
+        elif not isinstance(command, Broken):
             self._commands.carry_out(session, command)
+        else:
+            self._is_lost(session, command, f"a line could not be read: {command.problem}")
+
+    def failed(self, session: Session, command: Command | Unknown | Broken, error: Exception) -> None:
+        """A command has raised: the backend hears that nothing came of it. Unless its message is none, that is ours."""
+        action = command.action if isinstance(command, Broken) else str(command.__struct_config__.tag)
+        if isinstance(error, MalformedLine):
+            self._counters["lines_malformed"] += 1
+            logger.warning("%s sent a malformed message, which was skipped: %s", session.name, error)
+            text = f"a message was skipped: {error}"
+        else:
+            self._counters["commands_failed"] += 1
+            logger.error("the command %s of %s failed", action, session.name, exc_info=error)
+            text = f"the broker failed at the command {action} ({type(error).__name__}): its log tells more"
+        self._is_lost(session, Broken(text, action, getattr(command, "request_id", "") or ""), text)
+
+    def _is_lost(self, session: Session, command: Broken, text: str) -> None:
+        """Tell a backend that nothing came of what it has sent."""
+        if command.action == _RESPONSE:  # an answer has no answer
+            self.doorkeeper.could_not_be_read(session, command.request_id)
+        elif command.request_id:
+            session.write(wire.result(command.request_id, {"error": text}))
+            return
+        session.write(wire.error(wire.NOBODY, text))

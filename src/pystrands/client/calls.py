@@ -39,6 +39,7 @@ __all__ = [
     "synthesised_disconnect",
     "synthesised_release",
     "unoffered_subprotocol",
+    "unreadable",
 ]
 
 
@@ -164,6 +165,14 @@ def lost_messages(
     """Return the call that tells of messages that were lost with a broker or a session (LINK rule 23)."""
     context = Context()
     return Call("on_error", (f"{count} messages were lost: {why}", context), context, None)
+
+
+def unreadable(action: str, problem: str) -> Call:
+    """Return the call that tells of an event that can't be read, and so is handled by nobody."""
+    context = Context()
+    what = f"the event {action[:40]!r}" if action else "an event"
+    text = f"{what} of the broker could not be read and was skipped: {problem}"
+    return Call("on_error", (text, context), context, None)
 
 
 def answer(call: Call, result: Any) -> bytes:

@@ -16,6 +16,7 @@ from pystrands.client.calls import (
     lost_messages,
     synthesised_disconnect,
     synthesised_release,
+    unreadable,
 )
 from pystrands.client.dispatch import Dispatcher
 from pystrands.client.heartbeats import Heartbeats
@@ -28,9 +29,9 @@ from pystrands.protocol import messages, wire
 from pystrands.protocol.commands import BackendSession
 from pystrands.protocol.link import LinkSession, Receipt, ranges
 from pystrands.protocol.messages import (
-    COMMANDS,
     EVENTS,
     NOT_KNOWN,
+    Broken,
     ConnectionRequest,
     Event,
     Heartbeat,
@@ -46,6 +47,7 @@ from pystrands.protocol.messages import (
     Welcome,
     WelcomeParams,
 )
+from pystrands.protocol.remains import remains_of
 
 __all__ = ["Incoming"]
 
@@ -62,13 +64,12 @@ def new_session_id() -> str:
     return secrets.token_hex(16)
 
 
-def _explain(link: Link, line: bytes) -> Event | Unknown | None:
+def _explain(link: Link, line: bytes) -> Event | Unknown | Broken | None:
     """Return what is known of a line that is not as it should be."""
-    try:
-        return EVENTS.decode(line)
-    except MalformedLine as error:
-        link.reject_line(error)
-        return Unknown(error.seq) if error.seq else None
+    event = EVENTS.read(line)
+    if isinstance(event, Broken):
+        link.reject_line(event.problem)
+    return event
 
 
 def _of_no_event(context: Context) -> Context:
@@ -142,7 +143,7 @@ class Incoming:
             return
         session: BackendSession | None = self._outgoing.session
         decode = EVENTS.known
-        event: Event | Unknown | None
+        event: Event | Unknown | Broken | None
         for line in lines:
             try:
                 event = decode(line)
@@ -170,14 +171,14 @@ class Incoming:
                 self._hear_refused(link, cast("Refused", event).params.reason)
             elif link.awaits_welcome:
                 link.reject_line("it came before the welcome")
-            elif session is None:
+            elif session is None or (kind is Broken and not cast("Broken", event).seq):
                 if kind is not Unknown:
-                    self._take(link, session, cast("Event", event), line)
+                    self._take(link, session, cast("Event | Broken", event), line)
             elif self._is_next(link, session, number := getattr(event, "seq", 0)):
                 if kind is Unknown:
                     self._skip(link, number)
                 else:
-                    self._take(link, session, cast("Event", event), line)
+                    self._take(link, session, cast("Event | Broken", event), line)
             if not link.is_open:
                 return
         if not link.awaits_welcome:
@@ -229,7 +230,7 @@ class Incoming:
             call = call_for_message(event, link.peer, len(line), seq, session.done)
         except MalformedLine as error:
             link.reject_line(error)
-            self._skip(link, seq)
+            self._take_broken(link, session, Broken(str(error), "new_message", seq=seq))
             return
         self._ownership.owns(cast("str", call.lane), call.context, line)
         if self.is_leaving:
@@ -237,8 +238,27 @@ class Incoming:
         else:
             self._dispatcher.put(call)
 
-    def _take(self, link: Link, session: BackendSession | None, event: Event, line: bytes) -> None:
+    def _take_broken(self, link: Link, session: BackendSession | None, line: Broken) -> None:
+        """What the broker wanted can't be read: who waits for it hears so, or the broker, or else ``on_error``."""
+        if line.action == "result":
+            waiter = self.results.get(line.request_id)
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(PyStrandsError(f"the broker's answer could not be read: {line.problem}"))
+        elif line.action == "connection_request":
+            refusal = wire.response(line.request_id, False, status=500, reason="the backend could not read the request")
+            self._outgoing.write(refusal)
+        elif line.seq and not self.is_leaving:
+            call = unreadable(line.action, line.problem)
+            call.seq, call.done = line.seq, None if session is None else session.done
+            self._dispatcher.put(call)
+        else:
+            self._skip(link, line.seq)
+
+    def _take(self, link: Link, session: BackendSession | None, event: Event | Broken, line: bytes) -> None:
         kind = type(event)
+        if isinstance(event, Broken):
+            self._take_broken(link, session, event)
+            return
         if kind is Result:
             result = cast("Result", event)
             waiter = self.results.get(result.request_id)
@@ -256,7 +276,7 @@ class Incoming:
             call = call_for(event, link.peer)
         except MalformedLine as error:
             link.reject_line(error)
-            self._skip(link, getattr(event, "seq", 0))
+            self._take_broken(link, session, Broken(str(error), "new_message", seq=getattr(event, "seq", 0)))
             return
         if call is None:
             return
@@ -470,7 +490,7 @@ class Incoming:
         """Have all who wait for an answer hear that none comes, but for those whose command is sent again."""
         if not self.results:
             return
-        again = {getattr(COMMANDS.decode(line), "request_id", None) for line in sent_again}
+        again = {remains_of(line).request_id for line in sent_again}
         for request_id, waiter in self.results.items():
             if request_id not in again and not waiter.done():
                 waiter.set_exception(OutcomeUnknown("the broker, or its session with it, ended before the answer came"))

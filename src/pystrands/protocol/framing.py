@@ -2,6 +2,8 @@
 
 from io import BytesIO
 
+from pystrands.protocol.remains import LONGEST_END, SCANNED, what_is_left
+
 __all__ = ["LineSplitter"]
 
 
@@ -13,9 +15,10 @@ class LineSplitter:
 
     A line of more than ``max_line`` bytes before its ``\n`` is dropped as a whole, the rest of it as it arrives, and
     counted in ``overlong``: memory stays bounded by ``max_line`` plus one read. The lines after it are not affected.
+    In its place there is what :func:`~pystrands.protocol.remains.what_is_left` tells of it, where that is anything.
     """
 
-    __slots__ = ("_held", "_held_size", "_skipping", "max_line", "overlong")
+    __slots__ = ("_end", "_held", "_held_size", "_skipping", "_start", "max_line", "overlong")
 
     def __init__(self, max_line: int) -> None:
         self.max_line = max_line
@@ -23,6 +26,7 @@ class LineSplitter:
         self._held: list[bytes] = []  # the line that has no end yet, in pieces: joining once keeps a long line linear
         self._held_size = 0
         self._skipping = False
+        self._start = self._end = b""  # of the line that is being dropped
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that ``data`` completes, in order."""
@@ -38,10 +42,10 @@ class LineSplitter:
         return lines
 
     def _complete(self, end: bytes) -> bytes:
-        """Return the line that was held, with its ``end``; empty when it is one that is being dropped."""
+        """Return the line that was held, with its ``end``; of one that is being dropped what is left, if anything."""
         if self._skipping:
             self._skipping = False
-            return b""
+            return what_is_left(self._start, self._end + end)
         if not self._held:
             return end
         self._held.append(end)
@@ -54,13 +58,16 @@ class LineSplitter:
         if len(line) - 1 <= self.max_line:
             return line
         self.overlong += 1
-        return b""
+        return what_is_left(line, line)
 
     def _hold(self, rest: bytes) -> None:
         if self._skipping:
+            self._end = (self._end + rest)[-LONGEST_END:]
             return
         self._held_size += len(rest)
         if self._held_size > self.max_line:
+            line = b"".join((*self._held, rest))
+            self._start, self._end = line[:SCANNED], line[-LONGEST_END:]
             self._held.clear()
             self._held_size = 0
             self._skipping = True

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from pystrands.context import Context
 from pystrands.errors import MalformedLine
+from pystrands.protocol.remains import OVERLONG, remains_of
 
 __all__ = [
     "COMMANDS",
@@ -25,6 +26,7 @@ __all__ = [
     "SENDER",
     "TOOL",
     "Broadcast",
+    "Broken",
     "Bye",
     "ClientAdopted",
     "ClientError",
@@ -601,27 +603,33 @@ M = TypeVar("M")
 NOT_KNOWN: Final = (ValueError, RecursionError)
 """What decoding raises; msgspec's errors and UnicodeDecodeError are ValueErrors."""
 
+_MAX_PROBLEM: Final = 300
+"""Characters of what is told of a broken line; some of them are the line's own."""
+
 
 class Unknown(Struct):
-    """A line whose action nobody here knows, or whose params are wrong: only its number counts."""
+    """A line whose action nobody here knows: only its number counts."""
 
     seq: int
 
 
-class _Envelope(Struct):
-    action: str
+class Broken(Struct):
+    """A line that can't be read: ``problem`` is for the one who sent it. What is empty or 0 is not known."""
+
+    problem: str
+    action: str = ""
+    request_id: str = ""
     seq: int = 0
 
 
 class Decoder(Generic[M]):
     """Turns a line into one message of a union of tagged Structs."""
 
-    __slots__ = ("_actions", "_envelope", "known")
+    __slots__ = ("_actions", "known")
 
     def __init__(self, union: Any) -> None:
         self.known: Callable[[bytes], M] = msgspec.json.Decoder(union).decode
         """Decodes a line that is as it should be; what it raises on another one, :meth:`decode` explains."""
-        self._envelope = msgspec.json.Decoder(_Envelope).decode
         self._actions = {struct.__struct_config__.tag for struct in union.__args__}
 
     def decode(self, line: bytes) -> M | Unknown | None:
@@ -629,19 +637,22 @@ class Decoder(Generic[M]):
 
         Raises MalformedLine, and nothing else, when the line is no JSON object, or has wrong or missing params.
         """
+        line_or_broken = self.read(line)
+        if isinstance(line_or_broken, Broken):
+            broken = line_or_broken
+            raise MalformedLine(broken.problem, seq=broken.seq)
+        return line_or_broken
+
+    def read(self, line: bytes) -> M | Unknown | Broken | None:
+        """Do the same, and return what is known of a line that is malformed. Never raises."""
         try:
             return self.known(line)
         except NOT_KNOWN as error:
-            envelope = self._look(line) if isinstance(error, msgspec.ValidationError) else None
-            if envelope is not None and envelope.action not in self._actions:
-                return Unknown(envelope.seq) if envelope.seq else None
-            raise MalformedLine(str(error), seq=envelope.seq if envelope is not None else 0) from None
-
-    def _look(self, line: bytes) -> _Envelope | None:
-        try:
-            return self._envelope(line)
-        except NOT_KNOWN:
-            return None
+            remains = remains_of(line)
+            if remains.action and remains.action not in self._actions and isinstance(error, msgspec.ValidationError):
+                return Unknown(remains.seq) if remains.seq else None
+            problem = "it is longer than a line may be" if line.endswith(OVERLONG) else str(error)[:_MAX_PROBLEM]
+            return Broken(problem, *remains)
 
 
 EVENTS: Decoder[Event] = Decoder(Event)

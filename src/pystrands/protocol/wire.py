@@ -17,6 +17,7 @@ __all__ = [
     "HEARTBEAT",
     "LEAVE",
     "LEAVING",
+    "NOBODY",
     "broadcast",
     "client_adopted",
     "connection_request",
@@ -128,6 +129,10 @@ def context_json(client_id: str, room_id: str, metadata: bytes, rooms: Sequence[
         + metadata
         + b"}"
     )
+
+
+NOBODY = context_json("", "", b"{}")
+"""The context of what is about no client."""
 
 
 def new_connection(context: bytes) -> bytes:

@@ -1,0 +1,44 @@
+"""A program that PyInstaller has made of one that uses PyStrands, from this build of it: compiled or interpreted."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pystrands.build import BUILD
+
+PROGRAM = """\
+import asyncio
+
+from pystrands import AsyncPyStrandsClient
+from pystrands.broker.config import BrokerConfig
+from pystrands.broker.server import Broker
+from pystrands.build import BUILD
+
+
+class Chat(AsyncPyStrandsClient):
+    async def on_message(self, message, context):
+        await self.send_room_message(context.room_id, message)
+
+
+async def main():
+    async with Broker(BrokerConfig(ws_port=0, tcp_port=0)) as broker:
+        chat = Chat("127.0.0.1", broker.tcp_port)
+        assert await chat.connect()
+        print(BUILD, await chat.send_room_message("lobby", "hello", confirm=True))
+        await chat.disconnect()
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(300)  # what PyInstaller does takes twenty seconds of a core
+def test_a_frozen_program_finds_all_that_it_imports(tmp_path):
+    source = tmp_path / "chat.py"
+    source.write_text(PROGRAM, "utf-8")
+    command = [sys.executable, "-m", "PyInstaller", "--log-level", "ERROR", "--specpath", tmp_path, "--workpath"]
+    command += [tmp_path / "work", "--distpath", tmp_path / "dist", source]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    done = subprocess.run([tmp_path / "dist" / "chat" / "chat"], check=False, capture_output=True, text=True)
+    assert done.stdout == f"{BUILD} Confirmation(matched=0, skipped=0)\n", done.stderr

@@ -35,7 +35,8 @@ def pystrands_broker(pystrands_options: dict[str, Any]) -> "Iterator[BrokerThrea
 def pystrands_backend(pystrands_broker: "BrokerThread") -> Iterator[Callable[..., Any]]:
     """A function that connects a backend, a client's class or an instance, until the test has ended.
 
-    For example ``chat = pystrands_backend(Chat)``. Handlers run on threads: those of async backends on an event loop
+    For example ``chat = pystrands_backend(Chat)``, or ``pystrands_backend(Chat, "a database", name="chat")`` with
+    arguments for the class. Handlers run on threads: those of async backends on an event loop
     in the background. ``on=pystrands_link`` connects it through that link; other arguments go to the class.
     """
     from pystrands import testing  # noqa: PLC0415 - see the module
@@ -43,6 +44,7 @@ def pystrands_backend(pystrands_broker: "BrokerThread") -> Iterator[Callable[...
     with contextlib.ExitStack() as stack:
 
         def connect(*kind: Any, on: Any = None, **options: Any) -> Any:
+            """Connect a class, made with the arguments after it, or an instance."""
             return stack.enter_context(testing.backend_thread(on or pystrands_broker, *kind, **options))
 
         yield connect

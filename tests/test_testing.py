@@ -404,6 +404,18 @@ def test_a_backend_of_every_kind_without_an_event_loop(kind):
     assert not client.connected
 
 
+async def test_a_class_takes_positional_arguments():
+    class Stored(Room):
+        def __init__(self, database, *tables, **options):
+            super().__init__(**options)
+            self.made_with = database, tables
+
+    async with testing.broker() as broker, testing.backend(broker, Stored, "db", 1, 2, name="n") as stored:
+        assert (stored.made_with, stored.name) == (("db", (1, 2)), "n")
+        with pytest.raises(TypeError, match="set them on the instance: 'db', name"):
+            await testing.backend(broker, Stored("db"), "db", name="n").__aenter__()  # type: ignore[call-overload]
+
+
 async def test_an_instance_gets_its_attributes_back():
     room = Room("broker.example", 9, reconnect_delay=0.001)
     async with testing.broker() as broker:
@@ -738,6 +750,17 @@ def test_the_fixtures_together(pytester):
             client.expect("x")
             assert pystrands_broker.ask(lambda broker: broker.config.queue_size) == 3
 
+        class Stored(Echo):
+            def __init__(self, database, /, *tables, kind="sql", **options):
+                super().__init__(**options)
+                self.made_with = database, tables, kind
+
+        def test_a_class_with_arguments_and_an_instance(pystrands_backend):
+            stored = pystrands_backend(Stored, "db", "one", "two", name="echo")
+            assert (stored.made_with, stored.name) == (("db", ("one", "two"), "sql"), "echo")
+            other = Stored("other")
+            assert pystrands_backend(other) is other
+
         async def test_async_beside_threads(pystrands_broker, pystrands_backend):
             pystrands_backend(Echo)
             async with testing.connect(pystrands_broker) as client:
@@ -750,7 +773,7 @@ def test_the_fixtures_together(pytester):
         """
     )
     result = run_files(pytester, args=ASYNC)
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(["*expected 'something' within 0.01 s, and nothing came*"])
 
 

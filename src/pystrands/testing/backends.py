@@ -50,27 +50,34 @@ class Arrival:
 
 
 @overload
-def backend(broker: HasBackends, **options: Any) -> AbstractAsyncContextManager[AsyncPyStrandsClient]: ...
+def backend(broker: HasBackends, /, **options: Any) -> AbstractAsyncContextManager[AsyncPyStrandsClient]: ...
 @overload
-def backend(broker: HasBackends, kind: Callable[..., B], **options: Any) -> AbstractAsyncContextManager[B]: ...
+def backend(
+    broker: HasBackends, /, kind: Callable[..., B], *args: Any, **options: Any
+) -> AbstractAsyncContextManager[B]: ...
 @overload
-def backend(broker: HasBackends, kind: B) -> AbstractAsyncContextManager[B]: ...
-def backend(broker: HasBackends, kind: Any = AsyncPyStrandsClient, **options: Any) -> AbstractAsyncContextManager[Any]:
+def backend(broker: HasBackends, /, kind: B) -> AbstractAsyncContextManager[B]: ...
+def backend(
+    broker: HasBackends, /, kind: Any = AsyncPyStrandsClient, *args: Any, **options: Any
+) -> AbstractAsyncContextManager[Any]:
     """Connect a backend: ``async with testing.backend(broker, Chat) as chat:``; it is disconnected at the end.
 
-    ``kind``: a subclass of AsyncPyStrandsClient, PyStrandsClient or PyStrands, which is made with ``options``; or an
-    instance of one, with its own attributes but for ``host``, ``port`` and ``reconnect_delay``, which it gets back in
-    the end. Without a ``kind`` it accepts everybody, and the test itself can send through it.
+    ``kind``: a subclass of AsyncPyStrandsClient, PyStrandsClient or PyStrands, or a function that gives one of these,
+    which is called with ``args`` and ``options``; or an instance, with its own attributes but for ``host``, ``port``
+    and ``reconnect_delay``, which it gets back in the end. Without a ``kind`` it accepts everybody, and the test itself
+    can send through it.
 
     It reconnects after 20 ms unless ``options`` have a ``reconnect_delay``. The block begins when the broker has the
     backend; AssertionError when that takes more than 10 s. Handlers that run at the end have 5 s to finish.
     """
-    return _backend(broker, kind, options)
+    return _backend(broker, kind, args, options)
 
 
 @contextlib.asynccontextmanager
-async def _backend(broker: HasBackends, kind: Any, options: dict[str, Any]) -> AsyncIterator[Any]:
-    with _prepared(kind, options, broker) as client:
+async def _backend(
+    broker: HasBackends, kind: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> AsyncIterator[Any]:
+    with _prepared(kind, args, options, broker) as client:
         arrived = Arrival(broker)
         running: asyncio.Task[None] | None = None
         try:
@@ -98,23 +105,27 @@ async def _backend(broker: HasBackends, kind: Any, options: dict[str, Any]) -> A
 
 
 @overload
-def backend_thread(broker: HasBackends, **options: Any) -> AbstractContextManager[PyStrandsClient]: ...
+def backend_thread(broker: HasBackends, /, **options: Any) -> AbstractContextManager[PyStrandsClient]: ...
 @overload
-def backend_thread(broker: HasBackends, kind: Callable[..., B], **options: Any) -> AbstractContextManager[B]: ...
+def backend_thread(
+    broker: HasBackends, /, kind: Callable[..., B], *args: Any, **options: Any
+) -> AbstractContextManager[B]: ...
 @overload
-def backend_thread(broker: HasBackends, kind: B) -> AbstractContextManager[B]: ...
-def backend_thread(broker: HasBackends, kind: Any = PyStrandsClient, **options: Any) -> AbstractContextManager[Any]:
+def backend_thread(broker: HasBackends, /, kind: B) -> AbstractContextManager[B]: ...
+def backend_thread(
+    broker: HasBackends, /, kind: Any = PyStrandsClient, *args: Any, **options: Any
+) -> AbstractContextManager[Any]:
     """Connect a backend from a test without an event loop: ``with testing.backend_thread(broker, Chat) as chat:``.
 
     Parameters and exceptions are those of :func:`backend`. The handlers of a PyStrandsClient run on its own threads,
     those of the others on an event loop in the background.
     """
-    return _backend_thread(broker, kind, options)
+    return _backend_thread(broker, kind, args, options)
 
 
 @contextlib.contextmanager
-def _backend_thread(broker: HasBackends, kind: Any, options: dict[str, Any]) -> Iterator[Any]:
-    with _prepared(kind, options, broker) as client:
+def _backend_thread(broker: HasBackends, kind: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Iterator[Any]:
+    with _prepared(kind, args, options, broker) as client:
         if isinstance(client, PyStrandsClient):
             arrived = Arrival(broker)
             try:
@@ -129,7 +140,7 @@ def _backend_thread(broker: HasBackends, kind: Any, options: dict[str, Any]) -> 
         try:
             stack = contextlib.AsyncExitStack()
             # Without options: the client is made, and has its address and its delay.
-            thread.run(stack.enter_async_context, _backend(broker, client, {}))
+            thread.run(stack.enter_async_context, _backend(broker, client, (), {}))
             try:
                 yield client
             finally:
@@ -139,14 +150,15 @@ def _backend_thread(broker: HasBackends, kind: Any, options: dict[str, Any]) -> 
 
 
 @contextlib.contextmanager
-def _prepared(kind: Any, options: dict[str, Any], broker: HasBackends) -> Iterator[AnyClient]:
+def _prepared(kind: Any, args: tuple[Any, ...], options: dict[str, Any], broker: HasBackends) -> Iterator[AnyClient]:
     """Give a client that will find the broker; an instance gets its attributes back in the end."""
     is_instance = isinstance(kind, AnyClient)
-    if is_instance and options:
-        raise TypeError(f"options are for a class; set them on the instance: {', '.join(options)}")
+    if is_instance and (args or options):
+        given = ", ".join([*map(repr, args), *options])
+        raise TypeError(f"options are for a class; set them on the instance: {given}")
     if not is_instance and not callable(kind):
         raise TypeError(f"a backend is a client or its class, not {type(kind).__name__}")
-    client: AnyClient = kind if is_instance else kind(**options)
+    client: AnyClient = kind if is_instance else kind(*args, **options)
     if client.connected:
         raise RuntimeError("this backend is connected already; disconnect() it first")
     before = client.host, client.port, client.reconnect_delay

@@ -19,13 +19,14 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from pystrands import AsyncPyStrandsClient
+from pystrands import AsyncPyStrandsClient, __version__
 from pystrands.cli import main
 from pystrands.cli_tools import TOOL_OPTIONS, watched_line
 from pystrands.errors import MalformedLine
 from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import WatchedParams
-from pystrands.status_table import Picture, duration, rates
+from pystrands.status_table import Picture
+from pystrands.status_text import PlainPicture, duration, rates
 from pystrands.testing import backend, until
 from pystrands.testing import broker as running_broker
 from pystrands.tools import Sent, Tool, ToolError
@@ -523,17 +524,51 @@ async def test_status_goes_on_for_machines_until_it_is_interrupted():
             assert await interrupted(child) == (0, "")
 
 
-async def test_without_rich_the_table_says_what_to_install():
+async def test_without_rich_the_table_is_plain():
     code = "import sys; sys.modules['rich'] = None; from pystrands.cli import main; main()"
-    async with running_broker() as broker:
+    async with running_broker() as broker, backend(broker, Rooms, name="chat"):
         command = [sys.executable, "-c", code, "status", "--tcp-port", str(broker.tcp_port)]
-        result = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-        assert (result.returncode, result.stdout) == (1, "")
-        assert result.stderr == "Error: the table needs rich: pip install 'pystrands[cli]', or use --json\n"
+        result = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
+        assert result.stderr == ""
+        rows = [line.split() for line in result.stdout.splitlines()]
+        assert rows[0][:4] == ["PyStrands", __version__, "at", f"127.0.0.1:{broker.tcp_port},"]
+        assert ["backend", "clients", "in", "flight", "protocol", "state"] in rows
+        (one,) = [row for row in rows if row[-1:] == ["connected"]]
+        assert one[-5:] == ["'chat'", "0", "0", "2", "connected"]
         result = await asyncio.to_thread(
             subprocess.run, [*command, "--json", "--once"], capture_output=True, text=True, check=True
         )
         assert json.loads(result.stdout)["clients"] == 0
+
+
+def test_plain_reports_one_below_the_other(capsys):
+    report = {
+        "version": "2", "uptime": 10.0, "clients": 3000, "rooms": 1, "queue": {"messages": 1, "bytes": 2},
+        "counters": {"messages_received": 1000}, "backends": [],
+    }  # fmt: skip
+    row = {"name": "\x1b[2Jone", "clients": 1, "in_flight": None, "protocol": 1, "leaving": False, "linked": True}
+    with PlainPicture("here") as text:
+        text.show(report)
+        text.show(report | {"uptime": 12.0, "counters": {"messages_received": 1004}, "backends": [row]})
+    shown = """
+PyStrands 2 at here, up 10 s
+clients 3,000   rooms 1   queue 1 messages, 2 bytes
+
+No backend is connected: clients wait.
+
+counter             total   per second since the start
+messages_received   1,000                        100.0
+
+PyStrands 2 at here, up 12 s
+clients 3,000   rooms 1   queue 1 messages, 2 bytes
+
+backend      clients   in flight   protocol   state
+\\x1b[2Jone         1           -          1   connected
+
+counter             total   per second
+messages_received   1,004          2.0
+"""
+    assert capsys.readouterr().out == shown.removeprefix("\n")
 
 
 def test_the_table_has_every_state_of_a_backend():

@@ -23,7 +23,8 @@ from pystrands.client.base import TOKEN_VARIABLE
 from pystrands.errors import ConfigError, PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.messages import WatchedParams
-from pystrands.tools import Sent, Tool, ToolError
+from pystrands.status_text import PlainPicture
+from pystrands.tools import Sent, Tool
 
 if TYPE_CHECKING:
     from pystrands.status_table import Picture
@@ -243,7 +244,9 @@ def status(once: bool, as_json: bool, interval: float, **flags: str | None) -> N
         tool = stack.enter_context(_link(flags))
         if not as_json:
             once = once or not sys.stdout.isatty()
-            show = stack.enter_context(_picture(tool.address, live=not once)).show
+            picture = _picture(tool.address, live=not once)
+            stack.enter_context(picture)
+            show = picture.show
         show(tool.status())
         while not once:
             time.sleep(interval)
@@ -254,11 +257,11 @@ def _print_json(report: dict[str, Any]) -> None:
     click.echo(json.dumps(report))
 
 
-def _picture(address: str, *, live: bool) -> "Picture":
+def _picture(address: str, *, live: bool) -> "Picture | PlainPicture":
     try:
         from pystrands.status_table import Picture  # noqa: PLC0415 - rich is an extra
     except ImportError:
-        raise ToolError("the table needs rich: pip install 'pystrands[cli]', or use --json") from None
+        return PlainPicture(address)
     return Picture(address, live=live)
 
 

@@ -10,7 +10,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Picture", "duration", "rates"]
+from pystrands.status_text import (
+    BACKEND_COLUMNS,
+    NO_BACKEND,
+    backend_rows,
+    counter_columns,
+    counter_rows,
+    headline,
+    sizes,
+)
+
+__all__ = ["Picture"]
 
 
 class Picture:
@@ -48,54 +58,22 @@ class Picture:
         self._before = report
 
     def _draw(self, report: Mapping[str, Any]) -> Group:
-        queue = report["queue"]
-        head = Text.assemble(
-            (f"PyStrands {report['version']}", "bold"),
-            f" at {self._address}, up {duration(report['uptime'])}\n",
-            f"clients {report['clients']:,}   rooms {report['rooms']:,}   ",
-            f"queue {queue['messages']:,} messages, {queue['bytes']:,} bytes",
-        )
-        return Group(head, _backends(report["backends"]), self._counters(report))
+        head = Text.assemble((headline(report), "bold"), sizes(report, self._address))
+        return Group(head, _backends(report), self._counters(report))
 
     def _counters(self, report: Mapping[str, Any]) -> Table:
-        table = Table("counter", box=SIMPLE_HEAD)
-        table.add_column("total", justify="right")
-        table.add_column("per second" if self._before else "per second since the start", justify="right")
-        speed = rates(report, self._before)
-        for name, count in report["counters"].items():
-            table.add_row(Text(name), f"{count:,}", f"{speed[name]:,.1f}")
-        return table
+        return _table(counter_columns(self._before), counter_rows(report, self._before), right=range(1, 3))
 
 
-def _backends(backends: list[Mapping[str, Any]]) -> Table | Text:
-    if not backends:
-        return Text("\nNo backend is connected: clients wait.\n", style="yellow")
-    table = Table("backend", box=SIMPLE_HEAD)
-    for heading in ("clients", "in flight", "protocol"):
-        table.add_column(heading, justify="right")
-    table.add_column("state")
-    for each in backends:
-        state = "leaving" if each["leaving"] else "connected" if each["linked"] else "away"
-        in_flight = "-" if each["in_flight"] is None else f"{each['in_flight']:,}"
-        table.add_row(Text(each["name"]), f"{each['clients']:,}", in_flight, str(each["protocol"]), state)
+def _backends(report: Mapping[str, Any]) -> Table | Text:
+    rows = backend_rows(report)
+    return _table(BACKEND_COLUMNS, rows, right=range(1, 4)) if rows else Text(f"\n{NO_BACKEND}\n", style="yellow")
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]], right: range) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for index, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if index in right else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))  # no markup: names are strangers' text
     return table
-
-
-def rates(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return each counter's growth per second since ``before``, a report of the same broker, or since its start."""
-    seconds = report["uptime"] - (before["uptime"] if before else 0)
-    old: Mapping[str, int] = before["counters"] if before else {}
-    return {
-        name: (count - old.get(name, 0)) / seconds if seconds > 0 else 0.0 for name, count in report["counters"].items()
-    }
-
-
-def duration(seconds: float) -> str:
-    """Return how long that is, in its two largest units: ``3 h 12 min``."""
-    rest = int(seconds)
-    parts: list[str] = []
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        count, rest = divmod(rest, size)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])

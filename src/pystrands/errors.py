@@ -8,7 +8,7 @@
     │   ├── MessageTooBig              longer than the broker takes
     │   └── BinaryNotSupported         bytes, and the broker only knows text
     ├── NotConnected (ConnectionError) there is no link, and an answer of the broker is needed
-    ├── NotSupported                   the broker is too old for that
+    ├── NotSupported                   the broker is too old for that, or this process has no real threads
     ├── OutcomeUnknown                 the broker went before it answered
     ├── Refused                        the broker does not let this backend in: its token is wrong or missing
     └── MalformedLine (ValueError)     a line on a link is not what the protocol allows; never leaves the library
@@ -72,7 +72,7 @@ class NotConnected(PyStrandsError, ConnectionError):  # noqa: N818 - see Message
 
 
 class NotSupported(PyStrandsError):  # noqa: N818 - see MessageTooBig
-    """The broker at the other end is too old for what was asked for."""
+    """The broker at the other end is too old for what was asked for, or gevent has taken this process its threads."""
 
 
 class OutcomeUnknown(PyStrandsError):  # noqa: N818 - see MessageTooBig

@@ -6,6 +6,7 @@ import contextvars
 import inspect
 import logging
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -15,8 +16,9 @@ from pystrands.client.clock import clock
 from pystrands.client.core import Core
 from pystrands.client.dispatch import NotBegun
 from pystrands.client.outgoing import Outgoing
+from pystrands.errors import NotSupported
 
-__all__ = ["Bridge", "Gone", "LoopThread", "loop_runs_here", "new_event_loop"]
+__all__ = ["Bridge", "Gone", "LoopThread", "check_threads", "loop_runs_here", "new_event_loop"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,23 @@ def loop_runs_here() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def check_threads() -> None:
+    """Raise NotSupported in a process whose threads are greenlets: an event loop on one would stop all the others."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        patched, instead = (
+            "gevent",
+            "gunicorn's worker class gthread in place of gevent, or monkey.patch_all(thread=False)",
+        )
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        patched, instead = "eventlet", "gunicorn's worker class gthread in place of eventlet, or no monkey_patch()"
+    else:
+        return
+    raise NotSupported(
+        f"PyStrands needs threads of the system, and {patched} has replaced them in this process: use {instead}"
+    )
 
 
 class Mailbox:
@@ -177,6 +196,7 @@ class Bridge:
     """Lets threads use a Core, and the Core use threads. Made on the Core's running loop, and closed there."""
 
     def __init__(self, core: Core, max_workers: int, *, may_await: bool = True) -> None:
+        check_threads()
         self._core = core
         self._may_await = may_await
         self._told_async = False
@@ -333,10 +353,12 @@ def wait_for(future: concurrent.futures.Future[T]) -> T:
 class LoopThread:
     """A daemon thread with an event loop, a Core and its Bridge; it ends when the Core's life has ended.
 
-    Raises what the system says when it has no thread or no descriptors for that: RuntimeError, OSError.
+    Raises what the system says when it has no thread or no descriptors for that: RuntimeError, OSError. Raises
+    NotSupported where threads are greenlets.
     """
 
     def __init__(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
+        check_threads()
         self.core: Core
         self.bridge: Bridge
         self._started = threading.Event()

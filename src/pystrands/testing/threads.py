@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from pystrands.client.threads import new_event_loop
+from pystrands.client.threads import check_threads, new_event_loop
 
 __all__ = ["LoopThread", "borrow", "give_back"]
 
@@ -14,9 +14,13 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """A daemon thread that runs an event loop until :meth:`stop`. Its methods are for other threads."""
+    """A daemon thread that runs an event loop until :meth:`stop`. Its methods are for other threads.
+
+    Raises NotSupported where threads are greenlets.
+    """
 
     def __init__(self, name: str) -> None:
+        check_threads()
         self._ready = threading.Event()
         self._problem: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop

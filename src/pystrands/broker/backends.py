@@ -31,6 +31,10 @@ _REMEMBERED_DEAD: Final = 10_000
 _ACKNOWLEDGE_AFTER: Final = 256
 """Lines that are acknowledged at once; fewer wait for :data:`_ACKNOWLEDGE_WITHIN` seconds."""
 _ACKNOWLEDGE_WITHIN: Final = 0.1
+_POLL: Final = 0.02
+"""Seconds between two looks at what backends have not finished, at the end."""
+_LAST_WRITE: Final = 0.2
+"""Seconds that links have at least to take what waits for them, at the end."""
 _NUMBERS: Final = 96
 """Bytes that an event's numbers may add to its line (LINK rule 5)."""
 _MAX_REQUESTS: Final = 1000
@@ -235,6 +239,8 @@ class Backends(LinkOwner):
         What is mute may be a probe, but also a backend of protocol 1, which says nothing before it is asked. So it is
         chosen once, to see; and for a second time, or where backends speak protocol 2, only if there is no other.
         """
+        if self._stopping:  # who is cut off now tells of its clients itself when it meets the next broker
+            return None
         able = [session for session in self._sessions.values() if session.is_available and session not in besides]
         known = [each for each in able if not each.is_mute or not (each.was_asked or self._has_met_protocol_2)]
         chosen = min(known or able, key=lambda session: session.load, default=None)
@@ -476,7 +482,12 @@ class Backends(LinkOwner):
             self._dead[session.session_id] = session.stream.received
             while len(self._dead) > _REMEMBERED_DEAD:
                 self._dead.popitem(last=False)
-            if session.unfinished or session.lanes:
+            if self._stopping:
+                if session.unfinished:
+                    logger.warning(
+                        "stopping: %s has not finished %d events in time", session.name, len(session.unfinished)
+                    )
+            elif session.unfinished or session.lanes:
                 logger.warning("the session of %s is given up: %d clients, %d events go to other backends",
                                session.name, len(session.lanes), len(session.unfinished))  # fmt: skip
         self._receiver.session_died(session)
@@ -511,7 +522,13 @@ class Backends(LinkOwner):
                 link.write(wire.HEARTBEAT)
 
     async def stop(self, timeout: float) -> None:
-        """Write what waits and end all links; those that have not taken it after ``timeout`` seconds are aborted."""
+        """Let backends finish what they have, and end all links, within ``timeout`` seconds.
+
+        No handler is waited for whose link is gone. Links that have not taken what waits for them by then are aborted.
+        """
+        end = self._loop.time() + timeout
+        while self._is_waited_for() and self._loop.time() < end:  # noqa: ASYNC110 - an event would cost work before
+            await asyncio.sleep(_POLL)
         self._stopping = True
         if self._beat is not None:
             self._beat.cancel()
@@ -524,7 +541,10 @@ class Backends(LinkOwner):
             link.close()
         if self._links:
             try:
-                await asyncio.wait_for(self._no_links.wait(), timeout)
+                await asyncio.wait_for(self._no_links.wait(), max(end - self._loop.time(), _LAST_WRITE))
             except TimeoutError:
                 for link in list(self._links):
                     link.abort()
+
+    def _is_waited_for(self) -> bool:
+        return any(each.link is not None and each.unfinished for each in self._sessions.values())

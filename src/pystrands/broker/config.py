@@ -212,7 +212,11 @@ class BrokerConfig:
         maximum=1024 * GIB,
     )
     close_timeout: float = option(
-        5.0, "time for a client to answer a close before it is cut off", unit="s", above=0, maximum=DAY
+        5.0,
+        "time for a client to answer a close, and for backends to finish when the broker stops",
+        unit="s",
+        above=0,
+        maximum=DAY,
     )
     drain_time: float = option(
         5.0, "time over which clients are closed when the broker stops", unit="s", minimum=0, maximum=DAY

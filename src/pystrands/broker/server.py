@@ -406,6 +406,7 @@ class Broker:
     async def stop(self) -> None:
         """Stop in order: let nobody in, close the clients with 1012 over the drain time, then the links.
 
+        Backends have ``close_timeout`` to tell their handlers of the clients' end, and to send what these send.
         While clients are closed, those that come get a 503, and who asks ``/readyz`` hears no; the admin port lives
         until all else is over.
         May be called more than once; each call returns when it is done. Cancelling a call does not cancel the stopping.

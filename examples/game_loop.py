@@ -67,8 +67,9 @@ class Game(AsyncPyStrandsClient):
 async def main():
     game = Game(host=HOST, port=PORT)
     async with asyncio.TaskGroup() as group:
-        group.create_task(game.run_forever())
-        group.create_task(game.loop())
+        loop = group.create_task(game.loop())
+        await game.run_forever()  # until SIGTERM or Ctrl+C
+        loop.cancel()
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ async def test_two_backends():
 
 
 async def test_game_loop():
-    async with testing.broker() as broker, testing.LinkProxy(broker) as link, example(link, "game_loop"):
+    async with testing.broker() as broker, testing.LinkProxy(broker) as link, example(link, "game_loop") as game:
         async with testing.connect(broker) as ada, testing.connect(broker) as bob:
             await ada.send("right")
             world = await worlds(ada, lambda world: len(world["players"]) == 2 and max(world["players"].values()) > 1)
@@ -183,6 +183,8 @@ async def test_game_loop():
             await worlds(ada, lambda world: world["tick"] > ticks)
         async with testing.connect(broker) as carol:
             await worlds(carol, lambda world: list(world["players"].values()) == [0])
+        game.terminate()
+        assert await asyncio.to_thread(game.wait) == 0
 
 
 async def worlds(client, condition):

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 from pystrands.client.base import Options
 from pystrands.client.commands import Confirmation, Encode
@@ -14,6 +13,7 @@ from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke,
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
 from pystrands.client.peer import Peer
+from pystrands.client.signals import ended_by_sigterm, handling_sigterm
 from pystrands.context import Context
 from pystrands.errors import NotConnected, NotSupported, Refused
 from pystrands.protocol.messages import ResultParams
@@ -121,11 +121,16 @@ class Core:
     async def run_forever(self) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.run_forever`."""
         life = self._begin(persistent=True)
-        with _on_sigterm(life.loop, lambda: life.begin_closing(DISCONNECT_TIMEOUT)):
+        with ended_by_sigterm(partial(_close_soon, life)), handling_sigterm():
             try:
                 await asyncio.wait([life.closed])
             except asyncio.CancelledError:
-                await life.close(CANCELLED_TIMEOUT)
+                life.begin_closing(CANCELLED_TIMEOUT)
+                # Whoever is cancelled again and again, as in a cancelled scope of anyio, must wait all the same: when
+                # this returns the loop may end, and take from handlers the second that they have.
+                while not life.closed.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([life.closed])
                 raise
         if life.supervisor.refusal:
             raise Refused(life.supervisor.refusal)
@@ -188,21 +193,6 @@ class Core:
         return Confirmation(answer.matched, answer.skipped)
 
 
-@contextlib.contextmanager
-def _on_sigterm(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> Iterator[None]:
-    """Have SIGTERM call ``callback`` meanwhile, unless the program has a handler of its own for it."""
-    is_free = (
-        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if not is_free:
-        yield
-        return
-    try:
-        loop.add_signal_handler(signal.SIGTERM, callback)
-    except (NotImplementedError, RuntimeError):  # Windows
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+def _close_soon(life: Life) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        life.loop.call_soon_threadsafe(life.begin_closing, DISCONNECT_TIMEOUT)

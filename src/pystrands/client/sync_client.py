@@ -5,11 +5,10 @@ import contextlib
 import inspect
 import logging
 import os
-import signal
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from pystrands.client import commands
@@ -23,6 +22,7 @@ from pystrands.client.core import REQUEST_TIMEOUT, Core, Outage
 from pystrands.client.dispatch import in_handler
 from pystrands.client.life import CANCELLED_TIMEOUT
 from pystrands.client.peer import Peer
+from pystrands.client.signals import end_all, handling_sigterm
 from pystrands.client.threads import Gone, LoopThread, wait_for
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import NotConnected
@@ -165,29 +165,17 @@ class PyStrandsClient(BaseClient):
         attempt fails or the link is lost, after the handlers of what was received. Raises Refused when the broker does
         not take the token, at once or when the link was lost: trying again would not help. In the main thread Ctrl-C
         disconnects, giving handlers a second, and returns; so does SIGTERM, giving them five, unless the program has a
-        handler of its own for it.
+        handler of its own for it. Both end all clients of the process that run, those of other threads included.
         """
         self._options()
         future = self._start(lambda core: core.run_forever)
         try:
-            with contextlib.suppress(Gone), self._on_sigterm():
+            with contextlib.suppress(Gone), handling_sigterm():
                 wait_for(future)
         except KeyboardInterrupt:
             logger.info("interrupted; disconnecting")
+            end_all()  # on threads that the program would wait for, too
             self.disconnect(CANCELLED_TIMEOUT)
-
-    @contextlib.contextmanager
-    def _on_sigterm(self) -> Iterator[None]:
-        is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            yield
-            return
-        # On a thread: the signal may have come while this one holds a lock that disconnect() needs.
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=self.disconnect, daemon=True).start())
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     @property
     def _peer(self) -> Peer | None:

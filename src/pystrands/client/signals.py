@@ -1,0 +1,77 @@
+"""SIGTERM ends, in order, all clients of the process that run until they are ended."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+__all__ = ["end_all", "ended_by_sigterm", "handling_sigterm"]
+
+_ends: dict[object, Callable[[], object]] = {}
+"""What ends each client that runs, on whatever thread."""
+_handlings = 0
+"""How many blocks of the main thread want the signal handled."""
+
+
+def end_all() -> None:
+    """End all that :func:`ended_by_sigterm` holds. May be called where a signal has interrupted anything."""
+    for end in list(_ends.values()):
+        end()
+
+
+def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
+    end_all()
+
+
+@contextlib.contextmanager
+def ended_by_sigterm(end: Callable[[], object]) -> Iterator[None]:
+    """Have SIGTERM call ``end`` meanwhile, where it is handled at all.
+
+    ``end`` is called on the main thread, in the midst of whatever that does: it must neither wait nor take a lock.
+    """
+    key = object()
+    _ends[key] = end
+    try:
+        yield
+    finally:
+        _ends.pop(key, None)
+
+
+@contextlib.contextmanager
+def handling_sigterm() -> Iterator[None]:
+    """Have SIGTERM handled meanwhile, in the main thread, unless the program has a handler of its own for it.
+
+    One that the program installs meanwhile stays. There is one handler for all clients, as long as any wants it.
+    """
+    global _handlings  # noqa: PLW0603 - a process has one handler of a signal
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _handlings += 1
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        yield
+    finally:
+        _handlings -= 1
+        if not _handlings:
+            _let_go()
+
+
+def _let_go() -> None:
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _in_child() -> None:
+    # SIGTERM would end clients of the parent's, or nothing, and not the child.
+    global _handlings  # noqa: PLW0603 - as above
+    _ends.clear()
+    _handlings = 0
+    _let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -168,10 +168,13 @@ class Forking(PyStrandsClient):
     def fork(self):
         while not self.connected:
             time.sleep(0.01)
+        hears, tells = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(tells, b"up")
             while True:
                 time.sleep(60)
+        os.read(hears, 2)
         os.kill(child, signal.SIGTERM)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), self.connected, flush=True)
         self.disconnect()

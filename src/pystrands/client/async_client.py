@@ -116,7 +116,7 @@ class AsyncPyStrandsClient(BaseClient):
         attempt fails or the link is lost, after the handlers of what was received. Raises Refused when the broker does
         not take the token, at once or when the link was lost: trying again would not help. Cancelling it disconnects,
         giving handlers a second, and raises CancelledError. In the main thread SIGTERM disconnects, as
-        :meth:`disconnect` does, all clients of the process that run, unless the program has a handler of its own for it.
+        :meth:`disconnect` does, all clients of the process that run, unless the program has its own handler for it.
         """
         await self._core.run_forever()
 

@@ -166,6 +166,14 @@ class Life:
             timer.cancel()
         self._heartbeats.close()
         self.incoming.close()
+        closer = self._closer
+        if closer is None or closer.done() or closer is asyncio.current_task(self.loop):
+            self._is_closed()
+        else:  # the program ends: whoever waits for this must keep the loop until that task has ended, too
+            closer.add_done_callback(lambda _: self._is_closed())
+            closer.cancel()
+
+    def _is_closed(self) -> None:
         self.is_over = True
         if not self.closed.done():
             self.closed.set_result(None)

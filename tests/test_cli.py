@@ -656,7 +656,16 @@ def test_a_server_starts_beside_services_of_its_name():
         entries = [json.loads(child.stderr.readline()) for _ in range(2)]
         assert entries[1]["level"] == "warning"
         assert "PYSTRANDS_ADMIN_PORT=tcp://10.96.0.13:9100" in entries[1]["message"]
-        assert end(child)[0] == 0
+        code, errors = end(child)
+        assert (code, "nothing reads" in errors) == (0, False)
+
+
+@pytest.mark.parametrize("command", ["server", "demo"])
+def test_a_variable_that_nothing_reads_is_told(command):
+    with process(command, "--ws-port", "0", "--tcp-port", "0", PYSTRANDS_WS_PROT="1") as child:
+        child.stdout.readline()
+        assert "PYSTRANDS_WS_PROT: did you mean PYSTRANDS_WS_PORT?" in (errors := end(child)[1])
+        assert errors.count("nothing reads") == 1
 
 
 # ---- certificates

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from pystrands.cli_base import (
 )
 from pystrands.cli_signals import Hangups, stop_event
 from pystrands.cli_tools import COMMANDS
+from pystrands.environment import tell_of_unknown_variables
 from pystrands.errors import ConfigError
 from pystrands.logs import FORMATS, log_to_stderr
 
@@ -105,8 +106,7 @@ def server(config: str | None, **flags: str | None) -> None:
         def on_start(broker: "Broker") -> None:
             log_to_stderr(level, log_format)
             log.info("PyStrands %s, %s", __version__, BUILD)
-            if links := service_links(SERVER_OPTIONS, os.environ):
-                log.warning("%s", links)
+            _warn_of_environment(SERVER_OPTIONS)
             say = log.info if log_format == "json" else _say
             say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")
             say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")
@@ -128,13 +128,18 @@ def demo(**flags: str | None) -> None:
 
         def on_start(broker: "Broker") -> None:
             log_to_stderr("warning", "text")
-            if links := service_links(DEMO_OPTIONS, os.environ):
-                log.warning("%s", links)
+            _warn_of_environment(DEMO_OPTIONS)
             host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
             _say(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
             _say("Ctrl+C ends the demo")
 
         _run(config, serve(config), on_start, hangups=hangups)
+
+
+def _warn_of_environment(known: Iterable[Option]) -> None:
+    if links := service_links(known, os.environ):
+        log.warning("%s", links)
+    tell_of_unknown_variables(log)
 
 
 def _say(line: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pystrands.client import commands
+from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
     BaseClient,
@@ -90,6 +91,7 @@ class PyStrands(BaseClient):
             token=token,
             ssl=ssl,
         )
+        advise(type(self), HANDLERS, overridden=False)
         self.max_workers = max_workers
         self._handlers: dict[str, tuple[Handler, bool]] = {}
         self._core = Core(self._options, self._invoke)

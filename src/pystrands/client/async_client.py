@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 from pystrands.client import commands
+from pystrands.client.advice import advise
 from pystrands.client.base import (
+    HANDLERS,
     BaseClient,
 )
 from pystrands.client.calls import methods_of
@@ -78,6 +80,7 @@ class AsyncPyStrandsClient(BaseClient):
             token=token,
             ssl=ssl,
         )
+        advise(type(self), HANDLERS, overridden=True)
         self._core = Core(self._options, methods_of(self))
 
     @property

@@ -27,6 +27,9 @@ SLICE_EVENTS: Final = 50
 SLICE_SECONDS: Final = 0.002
 """A runner goes on for so many events and so long, then lets the loop read and write."""
 
+BLOCKING_SECONDS: Final = 0.25
+"""A plain handler that holds the event loop for longer is told of."""
+
 EAGER: Final = sys.version_info >= (3, 12)
 """Whether a task can begin where it is made, without a turn of the loop."""
 
@@ -115,6 +118,7 @@ class Dispatcher:
         self._successor = 0  # the runner that is scheduled and has not started; 0: none; or one of the above
         self._leaving: set[int] = set()
         self._stopped = False
+        self._told_blocking: set[str] = set()
         self._told_undecided = self._told_unoffered = False
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -223,11 +227,11 @@ class Dispatcher:
             if not self._successor and lanes.runnable:
                 self._prepare_successor()
             successor = self._successor
-            begun = True
+            begun, is_async = True, False
             try:
                 try:
                     result = invoke(call.name, call.args)
-                    if type(result) is _COROUTINE or inspect.isawaitable(result):
+                    if is_async := type(result) is _COROUTINE or inspect.isawaitable(result):
                         result = await (result if self._timeout is None else self._in_time(result))
                     if call.request is not None:
                         self._answer(call, result)
@@ -257,9 +261,20 @@ class Dispatcher:
             if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
                 count, started = 0, now
             elif count >= SLICE_EVENTS or now - started > self._slice_seconds:
+                self._tell_blocking(call.name, 0.0 if is_async else now - started)
                 break
         if now >= self.lease:
             self._hold()
+
+    def _tell_blocking(self, name: str, seconds: float) -> None:
+        if seconds > BLOCKING_SECONDS and name not in self._told_blocking:
+            self._told_blocking.add(name)
+            logger.warning(
+                "%s, a plain def, held the event loop for %.1f s, and with it all clients: make it async def and await "
+                "what takes long, or use PyStrandsClient, which calls it on a thread; this is said once",
+                name,
+                seconds,
+            )
 
     def _hold(self) -> None:
         if self._successor in (0, _GATHERING) and self._lanes.runnable:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from pystrands.client import commands
+from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
     BaseClient,
@@ -92,6 +93,7 @@ class PyStrandsClient(BaseClient):
                     f"{type(self).__name__}.{handler} is async def; PyStrandsClient calls plain functions on threads: "
                     "write def, or use AsyncPyStrandsClient"
                 )
+        advise(type(self), HANDLERS, overridden=True)
         self.max_workers = max_workers
         self._forget()
         _clients.add(self)

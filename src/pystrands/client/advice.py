@@ -1,0 +1,86 @@
+"""What is told to somebody whose first program does nothing: names and variables that are almost right."""
+
+import difflib
+import inspect
+import logging
+import re
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from pystrands.environment import tell_of_unknown_variables
+
+__all__ = ["advise"]
+
+logger = logging.getLogger(__name__)
+
+_ELSEWHERE: Final = {
+    "on_connect": "on_new_connection",
+    "on_connected": "on_new_connection",
+    "on_open": "on_new_connection",
+    "on_join": "on_new_connection",
+    "on_receive": "on_message",
+    "on_data": "on_message",
+    "on_msg": "on_message",
+    "on_close": "on_disconnect",
+    "on_closed": "on_disconnect",
+    "on_exception": "on_error",
+}
+"""What other libraries call a callback."""
+_CLOSE: Final = 0.85
+
+_advised: "weakref.WeakSet[type]" = weakref.WeakSet()
+
+
+def advise(kind: type, callbacks: Iterable[str], *, overridden: bool) -> None:
+    """Log a warning for each thing in a client's class, and in the environment, that looks like a mistake; once.
+
+    ``callbacks``: the names of the callbacks. ``overridden``: whether a method of such a name is one.
+    """
+    if kind not in _advised:
+        _advised.add(kind)
+        names = tuple(callbacks)
+        for problem in _problems(kind, names) if overridden else _methods(kind, names):
+            logger.warning("%s", problem)
+    tell_of_unknown_variables(logger)
+
+
+def _own(kind: type) -> dict[str, Any]:
+    """Return what the user's classes define, the nearest first."""
+    found: dict[str, Any] = {}
+    for each in kind.__mro__:
+        if not each.__module__.startswith("pystrands.") and each is not object:
+            found = {**vars(each), **found}
+    return found
+
+
+def _problems(kind: type, callbacks: tuple[str, ...]) -> Iterator[str]:
+    own = _own(kind)
+    for name, value in own.items():
+        if not (inspect.isroutine(value) and name.startswith("on")):
+            continue
+        if name in callbacks:
+            if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+                yield f"{kind.__name__}.{name} has a yield in it, so calling it does nothing: callbacks return"
+            continue
+        meant = _meant(name, callbacks)
+        if meant and meant not in own:
+            yield f"{kind.__name__}.{name} is no callback of PyStrands: did you mean {meant}?"
+
+
+def _meant(name: str, callbacks: tuple[str, ...]) -> str:
+    spelt = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    if spelt in callbacks:
+        return spelt
+    if spelt in _ELSEWHERE:
+        return _ELSEWHERE[spelt]
+    return next(iter(difflib.get_close_matches(spelt, callbacks, n=1, cutoff=_CLOSE)), "")
+
+
+def _methods(kind: type, callbacks: tuple[str, ...]) -> Iterator[str]:
+    for name in callbacks:
+        if name in _own(kind):
+            yield (
+                f"{kind.__name__}.{name} is never called: PyStrands takes functions, with @app.{name}; methods are "
+                "for classes that derive from AsyncPyStrandsClient or PyStrandsClient"
+            )

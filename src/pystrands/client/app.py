@@ -15,6 +15,7 @@ from pystrands.client.base import (
     BaseClient,
     check_whole,
 )
+from pystrands.client.commands import AT_ONCE, TO_EVERYONE
 from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.client.threads import Bridge, Gone, loop_runs_here, new_event_loop
 from pystrands.errors import NotConnected
@@ -56,7 +57,8 @@ class PyStrands(BaseClient):
 
     ``send_room_message``, ``send_private_message``, ``broadcast_message`` and its other name ``broadcast`` return
     whether the message was handed to the link. In async functions they are awaited; in plain handlers, and in every
-    thread that runs no event loop, they are called directly, and block only under back-pressure.
+    thread that runs no event loop, they are called directly, and block only under back-pressure: of the link, and of
+    the client or the room that the message is for.
     """
 
     def __init__(
@@ -222,18 +224,28 @@ class PyStrands(BaseClient):
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> Any:
         """Send ``message`` to all clients; return whether it was handed on. See the class for how, and errors.
 
-        ``exclude``: the ``client_id`` of one or more who don't get it. With ``confirm`` it waits up to ``timeout``
-        seconds for the broker's answer and returns a :class:`Confirmation`; raises as :meth:`join_room` does.
+        ``exclude``: the ``client_id`` of one or more who don't get it. ``timeout``: seconds for which it may wait; then
+        it returns False, and nothing is sent. None: as long as it takes. With ``confirm`` it waits for the broker's
+        answer as well, 10 seconds where ``timeout`` is None, and returns a :class:`Confirmation`; raises as
+        :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
+        same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
         """
+        replaces = commands.volatile_key(volatile, key)
         if confirm:
             return self._do(
-                self._core.confirm, lambda as_: commands.broadcast(message, self._core.peer, exclude, as_), timeout
+                self._core.confirm,
+                lambda as_: commands.broadcast(message, self._core.peer, exclude, as_, replaces),
+                timeout,
+                TO_EVERYONE if replaces is None else "",
             )
-        return self._send(commands.broadcast(message, self._core.peer, exclude))
+        line = commands.broadcast(message, self._core.peer, exclude, "", replaces)
+        return self._send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     broadcast = broadcast_message
 
@@ -244,16 +256,21 @@ class PyStrands(BaseClient):
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> Any:
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        replaces = commands.volatile_key(volatile, key)
         if confirm:
             return self._do(
                 self._core.confirm,
-                lambda as_: commands.room_message(room_id, message, self._core.peer, exclude, as_),
+                lambda as_: commands.room_message(room_id, message, self._core.peer, exclude, as_, replaces),
                 timeout,
+                commands.to_room(room_id) if replaces is None else "",
             )
-        return self._send(commands.room_message(room_id, message, self._core.peer, exclude))
+        line = commands.room_message(room_id, message, self._core.peer, exclude, "", replaces)
+        return self._send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     def send_private_message(
         self,
@@ -261,16 +278,21 @@ class PyStrands(BaseClient):
         message: str | bytes,
         *,
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> Any:
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        replaces = commands.volatile_key(volatile, key)
         if confirm:
             return self._do(
                 self._core.confirm,
-                lambda as_: commands.private_message(client_id, message, self._core.peer, as_),
+                lambda as_: commands.private_message(client_id, message, self._core.peer, as_, replaces),
                 timeout,
+                commands.to_client(client_id) if replaces is None else "",
             )
-        return self._send(commands.private_message(client_id, message, self._core.peer))
+        line = commands.private_message(client_id, message, self._core.peer, "", replaces)
+        return self._send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 
@@ -307,11 +329,11 @@ class PyStrands(BaseClient):
         """
         return self._do(self._core.found, commands.update_metadata(client_id, metadata), timeout)
 
-    def _send(self, line: bytes) -> Any:
+    def _send(self, line: bytes, to: str, timeout: float | None) -> Any:
         if loop_runs_here():
-            return self._do(self._core.send, line, gone=self._core.outage.unsent)
+            return self._do(self._core.send, line, to, timeout, gone=self._core.outage.unsent)
         bridge = self._bridge
-        return self._core.outage.unsent() if bridge is None else bridge.send(line)
+        return self._core.outage.unsent() if bridge is None else bridge.send(line, to, timeout)
 
     def _do(
         self,

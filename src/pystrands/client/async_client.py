@@ -13,7 +13,7 @@ from pystrands.client.base import (
     BaseClient,
 )
 from pystrands.client.calls import methods_of
-from pystrands.client.commands import Confirmation
+from pystrands.client.commands import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.context import ConnectionRequestContext, Context
 
@@ -41,11 +41,11 @@ class AsyncPyStrandsClient(BaseClient):
     stops reading until half of that is left.
 
     The ``send`` methods take ``str`` (a text frame) or ``bytes`` (a binary frame) and return whether the message was
-    handed to the link: False when not connected, which is logged as one warning for each outage. They wait only while
-    256 KiB are on their way to the broker; a wait that is cancelled sends nothing, unless the link had taken the
-    message before the cancellation arrived. They raise TypeError when the message is neither str nor bytes,
-    MessageTooBig when it is longer than the broker takes, BinaryNotSupported when the broker knows only text, and
-    MessageError when a str can't be written in UTF-8.
+    handed to the link: False when not connected, which is logged as one warning for each outage. They wait while
+    256 KiB are on their way to the broker, and while the client or the room that the message is for takes no more; a
+    wait that is cancelled sends nothing, unless the link had taken the message before the cancellation arrived. They
+    raise TypeError when the message is neither str nor bytes, MessageTooBig when it is longer than the broker takes,
+    BinaryNotSupported when the broker knows only text, and MessageError when a str can't be written in UTF-8.
 
     The client belongs to the loop on which it was connected until it is disconnected; it can be made anywhere.
     """
@@ -129,18 +129,26 @@ class AsyncPyStrandsClient(BaseClient):
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to all clients; return whether it was handed on. See the class for errors.
 
-        ``exclude``: the ``client_id`` of one or more who don't get it. With ``confirm`` it waits up to ``timeout``
-        seconds for the broker's answer and returns a :class:`Confirmation`; raises as :meth:`join_room` does.
+        ``exclude``: the ``client_id`` of one or more who don't get it. ``timeout``: seconds for which it may wait; then
+        it returns False, and nothing is sent. None: as long as it takes. With ``confirm`` it waits for the broker's
+        answer as well, 10 seconds where ``timeout`` is None, and returns a :class:`Confirmation`; raises as
+        :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
+        same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
         """
+        replaces = commands.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(commands.broadcast, message, self._core.peer, exclude)
-            return await self._core.confirm(encode, timeout)
-        line = commands.broadcast(message, self._core.peer, exclude)
-        return self._core.send_now(line) or await self._core.send(line)
+            encode = partial(commands.broadcast, message, self._core.peer, exclude, key=replaces)
+            return await self._core.confirm(encode, timeout, TO_EVERYONE if replaces is None else "")
+        line = commands.broadcast(message, self._core.peer, exclude, "", replaces)
+        if self._core.send_now(line):
+            return True
+        return await self._core.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     async def send_room_message(
         self,
@@ -149,14 +157,19 @@ class AsyncPyStrandsClient(BaseClient):
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        replaces = commands.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(commands.room_message, room_id, message, self._core.peer, exclude)
-            return await self._core.confirm(encode, timeout)
-        line = commands.room_message(room_id, message, self._core.peer, exclude)
-        return self._core.send_now(line) or await self._core.send(line)
+            encode = partial(commands.room_message, room_id, message, self._core.peer, exclude, key=replaces)
+            return await self._core.confirm(encode, timeout, commands.to_room(room_id) if replaces is None else "")
+        line = commands.room_message(room_id, message, self._core.peer, exclude, "", replaces)
+        if self._core.send_now(line):
+            return True
+        return await self._core.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     async def send_private_message(
         self,
@@ -164,16 +177,28 @@ class AsyncPyStrandsClient(BaseClient):
         message: str | bytes,
         *,
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
-        if confirm:
-            encode = partial(commands.private_message, client_id, message, self._core.peer)
-            return await self._core.confirm(encode, timeout)
+        if confirm or volatile or key is not None:
+            return await self._send_specially(
+                client_id, message, confirm, timeout, commands.volatile_key(volatile, key)
+            )
         outgoing = self._core.outgoing
         if outgoing is not None and outgoing.private_message_now(client_id, message):
             return True
-        return await self._core.send(commands.private_message(client_id, message, self._core.peer))
+        line = commands.private_message(client_id, message, self._core.peer)
+        return await self._core.send(line, commands.to_client(client_id), timeout)
+
+    async def _send_specially(
+        self, client_id: str, message: str | bytes, confirm: bool, timeout: float | None, key: str | None
+    ) -> bool | Confirmation:
+        if confirm:
+            encode = partial(commands.private_message, client_id, message, self._core.peer, key=key)
+            return await self._core.confirm(encode, timeout, commands.to_client(client_id) if key is None else "")
+        return await self._core.send(commands.private_message(client_id, message, self._core.peer, "", key), AT_ONCE)
 
     # -- rooms and clients
 

@@ -1,26 +1,39 @@
 """The lines that a client's methods send, and what is checked before. No I/O."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pystrands.client.peer import Peer
 from pystrands.context import check_json
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
 from pystrands.protocol import wire
+from pystrands.protocol.messages import RecipientParams
 
 __all__ = [
+    "AT_ONCE",
+    "TO_EVERYONE",
     "Confirmation",
     "Encode",
     "broadcast",
     "check_message",
     "disconnect_client",
+    "is_client",
     "join_room",
     "leave_room",
     "private_message",
     "room_members",
     "room_message",
+    "to_client",
+    "to_recipient",
+    "to_room",
     "update_metadata",
+    "volatile_key",
 ]
+
+TO_EVERYONE: Final = "*"
+"""Names everyone as the recipient of a message; see :func:`to_client`."""
+AT_ONCE: Final = "!"
+"""Stands in the place of a recipient for a volatile message, which waits for nobody and nothing."""
 
 Encode = Callable[[str], bytes]
 """Gives the line of a command that asks for an answer, from its request id."""
@@ -79,35 +92,83 @@ def _excluded(exclude: str | Iterable[str]) -> tuple[str, ...]:
     return ids
 
 
-def broadcast(message: Any, peer: Peer | None, exclude: str | Iterable[str] = (), confirm_as: str = "") -> bytes:
-    """Return the line of a broadcast; raises as :func:`check_message` does."""
+def to_client(client_id: str) -> str:
+    """Name a client as the recipient of a message; no room has the same name."""
+    return "c" + client_id
+
+
+def is_client(to: str) -> bool:
+    """Whether a recipient is a client."""
+    return to.startswith("c")
+
+
+def to_room(room_id: str) -> str:
+    """Name a room as the recipient of a message."""
+    return "r" + room_id
+
+
+def to_recipient(params: RecipientParams) -> str:
+    """Name the recipient that the broker speaks of."""
+    if params.client_id is not None:
+        return to_client(params.client_id)
+    return TO_EVERYONE if params.room_id is None else to_room(params.room_id)
+
+
+def volatile_key(volatile: bool, key: Any) -> str | None:
+    """Return what :mod:`pystrands.protocol.wire` takes as the key: None for a message that is not volatile.
+
+    Raises TypeError on a key that is no str, and ValueError on an empty one.
+    """
+    if key is None:
+        return "" if volatile else None
+    check_id("key", key)
+    if not key:
+        raise ValueError("key must not be empty: leave it out where a message replaces no other")
+    return str(key)
+
+
+def broadcast(
+    message: Any,
+    peer: Peer | None,
+    exclude: str | Iterable[str] = (),
+    confirm_as: str = "",
+    key: str | None = None,
+) -> bytes:
+    """Return the line of a broadcast; raises as :func:`check_message` does. ``key``: see :func:`volatile_key`."""
     check_message(message, peer)
     try:
-        return wire.broadcast(message, _excluded(exclude), confirm_as)
+        return wire.broadcast(message, _excluded(exclude), confirm_as, key)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 
 
 def room_message(
-    room_id: Any, message: Any, peer: Peer | None, exclude: str | Iterable[str] = (), confirm_as: str = ""
+    room_id: Any,
+    message: Any,
+    peer: Peer | None,
+    exclude: str | Iterable[str] = (),
+    confirm_as: str = "",
+    key: str | None = None,
 ) -> bytes:
-    """Return the line of a message to a room; raises as :func:`check_message` does."""
+    """Return the line of a message to a room; as :func:`broadcast` otherwise."""
     if type(room_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
         check_id("room_id", room_id)
         check_message(message, peer)
     try:
-        return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as)
+        return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as, key)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 
 
-def private_message(client_id: Any, message: Any, peer: Peer | None, confirm_as: str = "") -> bytes:
-    """Return the line of a message to one client; raises as :func:`check_message` does."""
+def private_message(
+    client_id: Any, message: Any, peer: Peer | None, confirm_as: str = "", key: str | None = None
+) -> bytes:
+    """Return the line of a message to one client; as :func:`broadcast` otherwise."""
     if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
         check_id("client_id", client_id)
         check_message(message, peer)
     try:
-        return wire.message_to_connection(client_id, message, confirm_as)
+        return wire.message_to_connection(client_id, message, confirm_as, key)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pystrands.client.base import Options
-from pystrands.client.commands import Confirmation, Encode
+from pystrands.client.commands import AT_ONCE, Confirmation, Encode
 from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
@@ -145,23 +145,32 @@ class Core:
         """Hand ``line`` on if that takes no waiting; False leaves it to :meth:`send`."""
         return self.outgoing is not None and self.outgoing.send_now(line)
 
-    async def send(self, line: bytes) -> bool:
-        """Hand ``line`` on; return whether it was taken. Waits only under back-pressure."""
+    async def send(self, line: bytes, to: str = "", timeout: float | None = None) -> bool:
+        """Hand ``line`` on; return whether it was taken. Waits under back-pressure, and while ``to`` is full."""
         life = self.life
-        if life is not None and await life.outgoing.send(line):
-            self.outage.over()
-            return True
+        if life is not None:
+            try:
+                if await life.outgoing.send(line, to, timeout):
+                    self.outage.over()
+                    return True
+            except TimeoutError:
+                logger.debug("there was no room for a message within %s s: send returned False", timeout)
+                return False
+            if to == AT_ONCE and life.outgoing.is_up:
+                return False
         return self.outage.unsent()
 
     async def ask(
         self,
         encode: Encode,
         timeout: float = REQUEST_TIMEOUT,
+        to: str = "",
     ) -> ResultParams:
         """Send the command that ``encode(request_id)`` gives, and return the broker's answer.
 
-        Raises NotConnected without a link, NotSupported when the broker never answers such things, TimeoutError after
-        ``timeout`` seconds (the command is not withdrawn), and OutcomeUnknown when the broker is replaced meanwhile.
+        It waits for its recipient as :meth:`send` does. Raises NotConnected without a link, NotSupported when the
+        broker never answers such things, TimeoutError after ``timeout`` seconds (the command is not withdrawn, if it
+        was sent), and OutcomeUnknown when the broker is replaced meanwhile.
         """
         life, peer = self.life, self.peer
         if life is None or peer is None or not life.outgoing.is_up:
@@ -172,9 +181,9 @@ class Core:
         answer: asyncio.Future[ResultParams] = life.loop.create_future()
         life.incoming.results[request_id] = answer
         try:
-            if not await life.outgoing.send(encode(request_id)):
-                raise NotConnected("the link to the broker was lost before this could be sent")
             async with asyncio.timeout(timeout):
+                if not await life.outgoing.send(encode(request_id), to):
+                    raise NotConnected("the link to the broker was lost before this could be sent")
                 return await answer
         finally:
             del life.incoming.results[request_id]
@@ -187,9 +196,9 @@ class Core:
         """Ask who is in a room."""
         return (await self.ask(encode, timeout)).members
 
-    async def confirm(self, encode: Encode, timeout: float) -> Confirmation:
-        """Send a message, and return what became of it at the broker."""
-        answer = await self.ask(encode, timeout)
+    async def confirm(self, encode: Encode, timeout: float | None, to: str = "") -> Confirmation:
+        """Send a message, and return what became of it at the broker; without a timeout it is REQUEST_TIMEOUT."""
+        answer = await self.ask(encode, REQUEST_TIMEOUT if timeout is None else timeout, to)
         return Confirmation(answer.matched, answer.skipped)
 
 

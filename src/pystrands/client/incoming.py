@@ -18,6 +18,7 @@ from pystrands.client.calls import (
     synthesised_release,
     unreadable,
 )
+from pystrands.client.commands import to_recipient
 from pystrands.client.dispatch import Dispatcher
 from pystrands.client.heartbeats import Heartbeats
 from pystrands.client.link import Link
@@ -34,11 +35,13 @@ from pystrands.protocol.messages import (
     Broken,
     ConnectionRequest,
     Event,
+    Full,
     Heartbeat,
     Hello,
     HelloParams,
     Leaving,
     NewMessage,
+    Ready,
     Received,
     Refused,
     Result,
@@ -272,6 +275,12 @@ class Incoming:
             if not self.left.done():
                 self.left.set_result(None)
             return
+        if kind is Full:
+            self._outgoing.hear_full(to_recipient(cast("Full", event).params))
+            return
+        if kind is Ready:
+            self._outgoing.hear_ready(to_recipient(cast("Ready", event).params))
+            return
         try:
             call = call_for(event, link.peer)
         except MalformedLine as error:
@@ -351,6 +360,7 @@ class Incoming:
         role = messages.SENDER if only_sends else ""  # which a session that goes on does not mind
         answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name, role=role)
         answer.token = self._options.token
+        answer.flow = speaks_2
         if answer.token and link.is_exposed and not self._has_warned:
             self._has_warned = True
             logger.warning("the token travels in the clear to %s: use TLS (ssl=), or a private network", link.address)
@@ -388,12 +398,14 @@ class Incoming:
             answer.next_session_id = self._resuming
             answer.received = session.session.received
         else:
+            self._outgoing.forget_full(are_clients_gone=True)
             self._tell_lost(session.new_broker(new_session_id()))
         answer.session_id = session.session.session_id
 
     def _forget_session(self) -> None:
         """The broker was replaced by one that only speaks protocol 1, in which nothing is kept."""
         session, self._outgoing.session = self._outgoing.session, None
+        self._outgoing.forget_full(are_clients_gone=True)
         if session is not None:
             self._tell_lost(session.undelivered)
 
@@ -431,6 +443,7 @@ class Incoming:
     def _was_given_up(self, session: BackendSession, received: int | None) -> list[bytes]:
         """The broker has given this backend's clients to others meanwhile (LINK rule 18)."""
         dropped = self._dispatcher.forget()
+        self._outgoing.forget_full()
         released = self._ownership.take_all()
         released += [call.context for call in dropped if call.name == "on_disconnect"]  # theirs to be told of, too
         lines, lost = session.replaced(self._resuming, received)

@@ -166,6 +166,7 @@ class Life:
             timer.cancel()
         self._heartbeats.close()
         self.incoming.close()
+        self.outgoing.close()
         closer = self._closer
         if closer is None or closer.done() or closer is asyncio.current_task(self.loop):
             self._is_closed()
@@ -244,6 +245,7 @@ class Life:
             if self.incoming.is_leaving:
                 await self._in_time(self.incoming.left)
                 await self._handlers_finished()  # those that the loss of a broker called, too
+            await self._recipients_ready()
             await self.outgoing.emptied(LINGER)
             await self.outgoing.closing()
             self.outgoing.end()
@@ -273,6 +275,14 @@ class Life:
             await asyncio.wait([finished, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
         finally:
             finished.cancel()
+
+    async def _recipients_ready(self) -> None:
+        """Wait up to the timeout for what waits for recipients that are full."""
+        ready = asyncio.ensure_future(self.outgoing.recipients_ready())
+        try:
+            await asyncio.wait([ready, self._expired], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
 
     async def _in_time(self, what: "asyncio.Future[None]") -> None:
         """Wait for ``what`` while there may be a link, up to the timeout; then while there is one, and not for long."""

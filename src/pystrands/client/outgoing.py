@@ -1,7 +1,6 @@
 """What a client sends: now, when there is room, or when there is a link again."""
 
 import asyncio
-import contextlib
 import sys
 import threading
 from collections import deque
@@ -12,6 +11,7 @@ from typing import Any, Final
 from pystrands.client import commands
 from pystrands.client.link import Link
 from pystrands.client.peer import Peer
+from pystrands.client.waiting import FullRecipients, Waiting
 from pystrands.errors import MessageTooBig
 from pystrands.protocol import wire
 from pystrands.protocol.commands import BackendSession
@@ -22,6 +22,8 @@ ACKNOWLEDGE_AFTER: Final = 64
 """Lines received that are acknowledged with the next write; a timer sees to fewer."""
 NUMBER: Final = 32
 """Bytes that a line's number may add to it."""
+PATIENCE: Final = 5.0
+"""Seconds without a link for which what waits for a recipient waits on: the resume window of most brokers."""
 
 
 def max_unnumbered(max_line: int) -> int:
@@ -59,7 +61,12 @@ class Outgoing:
         self._stale = stale
         self._loop = loop
         self._handler = handler
-        self._waiting: deque[tuple[bytes, asyncio.Future[bool]]] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self.full = FullRecipients(self._waiting)
+        """Who takes no more for now."""
+        self._full = self.full.queues  # looked at for every message
+        self._patience: asyncio.TimerHandle | None = None
+        """Without a link, while what waits for recipients waits on."""
 
     @property
     def is_up(self) -> bool:
@@ -111,7 +118,12 @@ class Outgoing:
         """Whether a command can go out without waiting, and nothing stands against it."""
         session = self.session
         return (
-            session is not None and session.is_up and self.link is not None and not self._stale and not self.congested
+            session is not None
+            and session.is_up
+            and self.link is not None
+            and not self._stale
+            and not self._full
+            and not self.congested
         )
 
     def send_now(self, line: bytes) -> bool:
@@ -136,37 +148,105 @@ class Outgoing:
         assert link is not None
         link.append(session.put(line))
 
-    async def send(self, line: bytes) -> bool:
-        """Send ``line`` when there is room; return whether it was taken.
+    async def send(self, line: bytes, to: str = "", timeout: float | None = None) -> bool:
+        """Send ``line`` when ``to``, its recipient, and the link have room; return whether it was taken.
 
-        While the link is up it waits for room, in order. While it is down what finds no room is not taken (LINK
-        rule 11). A wait that is cancelled hands nothing on, unless the line had gone before the cancellation arrived.
-        Raises MessageTooBig as :meth:`check` does.
+        While the link is up it waits for both, in order. While it is down what finds no room is not taken (LINK rule
+        11), and a full recipient is waited for no longer than it takes to resume the session. What is sent AT_ONCE
+        never waits. A wait that is cancelled hands nothing on, unless the line had gone before the cancellation
+        arrived. Raises TimeoutError after ``timeout`` seconds of waiting, when nothing is handed on either, and
+        MessageTooBig as :meth:`check` does.
         """
         self.check(line)
         if self.is_stale():
             return False
-        if not self.congested:
-            return self.write(line)
-        if not self.is_up or (self.session is not None and self.session.ended):
-            return False
-        sent: asyncio.Future[bool] = self._loop.create_future()
-        entry = (line, sent)
-        self._waiting.append(entry)
-        try:
-            return await sent
-        finally:
-            if not sent.done() or sent.cancelled():
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(entry)
+        if to == commands.AT_ONCE:
+            return self.is_up and not self.congested and self.write(line)
+        is_full = to in self.full and self._is_waited_for
+        if not is_full:
+            if not self.congested:
+                return self.write(line)
+            if not self.is_up or self._is_ended:
+                return False
+        waiting = Waiting(line, to, self._loop.create_future(), self._handler())
+        if is_full:
+            self.full.hold(waiting)
+        else:
+            waiting.stand_in(self._waiting)
+        return await _outcome(waiting, timeout)
+
+    @property
+    def _is_ended(self) -> bool:
+        return self.session is not None and self.session.ended
+
+    @property
+    def _is_waited_for(self) -> bool:
+        """Whether a recipient that is full may still be told to be ready, and soon."""
+        return not self._is_ended and (self.is_up or self._patience is not None)
+
+    def write_posted(self, line: bytes, to: str) -> bool:
+        """Send a line that a thread was told is handed on; return False when it is lost, and ought not to be."""
+        if to == commands.AT_ONCE:
+            return not self.is_up or self.write(line)
+        if to in self.full and self._is_waited_for:
+            self.full.hold(Waiting(line, to, self._loop.create_future(), is_taken=True))
+            return True
+        return self.write(line)
 
     def refill(self) -> None:
         """Let those that wait go on, as far as there is room now."""
         waiting = self._waiting
         while waiting and self._has_room:
-            line, sent = waiting.popleft()
-            if not sent.done():
-                sent.set_result(self.write(line))
+            self._go_on(waiting.popleft())
+
+    def _go_on(self, waiting: Waiting) -> None:
+        sent = waiting.sent
+        waiting.queue = None
+        if sent.done():
+            return
+        if waiting.runner and waiting.runner in self._stale:  # its session was given up while it waited
+            self.discarded += 1
+            sent.set_result(False)
+            return
+        taken = self.write(waiting.line)
+        sent.set_result(taken)
+        if waiting.is_taken and not taken:
+            self.dropped += 1
+
+    def _refuse(self, waiting: Waiting) -> None:
+        waiting.queue = None
+        if not waiting.sent.done():
+            waiting.sent.set_result(False)
+            self.dropped += waiting.is_taken
+
+    # -- recipients that are full (LINK rules 25, 26)
+
+    def hear_full(self, to: str) -> None:
+        """The broker says that a recipient is full."""
+        self.full.add(to)
+
+    def hear_ready(self, to: str) -> None:
+        """The broker says that a recipient takes more, or that it is gone."""
+        self.full.discard(to)
+        self.refill()
+
+    def forget_full(self, *, are_clients_gone: bool = False) -> None:
+        """The session is another one, or the broker: who is full is told again. Call :meth:`refill` when it is up."""
+        if are_clients_gone:
+            for waiting in [each for each in self.full.waiting if commands.is_client(each.to)]:
+                self._refuse(waiting)
+        self.full.clear()
+
+    async def recipients_ready(self) -> None:
+        """Wait until nothing waits for a recipient."""
+        while waiting := [each.sent for each in self.full.waiting]:
+            await asyncio.wait(waiting)
+
+    def _lose_patience(self) -> None:
+        """The link does not come back: what the session takes is kept for the next one, the rest is not taken."""
+        self._patience = None
+        self.full.release()
+        self.give_up_waiting()
 
     def leave(self) -> None:
         """In protocol 2: want no more events."""
@@ -187,6 +267,9 @@ class Outgoing:
 
     def end(self) -> None:
         """In protocol 2: take no more lines; the last one says bye."""
+        for waiting in list(self.full.waiting):
+            self._refuse(waiting)
+        self.full.clear()
         if self.session is not None:
             self._write_now(self.session.end())
 
@@ -197,19 +280,18 @@ class Outgoing:
     async def emptied(self, within: float) -> None:
         """Wait up to ``within`` seconds until all that wait have gone on; later ones may come meanwhile."""
         if self._waiting:
-            await asyncio.wait([self._waiting[-1][1]], timeout=within)
+            await asyncio.wait([self._waiting[-1].sent], timeout=within)
 
     def give_up_waiting(self) -> None:
         """There is no link to wait for room on any more: what the session takes is kept, the rest is not taken."""
         self.refill()
         while self._waiting:
-            _, sent = self._waiting.popleft()
-            if not sent.done():
-                sent.set_result(False)
+            self._refuse(self._waiting.popleft())
 
     def attach(self, link: Link) -> None:
         """Send on this link from now on."""
         self.link = link
+        self._stop_patience()
         self.peer = link.peer
         self._longest = max_unnumbered(link.peer.max_line) or sys.maxsize
         link.collect = self.collect
@@ -222,6 +304,22 @@ class Outgoing:
             if self.session is not None:
                 self.session.lost()
             self.give_up_waiting()
+            if self._full:
+                self._stop_patience()
+                self._patience = self._loop.call_later(PATIENCE, self._lose_patience)
+
+    def _stop_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def close(self) -> None:
+        """Let nothing wait any more."""
+        self._stop_patience()
+        for waiting in (*self.full.waiting, *self._waiting):
+            self._refuse(waiting)
+        self.full.clear()
+        self._waiting.clear()
 
     def collect(self) -> bytes:
         """Return what goes out after the commands of a loop turn: finished events, and an acknowledgement."""
@@ -237,3 +335,17 @@ class Outgoing:
         """Return the line that acknowledges what has come, or nothing."""
         number = self.session.session.acknowledgement() if self.session is not None else None
         return b"" if number is None else wire.received(number)
+
+
+async def _outcome(waiting: Waiting, timeout: float | None) -> bool:
+    """Wait until a line was taken or refused. Raises TimeoutError after ``timeout`` seconds."""
+    try:
+        if timeout is None:
+            return await waiting.sent
+        await asyncio.wait([waiting.sent], timeout=timeout)
+        if waiting.sent.done():
+            return waiting.sent.result()
+        raise TimeoutError
+    finally:
+        if waiting.sent.cancelled() or not waiting.sent.done():
+            waiting.give_up()

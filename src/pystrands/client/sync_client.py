@@ -18,7 +18,7 @@ from pystrands.client.base import (
     BaseClient,
     check_whole,
 )
-from pystrands.client.commands import Confirmation
+from pystrands.client.commands import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT, Core, Outage
 from pystrands.client.dispatch import in_handler
 from pystrands.client.life import CANCELLED_TIMEOUT
@@ -49,8 +49,9 @@ class PyStrandsClient(BaseClient):
     and TypeError when a callback is ``async def``.
 
     The ``send`` methods take ``str`` (a text frame) or ``bytes`` (a binary frame) and return whether the message was
-    handed to the link: False when not connected, which is logged as one warning for each outage. They block only while
-    more than 256 KiB are on their way to the broker. They raise as those of the asynchronous client do.
+    handed to the link: False when not connected, which is logged as one warning for each outage. They block while
+    more than 256 KiB are on their way to the broker, and while the client or the room that the message is for takes no
+    more. They raise as those of the asynchronous client do.
 
     All threads are daemons: a client that is still connected does not keep the program running. At the interpreter's
     exit it is disconnected. In a forked child it is not connected; ``connect()`` there makes a connection of its own.
@@ -184,9 +185,9 @@ class PyStrandsClient(BaseClient):
         running = self._running
         return None if running is None else running.core.peer
 
-    def _send(self, line: bytes) -> bool:
+    def _send(self, line: bytes, to: str, timeout: float | None) -> bool:
         running = self._running
-        return self._outage.unsent() if running is None else running.bridge.send(line)
+        return self._outage.unsent() if running is None else running.bridge.send(line, to, timeout)
 
     def _ask(self, method: Callable[[Core], Callable[..., Coroutine[Any, Any, T]]], *args: Any) -> T:
         """Call a method of the Core that waits for the broker, and return what it returns."""
@@ -202,18 +203,28 @@ class PyStrandsClient(BaseClient):
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to all clients; return whether it was handed on. See the class for errors.
 
-        ``exclude``: the ``client_id`` of one or more who don't get it. With ``confirm`` it waits up to ``timeout``
-        seconds for the broker's answer and returns a :class:`Confirmation`; raises as :meth:`join_room` does.
+        ``exclude``: the ``client_id`` of one or more who don't get it. ``timeout``: seconds for which it may wait; then
+        it returns False, and nothing is sent. None: as long as it takes. With ``confirm`` it waits for the broker's
+        answer as well, 10 seconds where ``timeout`` is None, and returns a :class:`Confirmation`; raises as
+        :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
+        same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
         """
+        replaces = commands.volatile_key(volatile, key)
         if confirm:
             return self._ask(
-                lambda core: core.confirm, lambda as_: commands.broadcast(message, self._peer, exclude, as_), timeout
+                lambda core: core.confirm,
+                lambda as_: commands.broadcast(message, self._peer, exclude, as_, replaces),
+                timeout,
+                TO_EVERYONE if replaces is None else "",
             )
-        return self._send(commands.broadcast(message, self._peer, exclude))
+        line = commands.broadcast(message, self._peer, exclude, "", replaces)
+        return self._send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     def send_room_message(
         self,
@@ -222,16 +233,21 @@ class PyStrandsClient(BaseClient):
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        replaces = commands.volatile_key(volatile, key)
         if confirm:
             return self._ask(
                 lambda core: core.confirm,
-                lambda as_: commands.room_message(room_id, message, self._peer, exclude, as_),
+                lambda as_: commands.room_message(room_id, message, self._peer, exclude, as_, replaces),
                 timeout,
+                commands.to_room(room_id) if replaces is None else "",
             )
-        return self._send(commands.room_message(room_id, message, self._peer, exclude))
+        line = commands.room_message(room_id, message, self._peer, exclude, "", replaces)
+        return self._send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     def send_private_message(
         self,
@@ -239,16 +255,21 @@ class PyStrandsClient(BaseClient):
         message: str | bytes,
         *,
         confirm: bool = False,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        replaces = commands.volatile_key(volatile, key)
         if confirm:
             return self._ask(
                 lambda core: core.confirm,
-                lambda as_: commands.private_message(client_id, message, self._peer, as_),
+                lambda as_: commands.private_message(client_id, message, self._peer, as_, replaces),
                 timeout,
+                commands.to_client(client_id) if replaces is None else "",
             )
-        return self._send(commands.private_message(client_id, message, self._peer))
+        line = commands.private_message(client_id, message, self._peer, "", replaces)
+        return self._send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 

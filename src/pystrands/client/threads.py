@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from pystrands.client.clock import clock
+from pystrands.client.commands import AT_ONCE
 from pystrands.client.core import Core
 from pystrands.client.dispatch import NotBegun
 from pystrands.client.outgoing import Outgoing
@@ -254,18 +255,24 @@ class Bridge:
             raise NotBegun
         return function(*args)
 
-    def send(self, line: bytes) -> bool:
-        """Hand ``line`` to the link, from any thread but the loop's; return whether it was. Blocks under back-pressure.
+    def send(self, line: bytes, to: str = "", timeout: float | None = None) -> bool:
+        """Hand ``line`` to the link, from any thread but the loop's; return whether it was.
 
-        The lines of one thread keep their order, and no line is ever mixed with another.
+        Blocks under back-pressure, and while ``to``, its recipient, is full: up to ``timeout`` seconds. The lines of
+        one thread keep their order, and no line is ever mixed with another.
         """
         life = self._core.life
         if life is None or self._over or not life.outgoing.is_possible:
             return self._core.outage.unsent()
         outgoing = life.outgoing
-        if outgoing.congested or outgoing.posted > POSTED_LIMIT:
+        if to == AT_ONCE:
+            if not outgoing.is_up:
+                return self._core.outage.unsent()
+            if outgoing.congested or outgoing.posted > POSTED_LIMIT:
+                return False
+        elif outgoing.congested or outgoing.posted > POSTED_LIMIT or to in outgoing.full:
             try:
-                return self.call(self._core.send, line)
+                return self.call(self._core.send, line, to, timeout)
             except Gone:
                 return self._core.outage.unsent()
         outgoing.check(line)
@@ -276,13 +283,13 @@ class Bridge:
                 return self._core.outage.unsent()
             outgoing.posted += len(line)
         self._core.outage.over()
-        self._mailbox.post(self._write, outgoing, line)
+        self._mailbox.post(self._write, outgoing, line, to)
         return True
 
-    def _write(self, outgoing: Outgoing, line: bytes) -> None:
+    def _write(self, outgoing: Outgoing, line: bytes, to: str) -> None:
         with outgoing.lock:
             outgoing.posted -= len(line)
-        if not outgoing.write(line):
+        if not outgoing.write_posted(line, to):
             outgoing.dropped += 1
             logger.debug("the link was lost before a message was written; the message is dropped")
 

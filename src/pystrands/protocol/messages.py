@@ -37,6 +37,7 @@ __all__ = [
     "Disconnected",
     "Done",
     "Event",
+    "Full",
     "Heartbeat",
     "Hello",
     "HelloParams",
@@ -48,7 +49,9 @@ __all__ = [
     "MessageToRoom",
     "NewConnection",
     "NewMessage",
+    "Ready",
     "Received",
+    "RecipientParams",
     "Refused",
     "Released",
     "Request",
@@ -119,6 +122,8 @@ class HelloParams(Struct, omit_defaults=True):
     """What the link is for, where that is not to be a backend: :data:`TOOL` or :data:`SENDER`."""
     token: str = ""
     """Of a backend: what shows a broker that asks for it that it may be one."""
+    flow: bool = False
+    """Of a backend of protocol 2: it wants to hear who is :class:`Full`, and waits then (LINK rule 25)."""
 
     def __repr__(self) -> str:
         """Return what may be logged: all but the token."""
@@ -310,6 +315,27 @@ class Leaving(Struct, tag="leaving", tag_field="action"):
     seq: int = 0
 
 
+class RecipientParams(Struct, omit_defaults=True):
+    """A client, or a room; neither stands for everyone."""
+
+    client_id: str | None = None
+    room_id: str | None = None
+
+
+class Full(Struct, tag="full", tag_field="action"):
+    """Enough waits for a recipient: what is sent to it should wait for the :class:`Ready` (LINK rule 25)."""
+
+    params: RecipientParams
+    seq: int = 0
+
+
+class Ready(Struct, tag="ready", tag_field="action"):
+    """A recipient that was full takes more again, or is gone."""
+
+    params: RecipientParams
+    seq: int = 0
+
+
 Event = (
     ConnectionRequest
     | NewConnection
@@ -319,6 +345,8 @@ Event = (
     | ClientAdopted
     | Result
     | Leaving
+    | Full
+    | Ready
     | Heartbeat
     | Hello
     | Welcome
@@ -394,6 +422,10 @@ class MessageToRoomParams(Struct, gc=False):
     exclude: tuple[str, ...] = ()
     """The ``client_id`` of those in the room who don't get it."""
     confirm: bool = False
+    volatile: bool = False
+    """Whether who is not up to date may miss it (LINK rule 28)."""
+    key: str = ""
+    """With ``volatile``: it replaces the one of the same key that still waits, instead of being missed."""
 
 
 class MessageToRoom(Struct, tag="message_to_room", tag_field="action", kw_only=True, gc=False):
@@ -411,6 +443,8 @@ class MessageToConnectionParams(Struct, gc=False):
     message: str
     binary: bool = False
     confirm: bool = False
+    volatile: bool = False
+    key: str = ""
 
 
 class MessageToConnection(Struct, tag="message_to_connection", tag_field="action", kw_only=True, gc=False):
@@ -428,6 +462,8 @@ class BroadcastParams(Struct):
     binary: bool = False
     exclude: tuple[str, ...] = ()
     confirm: bool = False
+    volatile: bool = False
+    key: str = ""
 
 
 class Broadcast(Struct, tag="broadcast", tag_field="action"):

@@ -10,7 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
-from pystrands.protocol.messages import ConnectionRequestParams, HelloParams, WatchedParams, WelcomeParams
+from pystrands.protocol.messages import (
+    ConnectionRequestParams,
+    HelloParams,
+    RecipientParams,
+    WatchedParams,
+    WelcomeParams,
+)
 
 __all__ = [
     "BYE",
@@ -25,6 +31,7 @@ __all__ = [
     "disconnected",
     "done",
     "error",
+    "full",
     "heartbeat_answer",
     "heartbeat_ask",
     "hello",
@@ -32,6 +39,7 @@ __all__ = [
     "message_to_room",
     "new_connection",
     "new_message",
+    "ready",
     "received",
     "refused",
     "released",
@@ -155,6 +163,16 @@ def result(request_id: str, params: dict[str, Any]) -> bytes:
     return b'{"action":"result","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
 
 
+def full(recipient: RecipientParams) -> bytes:
+    """Encode that enough waits for a recipient."""
+    return b'{"action":"full","request_id":"","params":' + _json(recipient) + b"}\n"
+
+
+def ready(recipient: RecipientParams) -> bytes:
+    """Encode that a recipient takes more again."""
+    return b'{"action":"ready","request_id":"","params":' + _json(recipient) + b"}\n"
+
+
 def watched(
     kind: str,
     time: float,
@@ -222,39 +240,52 @@ def request(action: str, request_id: str, params: dict[str, Any]) -> bytes:
     return _json({"action": action, "request_id": request_id, "params": params}) + b"\n"
 
 
-def message_to_room(room_id: str, message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
-    """Encode a message to every client in a room. Raises TypeError and ValueError as any message does."""
+def message_to_room(
+    room_id: str, message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "", key: str | None = None
+) -> bytes:
+    """Encode a message to every client in a room; ``key`` as :func:`_with_options` says.
+
+    Raises TypeError and ValueError as any message does.
+    """
     to = b'"room_id":' + _json(room_id) + b","
-    if exclude or confirm_as:
-        return _with_options("message_to_room", to + _content(message), exclude, confirm_as)
+    if exclude or confirm_as or key is not None:
+        return _with_options("message_to_room", to + _content(message), exclude, confirm_as, key)
     return b'{"action":"message_to_room","request_id":"","params":{' + to + _content(message) + b"}}\n"
 
 
-def message_to_connection(client_id: str, message: str | bytes, confirm_as: str = "") -> bytes:
-    """Encode a message to one client. Raises TypeError and ValueError as any message does."""
-    if type(message) is str and not confirm_as:  # the ordinary case
+def message_to_connection(client_id: str, message: str | bytes, confirm_as: str = "", key: str | None = None) -> bytes:
+    """Encode a message to one client; as :func:`message_to_room` otherwise."""
+    is_plain = not confirm_as and key is None
+    if type(message) is str and is_plain:  # the ordinary case
         return b'{"action":"message_to_connection","request_id":"","params":{"conn_id":%b,"message":%b}}\n' % (
             _json(client_id),
             _json(message),
         )
     to = b'"conn_id":' + _json(client_id) + b","
-    if confirm_as:
-        return _with_options("message_to_connection", to + _content(message), (), confirm_as)
+    if not is_plain:
+        return _with_options("message_to_connection", to + _content(message), (), confirm_as, key)
     return b'{"action":"message_to_connection","request_id":"","params":{' + to + _content(message) + b"}}\n"
 
 
-def broadcast(message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "") -> bytes:
-    """Encode a message to every client. Raises TypeError and ValueError as any message does."""
-    if exclude or confirm_as:
-        return _with_options("broadcast", _content(message), exclude, confirm_as)
+def broadcast(message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "", key: str | None = None) -> bytes:
+    """Encode a message to every client; as :func:`message_to_room` otherwise."""
+    if exclude or confirm_as or key is not None:
+        return _with_options("broadcast", _content(message), exclude, confirm_as, key)
     return b'{"action":"broadcast","request_id":"","params":{' + _content(message) + b"}}\n"
 
 
-def _with_options(action: str, params: bytes, exclude: Sequence[str], confirm_as: str) -> bytes:
-    """Encode a message that leaves clients out, or wants to be confirmed."""
+def _with_options(action: str, params: bytes, exclude: Sequence[str], confirm_as: str, key: str | None) -> bytes:
+    """Encode a message that leaves clients out, wants to be confirmed, or is volatile.
+
+    ``key``: None for a message that is not volatile, empty for one that has no key.
+    """
     options = b',"exclude":' + _json(exclude) if exclude else b""
     if confirm_as:
         options += b',"confirm":true'
+    if key is not None:
+        options += b',"volatile":true'
+        if key:
+            options += b',"key":' + _json(key)
     return (
         b'{"action":'
         + _json(action)

@@ -11,6 +11,7 @@ import msgspec
 
 from pystrands.cookies import parse_cookies
 from pystrands.protocol.fields import field_problem
+from pystrands.protocol.limits import MAX_DEPTH
 
 __all__ = ["ConnectionRequestContext", "Context", "Headers"]
 
@@ -374,8 +375,8 @@ def check_json(
     if isinstance(value, float):
         if not math.isfinite(value):
             raise TypeError(f"{caller} put {value!r} into {path}; JSON has no such number")
-    elif depth > 100:
-        raise TypeError(f"{caller} nested {path} deeper than 100 levels (does it contain itself?)")
+    elif depth >= MAX_DEPTH and isinstance(value, dict | list | tuple):
+        raise TypeError(f"{caller} nested {path} deeper than {MAX_DEPTH} levels (does it contain itself?)")
     elif isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):

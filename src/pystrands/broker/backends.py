@@ -1,6 +1,7 @@
 """The backends' sessions: which link carries which, how long one is waited for, and who gets a new client."""
 
 import asyncio
+import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -37,6 +38,9 @@ _LAST_WRITE: Final = 0.2
 """Seconds that links have at least to take what waits for them, at the end."""
 _NUMBERS: Final = 96
 """Bytes that an event's numbers may add to its line (LINK rule 5)."""
+_LEAST_LINE: Final = 16_384
+"""Bytes of the shortest line that a backend may announce: any event but a message fits, if without metadata."""
+_session_numbers: Final = itertools.count(1)
 _MAX_REQUESTS: Final = 1000
 """Connection requests that one session may have unanswered: the credit of handshakes."""
 
@@ -84,9 +88,11 @@ class Session(Holder):
         "binary",
         "is_expired",
         "is_mute",
+        "keeps_contexts",
         "link",
         "max_line",
         "name",
+        "number",
         "requests",
         "sends_only",
         "session_id",
@@ -105,6 +111,10 @@ class Session(Holder):
         self.binary = stream is not None
         self.max_line = 0
         """The longest line that it takes, in bytes; 0 where it does not say."""
+        self.keeps_contexts = False
+        """Whether it takes the context of a client in a line of its own, and keeps it for the events that follow."""
+        self.number = next(_session_numbers)
+        """Its own, never used twice, whatever ``session_id`` its backend names."""
         self.sends_only = False
         """Whether it is a program that only sends: no backend for clients."""
         self.unresponsive = False
@@ -402,10 +412,14 @@ class Backends(LinkOwner):
         if not session_id or session_id in self._sessions:
             self._break(link, "named no session of its own")
             return
+        if 0 < hello.max_line < _LEAST_LINE:
+            self._break(link, f"takes lines of {hello.max_line} bytes only, and needs to take {_LEAST_LINE} at least")
+            return
         self._has_met_protocol_2 = True
         session = Session(link.name, session_id, LinkSession(session_id))
         session.max_line = max(hello.max_line - _NUMBERS, 1) if hello.max_line else 0
         session.sends_only = hello.role == messages.SENDER
+        session.keeps_contexts = hello.contexts
         self._attach(session, link)
         link.write(wire.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
         logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")

@@ -11,6 +11,7 @@ from pystrands.broker.frames import close_code_is_valid
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.protocol import messages, wire
+from pystrands.protocol.limits import depth_problem, id_problem
 from pystrands.protocol.messages import (
     Broadcast,
     BroadcastParams,
@@ -103,11 +104,14 @@ class Commands:
         if client is None:
             return {"found": False}
         if isinstance(command, JoinRoom):
+            if problem := self._rooms.why_not(client, command.params.room_id):
+                return {"found": True, "error": problem}
             self._rooms.join(client, command.params.room_id)
         elif isinstance(command, LeaveRoom):
             self._rooms.leave(client, command.params.room_id)
         elif isinstance(command, UpdateMetadata):
-            self._update(client, command.params.metadata)
+            if problem := self._update(client, command.params.metadata):
+                return {"found": True, "error": problem}
         else:
             code = command.params.code
             if not close_code_is_valid(code):
@@ -124,6 +128,8 @@ class Commands:
         if not isinstance(session, ToolSession):
             return {"watching": False, "error": "only a link whose hello has the role of a tool may watch"}
         taps, room_id = self._rooms.taps, command.params.room_id
+        if room_id is not None and (problem := id_problem("room_id", room_id)):
+            return {"watching": session.output in taps.watchers, "error": problem}
         if isinstance(command, Unwatch):
             taps.unwatch(session.output, room_id)
             return {"watching": session.output in taps.watchers}
@@ -131,13 +137,20 @@ class Commands:
             return {"watching": True, "error": "a tool can't watch so many rooms: watch all of them"}
         return {"watching": True}
 
-    @staticmethod
-    def _update(client: Client, changes: dict[str, Any]) -> None:
+    def _update(self, client: Client, changes: dict[str, Any]) -> str:
+        """Set keys of a client's metadata; return why that can't be, in words for people, or an empty text."""
+        if problem := depth_problem(changes):
+            return problem
         try:
             old = _members(client.metadata)  # which stay as they are, whatever they are
         except msgspec.ValidationError:  # it was no object
             old = {}
-        client.metadata = msgspec.json.encode({**old, **changes})
+        metadata = msgspec.json.encode({**old, **changes})
+        size = client.context_size - len(client.metadata) + len(metadata)
+        if len(metadata) > len(client.metadata) and (problem := self._rooms.limits.context_problem(size)):
+            return problem
+        client.metadata = metadata
+        return ""
 
 
 def _content(params: MessageToConnectionParams | MessageToRoomParams | BroadcastParams) -> str | bytes:

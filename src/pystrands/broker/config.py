@@ -109,6 +109,9 @@ class BrokerConfig:
         "addresses and networks of the proxies in front, with commas between, such as `127.0.0.1,10.0.0.0/8`: a"
         " client's address is what they say in `X-Forwarded-For` or `Forwarded`",
     )
+    max_rooms_per_client: int = option(
+        1000, "rooms that one client may be in at once", unit="rooms", minimum=1, maximum=10**6
+    )
     max_connections: int = option(
         0, "clients at once; further ones get a 503; 0: no such limit", unit="connections", minimum=0, maximum=10**9
     )

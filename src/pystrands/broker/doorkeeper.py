@@ -15,6 +15,7 @@ from pystrands.broker.backends import Session
 from pystrands.broker.counters import Counters
 from pystrands.broker.upgrade import RETRY_AFTER
 from pystrands.protocol import wire
+from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
 from pystrands.protocol.messages import NOT_KNOWN, ResponseParams
 
 __all__ = ["Doorkeeper"]
@@ -57,7 +58,7 @@ class Doorkeeper:
 
     ``hold_time``: seconds that a client waits for a backend to be there (503). ``answer_timeout``: seconds that there
     are for the answer, however many backends are asked (504). ``admit(session, handshake, answer)`` lets a client in.
-    ``has_backend()``: whether there is one that is known to be one.
+    ``has_backend()``: whether there is one that is known to be one. ``limits``: what a client may have.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Doorkeeper:
         hold_time: float,
         answer_timeout: float,
         counters: Counters,
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._choose = choose
         self._has_backend = has_backend
         self._admit = admit
@@ -149,23 +152,46 @@ class Doorkeeper:
         elif not answer.accepted:
             reason = answer.reason[:_MAX_REASON] or "the connection was rejected"
             self._refuse(question, _refusal_status(session, answer.status), reason, "refused_by_backend")
-        else:
-            try:
-                answer.metadata = _readable(answer.metadata)
-            except (*NOT_KNOWN, OverflowError) as error:
-                self._counters["lines_malformed"] += 1
-                self.could_not_be_read(session, request_id)
-                text = f"the metadata of an answer could not be read, and its client is not let in: {error}"
-                logger.warning("%s: %s", session.name, text)
-                session.write(wire.error(wire.NOBODY, text))
-                return
+        elif answer.room_id in (None, path := question.handshake.path) and id_problem("room_id", path):
+            text = f"the path is a room's name here, of at most {MAX_ID} bytes"
+            self._refuse(question, 414, text, "refused_long_path")
+        elif self._is_usable(session, request_id, answer, path):
             self._forget(question)
             self._admit(session, question.handshake, answer)
 
+    def _is_usable(self, session: Session, request_id: str, answer: ResponseParams, path: str) -> bool:
+        """Whether a client can be let in like this. If it can't, it is refused, and its backend is told why."""
+        try:
+            metadata = _readable(answer.metadata)
+        except (*NOT_KNOWN, OverflowError) as error:
+            self._counters["lines_malformed"] += 1
+            problem = f"the metadata of an answer could not be read, and its client is not let in: {error}"
+        else:
+            if is_deep(bytes(metadata)):
+                metadata = Raw(msgspec.json.encode(pruned(msgspec.json.decode(metadata))))
+                _tell(
+                    session, f"the metadata of an answer has more than {MAX_DEPTH} levels: what is deeper became null"
+                )
+            answer.metadata = metadata
+            problem = self._problem(answer, path)
+        if problem:
+            self.could_not_be_read(session, request_id)
+            _tell(session, problem)
+        return not problem
+
+    def _problem(self, answer: ResponseParams, path: str) -> str:
+        """Return what an answer has more of than a client may have, in words for people; empty when there is none."""
+        client_id, room_id = answer.client_id or "", path if answer.room_id is None else answer.room_id
+        problem = id_problem("client_id", client_id) or id_problem("room_id", room_id)
+        if not problem:
+            size = len(wire.context_json(client_id or " " * 36, room_id, bytes(answer.metadata)))
+            problem = self._limits.context_problem(size)
+        return problem and f"a client is not let in: {problem}"
+
     def could_not_be_read(self, session: Session, request_id: str) -> None:
-        """A backend has answered what nobody can read."""
+        """A backend has answered what can't be used."""
         if (question := session.requests.get(request_id)) is not None:
-            self._refuse(question, 502, "the backend's answer could not be read", "refused_bad_answer")
+            self._refuse(question, 502, "the backend's answer can't be used", "refused_bad_answer")
 
     # --- how ---
 
@@ -240,6 +266,12 @@ def _refusal_status(session: Session, status: int) -> int:
         return status
     logger.warning("%s rejected a client with status %d, which refuses nobody: it got 403", session.name, status)
     return 403
+
+
+def _tell(session: Session, text: str) -> None:
+    """Tell a backend of what is wrong with an answer of its own."""
+    logger.warning("%s: %s", session.name, text)
+    session.write(wire.error(wire.NOBODY, text))
 
 
 def _readable(metadata: Raw) -> Raw:

@@ -46,7 +46,8 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "events_too_long": Counted(
         "events_dropped",
         "too_long",
-        "events that were dropped: with its metadata the line was longer than the backend takes",
+        "messages that were dropped, and other events that went without metadata: with it their line was longer than "
+        "the backend takes",
     ),
     "events_given_up": Counted(
         "events_dropped", "given_up", "messages that were dropped: three backends died while they were handling them"
@@ -119,7 +120,10 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "handshakes_failed", "no_answer", "clients on whom no backend decided within `--answer-timeout` (504)"
     ),
     "refused_bad_answer": Counted(
-        "handshakes_failed", "bad_answer", "clients about whom a backend's answer could not be read (502)"
+        "handshakes_failed", "bad_answer", "clients about whom a backend's answer could not be used (502)"
+    ),
+    "refused_long_path": Counted(
+        "handshakes_failed", "long_path", "clients whose path would have been their room, and is too long for one (414)"
     ),
     "refused_stopping": Counted(
         "handshakes_failed", "undecided", "clients that waited for a decision when the broker stopped (503)"
@@ -127,7 +131,7 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "handshake_refused": Counted(
         "handshakes_refused",
         "",
-        "the four above together, and clients that came while the broker stopped",
+        "the six above together, and clients that came while the broker stopped",
     ),
     "handshakes_abandoned": Counted("handshakes_failed", "abandoned", "clients that left before they were decided on"),
     "handshake_bad_request": Counted(

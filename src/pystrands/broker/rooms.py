@@ -3,12 +3,15 @@
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from pystrands.broker.expiry import NEVER
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.groups import Group
 from pystrands.broker.taps import Taps
 from pystrands.protocol import wire
 from pystrands.protocol.events import Lane
+from pystrands.protocol.limits import Limits, id_problem
 
 if TYPE_CHECKING:
     from pystrands.broker.websocket import WebSocket
@@ -17,6 +20,10 @@ __all__ = ["Client", "Rooms"]
 
 _ROOM_BYTES: Final = 800
 """What a room takes beside its name, with one client in it."""
+SMALL: Final = 1024
+"""Bytes of a context that is kept encoded, and repeated in each event."""
+
+_json: Final = msgspec.json.Encoder().encode
 
 
 class Client(Lane):
@@ -25,7 +32,18 @@ class Client(Lane):
     ``number`` is the broker's own, never used twice (LINK rule 24). ``room_id`` is the room it was let into.
     """
 
-    __slots__ = ("_context", "_left", "_metadata", "_room_bytes", "client_id", "expires_at", "number", "room_id", "ws")
+    __slots__ = (
+        "_left",
+        "_metadata",
+        "_rooms_size",
+        "client_id",
+        "expires_at",
+        "number",
+        "room_id",
+        "small",
+        "told",
+        "ws",
+    )
 
     def __init__(self, number: int, client_id: str, room_id: str, metadata: bytes, ws: "WebSocket") -> None:
         super().__init__()
@@ -36,9 +54,12 @@ class Client(Lane):
         self.expires_at = NEVER
         """Seconds since 1970 from which on none of its messages is delivered."""
         self._metadata = metadata
-        self._context = b""  # encoded when an event needs it; empty when something has changed since
         self._left: tuple[str, ...] | None = None  # of a client that is gone: the rooms that it was in
-        self._room_bytes = -_ROOM_BYTES  # one is a part of what every connection takes
+        self._rooms_size = 0  # bytes of their names as JSON, with the commas
+        self.small = b""
+        """Its context as JSON, if that is small, and an event has needed it since its last change."""
+        self.told = 0
+        """The number of the session that was told of the present context, which is not small; 0: none was."""
 
     def __repr__(self) -> str:
         return f"<Client {self.number} {self.client_id!r}>"
@@ -53,12 +74,19 @@ class Client(Lane):
     @property
     def context(self) -> bytes:
         """The JSON of its context: the constant part of all of its events."""
-        return self._context or self._encode()
+        return self.small or self._encode()
+
+    @property
+    def context_size(self) -> int:
+        """How many bytes the context has as JSON, at most."""
+        beside = len(wire.context_json(self.client_id, self.room_id, b"", ()))
+        return beside + self._rooms_size + len(self._metadata)
 
     @property
     def held_bytes(self) -> int:
         """About how many bytes are kept for its rooms and its metadata; a single room with a short name is free."""
-        return max(self._room_bytes, 0) + len(self._metadata) + len(self._context)
+        others = len(self.ws.groups) - 2  # all are in the group of everyone; one room is a part of each connection
+        return max(others, 0) * _ROOM_BYTES + self._rooms_size + len(self._metadata) + len(self.small)
 
     @property
     def metadata(self) -> bytes:
@@ -68,35 +96,46 @@ class Client(Lane):
     @metadata.setter
     def metadata(self, metadata: bytes) -> None:
         self._metadata = metadata
-        self._context = b""
+        self._changed()
 
     def joined(self, room_id: str) -> None:
         """Note that it is in one more room."""
-        self._room_bytes += _ROOM_BYTES + len(room_id)
-        self._context = b""
+        self._rooms_size += json_size(room_id)
+        self._changed()
 
     def left(self, room_id: str) -> None:
         """Note that it is in a room no more."""
-        self._room_bytes -= _ROOM_BYTES + len(room_id)
-        self._context = b""
+        self._rooms_size -= json_size(room_id)
+        self._changed()
 
     def gone(self, rooms: tuple[str, ...]) -> None:
         """Note that it is in no room any more, and was in these."""
         self._left = rooms
-        self._room_bytes = sum(map(len, rooms))
+
+    def _changed(self) -> None:
+        self.small = b""
+        self.told = 0
 
     def _encode(self) -> bytes:
         rooms = self.rooms
         others = rooms if rooms != (self.room_id,) else None
-        context = self._context = wire.context_json(self.client_id, self.room_id, self._metadata, others)
+        context = wire.context_json(self.client_id, self.room_id, self._metadata, others)
+        if len(context) <= SMALL:
+            self.small = context
         return context
+
+
+def json_size(room_id: str) -> int:
+    """Return how many bytes a room takes in a list of JSON."""
+    return len(_json(room_id)) + 1
 
 
 class Rooms:
     """The clients of this broker by id and by room; a client may be in any number of rooms.
 
     Each room is a group of ``outbox``, and so are all clients. ``on_first`` and ``on_last`` are told of rooms that come
-    and go with their first and last client, ``taps`` of all who join and leave.
+    and go with their first and last client, ``taps`` of all who join and leave. ``limits`` is for who asks
+    :meth:`why_not` before.
     """
 
     def __init__(
@@ -105,7 +144,9 @@ class Rooms:
         on_first: Callable[[str], None],
         on_last: Callable[[str], None],
         taps: Taps | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits or Limits()
         self.taps = taps or Taps()
         self.everyone = Group()
         self._outbox = outbox
@@ -154,6 +195,21 @@ class Rooms:
         for group in self._outbox.leave_all(client.ws):
             if group.name is not None:
                 self._was_left(client, group.name, group)
+
+    def why_not(self, client: Client, room_id: str) -> str:
+        """Return why a client may not join a room, in words for people; an empty text when it may, or is in it."""
+        limits = self.limits
+        if problem := id_problem("room_id", room_id):
+            return problem
+        group = self._rooms.get(room_id)
+        if group is not None and client.ws in group.members:
+            return ""
+        if len(client.ws.groups) > limits.max_rooms:  # one of them is that of everyone
+            return (
+                f"the client is in {limits.max_rooms} rooms, and may be in no more: have it leave others first, "
+                "or raise the broker's --max-rooms-per-client"
+            )
+        return limits.context_problem(client.context_size + json_size(room_id))
 
     def join(self, client: Client, room_id: str) -> bool:
         """Put a client into a room; return False when it was in it."""

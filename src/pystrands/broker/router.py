@@ -13,7 +13,7 @@ from pystrands.broker.counters import Counters
 from pystrands.broker.doorkeeper import Doorkeeper
 from pystrands.broker.expiry import NEVER, Expiries
 from pystrands.broker.queue import EventQueue, Offer
-from pystrands.broker.rooms import Client, Rooms
+from pystrands.broker.rooms import SMALL, Client, Rooms
 from pystrands.broker.websocket import Receiver, WebSocket
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
@@ -85,6 +85,7 @@ class Router(Receiver, SessionReceiver, Keeper):
             hold_time=hold_time,
             answer_timeout=answer_timeout,
             counters=counters,
+            limits=rooms.limits,
         )
 
     def _choose(self, besides: Collection[Session] = ()) -> Session | None:
@@ -208,28 +209,43 @@ class Router(Receiver, SessionReceiver, Keeper):
             if not session.binary and isinstance(event.content, bytes):
                 self._loop.call_soon(self._only_takes_text, client)
                 return 0
-            line = wire.new_message(client.context, event.content)
-        elif kind is Kind.NEW:
-            line = wire.new_connection(client.context)
-        elif kind is Kind.GONE:
-            line = wire.disconnected(client.context, event.code, str(event.content))
-        elif kind is Kind.ERROR:
-            line = wire.error(client.context, str(event.content))
-        elif session.stream is None:  # protocol 1 knows no adoption
+            line = wire.new_message(client.small or self._context(session, client), event.content)
+        elif kind is Kind.ADOPTED and session.stream is None:  # protocol 1 knows none
             return 0
         else:
-            line = wire.client_adopted(client.context)
+            line = _of_life(event, client.small or self._context(session, client))
         if session.max_line and len(line) > session.max_line:
             self._is_too_long(session, client, len(line))
-            return 0
+            if kind is _MESSAGE:
+                return 0
+            line = _of_life(event, wire.context_json(client.client_id, client.room_id, b"{}"))
         if event.redelivered:
             self._counters["events_redelivered"] += 1
         return session.write_event(line, event.number, event.redelivered)
 
+    def _context(self, session: Session, client: Client) -> bytes:
+        """Return what stands for a client's context in an event, where that is big, or was not encoded yet.
+
+        A session that keeps contexts is told of a big one in a line of its own, when it is new or has changed.
+        """
+        if client.told == session.number:
+            return wire.known_context(client.client_id)
+        context = client.context
+        if len(context) <= SMALL or not session.keeps_contexts:
+            return context
+        line = wire.context(context)
+        if session.max_line and len(line) > session.max_line:
+            return context
+        session.write(line)
+        client.told = session.number
+        return wire.known_context(client.client_id)
+
     def _is_too_long(self, session: Session, client: Client, size: int) -> None:  # LINK rule 5
+        """Count and tell: a message is dropped, any other event goes out without rooms and metadata."""
         self._counters["events_too_long"] += 1
         logger.error(
-            "an event of %r was dropped: its line has %d bytes, and %s takes %d; is there too much in its metadata?",
+            "an event of %r with its metadata has a line of %d bytes, and %s takes %d: a message is dropped, and of "
+            "any other event the metadata; have the backend take longer lines, or keep less in metadata",
             client.client_id,
             size,
             session.name,
@@ -332,3 +348,15 @@ class Router(Receiver, SessionReceiver, Keeper):
             session.write(wire.result(command.request_id, {"error": text}))
             return
         session.write(wire.error(wire.NOBODY, text))
+
+
+def _of_life(event: Event, context: bytes) -> bytes:
+    """Return the line of an event that is no message."""
+    kind = event.kind
+    if kind is Kind.NEW:
+        return wire.new_connection(context)
+    if kind is Kind.GONE:
+        return wire.disconnected(context, event.code, str(event.content))
+    if kind is Kind.ERROR:
+        return wire.error(context, str(event.content))
+    return wire.client_adopted(context)

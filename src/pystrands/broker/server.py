@@ -41,6 +41,7 @@ from pystrands.engine.memory import MemoryEngine
 from pystrands.errors import ConfigError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.address import is_loopback
+from pystrands.protocol.limits import MAX_ID, Limits, context_limit
 
 __all__ = ["Broker"]
 
@@ -254,7 +255,13 @@ class Broker:
     def _wire_router(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> Commands:
         config = self.config
         self._outbox = parts.outbox(loop, policy=config.slow_client_policy, counters=self.counters)
-        self._rooms = Rooms(self._outbox, self._engine.subscribe, self._engine.unsubscribe, Taps(self.counters))
+        self._rooms = Rooms(
+            self._outbox,
+            self._engine.subscribe,
+            self._engine.unsubscribe,
+            Taps(self.counters),
+            Limits(self.config.max_rooms_per_client, context_limit(self.config.max_message_size)),
+        )
         commands = Commands(self._engine, self._rooms, self.counters)
         self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters)
         self._router = Router(
@@ -396,6 +403,8 @@ class Broker:
                 broker_id=self.broker_id,
                 max_line=messages.line_limit(self.config.max_message_size),
                 max_message_size=self.config.max_message_size,
+                max_id=MAX_ID,
+                max_context=context_limit(self.config.max_message_size),
                 heartbeat=self.config.heartbeat_interval,
                 resume_window=self.config.resume_window,
             )

@@ -302,8 +302,11 @@ class PyStrands(BaseClient):
         This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
         without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
         was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+
+        Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
+        many rooms as it may be.
         """
-        return self._do(self._core.found, commands.join_room(client_id, room_id), timeout)
+        return self._do(self._core.found, commands.join_room(client_id, room_id, self._core.peer), timeout)
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
         """Take a client out of a room; return whether the client existed."""
@@ -325,9 +328,9 @@ class PyStrands(BaseClient):
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Any:
         """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
 
-        Raises TypeError on what is not made of JSON values.
+        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
-        return self._do(self._core.found, commands.update_metadata(client_id, metadata), timeout)
+        return self._do(self._core.found, commands.update_metadata(client_id, metadata, self._core.peer), timeout)
 
     def _send(self, line: bytes, to: str, timeout: float | None) -> Any:
         if loop_runs_here():

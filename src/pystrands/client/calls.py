@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
+from pystrands.client.commands import check_length
 from pystrands.client.peer import Peer
 from pystrands.context import (
     ConnectionRequestContext,
@@ -46,7 +47,7 @@ __all__ = [
 class Call(Laned):
     """A handler to be called: its name, its arguments, and whom it is about."""
 
-    __slots__ = ("args", "context", "done", "max_line", "name", "reply", "request", "request_id", "seq", "size")
+    __slots__ = ("args", "context", "done", "max_line", "name", "peer", "reply", "request", "request_id", "seq", "size")
 
     def __init__(
         self,
@@ -74,6 +75,8 @@ class Call(Laned):
         """Takes the answer to a connection request."""
         self.max_line = 0
         """The longest answer that the broker takes, in bytes; 0 where it does not say."""
+        self.peer: Peer | None = None
+        """The broker that asks, with a connection request."""
 
 
 _LIFE: Final[dict[type, str]] = {
@@ -223,7 +226,27 @@ def answer(call: Call, result: Any) -> bytes:
             f"on_connection_request made an answer of {len(line)} bytes and the broker takes {call.max_line}: "
             "put less into request.context.metadata"
         )
+    if call.peer is not None:
+        _check_limits(request, call.peer, len(line))
     return line
+
+
+def _check_limits(request: ConnectionRequestContext, peer: Peer, size: int) -> None:
+    """Raise ValueError or MessageTooBig on more than the broker takes; ``size``: of the answer's line, in bytes.
+
+    A path that is too long to be a room is the client's doing: the broker tells it.
+    """
+    context = request.context
+    check_length("request.context.client_id", context.client_id, peer)
+    if context.room_id != request.url:
+        check_length("request.context.room_id", context.room_id, peer)
+    if 0 < peer.max_context < size:
+        size = len(wire.context_json(context.client_id, context.room_id, wire.json(context.metadata)))
+        if size > peer.max_context:
+            raise MessageTooBig(
+                f"on_connection_request made a context of {size} bytes as JSON and the broker takes "
+                f"{peer.max_context}: put less into request.context.metadata"
+            )
 
 
 def _verdict(value: Any, how: str) -> bool:

@@ -84,6 +84,16 @@ def check_id(parameter: str, value: Any) -> None:
         raise TypeError(f"{parameter} must be a str, not {type(value).__name__}")
 
 
+def check_length(parameter: str, value: str, peer: Peer | None) -> None:
+    """Raise ValueError on an id that is longer than the broker takes; a peer of None is not connected."""
+    limit = peer.max_id if peer is not None else 0
+    if not limit or len(value) * 4 <= limit:
+        return
+    size = len(value.encode(errors="surrogatepass"))
+    if size > limit:
+        raise ValueError(f"{parameter} has {size} bytes in UTF-8 and the broker takes {limit}: choose a shorter one")
+
+
 def _excluded(exclude: str | Iterable[str]) -> tuple[str, ...]:
     """Return the client ids to leave out. Raises TypeError on what is no str."""
     ids = (exclude,) if isinstance(exclude, str) else tuple(exclude)
@@ -191,8 +201,10 @@ def _request(action: str, params: dict[str, Any]) -> Encode:
     return encode
 
 
-def join_room(client_id: Any, room_id: Any) -> Encode:
-    """Return what puts a client into a room. Raises TypeError on what is no str."""
+def join_room(client_id: Any, room_id: Any, peer: Peer | None) -> Encode:
+    """Return what puts a client into a room. Raises TypeError on what is no str, ValueError on what is too long."""
+    check_id("room_id", room_id)
+    check_length("room_id", room_id, peer)
     return _request("join_room", {"client_id": client_id, "room_id": room_id})
 
 
@@ -218,9 +230,25 @@ def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
 _CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
-def update_metadata(client_id: Any, metadata: Any) -> Encode:
-    """Return what sets keys of a client's metadata. Raises TypeError on what is no dict, or not made of JSON values."""
+def update_metadata(client_id: Any, metadata: Any, peer: Peer | None) -> Encode:
+    """Return what sets keys of a client's metadata. Raises TypeError on what is no dict, or not made of JSON values.
+
+    What it returns raises MessageTooBig on what no client's metadata can hold.
+    """
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a dict of the keys to set, not {type(metadata).__name__}")
     check_json(dict(metadata), "metadata", caller="update_metadata")
-    return _request("update_metadata", {"client_id": client_id, "metadata": dict(metadata)})
+    changes = dict(metadata)
+    encode = _request("update_metadata", {"client_id": client_id, "metadata": changes})
+    limit = peer.max_context if peer is not None else 0
+
+    def encode_within(request_id: str) -> bytes:
+        line = encode(request_id)
+        if 0 < limit < len(line) and (size := len(wire.json(changes))) > limit:
+            raise MessageTooBig(
+                f"the metadata has {size} bytes as JSON, and the broker takes {limit} for all of a client's ids, rooms "
+                "and metadata: keep less in it"
+            )
+        return line
+
+    return encode_within

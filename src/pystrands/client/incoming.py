@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from pystrands.client.base import Options
 from pystrands.client.calls import (
@@ -33,13 +33,18 @@ from pystrands.protocol.messages import (
     EVENTS,
     NOT_KNOWN,
     Broken,
+    ClientAdopted,
+    ClientContext,
+    ClientError,
     ConnectionRequest,
+    Disconnected,
     Event,
     Full,
     Heartbeat,
     Hello,
     HelloParams,
     Leaving,
+    NewConnection,
     NewMessage,
     Ready,
     Received,
@@ -58,6 +63,8 @@ logger = logging.getLogger(__name__)
 
 _NEW: Final = Receipt.NEW
 _MESSAGE: Final = NewMessage  # both looked up for every line: a constant is cheaper
+OfClient: TypeAlias = NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError
+_OF_CLIENTS: Final = (NewMessage, NewConnection, Disconnected, ClientAdopted, ClientError)
 ACKNOWLEDGE_WITHIN: Final = 0.1
 """Seconds until lines that came are acknowledged, when nothing is written meanwhile."""
 
@@ -228,14 +235,29 @@ class Incoming:
             self._outgoing.session.finished(seq)
             link.schedule_flush()
 
+    def _fill_in(self, link: Link, session: BackendSession | None, event: OfClient, action: str) -> int:
+        """Give an event a context that came before it; return the bytes of that one's line. 0: it can't be handled."""
+        size = self._ownership.fill_in(event.params)
+        if not size:
+            problem = "it refers to a context that has not come"
+            link.reject_line(problem)
+            self._take_broken(link, session, Broken(problem, action, seq=event.seq))
+        return size
+
     def _take_message(self, link: Link, session: BackendSession, event: NewMessage, seq: int, line: bytes) -> None:
+        size, params = len(line), event.params
+        if params.known:
+            if not (kept := self._fill_in(link, session, event, "new_message")):
+                return
+            size += kept
         try:
-            call = call_for_message(event, link.peer, len(line), seq, session.done)
+            call = call_for_message(event, link.peer, size, seq, session.done)
         except MalformedLine as error:
             link.reject_line(error)
             self._take_broken(link, session, Broken(str(error), "new_message", seq=seq))
             return
-        self._ownership.owns(cast("str", call.lane), call.context, line)
+        if not params.known:
+            self._ownership.owns(cast("str", call.lane), call.context, line)
         if self.is_leaving:
             self._release([call])
         else:
@@ -281,6 +303,14 @@ class Incoming:
         if kind is Ready:
             self._outgoing.hear_ready(to_recipient(cast("Ready", event).params))
             return
+        if kind is ClientContext:
+            self._ownership.keep(cast("ClientContext", event), line)
+            return
+        size = len(line)
+        if isinstance(event, _OF_CLIENTS) and event.params.known:
+            if not (kept := self._fill_in(link, session, event, str(event.__struct_config__.tag))):
+                return
+            size += kept
         try:
             call = call_for(event, link.peer)
         except MalformedLine as error:
@@ -290,9 +320,9 @@ class Incoming:
         if call is None:
             return
         link.exchanged = True
-        call.size = len(line)
+        call.size = size
         if kind is ConnectionRequest:
-            call.max_line = max_unnumbered(link.peer.max_line)
+            call.max_line, call.peer = max_unnumbered(link.peer.max_line), link.peer
             call.reply = link.write if session is None else partial(self._reply, session.session)
             if not link.peer.said_hello:
                 call.reply = partial(self._reply_to_original, link, call)

@@ -143,6 +143,7 @@ class Link:
     def say_hello(self, params: HelloParams) -> None:
         """Answer the broker's hello at once."""
         params.binary = True
+        params.contexts = True
         params.max_line = self._splitter.max_line
         self.write(wire.hello(params))
         self.flush()

@@ -1,13 +1,27 @@
 """Which clients a backend has, so that it can tell of their end when nobody else does."""
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 from pystrands.context import Context
-from pystrands.protocol.messages import ClientAdopted, Disconnected, Event, NewConnection, NewMessage
+from pystrands.protocol.messages import (
+    ClientAdopted,
+    ClientContext,
+    ClientErrorParams,
+    ContextParams,
+    Disconnected,
+    DisconnectedParams,
+    Event,
+    NewConnection,
+    NewMessage,
+    NewMessageParams,
+)
 
 __all__ = ["Ownership"]
+
+WithContext: TypeAlias = ContextParams | DisconnectedParams | NewMessageParams | ClientErrorParams
+"""The params of the events of clients."""
 
 _OWNED: Final = (NewMessage, NewConnection, ClientAdopted)
 _KEPT_LINE: Final = 1024
@@ -22,13 +36,15 @@ class Ownership:
     other backends meanwhile, which hear of their end; those that come back here are owned again from their next event.
     """
 
-    __slots__ = ("_broker_id", "_lines")
+    __slots__ = ("_broker_id", "_known", "_lines")
 
     def __init__(self) -> None:
         self._broker_id = ""
         # Each client's last line, which has its latest context. A handler may change the Context that it was given, and
         # to keep the line costs less than to see whether anything is new.
         self._lines: dict[str, bytes] = {}
+        # Of clients whose context is big: the line that told of it, to which their events refer.
+        self._known: dict[str, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -47,19 +63,41 @@ class Ownership:
         """Return the clients that are owned, each as its last event showed it, which are no longer."""
         lines = list(self._lines.values())
         self._lines.clear()
-        return [msgspec.json.decode(line, type=_OfClient).params.context for line in lines]
+        self._known.clear()
+        return [_decode(line).params.context for line in lines]
 
     def owns(self, client_id: str, context: Context, line: bytes) -> None:
-        """Note that the client of ``context``, which came in ``line``, is this backend's."""
+        """Note that the client of ``context``, which came in ``line`` as it is now, is this backend's."""
+        if self._known:
+            self._known.pop(client_id, None)
         self._lines[client_id] = line if len(line) <= _KEPT_LINE else _shortened(context)
 
     def saw(self, event: Event, line: bytes) -> None:
         """Note whose event came, in which line."""
         if isinstance(event, _OWNED):
             context = event.params.context
-            self.owns(context.client_id, context, line)
+            if not event.params.known:
+                self.owns(context.client_id, context, line)
         elif isinstance(event, Disconnected):
             self._lines.pop(event.params.context.client_id, None)
+            self._known.pop(event.params.context.client_id, None)
+
+    def keep(self, event: ClientContext, line: bytes) -> None:
+        """Keep a context, which came in ``line``, for the events that refer to it."""
+        self._known[event.params.context.client_id] = line
+
+    def fill_in(self, params: WithContext) -> int:
+        """Give an event that refers to a kept context one of its own; return the bytes of its line, 0 if there is none.
+
+        The event's client is this backend's from then on.
+        """
+        client_id = params.context.client_id
+        line = self._known.get(client_id)
+        if line is None:
+            return 0
+        self._lines[client_id] = line
+        params.context = _decode(line).params.context
+        return len(line)
 
 
 class _WithContext(msgspec.Struct):
@@ -70,6 +108,9 @@ class _OfClient(msgspec.Struct):
     """What the lines of a client's events have in common."""
 
     params: _WithContext
+
+
+_decode: Final = msgspec.json.Decoder(_OfClient).decode
 
 
 def _shortened(context: Context) -> bytes:

@@ -279,8 +279,11 @@ class PyStrandsClient(BaseClient):
         This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
         without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
         was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+
+        Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
+        many rooms as it may be.
         """
-        return self._ask(lambda core: core.found, commands.join_room(client_id, room_id), timeout)
+        return self._ask(lambda core: core.found, commands.join_room(client_id, room_id, self._peer), timeout)
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Take a client out of a room; return whether the client existed."""
@@ -302,9 +305,9 @@ class PyStrandsClient(BaseClient):
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
 
-        Raises TypeError on what is not made of JSON values.
+        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
-        return self._ask(lambda core: core.found, commands.update_metadata(client_id, metadata), timeout)
+        return self._ask(lambda core: core.found, commands.update_metadata(client_id, metadata, self._peer), timeout)
 
     # -- callbacks
 

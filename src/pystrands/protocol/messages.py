@@ -29,6 +29,7 @@ __all__ = [
     "Broken",
     "Bye",
     "ClientAdopted",
+    "ClientContext",
     "ClientError",
     "Command",
     "ConnectionRequest",
@@ -120,6 +121,12 @@ class HelloParams(Struct, omit_defaults=True):
     """With ``resume``: the last number of the broker's that the backend has received."""
     role: str = ""
     """What the link is for, where that is not to be a backend: :data:`TOOL` or :data:`SENDER`."""
+    contexts: bool = False
+    """Of a backend of protocol 2: whether it keeps the contexts that come in lines of their own."""
+    max_id: int = 0
+    """Bytes of UTF-8 that the broker takes for a client's or a room's id; 0 where it does not say."""
+    max_context: int = 0
+    """Bytes of JSON that the broker takes for a client's ids, rooms and metadata together; 0 where it does not say."""
     token: str = ""
     """Of a backend: what shows a broker that asks for it that it may be one."""
     flow: bool = False
@@ -212,9 +219,22 @@ class ConnectionRequest(Struct, tag="connection_request", tag_field="action"):
 
 
 class ContextParams(Struct):
-    """The params of an event that only tells which client."""
+    """The params of an event that only tells which client.
+
+    ``known``, here as in other events: the context has only a ``client_id``, and is the one that the last
+    :class:`ClientContext` of that client had.
+    """
 
     context: Context
+    known: bool = False
+
+
+class ClientContext(Struct, tag="context", tag_field="action"):
+    """A context that the backend keeps: later events of the client refer to it. No event that anybody finishes."""
+
+    params: ContextParams
+    request_id: str | None = None
+    seq: int = 0
 
 
 class NewConnection(Struct, tag="new_connection", tag_field="action"):
@@ -233,6 +253,7 @@ class DisconnectedParams(Struct):
     context: Context
     code: int | None = None
     reason: str = ""
+    known: bool = False
 
 
 class Disconnected(Struct, tag="disconnected", tag_field="action"):
@@ -251,6 +272,7 @@ class NewMessageParams(Struct, gc=False):
     context: Context
     message: str
     binary: bool = False
+    known: bool = False
 
 
 class NewMessage(Struct, tag="new_message", tag_field="action", kw_only=True, gc=False):
@@ -268,6 +290,7 @@ class ClientErrorParams(Struct):
 
     error: str = ""
     context: Context = msgspec.field(default_factory=Context)
+    known: bool = False
 
 
 class ClientError(Struct, tag="error", tag_field="action"):
@@ -343,6 +366,7 @@ Event = (
     | Disconnected
     | ClientError
     | ClientAdopted
+    | ClientContext
     | Result
     | Leaving
     | Full

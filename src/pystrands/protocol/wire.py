@@ -27,6 +27,7 @@ __all__ = [
     "broadcast",
     "client_adopted",
     "connection_request",
+    "context",
     "context_json",
     "disconnected",
     "done",
@@ -35,6 +36,8 @@ __all__ = [
     "heartbeat_answer",
     "heartbeat_ask",
     "hello",
+    "json",
+    "known_context",
     "message_to_connection",
     "message_to_room",
     "new_connection",
@@ -51,6 +54,11 @@ __all__ = [
 ]
 
 _json: Final = msgspec.json.Encoder().encode
+
+
+def json(value: Any) -> bytes:
+    """Encode a value that is made of JSON values."""
+    return _json(value)
 
 
 def _content(message: str | bytes) -> bytes:
@@ -141,6 +149,16 @@ def context_json(client_id: str, room_id: str, metadata: bytes, rooms: Sequence[
 
 NOBODY = context_json("", "", b"{}")
 """The context of what is about no client."""
+
+
+def known_context(client_id: str) -> bytes:
+    """Encode what stands for a context that the session has been told of, and a param that says so."""
+    return b'{"client_id":' + _json(client_id) + b'},"known":true'
+
+
+def context(context: bytes) -> bytes:
+    """Encode a client's context, for a session that keeps it for the events that follow."""
+    return b'{"action":"context","request_id":"","params":{"context":' + context + b"}}\n"
 
 
 def new_connection(context: bytes) -> bytes:

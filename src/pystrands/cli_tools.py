@@ -23,6 +23,7 @@ from pystrands.client.base import TOKEN_VARIABLE
 from pystrands.errors import ConfigError, PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.messages import WatchedParams
+from pystrands.protocol.printable import printable
 from pystrands.status_text import PlainPicture
 from pystrands.tools import Sent, Tool
 
@@ -95,13 +96,6 @@ def _tls(values: Mapping[str, Any]) -> ssl.SSLContext | None:
     except (OSError, ValueError) as error:
         raise ConfigError(name, f"can't use {values[name]}: {getattr(error, 'strerror', None) or error}") from None
     return context
-
-
-def _printable(text: str) -> str:
-    """Return text that stays on one line, and with which no client can steer the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _clients(count: int) -> str:
@@ -203,15 +197,15 @@ def watched_line(params: WatchedParams, with_room: bool, *, full: bool = False) 
     if params.kind == "dropped":
         return f"{moment} {params.dropped} lines are missing here: they came faster than they were read"
     kind = {"message_in": "in", "message_out": "out"}.get(params.kind, params.kind)
-    room = f"[{_printable(params.room_id)}] " if with_room and params.room_id is not None else ""
-    line = f"{moment} {_printable(kind):<6} {room}{_who(params)}"
+    room = f"[{printable(params.room_id)}] " if with_room and params.room_id is not None else ""
+    line = f"{moment} {printable(kind):<6} {room}{_who(params)}"
     if params.message is None:
         return line
     return f"{line}: {_payload(messages.message_content(params.message, params.binary), full)}"
 
 
 def _who(params: WatchedParams) -> str:
-    client = _printable(params.client_id or "")
+    client = printable(params.client_id or "")
     if params.clients is None:
         return client
     if params.client_id is not None:
@@ -224,7 +218,7 @@ def _payload(message: str | bytes, full: bool) -> str:
     rest = len(message) - len(shown)
     if isinstance(shown, bytes):
         return f"<{len(message)} bytes> {shown.hex(' ')}{' ...' if rest else ''}"
-    return f"{_printable(shown)}... ({rest} more)" if rest else _printable(shown)
+    return f"{printable(shown)}... ({rest} more)" if rest else printable(shown)
 
 
 # ---- status

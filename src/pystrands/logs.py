@@ -2,12 +2,50 @@
 
 import json
 import logging
+import traceback
 from datetime import UTC, datetime
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, TypeAlias
 
-__all__ = ["FORMATS", "JsonFormatter", "log_to_stderr"]
+from pystrands.protocol.printable import printable
+
+__all__ = ["FORMATS", "JsonFormatter", "TextFormatter", "log_to_stderr"]
+
+_ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 FORMATS: Final = ("text", "json")
+
+
+class TextFormatter(logging.Formatter):
+    """Writes a record as one line, and a traceback below it, indented: nothing that others said begins a line.
+
+    What can't be printed is escaped, in the texts of exceptions as well: no record can be made to look like two.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line, without its end."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 - logging's name
+        """Return the lines of a traceback, without the last one's end."""
+        if ei[1] is None:
+            return ""
+        parts = traceback.TracebackException(ei[0], ei[1], ei[2], compact=True).format()
+        return "\n".join(line for part in parts for line in _lines(part))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's name
+        """Return the lines of a stack, without the last one's end."""
+        return "\n".join("  " + printable(line) for line in stack_info.split("\n"))
+
+
+def _lines(part: str) -> list[str]:
+    """Return the lines of a part of a traceback; what begins it without an indent, an exception's text, stays one."""
+    text = part.removesuffix("\n")
+    lines = text.split("\n") if text[:1] in (" ", "\n", "") else [text]
+    return ["  " + printable(line) if line else "" for line in lines]
 
 
 class JsonFormatter(logging.Formatter):
@@ -39,5 +77,5 @@ def log_to_stderr(level: str, log_format: str) -> None:
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -6,6 +6,8 @@ from typing import Any, Final, Self
 
 import click
 
+from pystrands.protocol.printable import printable
+
 __all__ = [
     "BACKEND_COLUMNS",
     "NO_BACKEND",
@@ -41,12 +43,12 @@ def sizes(report: Mapping[str, Any], address: str) -> str:
 
 
 def backend_rows(report: Mapping[str, Any]) -> list[Row]:
-    """Return a row for each backend, of the columns BACKEND_COLUMNS; its name is a stranger's text."""
+    """Return a row for each backend, of the columns BACKEND_COLUMNS; its name, a stranger's text, can be shown."""
     rows: list[Row] = []
     for each in report["backends"]:
         state = "leaving" if each["leaving"] else "connected" if each["linked"] else "away"
         in_flight = "-" if each["in_flight"] is None else f"{each['in_flight']:,}"
-        rows.append((each["name"], f"{each['clients']:,}", in_flight, str(each["protocol"]), state))
+        rows.append((printable(each["name"]), f"{each['clients']:,}", in_flight, str(each["protocol"]), state))
     return rows
 
 
@@ -105,7 +107,7 @@ class PlainPicture:
         if self._before is not None:
             click.echo()
         click.echo(headline(report) + sizes(report, self._address))
-        rows: list[Row] = [(_printable(name), *rest) for name, *rest in backend_rows(report)]
+        rows = backend_rows(report)
         click.echo("\n" + (_table(BACKEND_COLUMNS, rows, right=range(1, 4)) if rows else NO_BACKEND))
         click.echo("\n" + _table(counter_columns(self._before), counter_rows(report, self._before), right=range(1, 3)))
         self._before = report
@@ -121,7 +123,3 @@ def _table(columns: Row, rows: list[Row], right: range) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

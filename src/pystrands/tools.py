@@ -16,6 +16,7 @@ from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, Refused, Watched, WatchedParams
+from pystrands.protocol.printable import printable
 
 __all__ = ["Sent", "Tool", "ToolError"]
 
@@ -172,7 +173,7 @@ class Tool:
             line = self._read()
             if type(line) is _Result and line.request_id == name:
                 if problem := line.params.get("error"):
-                    raise ToolError(str(problem))
+                    raise ToolError(printable(str(problem)))
                 return line.params
             self._take(line)
 
@@ -197,7 +198,8 @@ class Tool:
                 except MalformedLine:
                     raise ToolError(f"what listens at {self.address} does not speak as a broker does") from None
                 if type(line) is Refused:
-                    raise ToolError(f"the broker at {self.address} refuses: {' '.join(line.params.reason.split())}")
+                    reason = printable(" ".join(line.params.reason.split()))
+                    raise ToolError(f"the broker at {self.address} refuses: {reason}")
                 if isinstance(line, _Line):
                     return line
             try:

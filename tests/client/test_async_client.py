@@ -456,10 +456,10 @@ async def test_default_callbacks(broker, caplog):
             await connection.send(line(action, about))
         await connection.send(message("hidden", "c5") + request())
         assert (await connection.receive())["params"]["accepted"] is True
-    assert "client c5 is in" in caplog.text
-    assert "client c5 is gone" in caplog.text
-    assert "client c5: bad luck" in caplog.text
-    assert "str from client c5: on_message is not overridden" in caplog.text
+    assert "client 'c5' is in" in caplog.text
+    assert "client 'c5' is gone" in caplog.text
+    assert "client 'c5': bad luck" in caplog.text
+    assert "str from client 'c5': on_message is not overridden" in caplog.text
     assert "hidden" not in caplog.text
 
 
@@ -634,8 +634,8 @@ async def test_a_handler_that_raises_is_logged_and_told(broker, caplog):
         await until(lambda: len(client.calls) == 2)
         assert client.calls == [("error", "c9", "on_message failed: ValueError: boom"), ("new", "c9")]
         assert client.connected
-    assert "on_message failed for client c9" in caplog.text
-    assert "on_error failed for client c9" in caplog.text
+    assert "on_message failed for client 'c9'" in caplog.text
+    assert "on_error failed for client 'c9'" in caplog.text
     assert "Traceback" in caplog.text
 
 

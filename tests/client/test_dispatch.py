@@ -241,8 +241,8 @@ async def test_a_handler_of_on_error_that_is_cancelled(caplog):
     dispatcher.put(call())
     dispatcher.put(call(name="on_error"))
     await soon(dispatcher.finished())
-    assert "on_error was cancelled for client c1" in caplog.text
-    assert "on_error failed for client c1" in caplog.text
+    assert "on_error was cancelled for client 'c1'" in caplog.text
+    assert "on_error failed for client 'c1'" in caplog.text
 
 
 async def test_at_the_end_of_the_program_handlers_end():

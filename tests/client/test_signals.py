@@ -17,7 +17,7 @@ from pystrands import AsyncPyStrandsClient
 
 async def one(port):
     await AsyncPyStrandsClient("127.0.0.1", int(port)).run_forever()
-    print("ended", flush=True)
+    print("ended\\n", end="", flush=True)
 
 async def main():
     await asyncio.gather(*map(one, sys.argv[1:]))
@@ -32,7 +32,7 @@ from pystrands import PyStrandsClient
 
 def one(port):
     PyStrandsClient("127.0.0.1", int(port)).run_forever()
-    print("ended", flush=True)
+    print("ended\\n", end="", flush=True)
 
 first, second = sys.argv[1:]
 other = threading.Thread(target=one, args=[first])
@@ -48,13 +48,13 @@ from pystrands import PyStrands, PyStrandsClient
 
 def one(port):
     PyStrandsClient("127.0.0.1", int(port)).run_forever()
-    print("ended", flush=True)
+    print("ended\\n", end="", flush=True)
 
 first, second = sys.argv[1:]
 other = threading.Thread(target=one, args=[first])
 other.start()
 PyStrands("127.0.0.1", int(second)).run()
-print("ended", flush=True)
+print("ended\\n", end="", flush=True)
 other.join()
 print("in order", flush=True)
 """

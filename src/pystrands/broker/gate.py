@@ -13,6 +13,7 @@ from pystrands.protocol import messages
 from pystrands.protocol.address import origin
 from pystrands.protocol.guesses import Guesses
 from pystrands.protocol.messages import HelloParams
+from pystrands.protocol.printable import printable
 
 __all__ = ["FIRST_LINE", "TOO_LONG", "Entrant", "Gate", "read_tokens"]
 
@@ -154,7 +155,7 @@ class Gate:
     def tls_failed(self, link: Entrant, error: OSError) -> None:
         """Count and log that the TLS handshake of a link came to nothing."""
         self._counters["link_tls_failed"] += 1
-        self._log.warning("%s did not finish the TLS handshake: %s", link.name, str(error) or "it is gone")
+        self._log.warning("%s did not finish the TLS handshake: %s", link.name, printable(str(error)) or "it is gone")
 
 
 class _SparingLog:

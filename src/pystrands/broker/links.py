@@ -23,6 +23,7 @@ from pystrands.protocol.messages import (
     HelloParams,
     Unknown,
 )
+from pystrands.protocol.printable import printable
 
 if TYPE_CHECKING:
     from pystrands.broker.backends import Session
@@ -182,7 +183,7 @@ class Link:
     def connection_lost(self, exc: Exception | None) -> None:
         """Half a line at the end is discarded."""
         if exc is not None:
-            logger.info("%s: %s", self.name, exc)
+            logger.info("%s: %s", self.name, printable(str(exc)))
         self._transport = None
         self._out.clear()
         for timer in (self._decision, self._end):

@@ -336,7 +336,7 @@ class Router(Receiver, SessionReceiver, Keeper):
             text = f"a message was skipped: {error}"
         else:
             self._counters["commands_failed"] += 1
-            logger.error("the command %s of %s failed", action, session.name, exc_info=error)
+            logger.error("the command %r of %s failed", action, session.name, exc_info=error)
             text = f"the broker failed at the command {action} ({type(error).__name__}): its log tells more"
         self._is_lost(session, Broken(text, action, getattr(command, "request_id", "") or ""), text)
 

@@ -11,6 +11,7 @@ import aiofastnet
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.tls import Tls
+from pystrands.protocol.printable import printable
 
 __all__ = ["TlsServer"]
 
@@ -112,7 +113,7 @@ class TlsServer:
                     continue
                 except OSError as error:
                     if not is_failing:
-                        logger.error("no TLS connection can be accepted: %s", error)  # noqa: TRY400 - that says it all
+                        logger.error("no TLS connection can be accepted: %s", printable(str(error)))  # noqa: TRY400 - that says it all
                     is_failing = True
                     await asyncio.sleep(_RETRY)
 

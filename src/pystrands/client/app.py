@@ -19,6 +19,7 @@ from pystrands.client.commands import AT_ONCE, TO_EVERYONE
 from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.client.threads import Bridge, Gone, loop_runs_here, new_event_loop
 from pystrands.errors import NotConnected
+from pystrands.protocol.printable import printable
 
 __all__ = ["PyStrands"]
 
@@ -167,7 +168,7 @@ class PyStrands(BaseClient):
         if name == "on_error":
             error, context = args
             if context.exception is None:  # else it is logged already
-                logger.error("client %s: %s", context.client_id, error)
+                logger.error("client %r: %s", context.client_id, printable(error))
         return args[0].accepted if name == "on_connection_request" else None
 
     # -- running

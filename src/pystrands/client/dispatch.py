@@ -367,7 +367,7 @@ class Dispatcher:
         client_id = call.context.client_id
         if call.request is not None:
             _reply(call, refusal(call))
-        logger.error("%s failed for client %s", call.name, client_id, exc_info=error)
+        logger.error("%s failed for client %r", call.name, client_id, exc_info=error)
         if call.name == "on_error":
             return
         try:
@@ -382,9 +382,9 @@ class Dispatcher:
             if self._stopped or self._abandoned():
                 raise
             _uncancel()
-            logger.exception("on_error was cancelled for client %s", client_id)
+            logger.exception("on_error was cancelled for client %r", client_id)
         except BaseException:
-            logger.exception("on_error failed for client %s", client_id)
+            logger.exception("on_error failed for client %r", client_id)
 
     # -- the end
 

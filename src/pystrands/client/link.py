@@ -12,6 +12,7 @@ from pystrands.protocol import wire
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import HelloParams, line_limit
+from pystrands.protocol.printable import printable
 
 __all__ = ["Link"]
 
@@ -118,7 +119,7 @@ class Link:
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Finish; called by the loop."""
-        logger.debug("the link is closed: %s", exc or "end of stream")
+        logger.debug("the link is closed: %s", printable(str(exc or "end of stream")))
         self._deaf = True
         self._finished = True
         self._transport = None

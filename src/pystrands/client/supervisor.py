@@ -9,6 +9,7 @@ from typing import Any, Final
 from pystrands.client.base import Options
 from pystrands.client.link import Link
 from pystrands.protocol.backoff import Backoff
+from pystrands.protocol.printable import printable
 
 __all__ = ["Supervisor"]
 
@@ -135,7 +136,7 @@ class Supervisor:
 
     def refused(self, link: Link, reason: str) -> None:
         """The broker does not let this backend in; it would not the next time, either."""
-        self.refusal = f"{self._broker} refuses this backend: {' '.join(reason.split())[:_REASON]}"
+        self.refusal = f"{self._broker} refuses this backend: {printable(' '.join(reason.split())[:_REASON])}"
         link.abort()
 
     def stop(self) -> None:
@@ -182,7 +183,7 @@ class Supervisor:
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {CONNECT_TIMEOUT:g} s"
-        reason = str(error) or type(error).__name__  # uvloop has no text for what is no TLS
+        reason = printable(str(error)) or type(error).__name__  # uvloop has no text for what is no TLS
         no_tls = isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError)
         if self._tls is not None and no_tls and not isinstance(error, ssl.SSLCertVerificationError):
             reason += "; does it speak TLS? If not, leave ssl= out"

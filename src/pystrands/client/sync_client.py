@@ -27,6 +27,7 @@ from pystrands.client.signals import end_all, handling_sigterm
 from pystrands.client.threads import Gone, LoopThread, wait_for
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import NotConnected
+from pystrands.protocol.printable import printable
 
 __all__ = ["PyStrandsClient"]
 
@@ -321,26 +322,26 @@ class PyStrandsClient(BaseClient):
 
     def on_new_connection(self, context: Context) -> None:
         """Take note of a client that is in."""
-        logger.debug("client %s is in", context.client_id)
+        logger.debug("client %r is in", context.client_id)
 
     def on_message(self, message: Any, context: Context) -> None:
         """Handle a client's message: ``str`` from a text frame, ``bytes`` from a binary one."""
-        logger.debug("%s from client %s: on_message is not overridden", type(message).__name__, context.client_id)
+        logger.debug("%s from client %r: on_message is not overridden", type(message).__name__, context.client_id)
 
     def on_disconnect(self, context: Context) -> None:
         """Take note of a client that is gone, after its last message."""
-        logger.debug("client %s is gone", context.client_id)
+        logger.debug("client %r is gone", context.client_id)
 
     def on_client_adopted(self, context: Context) -> None:
         """Take note of a client that this backend takes over from one that is gone, before its next event."""
-        logger.debug("client %s is this backend's now", context.client_id)
+        logger.debug("client %r is this backend's now", context.client_id)
 
     def on_client_released(self, context: Context) -> None:
         """Take note of a client that another backend has taken over: this one had not been heard from for too long.
 
         Its events go there now, and its ``on_disconnect`` too.
         """
-        logger.debug("client %s is another backend's now", context.client_id)
+        logger.debug("client %r is another backend's now", context.client_id)
 
     def on_error(self, error: str, context: Context) -> None:
         """Take note of an error: one that a handler raised, ``context.exception``, or one that the broker tells of.
@@ -348,7 +349,7 @@ class PyStrandsClient(BaseClient):
         What a handler raised is logged already, with its traceback. Logs the others unless overridden.
         """
         if context.exception is None:
-            logger.error("client %s: %s", context.client_id, error)
+            logger.error("client %r: %s", context.client_id, printable(error))
 
 
 _clients: "weakref.WeakSet[PyStrandsClient]" = weakref.WeakSet()

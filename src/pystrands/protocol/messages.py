@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from pystrands.context import Context
 from pystrands.errors import MalformedLine
+from pystrands.protocol.printable import printable
 from pystrands.protocol.remains import OVERLONG, remains_of
 
 __all__ = [
@@ -711,7 +712,9 @@ class Decoder(Generic[M]):
             remains = remains_of(line)
             if remains.action and remains.action not in self._actions and isinstance(error, msgspec.ValidationError):
                 return Unknown(remains.seq) if remains.seq else None
-            problem = "it is longer than a line may be" if line.endswith(OVERLONG) else str(error)[:_MAX_PROBLEM]
+            problem = (
+                "it is longer than a line may be" if line.endswith(OVERLONG) else printable(str(error)[:_MAX_PROBLEM])
+            )
             return Broken(problem, *remains)
 
 

@@ -19,6 +19,7 @@ from pystrands import (
 from pystrands.client.dispatch import EAGER
 from tests.client.conftest import LOOPS
 from tests.client.fake_broker import FakeBroker, context, line, message, request, soon, until
+from tests.inside import core_of
 
 QUICK: dict[str, Any] = {"reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
 
@@ -119,10 +120,10 @@ async def test_connect_to_a_broker_that_refuses(broker):
 async def test_attempts_that_fail_leave_nothing_behind():
     client = Echo("127.0.0.1", free_port(), reconnect_delay=0)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: client._core.life)
+    await until(lambda: core_of(client).life)
     for _ in range(3):
         assert await client.connect() is False
-    assert client._core.life._links == set()
+    assert core_of(client).life._links == set()
     await client.disconnect()
     await soon(running)
 
@@ -136,7 +137,7 @@ async def test_run_forever_retries_a_first_connect_that_fails():
     fake.port = free_port()
     client = Echo(**fake.where, **QUICK)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: client._core.life)
+    await until(lambda: core_of(client).life)
     assert not client.connected
     async with fake:
         connection = await fake.link()
@@ -175,7 +176,7 @@ async def test_connect_cancelled_leaves_nothing(old_broker):
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting
-    await until(lambda: client._core.life is None)
+    await until(lambda: core_of(client).life is None)
     assert not client.connected
     await until(connection.reader.at_eof)
 
@@ -183,8 +184,8 @@ async def test_connect_cancelled_leaves_nothing(old_broker):
 async def test_disconnect_ends_the_wait_for_a_reconnect():
     client = Echo("127.0.0.1", free_port(), reconnect_delay=1000, max_reconnect_delay=1000)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: client._core.life)
-    await client._core.life.supervisor.attempt()
+    await until(lambda: core_of(client).life)
+    await core_of(client).life.supervisor.attempt()
     await client.disconnect()
     await soon(running)
 
@@ -241,8 +242,8 @@ async def test_backoff_grows_while_the_broker_refuses(broker, monkeypatch):
     broker.refuse = True
     client = Echo(**broker.where, reconnect_delay=1, max_reconnect_delay=8)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: client._core.life)
-    supervisor = client._core.life.supervisor
+    await until(lambda: core_of(client).life)
+    supervisor = core_of(client).life.supervisor
 
     async def pause(delay):
         delays.append(delay)
@@ -250,7 +251,7 @@ async def test_backoff_grows_while_the_broker_refuses(broker, monkeypatch):
 
     monkeypatch.setattr(supervisor, "_pause", pause)
     await until(lambda: len(delays) >= 6)
-    client._core.life.supervisor.stop()
+    core_of(client).life.supervisor.stop()
     await client.disconnect()
     await soon(running)
     assert delays[0] <= 1
@@ -266,7 +267,7 @@ async def test_reconnect_delay_starts_over_after_a_useful_link(broker, monkeypat
         delays.append(delay)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(client._core.life.supervisor, "_pause", pause)
+    monkeypatch.setattr(core_of(client).life.supervisor, "_pause", pause)
     for _ in range(4):
         (await broker.link()).cut()
     await broker.link()
@@ -302,13 +303,13 @@ async def test_malformed_lines_and_unknown_actions_are_skipped(broker, caplog):
         unknown = line("presence", {"who": 1}) + line("heartbeat")
         await connection.send(b"\n".join(bad) + b"\n" + unknown + message("hi"))
         assert await connection.texts(1) == ["echo: hi"]
-        assert client._core.link.malformed == len(bad)
+        assert core_of(client).link.malformed == len(bad)
     assert "malformed line" in caplog.text
 
 
 async def test_an_overlong_line_is_skipped(broker, caplog):
     async with up(broker) as (client, connection):
-        client._core.link._splitter.max_line = 300
+        core_of(client).link._splitter.max_line = 300
         await connection.send(message("x" * 400) + message("hi"))
         assert await connection.texts(1) == ["echo: hi"]
     assert "more than 300 bytes" in caplog.text
@@ -325,7 +326,7 @@ async def test_a_late_hello_is_ignored(old_broker):
         await client.broadcast_message("x")
         await connection.send(line("hello", {"protocol": 1, "binary": True}) + message("hi"))
         assert await connection.texts(2) == ["x", "echo: hi"]
-        assert not client._core.peer.said_hello
+        assert not core_of(client).peer.said_hello
 
 
 async def test_binary_both_ways(broker):
@@ -515,7 +516,7 @@ async def test_at_most_max_concurrency_handlers_run(broker):
         client.gates = {("message", name, "x"): gate for name, gate in gates.items()}
         await connection.send(b"".join(message("x", name) for name in gates) + line("heartbeat"))
         await until(lambda: len(client.calls) == 3)
-        assert client._core.life.dispatcher._lanes.running == 3
+        assert core_of(client).life.dispatcher._lanes.running == 3
         for gate in gates.values():
             gate.set()
         await until(lambda: len(client.calls) == 6)
@@ -594,7 +595,7 @@ async def test_send_waits_under_backpressure_and_goes_on(broker):
             taken.extend([await client.broadcast_message(f"{n:06}" + "x" * 100_000) for n in range(200)])
 
         pouring = asyncio.create_task(pour())
-        await until(lambda: client._core.life.outgoing._waiting)
+        await until(lambda: core_of(client).life.outgoing._waiting)
         connection.resume()
         assert [text[:6] for text in await connection.texts(200)] == [f"{n:06}" for n in range(200)]
         await soon(pouring)
@@ -611,7 +612,7 @@ async def test_send_that_waits_returns_false_when_the_link_is_lost(broker):
                 pass
 
         pouring = asyncio.create_task(pour())
-        await until(lambda: client._core.life.outgoing._waiting)
+        await until(lambda: core_of(client).life.outgoing._waiting)
         connection.cut()
         await soon(pouring)
         await broker.link()
@@ -702,7 +703,7 @@ async def test_replies_sent_while_draining_are_delivered(broker):
 
     async with up(broker, Slow) as (client, connection):
         await connection.send(message("1") + message("2") + message("3", "c2") + line("heartbeat"))
-        await until(lambda: client._core.life.dispatcher._lanes.running == 2)
+        await until(lambda: core_of(client).life.dispatcher._lanes.running == 2)
         leaving = [asyncio.create_task(client.disconnect()) for _ in range(2)]
         await until(lambda: not client.connected)
         await connection.send(message("too late", "c3"))
@@ -727,7 +728,7 @@ async def test_past_the_timeout_handlers_are_cancelled(broker, caplog):
 
     async with up(broker, Stuck) as (client, connection):
         await connection.send(message("1") + message("2") + message("3", "c2"))
-        await until(lambda: client._core.life.dispatcher._lanes.running == 2)
+        await until(lambda: core_of(client).life.dispatcher._lanes.running == 2)
         await soon(client.disconnect(timeout=0))
         assert sorted(cancelled) == ["1", "3"]
     assert "3 events were not handled in time" in caplog.text
@@ -780,7 +781,7 @@ async def test_disconnect_inside_a_handler(broker, wrapped):
 
 async def test_what_the_handlers_of_one_read_send_goes_out_in_one_write(broker):
     async with up(broker) as (client, connection):
-        link = client._core.link
+        link = core_of(client).link
         link._transport = spy = Writes(link._transport)
         link.data_received(b"".join(message(f"{n}", f"c{n % 3}") for n in range(9)))
         assert len(spy.writes) == (1 if EAGER else 0)  # with tasks that begin at once: before it goes back to the loop
@@ -843,7 +844,7 @@ async def test_disconnect_that_is_cancelled_goes_on(broker):
 
     async with up(broker, Slow) as (client, connection):
         await connection.send(message("1"))
-        await until(lambda: client._core.life.dispatcher._lanes.running)
+        await until(lambda: core_of(client).life.dispatcher._lanes.running)
         leaving = asyncio.create_task(client.disconnect())
         await until(lambda: not client.connected)
         leaving.cancel()
@@ -925,7 +926,7 @@ async def test_reading_stops_while_too_many_events_wait(broker, monkeypatch):
         gate = client.gates["message", "c1", "0"] = asyncio.Event()
         await connection.send(message("0"))
         await until(lambda: client.calls)
-        dispatcher, link = client._core.life.dispatcher, client._core.link
+        dispatcher, link = core_of(client).life.dispatcher, core_of(client).link
         dispatcher._max_waiting = 100
         await connection.send(b"".join(message(str(n)) for n in range(1, 301)))
         await until(lambda: dispatcher.full)
@@ -939,13 +940,13 @@ async def test_reading_stops_while_too_many_events_wait(broker, monkeypatch):
 async def test_bytes_that_wait_count_too(broker):
     async with up(broker, Recorder) as (client, connection):
         gate = client.gates["message", "c1", "0"] = asyncio.Event()
-        client._core.life.dispatcher._max_waiting_bytes = 10_000
+        core_of(client).life.dispatcher._max_waiting_bytes = 10_000
         await connection.send(message("0") + message("x" * 20_000) + message("1"))
-        await until(lambda: client._core.life.dispatcher.full)
+        await until(lambda: core_of(client).life.dispatcher.full)
         gate.set()
         await until(lambda: len(client.calls) == 3)
-        assert not client._core.life.dispatcher.full
-        assert client._core.life.dispatcher._waiting_bytes == 0
+        assert not core_of(client).life.dispatcher.full
+        assert core_of(client).life.dispatcher._waiting_bytes == 0
 
 
 # --- options -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from pystrands import AsyncPyStrandsClient
 from tests.client.fake_broker import FakeBroker, soon, until
+from tests.inside import core_of
 
 from .test_async_client import QUICK, free_port
 
@@ -29,7 +30,7 @@ async def trying(port, **options):
     """A client that keeps trying."""
     client = AsyncPyStrandsClient("127.0.0.1", port, **(QUICK | options))
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: client._core.life)
+    await until(lambda: core_of(client).life)
     yield client
     await client.disconnect()
     await soon(running)

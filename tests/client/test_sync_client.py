@@ -13,6 +13,7 @@ import pytest
 from pystrands import AsyncPyStrandsClient, ConfigError, MessageTooBig, PyStrandsClient
 from tests.client.fake_broker import PATIENCE, BrokerThread, context, line, message, request
 from tests.client.test_async_client import free_port
+from tests.inside import running_of
 
 
 class Echo(PyStrandsClient):
@@ -177,8 +178,7 @@ def test_what_waits_raises_on_the_loop_that_it_would_wait_for(broker_thread):
                 call()
         return client.broadcast_message("x")
 
-    assert client._running is not None
-    assert client._running.bridge.call(on_its_loop) is True
+    assert running_of(client).bridge.call(on_its_loop) is True
     assert client.connected
     client.disconnect()
 
@@ -228,13 +228,13 @@ def test_send_blocks_under_backpressure_and_ends_with_the_link():
             waiting = threading.Event()
 
             def look():
-                life = client._running.core.life
+                life = running_of(client).core.life
                 if life is not None and life.outgoing._waiting:
                     waiting.set()
                 elif life is not None:
                     asyncio.get_running_loop().call_soon(look)
 
-            client._running.bridge._mailbox.post(look)
+            running_of(client).bridge._mailbox.post(look)
             assert waiting.wait(PATIENCE)
             broker.loop.call_soon_threadsafe(connection.cut)
             assert pouring.result(PATIENCE) == "ended"
@@ -275,7 +275,7 @@ def test_at_most_max_workers_handlers_run(broker_thread):
     broker_thread.run(connection.send(b"".join(message("wait", f"c{n}") for n in range(5))))
     for _ in range(2):
         assert client.started.acquire(timeout=PATIENCE)
-    assert client._running.core.life.dispatcher._lanes.running == 2
+    assert running_of(client).core.life.dispatcher._lanes.running == 2
     client.gate.set()
     assert broker_thread.run(connection.texts(5)) == ["wait"] * 5
     client.disconnect()

@@ -6,6 +6,7 @@ import ssl
 import pytest
 
 from pystrands import AsyncPyStrandsClient, ConfigError, PyStrands, PyStrandsClient, Refused
+from pystrands.client.base import options_of
 from tests.client.fake_broker import FakeBroker, line, message, soon
 
 TOKEN = "a token that is a secret"
@@ -148,4 +149,4 @@ def test_values_that_cannot_work_are_named_and_not_shown(kind):
     assert client.token == TOKEN
     assert isinstance(client.ssl, ssl.SSLContext)
     assert "secret" not in repr(client)
-    assert "secret" not in repr(client._options())
+    assert "secret" not in repr(options_of(client))

@@ -7,6 +7,7 @@ from typing import Any
 
 from pystrands import AsyncPyStrandsClient
 from tests.client.fake_broker import Connection, FakeBroker, context, line, soon, until
+from tests.inside import core_of
 
 from .hearing import Hearing
 
@@ -129,7 +130,7 @@ def line_with(head: dict[str, Any], action: str, params: dict[str, Any] | None) 
 
 async def unlinked(client: AsyncPyStrandsClient) -> None:
     """Wait until a backend has noticed that its link is gone."""
-    await until(lambda: client._core.life.outgoing.link is None)
+    await until(lambda: core_of(client).life.outgoing.link is None)
 
 
 class Noting(AsyncPyStrandsClient):

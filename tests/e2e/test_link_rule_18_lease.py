@@ -12,6 +12,7 @@ from pystrands import testing
 from pystrands.client import dispatch, heartbeats
 from pystrands.protocol import messages
 from tests.client.fake_broker import line, soon, until
+from tests.inside import core_of
 
 from .raw_backend import RawBackend
 from .raw_broker import Noting, RawBroker, unlinked
@@ -55,7 +56,7 @@ async def answer(link, number):
 
 
 async def held(client):
-    await until(lambda: client._core.life.dispatcher.is_held)
+    await until(lambda: core_of(client).life.dispatcher.is_held)
 
 
 async def turns():
@@ -159,7 +160,7 @@ async def test_rule_18_a_backend_asks_by_itself_often_enough(raw_broker):
     assert numbers == sorted(numbers)
     assert numbers[2] - numbers[0] >= WINDOW / 2 - 0.01
     await answer(link, numbers[2])
-    lease = client._core.life.dispatcher
+    lease = core_of(client).life.dispatcher
     await until(lambda: lease.lease == pytest.approx(numbers[2] + 0.9 * WINDOW))
     link.cut()
     await client.disconnect(0)
@@ -296,7 +297,7 @@ async def test_rule_18_disconnecting_first_and_losing_the_lease_then(raw_broker,
     await turns()
     clock.now += WINDOW
     begun.set()
-    await until(lambda: client._core.life.dispatcher.idle)
+    await until(lambda: core_of(client).life.dispatcher.idle)
     again = await next_link(raw_broker)
     await again.go_on(link)
     await again.hear("leave")
@@ -605,6 +606,7 @@ ENDS = """
 import asyncio, os
 
 from pystrands import AsyncPyStrandsClient
+from tests.inside import core_of
 
 
 class Backend(AsyncPyStrandsClient):

@@ -8,6 +8,7 @@ import pytest
 
 from pystrands import PyStrandsClient, testing
 from tests.client.fake_broker import soon, until
+from tests.inside import core_of
 
 from .raw_backend import RawBackend
 from .raw_broker import Noting, RawBroker, unlinked
@@ -52,7 +53,7 @@ async def test_what_was_taken_without_a_link_is_sent_when_it_is_back(world, how)
     for text in "abc":
         assert await client.broadcast_message(text)
     ending = asyncio.ensure_future(ENDS[how](client))
-    await until(lambda: client._core.stopping)
+    await until(lambda: core_of(client).stopping)
     assert await client.broadcast_message("d")
     proxy.accept()
     await soon(ending)
@@ -154,10 +155,10 @@ async def test_a_link_that_is_cut_after_the_leave_comes_back_for_what_handlers_s
             for _ in range(2):
                 await down(proxy, client)
                 proxy.accept()
-                await until(lambda: client._core.life.link is not None)
+                await until(lambda: core_of(client).life.link is not None)
             await down(proxy, client)
             release.set()
-            await until(lambda: client._core.life.dispatcher.idle)
+            await until(lambda: core_of(client).life.dispatcher.idle)
             proxy.accept()
             await soon(ending)
             await ws.expect("re: a")

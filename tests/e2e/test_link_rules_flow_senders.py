@@ -7,6 +7,7 @@ import pytest
 from pystrands import PyStrands, PyStrandsClient
 from pystrands.client import outgoing
 from tests.client.fake_broker import soon, until
+from tests.inside import core_of
 
 from .raw_broker import Noting, unlinked
 
@@ -22,11 +23,11 @@ async def settled():
 
 async def told_full(client, link, to, params):
     await link.say("full", params)
-    await until(lambda: to in client._core.outgoing.full)
+    await until(lambda: to in core_of(client).outgoing.full)
 
 
 def waiting(client):
-    return len(list(client._core.outgoing.full.waiting))
+    return len(list(core_of(client).outgoing.full.waiting))
 
 
 async def sending(client, method, *args, **options):
@@ -111,13 +112,13 @@ async def test_rule_26_confirm_waits_as_others_do(raw_broker):
 async def test_rule_26_what_waits_for_the_link_waits_for_its_recipient_before_later_ones(raw_broker):
     client = Noting()
     link = await raw_broker.connected(client)
-    client._core.outgoing.session.max_lines = 1
+    core_of(client).outgoing.session.max_lines = 1
     assert await client.send_private_message("ann", "fills the window")
     first, other = (asyncio.ensure_future(client.send_private_message(to, "1")) for to in ("cay", "bob"))
     await settled()
     await told_full(client, link, "ccay", CAY)
     second = await sending(client, "send_private_message", "cay", "2")
-    client._core.outgoing.session.max_lines = 10
+    core_of(client).outgoing.session.max_lines = 10
     assert await link.hear_text() == "fills the window"
     await link.acknowledge()
     assert await soon(other)
@@ -142,7 +143,7 @@ async def test_rule_26_over_a_cut_they_wait_on(raw_broker):
     again = await raw_broker.linked()
     await again.go_on(link)
     await again.say("full", {"client_id": "bob"})
-    await until(lambda: "cbob" in client._core.outgoing.full)
+    await until(lambda: "cbob" in core_of(client).outgoing.full)
     assert not held.done()
     await again.say("ready", CAY)
     assert await soon(held)
@@ -156,7 +157,7 @@ async def test_rule_26_a_ready_that_was_lost_with_its_link_comes_again(raw_broke
     client = Noting()
     link = await raw_broker.connected(client)
     full = await link.say("full", CAY)
-    await until(lambda: "ccay" in client._core.outgoing.full)
+    await until(lambda: "ccay" in core_of(client).outgoing.full)
     held = await sending(client, "send_private_message", "cay", "1")
     link.cut()
     again = await raw_broker.linked()
@@ -174,7 +175,7 @@ async def test_rule_26_without_a_link_nobody_waits_for_long(raw_broker, monkeypa
     client = Noting(reconnect_delay=30)
     link = await raw_broker.connected(client)
     await told_full(client, link, "ccay", CAY)
-    client._core.outgoing.session.max_lines = 2
+    core_of(client).outgoing.session.max_lines = 2
     held = [await sending(client, "send_private_message", "cay", str(number)) for number in range(3)]
     link.cut()
     assert [await soon(each) for each in held] == [True, True, False], "two find room in the session"
@@ -221,7 +222,7 @@ async def test_rule_26_a_session_that_was_given_up_discards_what_its_handlers_wa
     assert await again.hear_text() == "from outside"
     await until(lambda: ("from a handler", "taken: False") in client.notes)
     assert await again.so_far(client) == []
-    assert client._core.outgoing.discarded == 1
+    assert core_of(client).outgoing.discarded == 1
     again.cut()
     await client.disconnect(0)
 
@@ -274,7 +275,7 @@ async def test_rule_28_volatile_messages_wait_for_nobody(raw_broker):
         {"exclude": ["cay"], "volatile": True, "key": "k"},
         {"conn_id": "cay", "volatile": True},
     ]
-    client._core.outgoing.session.max_lines = 0
+    core_of(client).outgoing.session.max_lines = 0
     assert await client.send_room_message("r", "no room on the link", volatile=True) is False
     assert await client.send_private_message("cay", "no room on the link", key="k") is False
     link.cut()
@@ -295,12 +296,12 @@ async def test_rule_26_threads_wait_too(raw_broker, kind):
     if kind is PyStrands:
         running = asyncio.ensure_future(asyncio.to_thread(client.run))
         link = await raw_broker.begin()
-        core = client._core
+        core = core_of(client)
     else:
         running = asyncio.ensure_future(asyncio.to_thread(client.connect))
         link = await raw_broker.begin()
         assert await soon(running)
-        core = client._running.core
+        core = core_of(client)
     await link.say("full", CAY)
     await until(lambda: core.outgoing is not None and "ccay" in core.outgoing.full)
     assert await asyncio.to_thread(client.send_private_message, "cay", "late", timeout=0.01) is False

@@ -9,6 +9,7 @@ import pytest
 from pystrands import testing
 from pystrands.broker import doorkeeper
 from tests.client.fake_broker import request, soon, until
+from tests.inside import core_of
 
 from .raw_backend import RawBackend, told
 from .raw_broker import Noting, unlinked
@@ -373,7 +374,7 @@ async def test_rule_18_a_session_that_was_given_up(raw_broker):
     release.set()
     await until(lambda: ("released", "ann") in client.notes)
     assert client.sent == [False, False]
-    assert client._core.life.outgoing.discarded == 3
+    assert core_of(client).life.outgoing.discarded == 3
     assert await again.so_far(client) == []  # and nothing is done: those events are others'
     await again.message("new", "dan")
     assert (await again.hear("message_to_connection"))["params"]["message"] == "too late"  # by another handler
@@ -430,7 +431,7 @@ async def test_rule_18_a_broker_that_forgot_the_session_costs_what_was_written(r
         assert await client.broadcast_message(text)
         assert await link.hear_text() == text
     await link.acknowledge(1)
-    await until(lambda: client._core.life.outgoing.session.session.acknowledged == 1)
+    await until(lambda: core_of(client).life.outgoing.session.session.acknowledged == 1)
     link.cut()
     await unlinked(client)
     assert await client.broadcast_message("not written")

@@ -6,14 +6,17 @@ import inspect
 import logging
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from pystrands.client import commands
 from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
+    NOT_MADE,
     BaseClient,
     check_whole,
+    options_of,
 )
 from pystrands.client.commands import AT_ONCE, TO_EVERYONE
 from pystrands.client.core import REQUEST_TIMEOUT, Core
@@ -62,6 +65,10 @@ class PyStrands(BaseClient):
     the client or the room that the message is for.
     """
 
+    __core: Core = NOT_MADE
+    __bridge: Bridge | None = NOT_MADE
+    __handlers: dict[str, tuple[Handler, bool]] = NOT_MADE
+
     def __init__(
         self,
         host: str = "localhost",
@@ -96,15 +103,15 @@ class PyStrands(BaseClient):
         )
         advise(type(self), HANDLERS, overridden=False)
         self.max_workers = max_workers
-        self._handlers: dict[str, tuple[Handler, bool]] = {}
-        self._core = Core(self._options, self._invoke)
-        self._bridge: Bridge | None = None
+        self.__handlers = {}
+        self.__core = Core(partial(options_of, self), self.__invoke)
+        self.__bridge = None
 
     # -- handlers
 
-    def _register(self, name: str, function: H) -> H:
-        if name in self._handlers:
-            raise ValueError(f"{name} has a handler already: {_name_of(self._handlers[name][0])}")
+    def __register(self, name: str, function: H) -> H:
+        if before := self.__handlers.get(name):
+            raise ValueError(f"{name} has a handler already: {_name_of(before[0])}")
         if not callable(function):
             raise TypeError(
                 f"@app.{name} takes a function, not {type(function).__name__}; write it without parentheses"
@@ -122,7 +129,7 @@ class PyStrands(BaseClient):
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
         )
-        self._handlers[name] = (function, is_async)
+        self.__handlers[name] = (function, is_async)
         return function
 
     def on_connection_request(self, function: H) -> H:
@@ -131,40 +138,40 @@ class PyStrands(BaseClient):
         This and the other decorators raise ValueError when there is a handler already, and TypeError when the function
         can't be called with the arguments of its event.
         """
-        return self._register("on_connection_request", function)
+        return self.__register("on_connection_request", function)
 
     def on_new_connection(self, function: H) -> H:
         """Register ``function(context)``, which is told of a client that is in. Returns it."""
-        return self._register("on_new_connection", function)
+        return self.__register("on_new_connection", function)
 
     def on_message(self, function: H) -> H:
         """Register ``function(message, context)``, which handles a client's message. Returns it."""
-        return self._register("on_message", function)
+        return self.__register("on_message", function)
 
     def on_disconnect(self, function: H) -> H:
         """Register ``function(context)``, which is told of a client that is gone. Returns it."""
-        return self._register("on_disconnect", function)
+        return self.__register("on_disconnect", function)
 
     def on_client_adopted(self, function: H) -> H:
         """Register ``function(context)``, told of a client taken over from a backend that is gone. Returns it."""
-        return self._register("on_client_adopted", function)
+        return self.__register("on_client_adopted", function)
 
     def on_client_released(self, function: H) -> H:
         """Register ``function(context)``, told of a client that another backend has taken over. Returns it."""
-        return self._register("on_client_released", function)
+        return self.__register("on_client_released", function)
 
     def on_error(self, function: H) -> H:
         """Register ``function(error, context)``, which is told of errors. Returns it."""
-        return self._register("on_error", function)
+        return self.__register("on_error", function)
 
-    def _invoke(self, name: str, args: tuple[Any, ...]) -> Any:
-        registered = self._handlers.get(name)
+    def __invoke(self, name: str, args: tuple[Any, ...]) -> Any:
+        registered = self.__handlers.get(name)
         if registered is not None:
             function, is_async = registered
             if is_async:
                 return function(*args)
-            assert self._bridge is not None  # it is there while the app runs
-            return self._bridge.run_plain(name, function, args)
+            assert self.__bridge is not None  # it is there while the app runs
+            return self.__bridge.run_plain(name, function, args)
         if name == "on_error":
             error, context = args
             if context.exception is None:  # else it is logged already
@@ -176,7 +183,7 @@ class PyStrands(BaseClient):
     @property
     def connected(self) -> bool:
         """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
-        return self._core.connected
+        return self.__core.connected
 
     def run(self) -> None:
         """Connect, and block until the app is disconnected; on uvloop where there is one.
@@ -200,14 +207,15 @@ class PyStrands(BaseClient):
         Cancelling it disconnects, giving handlers a second, and raises CancelledError. Raises RuntimeError when the app
         runs already.
         """
-        if self._bridge is not None:
+        run_forever = self.__core.run_forever
+        if self.__bridge is not None:
             raise RuntimeError("the app runs already")
-        self._bridge = Bridge(self._core, self.max_workers)
+        self.__bridge = Bridge(self.__core, self.max_workers)
         try:
-            await self._core.run_forever()
+            await run_forever()
         finally:
-            self._bridge.close()
-            self._bridge = None
+            self.__bridge.close()
+            self.__bridge = None
 
     def disconnect(self, timeout: float = 5.0) -> Any:
         """Disconnect, and wait until that is done; ``run`` returns. Awaited, or called directly, as the ``send`` are.
@@ -215,7 +223,7 @@ class PyStrands(BaseClient):
         Handlers of what was received have ``timeout`` seconds, and what they send is still sent. Inside a handler it
         does not wait for that handler.
         """
-        return self._do(self._core.disconnect, timeout, gone=_nothing)
+        return self.__do(self.__core.disconnect, timeout, gone=_nothing)
 
     # -- sending
 
@@ -239,14 +247,14 @@ class PyStrands(BaseClient):
         """
         replaces = commands.volatile_key(volatile, key)
         if confirm:
-            return self._do(
-                self._core.confirm,
-                lambda as_: commands.broadcast(message, self._core.peer, exclude, as_, replaces),
+            return self.__do(
+                self.__core.confirm,
+                lambda as_: commands.broadcast(message, self.__core.peer, exclude, as_, replaces),
                 timeout,
                 TO_EVERYONE if replaces is None else "",
             )
-        line = commands.broadcast(message, self._core.peer, exclude, "", replaces)
-        return self._send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
+        line = commands.broadcast(message, self.__core.peer, exclude, "", replaces)
+        return self.__send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     broadcast = broadcast_message
 
@@ -264,14 +272,14 @@ class PyStrands(BaseClient):
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
         replaces = commands.volatile_key(volatile, key)
         if confirm:
-            return self._do(
-                self._core.confirm,
-                lambda as_: commands.room_message(room_id, message, self._core.peer, exclude, as_, replaces),
+            return self.__do(
+                self.__core.confirm,
+                lambda as_: commands.room_message(room_id, message, self.__core.peer, exclude, as_, replaces),
                 timeout,
                 commands.to_room(room_id) if replaces is None else "",
             )
-        line = commands.room_message(room_id, message, self._core.peer, exclude, "", replaces)
-        return self._send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
+        line = commands.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
+        return self.__send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     def send_private_message(
         self,
@@ -286,14 +294,14 @@ class PyStrands(BaseClient):
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
         replaces = commands.volatile_key(volatile, key)
         if confirm:
-            return self._do(
-                self._core.confirm,
-                lambda as_: commands.private_message(client_id, message, self._core.peer, as_, replaces),
+            return self.__do(
+                self.__core.confirm,
+                lambda as_: commands.private_message(client_id, message, self.__core.peer, as_, replaces),
                 timeout,
                 commands.to_client(client_id) if replaces is None else "",
             )
-        line = commands.private_message(client_id, message, self._core.peer, "", replaces)
-        return self._send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
+        line = commands.private_message(client_id, message, self.__core.peer, "", replaces)
+        return self.__send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 
@@ -307,15 +315,15 @@ class PyStrands(BaseClient):
         Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
         many rooms as it may be.
         """
-        return self._do(self._core.found, commands.join_room(client_id, room_id, self._core.peer), timeout)
+        return self.__do(self.__core.found, commands.join_room(client_id, room_id, self.__core.peer), timeout)
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
         """Take a client out of a room; return whether the client existed."""
-        return self._do(self._core.found, commands.leave_room(client_id, room_id), timeout)
+        return self.__do(self.__core.found, commands.leave_room(client_id, room_id), timeout)
 
     def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
         """Return the contexts of the clients in a room, in no order."""
-        return self._do(self._core.members, commands.room_members(room_id), timeout)
+        return self.__do(self.__core.members, commands.room_members(room_id), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
@@ -324,22 +332,22 @@ class PyStrands(BaseClient):
 
         Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
         """
-        return self._do(self._core.found, commands.disconnect_client(client_id, code, reason), timeout)
+        return self.__do(self.__core.found, commands.disconnect_client(client_id, code, reason), timeout)
 
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Any:
         """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
 
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
-        return self._do(self._core.found, commands.update_metadata(client_id, metadata, self._core.peer), timeout)
+        return self.__do(self.__core.found, commands.update_metadata(client_id, metadata, self.__core.peer), timeout)
 
-    def _send(self, line: bytes, to: str, timeout: float | None) -> Any:
+    def __send(self, line: bytes, to: str, timeout: float | None) -> Any:
         if loop_runs_here():
-            return self._do(self._core.send, line, to, timeout, gone=self._core.outage.unsent)
-        bridge = self._bridge
-        return self._core.outage.unsent() if bridge is None else bridge.send(line, to, timeout)
+            return self.__do(self.__core.send, line, to, timeout, gone=self.__core.outage.unsent)
+        bridge = self.__bridge
+        return self.__core.outage.unsent() if bridge is None else bridge.send(line, to, timeout)
 
-    def _do(
+    def __do(
         self,
         method: Callable[..., Coroutine[Any, Any, Any]],
         *arguments: Any,
@@ -349,7 +357,7 @@ class PyStrands(BaseClient):
 
         From a thread or another loop it is ``gone()`` when the app does not run.
         """
-        bridge, life = self._bridge, self._core.life
+        bridge, life = self.__bridge, self.__core.life
         if loop_runs_here():
             if bridge is None or life is None or life.loop is asyncio.get_running_loop():
                 return method(*arguments)

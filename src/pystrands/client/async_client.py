@@ -10,7 +10,9 @@ from pystrands.client import commands
 from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
+    NOT_MADE,
     BaseClient,
+    options_of,
 )
 from pystrands.client.calls import methods_of
 from pystrands.client.commands import AT_ONCE, TO_EVERYONE, Confirmation
@@ -51,6 +53,8 @@ class AsyncPyStrandsClient(BaseClient):
     The client belongs to the loop on which it was connected until it is disconnected; it can be made anywhere.
     """
 
+    __core: Core = NOT_MADE
+
     def __init__(
         self,
         host: str = "localhost",
@@ -82,12 +86,12 @@ class AsyncPyStrandsClient(BaseClient):
             ssl=ssl,
         )
         advise(type(self), HANDLERS, overridden=True)
-        self._core = Core(self._options, methods_of(self))
+        self.__core = Core(partial(options_of, self), methods_of(self))
 
     @property
     def connected(self) -> bool:
         """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
-        return self._core.connected
+        return self.__core.connected
 
     async def connect(self) -> bool:
         """Connect; return whether that succeeded.
@@ -98,7 +102,7 @@ class AsyncPyStrandsClient(BaseClient):
         logged. Raises ConfigError when an attribute was set to a value that can't work, and RuntimeError when the
         client is connected on another event loop.
         """
-        return await self._core.connect()
+        return await self.__core.connect()
 
     async def disconnect(self, timeout: float = 5.0) -> None:
         """Disconnect, and wait until that is done; :meth:`run_forever` returns.
@@ -111,7 +115,7 @@ class AsyncPyStrandsClient(BaseClient):
         link is closed after it, or after ``timeout`` seconds. May be called twice, also at once, where the earliest
         timeout counts. Cancelling it stops the waiting, not the disconnecting.
         """
-        await self._core.disconnect(timeout)
+        await self.__core.disconnect(timeout)
 
     async def run_forever(self) -> None:
         """Connect if needed, and wait until the client is disconnected.
@@ -122,7 +126,7 @@ class AsyncPyStrandsClient(BaseClient):
         giving handlers a second, and raises CancelledError. In the main thread SIGTERM disconnects, as
         :meth:`disconnect` does, all clients of the process that run, unless the program has its own handler for it.
         """
-        await self._core.run_forever()
+        await self.__core.run_forever()
 
     async def broadcast_message(
         self,
@@ -144,12 +148,12 @@ class AsyncPyStrandsClient(BaseClient):
         """
         replaces = commands.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(commands.broadcast, message, self._core.peer, exclude, key=replaces)
-            return await self._core.confirm(encode, timeout, TO_EVERYONE if replaces is None else "")
-        line = commands.broadcast(message, self._core.peer, exclude, "", replaces)
-        if self._core.send_now(line):
+            encode = partial(commands.broadcast, message, self.__core.peer, exclude, key=replaces)
+            return await self.__core.confirm(encode, timeout, TO_EVERYONE if replaces is None else "")
+        line = commands.broadcast(message, self.__core.peer, exclude, "", replaces)
+        if self.__core.send_now(line):
             return True
-        return await self._core.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
+        return await self.__core.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     async def send_room_message(
         self,
@@ -165,12 +169,12 @@ class AsyncPyStrandsClient(BaseClient):
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
         replaces = commands.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(commands.room_message, room_id, message, self._core.peer, exclude, key=replaces)
-            return await self._core.confirm(encode, timeout, commands.to_room(room_id) if replaces is None else "")
-        line = commands.room_message(room_id, message, self._core.peer, exclude, "", replaces)
-        if self._core.send_now(line):
+            encode = partial(commands.room_message, room_id, message, self.__core.peer, exclude, key=replaces)
+            return await self.__core.confirm(encode, timeout, commands.to_room(room_id) if replaces is None else "")
+        line = commands.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
+        if self.__core.send_now(line):
             return True
-        return await self._core.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
+        return await self.__core.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     async def send_private_message(
         self,
@@ -184,22 +188,22 @@ class AsyncPyStrandsClient(BaseClient):
     ) -> bool | Confirmation:
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
         if confirm or volatile or key is not None:
-            return await self._send_specially(
+            return await self.__send_specially(
                 client_id, message, confirm, timeout, commands.volatile_key(volatile, key)
             )
-        outgoing = self._core.outgoing
+        outgoing = self.__core.outgoing
         if outgoing is not None and outgoing.private_message_now(client_id, message):
             return True
-        line = commands.private_message(client_id, message, self._core.peer)
-        return await self._core.send(line, commands.to_client(client_id), timeout)
+        line = commands.private_message(client_id, message, self.__core.peer)
+        return await self.__core.send(line, commands.to_client(client_id), timeout)
 
-    async def _send_specially(
+    async def __send_specially(
         self, client_id: str, message: str | bytes, confirm: bool, timeout: float | None, key: str | None
     ) -> bool | Confirmation:
         if confirm:
-            encode = partial(commands.private_message, client_id, message, self._core.peer, key=key)
-            return await self._core.confirm(encode, timeout, commands.to_client(client_id) if key is None else "")
-        return await self._core.send(commands.private_message(client_id, message, self._core.peer, "", key), AT_ONCE)
+            encode = partial(commands.private_message, client_id, message, self.__core.peer, key=key)
+            return await self.__core.confirm(encode, timeout, commands.to_client(client_id) if key is None else "")
+        return await self.__core.send(commands.private_message(client_id, message, self.__core.peer, "", key), AT_ONCE)
 
     # -- rooms and clients
 
@@ -213,15 +217,15 @@ class AsyncPyStrandsClient(BaseClient):
         Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
         many rooms as it may be.
         """
-        return await self._core.found(commands.join_room(client_id, room_id, self._core.peer), timeout)
+        return await self.__core.found(commands.join_room(client_id, room_id, self.__core.peer), timeout)
 
     async def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Take a client out of a room; return whether the client existed."""
-        return await self._core.found(commands.leave_room(client_id, room_id), timeout)
+        return await self.__core.found(commands.leave_room(client_id, room_id), timeout)
 
     async def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
         """Return the contexts of the clients in a room, in no order."""
-        return await self._core.members(commands.room_members(room_id), timeout)
+        return await self.__core.members(commands.room_members(room_id), timeout)
 
     async def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
@@ -230,7 +234,7 @@ class AsyncPyStrandsClient(BaseClient):
 
         Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
         """
-        return await self._core.found(commands.disconnect_client(client_id, code, reason), timeout)
+        return await self.__core.found(commands.disconnect_client(client_id, code, reason), timeout)
 
     async def update_metadata(
         self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT
@@ -239,7 +243,7 @@ class AsyncPyStrandsClient(BaseClient):
 
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
-        return await self._core.found(commands.update_metadata(client_id, metadata, self._core.peer), timeout)
+        return await self.__core.found(commands.update_metadata(client_id, metadata, self.__core.peer), timeout)
 
     # -- callbacks
 

@@ -10,7 +10,7 @@ import msgspec
 
 from pystrands.errors import ConfigError
 
-__all__ = ["HANDLERS", "TOKEN_VARIABLE", "BaseClient", "Options"]
+__all__ = ["HANDLERS", "NOT_MADE", "TOKEN_VARIABLE", "BaseClient", "Options", "options_of"]
 
 HANDLERS: Final = {
     "on_connection_request": 1,
@@ -97,10 +97,27 @@ def _check_number(option: str, value: Any, least: float, unit: str) -> None:
     raise ConfigError(option, f"must be a number of at least {least} ({unit}), not {value!r}")
 
 
+class _NotMade:
+    """Stands in a client's class for what the constructor makes, and says so where that has not been called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise RuntimeError(
+            "super().__init__() was not called: the __init__ of a class that derives from a client has to do that "
+            "before the client is used"
+        )
+
+
+NOT_MADE: Final[Any] = _NotMade()
+
+
 class BaseClient:
     """The constructor and the attributes that all clients share.
 
     The attributes may be changed; what they say counts from the next ``connect()``, which checks them again.
+
+    A client's own state has mangled names, so that classes derived from it may have any attributes and methods.
     """
 
     def __init__(
@@ -131,20 +148,22 @@ class BaseClient:
         self.name = name
         self.token = token
         self.ssl = ssl
-        self._options()
+        options_of(self)
 
-    def _options(self) -> Options:
-        return Options(
-            host=self.host,
-            port=self.port,
-            auto_reconnect=self.auto_reconnect,
-            reconnect_delay=self.reconnect_delay,
-            max_reconnect_delay=self.max_reconnect_delay,
-            reconnect_backoff=self.reconnect_backoff,
-            max_concurrency=self.max_concurrency,
-            handler_timeout=self.handler_timeout,
-            send_only=self.send_only,
-            name="" if self.name is None else self.name,
-            token=os.environ.get(TOKEN_VARIABLE, "").strip() if self.token is None else self.token,
-            tls=False if self.ssl is None else self.ssl,
-        )
+
+def options_of(client: BaseClient) -> Options:
+    """Return what a client's attributes say now. Raises ConfigError on a value that can't work."""
+    return Options(
+        host=client.host,
+        port=client.port,
+        auto_reconnect=client.auto_reconnect,
+        reconnect_delay=client.reconnect_delay,
+        max_reconnect_delay=client.max_reconnect_delay,
+        reconnect_backoff=client.reconnect_backoff,
+        max_concurrency=client.max_concurrency,
+        handler_timeout=client.handler_timeout,
+        send_only=client.send_only,
+        name="" if client.name is None else client.name,
+        token=os.environ.get(TOKEN_VARIABLE, "").strip() if client.token is None else client.token,
+        tls=False if client.ssl is None else client.ssl,
+    )

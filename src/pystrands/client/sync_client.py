@@ -1,32 +1,27 @@
 """The client for threads."""
 
-import atexit
 import contextlib
 import inspect
 import logging
-import os
 import ssl
-import threading
-import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from pystrands.client import commands
 from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
+    NOT_MADE,
     BaseClient,
     check_whole,
 )
 from pystrands.client.commands import AT_ONCE, TO_EVERYONE, Confirmation
-from pystrands.client.core import REQUEST_TIMEOUT, Core, Outage
-from pystrands.client.dispatch import in_handler
+from pystrands.client.core import REQUEST_TIMEOUT
 from pystrands.client.life import CANCELLED_TIMEOUT
-from pystrands.client.peer import Peer
+from pystrands.client.runs import Runs
 from pystrands.client.signals import end_all, handling_sigterm
-from pystrands.client.threads import Gone, LoopThread, wait_for
+from pystrands.client.threads import Gone, wait_for
 from pystrands.context import ConnectionRequestContext, Context
-from pystrands.errors import NotConnected
 from pystrands.protocol.printable import printable
 
 __all__ = ["PyStrandsClient"]
@@ -34,10 +29,6 @@ __all__ = ["PyStrandsClient"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-JOIN_TIMEOUT: Final = 2.0
-EXIT_TIMEOUT: Final = 0.5
-"""Seconds that handlers have at the interpreter's exit."""
 
 
 class PyStrandsClient(BaseClient):
@@ -57,6 +48,8 @@ class PyStrandsClient(BaseClient):
     All threads are daemons: a client that is still connected does not keep the program running. At the interpreter's
     exit it is disconnected. In a forked child it is not connected; ``connect()`` there makes a connection of its own.
     """
+
+    __runs: Runs = NOT_MADE
 
     def __init__(
         self,
@@ -97,37 +90,12 @@ class PyStrandsClient(BaseClient):
                 )
         advise(type(self), HANDLERS, overridden=True)
         self.max_workers = max_workers
-        self._forget()
-        _clients.add(self)
-
-    def _forget(self) -> None:
-        """Have no connection, whatever there was."""
-        self._lock = threading.Lock()
-        self._running: LoopThread | None = None
-        self._outage = Outage()
-
-    def _make_core(self, thread: LoopThread) -> Core:
-        def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
-            return thread.bridge.run_plain(name, getattr(self, name), args)
-
-        return Core(self._options, invoke, self._outage)
-
-    def _start(self, method: Callable[[Core], Callable[..., Coroutine[Any, Any, T]]]) -> Any:
-        """Start a method of the Core, on the thread there is or on a new one."""
-        with self._lock:
-            running = self._running
-            if running is not None and not running.core.stopping:
-                try:
-                    return running.start(method(running.core))
-                except Gone:
-                    pass
-            running = self._running = LoopThread(self._make_core, self.max_workers)
-            return running.start(method(running.core))
+        self.__runs = Runs(self, lambda: self.max_workers)
 
     @property
     def connected(self) -> bool:
         """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
-        running = self._running
+        running = self.__runs.running
         return running is not None and running.core.connected
 
     def connect(self) -> bool:
@@ -138,9 +106,9 @@ class PyStrandsClient(BaseClient):
         tries now. False, too, when the broker refuses the token, which is logged. Raises ConfigError when an attribute
         was set to a value that can't work.
         """
-        self._options()
+        self.__runs.options()
         try:
-            return bool(wait_for(self._start(lambda core: core.connect)))
+            return bool(wait_for(self.__runs.start(lambda core: core.connect)))
         except Gone:  # disconnected meanwhile, by another thread
             return False
 
@@ -154,13 +122,7 @@ class PyStrandsClient(BaseClient):
         taken and may not have been delivered :meth:`on_error` hears how many. Inside a handler it does not wait for
         that handler. May be called twice, from any thread, also at once.
         """
-        running = self._running
-        if running is None:
-            return
-        with contextlib.suppress(Gone):
-            wait_for(running.start(running.core.disconnect, timeout))
-        if not in_handler():
-            running.join(JOIN_TIMEOUT)
+        self.__runs.disconnect(timeout)
 
     def run_forever(self) -> None:
         """Connect if needed, and block until the client is disconnected.
@@ -171,8 +133,8 @@ class PyStrandsClient(BaseClient):
         disconnects, giving handlers a second, and returns; so does SIGTERM, giving them five, unless the program has a
         handler of its own for it. Both end all clients of the process that run, those of other threads included.
         """
-        self._options()
-        future = self._start(lambda core: core.run_forever)
+        self.__runs.options()
+        future = self.__runs.start(lambda core: core.run_forever)
         try:
             with contextlib.suppress(Gone), handling_sigterm():
                 wait_for(future)
@@ -180,23 +142,6 @@ class PyStrandsClient(BaseClient):
             logger.info("interrupted; disconnecting")
             end_all()  # on threads that the program would wait for, too
             self.disconnect(CANCELLED_TIMEOUT)
-
-    @property
-    def _peer(self) -> Peer | None:
-        running = self._running
-        return None if running is None else running.core.peer
-
-    def _send(self, line: bytes, to: str, timeout: float | None) -> bool:
-        running = self._running
-        return self._outage.unsent() if running is None else running.bridge.send(line, to, timeout)
-
-    def _ask(self, method: Callable[[Core], Callable[..., Coroutine[Any, Any, T]]], *args: Any) -> T:
-        """Call a method of the Core that waits for the broker, and return what it returns."""
-        running = self._running
-        if running is not None:
-            with contextlib.suppress(Gone):
-                return running.bridge.call(method(running.core), *args)
-        raise NotConnected("not connected to the broker, and this needs its answer")
 
     def broadcast_message(
         self,
@@ -218,14 +163,14 @@ class PyStrandsClient(BaseClient):
         """
         replaces = commands.volatile_key(volatile, key)
         if confirm:
-            return self._ask(
+            return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: commands.broadcast(message, self._peer, exclude, as_, replaces),
+                lambda as_: commands.broadcast(message, self.__runs.peer, exclude, as_, replaces),
                 timeout,
                 TO_EVERYONE if replaces is None else "",
             )
-        line = commands.broadcast(message, self._peer, exclude, "", replaces)
-        return self._send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
+        line = commands.broadcast(message, self.__runs.peer, exclude, "", replaces)
+        return self.__runs.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     def send_room_message(
         self,
@@ -241,14 +186,14 @@ class PyStrandsClient(BaseClient):
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
         replaces = commands.volatile_key(volatile, key)
         if confirm:
-            return self._ask(
+            return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: commands.room_message(room_id, message, self._peer, exclude, as_, replaces),
+                lambda as_: commands.room_message(room_id, message, self.__runs.peer, exclude, as_, replaces),
                 timeout,
                 commands.to_room(room_id) if replaces is None else "",
             )
-        line = commands.room_message(room_id, message, self._peer, exclude, "", replaces)
-        return self._send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
+        line = commands.room_message(room_id, message, self.__runs.peer, exclude, "", replaces)
+        return self.__runs.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     def send_private_message(
         self,
@@ -263,14 +208,14 @@ class PyStrandsClient(BaseClient):
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
         replaces = commands.volatile_key(volatile, key)
         if confirm:
-            return self._ask(
+            return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: commands.private_message(client_id, message, self._peer, as_, replaces),
+                lambda as_: commands.private_message(client_id, message, self.__runs.peer, as_, replaces),
                 timeout,
                 commands.to_client(client_id) if replaces is None else "",
             )
-        line = commands.private_message(client_id, message, self._peer, "", replaces)
-        return self._send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
+        line = commands.private_message(client_id, message, self.__runs.peer, "", replaces)
+        return self.__runs.send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 
@@ -284,15 +229,17 @@ class PyStrandsClient(BaseClient):
         Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
         many rooms as it may be.
         """
-        return self._ask(lambda core: core.found, commands.join_room(client_id, room_id, self._peer), timeout)
+        return self.__runs.ask(
+            lambda core: core.found, commands.join_room(client_id, room_id, self.__runs.peer), timeout
+        )
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Take a client out of a room; return whether the client existed."""
-        return self._ask(lambda core: core.found, commands.leave_room(client_id, room_id), timeout)
+        return self.__runs.ask(lambda core: core.found, commands.leave_room(client_id, room_id), timeout)
 
     def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
         """Return the contexts of the clients in a room, in no order."""
-        return self._ask(lambda core: core.members, commands.room_members(room_id), timeout)
+        return self.__runs.ask(lambda core: core.members, commands.room_members(room_id), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
@@ -301,14 +248,16 @@ class PyStrandsClient(BaseClient):
 
         Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
         """
-        return self._ask(lambda core: core.found, commands.disconnect_client(client_id, code, reason), timeout)
+        return self.__runs.ask(lambda core: core.found, commands.disconnect_client(client_id, code, reason), timeout)
 
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
 
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
-        return self._ask(lambda core: core.found, commands.update_metadata(client_id, metadata, self._peer), timeout)
+        return self.__runs.ask(
+            lambda core: core.found, commands.update_metadata(client_id, metadata, self.__runs.peer), timeout
+        )
 
     # -- callbacks
 
@@ -350,22 +299,3 @@ class PyStrandsClient(BaseClient):
         """
         if context.exception is None:
             logger.error("client %r: %s", context.client_id, printable(error))
-
-
-_clients: "weakref.WeakSet[PyStrandsClient]" = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    # A forked child has the parent's objects, but not its threads: whoever waited for them would wait for ever.
-    for client in list(_clients):
-        client._forget()  # noqa: SLF001 - of this module
-
-
-def _disconnect_all() -> None:
-    for client in list(_clients):
-        client.disconnect(EXIT_TIMEOUT)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
-atexit.register(_disconnect_all)

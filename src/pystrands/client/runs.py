@@ -1,0 +1,116 @@
+"""What a PyStrandsClient runs on: an event loop on a thread, with a Core, from its connect to its disconnect."""
+
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from pystrands.client.base import BaseClient, Options, options_of
+from pystrands.client.core import Core, Outage
+from pystrands.client.dispatch import in_handler
+from pystrands.client.peer import Peer
+from pystrands.client.threads import Gone, LoopThread, wait_for
+from pystrands.errors import NotConnected
+
+__all__ = ["Runs"]
+
+T = TypeVar("T")
+
+JOIN_TIMEOUT: Final = 2.0
+EXIT_TIMEOUT: Final = 0.5
+"""Seconds that handlers have at the interpreter's exit."""
+
+Method = Callable[[Core], Callable[..., Coroutine[Any, Any, T]]]
+"""Names a method of the Core, of whichever is there then."""
+
+
+class Runs:
+    """The loop thread of one client, or the last one, or none yet. For any thread.
+
+    It stands for the client where many are kept: users' classes, such as dataclasses, may have no hash.
+    """
+
+    def __init__(self, client: BaseClient, max_workers: Callable[[], int]) -> None:
+        self._client = client
+        self._max_workers = max_workers
+        self.forget()
+        _all.add(self)
+
+    def options(self) -> Options:
+        """Return what the client's attributes say now. Raises ConfigError on a value that can't work."""
+        return options_of(self._client)
+
+    def forget(self) -> None:
+        """Have no connection, whatever there was."""
+        self._lock = threading.Lock()
+        self.running: LoopThread | None = None
+        self._outage = Outage()
+
+    def _make_core(self, thread: LoopThread) -> Core:
+        client = self._client
+
+        def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
+            return thread.bridge.run_plain(name, getattr(client, name), args)
+
+        return Core(self.options, invoke, self._outage)
+
+    def start(self, method: Method[T]) -> Any:
+        """Start a method of the Core, on the thread there is or on a new one."""
+        with self._lock:
+            running = self.running
+            if running is not None and not running.core.stopping:
+                with contextlib.suppress(Gone):
+                    return running.start(method(running.core))
+            running = self.running = LoopThread(self._make_core, self._max_workers())
+            return running.start(method(running.core))
+
+    @property
+    def peer(self) -> Peer | None:
+        """What is known of the broker; None before the first link."""
+        running = self.running
+        return None if running is None else running.core.peer
+
+    def send(self, line: bytes, to: str, timeout: float | None) -> bool:
+        """Hand a line on; return whether it was. See :meth:`Bridge.send`."""
+        running = self.running
+        return self._outage.unsent() if running is None else running.bridge.send(line, to, timeout)
+
+    def ask(self, method: Method[T], *args: Any) -> T:
+        """Call a method of the Core that waits for the broker, and return what it returns."""
+        running = self.running
+        if running is not None:
+            with contextlib.suppress(Gone):
+                return running.bridge.call(method(running.core), *args)
+        raise NotConnected("not connected to the broker, and this needs its answer")
+
+    def disconnect(self, timeout: float) -> None:
+        """See :meth:`pystrands.PyStrandsClient.disconnect`."""
+        running = self.running
+        if running is None:
+            return
+        with contextlib.suppress(Gone):
+            wait_for(running.start(running.core.disconnect, timeout))
+        if not in_handler():
+            running.join(JOIN_TIMEOUT)
+
+
+_all: "weakref.WeakSet[Runs]" = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    # A forked child has the parent's objects, but not its threads: whoever waited for them would wait for ever.
+    for runs in list(_all):
+        runs.forget()
+
+
+def _disconnect_all() -> None:
+    for runs in list(_all):
+        runs.disconnect(EXIT_TIMEOUT)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+atexit.register(_disconnect_all)

@@ -1,0 +1,17 @@
+"""What tests see of a client's inside, which has mangled names: users' classes may have any."""
+
+from typing import Any
+
+
+def core_of(client: Any) -> Any:
+    """Return the Core of a client of any kind; of a PyStrandsClient that of its thread."""
+    inside = vars(client)
+    for name in ("_AsyncPyStrandsClient__core", "_PyStrands__core"):
+        if name in inside:
+            return inside[name]
+    return running_of(client).core
+
+
+def running_of(client: Any) -> Any:
+    """Return the thread of a PyStrandsClient, with its event loop, or None."""
+    return vars(client)["_PyStrandsClient__runs"].running

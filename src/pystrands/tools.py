@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import messages, wire
+from pystrands.protocol.address import about_http
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, Refused, Watched, WatchedParams
 from pystrands.protocol.printable import printable
@@ -23,6 +24,8 @@ __all__ = ["Sent", "Tool", "ToolError"]
 _READ: Final = 65536
 _MAX_LINE: Final = 1 << 28
 """Bytes; the broker bounds its lines by its own options. This one is against what is no broker."""
+_PATIENCE: Final = 0.5
+"""Seconds for the broker's hello, before it is asked for."""
 _SILENT_BEATS: Final = 3
 """Heartbeats that may be missing before a broker counts as gone."""
 _EVERYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
@@ -137,12 +140,28 @@ class Tool:
 
     def _greet(self) -> HelloParams:
         """Wait for the broker's hello: one that says none (the original) would take a tool for a backend."""
-        with contextlib.suppress(ToolError):
+        problem = "is no PyStrands broker of version 2 or newer"
+        with contextlib.suppress(ToolError, OSError):
+            self._ask()
+            if self._lines and self._lines[0].startswith(b"HTTP/"):
+                problem += f"; it {about_http(self._lines[-1])}"
             line = self._read()
             if type(line) is Hello:
                 self._write(wire.hello(HelloParams(name="tool", role=messages.TOOL, token=self._token)))
                 return line.params
-        raise ToolError(f"what listens at {self.address} is no PyStrands broker of version 2 or newer")
+        raise ToolError(f"what listens at {self.address} {problem}")
+
+    def _ask(self) -> None:
+        """Read what comes at once; if nothing does, ask for a hello: what is no broker answers to that, or hangs up."""
+        self._socket.settimeout(min(_PATIENCE, self._timeout))
+        try:
+            data = self._socket.recv(_READ)
+        except TimeoutError:
+            self._socket.settimeout(self._timeout)
+            self._write(wire.WAITING)
+            data = self._socket.recv(_READ)
+        self._socket.settimeout(self._timeout)
+        self._lines.extend(self._splitter.feed(data))
 
     def _send(self, encode: Callable[..., bytes], *values: str | bytes) -> Sent:
         """Send a message, the last of ``values``, and return what became of it."""

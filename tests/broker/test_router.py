@@ -462,7 +462,7 @@ async def test_a_peer_whose_first_line_is_garbage_never_becomes_a_backend():
     world = World()
     peer = Peer(world, hello=False)
     assert not world.gate.is_ready()
-    peer.raw(b"GET /healthz HTTP/1.1\r\n\r\n")
+    peer.raw(b"EHLO example.org\r\n")
     assert peer.transport.closed
     assert len(world.backends) == 0
 

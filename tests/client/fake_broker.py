@@ -64,12 +64,14 @@ class Connection:
             await asyncio.sleep(0)
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next command; EOFError at the end."""
-        raw = await soon(self.reader.readline())
-        if not raw.endswith(b"\n"):
-            raise EOFError(raw)
-        decoded: dict[str, Any] = json.loads(raw)
-        return decoded
+        """Return the next command; EOFError at the end. That a backend waits for the hello is no command."""
+        while True:
+            raw = await soon(self.reader.readline())
+            if not raw.endswith(b"\n"):
+                raise EOFError(raw)
+            decoded: dict[str, Any] = json.loads(raw)
+            if decoded["params"] != {"waiting": True}:
+                return decoded
 
     async def texts(self, count: int) -> list[str]:
         """Return the messages of the next ``count`` commands."""

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from pystrands import PyStrandsError, testing
+from pystrands.protocol import wire
 from tests.client.fake_broker import FakeBroker, context, line, message, soon, until
 from tests.inside import core_of
 
@@ -83,13 +84,14 @@ async def test_rule_07_a_late_hello_counts_only_when_nothing_was_exchanged():
         await ws.close()
 
 
-async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broker):
+async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broker, monkeypatch):
+    monkeypatch.setattr("pystrands.client.supervisor.CONNECT_TIMEOUT", 0.1)
     client = Noting()
     link = await raw_broker.connected(client)
     raw_broker.says_hello = False
     link.cut()
     silent = await raw_broker.link()
-    assert await soon(silent.reader.read()) == b"", "nothing was sent, and the link was given up"
+    assert await soon(silent.reader.read()) == wire.WAITING, "nothing else was sent, and the link was given up"
     raw_broker.says_hello = True
     again = await raw_broker.linked()
     await again.go_on(link)

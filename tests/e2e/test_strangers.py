@@ -9,7 +9,7 @@ import pytest
 
 from pystrands import testing
 from pystrands.broker.config import BrokerConfig
-from pystrands.broker.gate import MISSING, OLD, TOO_LONG, WRONG
+from pystrands.broker.gate import LATE, MISSING, OLD, TOO_LONG, WRONG
 from pystrands.broker.server import Broker
 from pystrands.errors import ConfigError
 
@@ -53,9 +53,11 @@ async def test_a_peer_of_protocol_1_hears_why_and_nothing_else():
 
 
 async def test_a_peer_that_is_silent_hears_why_and_nothing_else():
-    async with testing.broker(backend_token=[TOKEN]) as broker, knocking(broker), peer(broker) as stranger:
-        stranger.writer.write(b'{"action":"hel')
-        assert await stranger.rest() == [("hello", None), ("refused", OLD)]
+    async with testing.broker(backend_token=[TOKEN]) as broker:
+        broker._link_shared.hello_time = 0.1
+        async with knocking(broker), peer(broker) as stranger:
+            stranger.writer.write(b'{"action":"hel')
+            assert await stranger.rest() == [("hello", None), ("refused", LATE)]
 
 
 async def test_with_the_token_it_is_a_backend_and_so_it_is_when_it_comes_back():

@@ -12,6 +12,7 @@ from pystrands.broker.entry import EntryRules
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import cut, finish
 from pystrands.broker.origins import AllowedOrigins
+from pystrands.broker.ports import Ports
 from pystrands.broker.proxies import Peer, address_text
 from pystrands.broker.websocket import WebSocket, WebSocketShared
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_EARLY: Final = 16_384  # bytes kept that a client sends before it has its answer
 _TLS_HANDSHAKE: Final = 0x16
+_JSON: Final = 0x7B  # an opening brace
 _READING, _DECIDING, _ACCEPTED, _DONE = range(4)
 
 _COUNTERS: Final = {
@@ -64,6 +66,7 @@ class Admission:
         "make",
         "max_head_size",
         "pages",
+        "ports",
         "reading",
         "rules",
         "shared",
@@ -80,6 +83,7 @@ class Admission:
         rules: EntryRules | None = None,
         compression: bool = False,
         handshake: "Callable[[Admission], Handshake] | None" = None,
+        ports: Ports | None = None,
     ) -> None:
         self.gate = gate
         self.compression = compression
@@ -93,6 +97,7 @@ class Admission:
         self.reading: dict[Handshake, None] = {}
         self.closed = False
         self.make = handshake or Handshake
+        self.ports = ports or Ports()
 
     def __len__(self) -> int:
         """How many connections are no WebSocket, or not yet."""
@@ -303,6 +308,8 @@ class Handshake(asyncio.Protocol):
             if buffer[0] == _TLS_HANDSHAKE and self._transport is not None:
                 self._admission.shared.counters["handshake_bad_request"] += 1
                 cut(self._transport, reset=False)
+            elif buffer[0] == _JSON:
+                self._refuse(400, self._admission.ports.backend_at_ws(self.remote_addr))
             else:
                 self._refuse(400, "this is not HTTP")
         elif end > 3:

@@ -15,13 +15,14 @@ from pystrands.protocol.guesses import Guesses
 from pystrands.protocol.messages import HelloParams
 from pystrands.protocol.printable import printable
 
-__all__ = ["FIRST_LINE", "TOO_LONG", "Entrant", "Gate", "read_tokens"]
+__all__ = ["FIRST_LINE", "LATE", "TOO_LONG", "Entrant", "Gate", "read_tokens"]
 
 logger = logging.getLogger(__name__)
 
 FIRST_LINE: Final = 65536
 """Bytes that are taken from a peer before it has said who it is."""
 TOO_LONG: Final = f"the first line is longer than {FIRST_LINE} bytes"
+LATE: Final = "this broker only takes backends with a token, and no hello came in time"
 MISSING: Final = "this broker only takes backends with a token, and none was given (token=, or PYSTRANDS_TOKEN)"
 OLD: Final = "this broker only takes backends with a token, and protocol 1 has none: use PyStrands 2 or newer"
 WRONG: Final = "the token is wrong"
@@ -123,6 +124,11 @@ class Gate:
             link.abort()
 
     # --- who may pass ---
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may pass, those too who don't say who they are."""
+        return not self._tokens
 
     def why_not(self, hello: HelloParams | None) -> str:
         """Return why a peer with this hello, or without any, is no backend for us; an empty text if it may be one."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from pystrands.broker.counters import Counters, new_counters
-from pystrands.broker.gate import FIRST_LINE, TOO_LONG, Gate
+from pystrands.broker.gate import FIRST_LINE, LATE, TOO_LONG, Gate
+from pystrands.broker.ports import Ports, is_http
 from pystrands.broker.tls import Tls, TlsStart
+from pystrands.broker.upgrade import response
 from pystrands.protocol import wire
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import (
@@ -82,14 +84,19 @@ class LinkShared:
     link_buffer: int
     tls: Tls | None = None
     decision_time: float = 1.0
+    """How long a first line is waited for; who is silent then speaks protocol 1."""
+    hello_time: float = 10.0
+    """The same where nobody may pass without a hello."""
     counters: Counters = field(default_factory=new_counters)
+    ports: Ports = field(default_factory=Ports)
 
 
 class Link:
     """One TCP connection of a backend: an asyncio.Protocol, if not by name, since what inherits can't be compiled.
 
     It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6), and
-    the gate whether it may. Until then nothing is told to it but the broker's hello.
+    the gate whether it may. Until then nothing is told to it but the broker's hello. Where the gate wants a hello,
+    silence tells nothing: a backend may be slow, and is not refused for that before the time for its hello is over.
     """
 
     __slots__ = ("_address", "_decision", "_end", "_held", "_malformed", "_out", "_shared", "_splitter",
@@ -178,7 +185,8 @@ class Link:
         shared.owner.link_opened(self)
         shared.gate.enter(self, self.peer)
         self.write(shared.hello)
-        self._decision = shared.loop.call_later(shared.decision_time, self._is_silent)
+        wait = shared.decision_time if shared.gate.is_open else shared.hello_time
+        self._decision = shared.loop.call_later(wait, self._is_silent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Half a line at the end is discarded."""
@@ -237,28 +245,36 @@ class Link:
 
     def _take_first(self, held: bytearray, data: bytes) -> None:
         """Take what comes until the first line is whole, which decides. ``held`` is what came before."""
-        if self._decision is None:  # it is refused
-            return
-        if not held:
-            data = data.lstrip(b"\n")
-        held += data
-        end = held.find(b"\n") if b"\n" in data else -1
-        if (len(held) if end < 0 else end) > FIRST_LINE:
-            self._refuse(TOO_LONG)
-        elif end >= 0:
-            self._take_first_line(bytes(held[:end]), bytes(held))
+        while data and self._decision is not None and self._held is held:  # else it is refused, or decided on
+            if not held:
+                data = data.lstrip(b"\n")
+            held += data
+            end = held.find(b"\n") if b"\n" in data else -1
+            data = b""
+            if (len(held) if end < 0 else end) > FIRST_LINE:
+                self._refuse(TOO_LONG)
+            elif end >= 0:
+                command = COMMANDS.read(bytes(held[:end]))
+                if isinstance(command, Heartbeat) and command.is_waiting:
+                    data = bytes(held[end + 1 :])
+                    held.clear()
+                else:
+                    self._take_first_line(command, bytes(held[: end + 1]), bytes(held))
 
-    def _take_first_line(self, line: bytes, held: bytes) -> None:
-        command = COMMANDS.read(line)
+    def _take_first_line(self, command: Command | Unknown | Broken | None, line: bytes, held: bytes) -> None:
         if isinstance(command, Broken):
             self._shared.counters["lines_malformed"] += 1
+            if is_http(line):
+                text = self._shared.ports.client_at_tcp(self.name)
+                self._turn_away(response(400, text.encode() + b"\n"))
+                return
             logger.warning(
                 "%s does not speak the protocol of backends and is disconnected: %s", self.name, command.problem
             )
             self.abort()
             return
         if type(command) is Hello:
-            held = held[len(line) + 1 :]
+            held = held[len(line) :]
             self.introduce(command.params)
             self._decide(command.params)
         else:
@@ -268,6 +284,9 @@ class Link:
 
     def _is_silent(self) -> None:
         held = self._held
+        if not self._shared.gate.is_open:
+            self._refuse(LATE)
+            return
         self._decide(None)
         if held and self._held is None:
             self._splitter.feed(bytes(held))  # half a line, whose rest may come
@@ -278,7 +297,7 @@ class Link:
             return
         shared = self._shared
         if reason := shared.gate.why_not(hello):
-            self._refuse(reason)
+            self._refuse(reason, final=hello is not None)
             return
         assert self._decision is not None
         self._decision.cancel()
@@ -286,22 +305,28 @@ class Link:
         shared.gate.leave(self)
         shared.owner.link_decided(self, hello)
 
-    def _refuse(self, reason: str) -> None:
-        """Say why, after a while, and close. Until it is closed it counts as undecided."""
+    def _refuse(self, reason: str, *, final: bool = False) -> None:
+        """Say why, after a while, and close. Until it is closed it counts as undecided.
+
+        Only what a hello says is ``final``: who is late, or sends something else, may be the right one all the same.
+        """
+        delay = self._shared.gate.refuse(self, self.peer, reason)
+        self._turn_away(wire.refused(reason, final), delay)
+
+    def _turn_away(self, words: bytes, delay: float = 0.0) -> None:
         assert self._decision is not None
         assert self._transport is not None
         self._decision.cancel()
         self._decision = None
         self._held = bytearray()
-        delay = self._shared.gate.refuse(self, self.peer, reason)
         self._transport.pause_reading()
-        self._end = self._shared.loop.call_later(delay, self._say_refused, reason)
+        self._end = self._shared.loop.call_later(delay, self._say_last, words)
 
-    def _say_refused(self, reason: str) -> None:
+    def _say_last(self, words: bytes) -> None:
         transport = self._transport
         assert transport is not None
         self._end = self._shared.loop.call_later(_LINGER, self.abort)
-        self.write(wire.refused(reason))
+        self.write(words)
         self._flush()
         transport.resume_reading()  # and throw it away: closing with unread input would reset what was written
         if transport.can_write_eof():

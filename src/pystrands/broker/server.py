@@ -25,6 +25,7 @@ from pystrands.broker.gate import Gate, read_tokens
 from pystrands.broker.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.origins import AllowedOrigins
+from pystrands.broker.ports import Ports
 from pystrands.broker.proxies import TrustedProxies
 from pystrands.broker.queue import EventQueue
 from pystrands.broker.restraint import IdleLimited, RateLimited
@@ -82,6 +83,7 @@ class Broker:
         self._pages = dict(pages or {})
         self._gate = Gate(clock=time.monotonic, counters=self.counters)
         self._stop: asyncio.Task[None] | None = None
+        self._ports = Ports()
         self._servers: list[asyncio.Server | TlsServer] = []
         self._tls: Tls | None = None
         self._idle: IdleLimited | None = None
@@ -202,6 +204,7 @@ class Broker:
         try:
             self._servers.append(await self._listen_for_clients(loop))
             self._servers.append(await loop.create_server(self._make_link, config.tcp_host, config.tcp_port))
+            self._ports.ws, self._ports.tcp = self.ws_port, self.tcp_port
             if self._admin is not None:
                 await self._admin.start(config.admin_host, config.admin_port)
         except BaseException:
@@ -286,18 +289,18 @@ class Broker:
             counters=self.counters,
         )
         self._router.backends = self._backends
-        self._make_link = link_factory(
-            LinkShared(
-                loop=loop,
-                owner=self._backends,
-                gate=self._gate,
-                tls=self._backend_tls,
-                hello=self._hello(),
-                max_line=messages.line_limit(config.max_message_size),
-                link_buffer=config.link_buffer,
-                counters=self.counters,
-            )
+        self._link_shared = LinkShared(
+            loop=loop,
+            owner=self._backends,
+            gate=self._gate,
+            tls=self._backend_tls,
+            hello=self._hello(),
+            max_line=messages.line_limit(config.max_message_size),
+            link_buffer=config.link_buffer,
+            counters=self.counters,
+            ports=self._ports,
         )
+        self._make_link = link_factory(self._link_shared)
 
     def _wire_clients(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
         config = self.config
@@ -332,6 +335,7 @@ class Broker:
             ),
             compression=config.compression,
             handshake=parts.handshake,
+            ports=self._ports,
         )
 
     def _restrain(

@@ -27,6 +27,7 @@ from pystrands.client.ownership import Ownership
 from pystrands.context import FORBIDDEN, Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
 from pystrands.protocol import messages, wire
+from pystrands.protocol.address import about_http
 from pystrands.protocol.commands import BackendSession
 from pystrands.protocol.link import LinkSession, Receipt, ranges
 from pystrands.protocol.messages import (
@@ -49,6 +50,7 @@ from pystrands.protocol.messages import (
     Ready,
     Received,
     Refused,
+    RefusedParams,
     Result,
     ResultParams,
     Unknown,
@@ -65,6 +67,8 @@ _NEW: Final = Receipt.NEW
 _MESSAGE: Final = NewMessage  # both looked up for every line: a constant is cheaper
 OfClient: TypeAlias = NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError
 _OF_CLIENTS: Final = (NewMessage, NewConnection, Disconnected, ClientAdopted, ClientError)
+WELCOME_TIMEOUT: Final = 10.0
+"""Seconds for the welcome to a hello that came late, on a link that is in use."""
 ACKNOWLEDGE_WITHIN: Final = 0.1
 """Seconds until lines that came are acknowledged, when nothing is written meanwhile."""
 
@@ -101,8 +105,8 @@ def _of_its_end(context: Context, broker_id: str, *, is_certain: bool) -> Contex
 class Incoming:
     """Handles the lines of all links of one client, and with them the session of protocol 2.
 
-    ``usable(link)`` is called when commands can go out on a link, ``refused(link, reason)`` when the broker does not
-    let this backend in.
+    ``usable(link)`` is called when commands can go out on a link, ``refused(link, reason, final)`` when the broker does
+    not let this backend in, for now or for good.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class Incoming:
         outgoing: Outgoing,
         heartbeats: Heartbeats,
         usable: Callable[[Link], None],
-        refused: Callable[[Link, str], None],
+        refused: Callable[[Link, str, bool], None],
     ) -> None:
         self._loop = loop
         self._options = options
@@ -146,10 +150,7 @@ class Incoming:
 
     def receive(self, link: Link, lines: list[bytes]) -> None:
         """Take the lines of one read."""
-        link.heard = True
-        if not link.peer.said_hello and not self.may_be_old() and type(_explain(link, lines[0])) is not Hello:
-            logger.warning("what listens there says something else than a broker's hello; the link is closed")
-            link.abort()
+        if not link.heard and not self._begins_well(link, lines):
             return
         session: BackendSession | None = self._outgoing.session
         decode = EVENTS.known
@@ -178,9 +179,11 @@ class Incoming:
             elif kind is Received:
                 self._hear_received(link, cast("Received", event).params.seq)
             elif kind is Refused:
-                self._hear_refused(link, cast("Refused", event).params.reason)
+                self._hear_refused(link, cast("Refused", event).params)
             elif link.awaits_welcome:
                 link.reject_line("it came before the welcome")
+                if self._outgoing.link is link:  # our hello was too late: to the broker this is protocol 1
+                    link.abort()
             elif session is None or (kind is Broken and not cast("Broken", event).seq):
                 if kind is not Unknown:
                     self._take(link, session, cast("Event | Broken", event), line)
@@ -199,6 +202,20 @@ class Incoming:
                 self._acknowledge_soon()
         if self._dispatcher.full and self._outgoing.session is None:
             link.pause_reading()  # a link that is newer than the last change of flow, too
+
+    def _begins_well(self, link: Link, lines: list[bytes]) -> bool:
+        """Whether it may be a broker that says this first; else close the link."""
+        link.heard = True
+        line = lines[0]
+        if line.startswith(b"HTTP/"):
+            link.problem = about_http(lines[-1])
+            link.abort()
+            return False
+        if not self.may_be_old() and type(_explain(link, line)) is not Hello:
+            logger.warning("what listens there says something else than a broker's hello; the link is closed")
+            link.abort()
+            return False
+        return True
 
     def receive_and_begin(self, link: Link, lines: list[bytes]) -> None:
         """Do the same, then run the handlers; what they send goes out when this returns. Only with EAGER tasks."""
@@ -319,7 +336,7 @@ class Incoming:
             return
         if call is None:
             return
-        link.exchanged = True
+        link.exchanged = link.has_events = True
         call.size = size
         if kind is ConnectionRequest:
             call.max_line, call.peer = max_unnumbered(link.peer.max_line), link.peer
@@ -363,11 +380,12 @@ class Incoming:
     # --- hello and welcome ---
 
     def _hear_hello(self, link: Link, params: HelloParams) -> None:
-        if link.exchanged:
+        speaks_2 = min(messages.PROTOCOL, params.protocol) >= 2
+        # Lines that were written meanwhile don't matter to protocol 2: the broker takes them, and then the hello.
+        if link.has_events or link.peer.said_hello or (link.exchanged and not speaks_2):
             logger.debug("the broker's hello came too late and was ignored")
             return
         link.hear_hello(params)
-        speaks_2 = min(messages.PROTOCOL, params.protocol) >= 2
         only_sends = self._options.send_only or self.is_leaving
         if only_sends and not speaks_2:
             if not self.is_leaving:
@@ -396,6 +414,8 @@ class Incoming:
             logger.warning("the token travels in the clear to %s: use TLS (ssl=), or a private network", link.address)
         if speaks_2:
             link.awaits_welcome = True
+            if self._outgoing.link is link:  # a late one: nobody else waits for the welcome
+                self._loop.call_later(WELCOME_TIMEOUT, self._miss_welcome, link)
             self._name_session(answer, is_same=is_same)
         else:
             self._forget_session()
@@ -490,9 +510,17 @@ class Incoming:
             self._dispatcher.put(synthesised_release(_of_no_event(context)))
         return lines
 
-    def _hear_refused(self, link: Link, reason: str) -> None:
-        if link.awaits_welcome:
-            self._refused(link, reason)
+    @staticmethod
+    def _miss_welcome(link: Link) -> None:
+        if link.awaits_welcome and link.is_open:
+            logger.warning("the broker did not answer the hello; the link is closed")
+            link.abort()
+
+    def _hear_refused(self, link: Link, params: RefusedParams) -> None:
+        if link.awaits_welcome or not (link.peer.said_hello or link.has_events):
+            # A broker that does not say whether it is final has judged our hello, if it has heard one.
+            final = link.awaits_welcome if params.final is None else params.final
+            self._refused(link, params.reason, final)
         else:
             link.reject_line("a refusal of a link that is welcome")
 

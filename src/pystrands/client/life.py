@@ -94,8 +94,8 @@ class Life:
     def _usable(self, link: Link) -> None:
         self.supervisor.usable(link)
 
-    def _refused(self, link: Link, reason: str) -> None:
-        self.supervisor.refused(link, reason)
+    def _refused(self, link: Link, reason: str, final: bool) -> None:
+        self.supervisor.refused(link, reason, final)
 
     def _lost(self, link: Link) -> None:
         self._links.discard(link)

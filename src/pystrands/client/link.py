@@ -49,7 +49,11 @@ class Link:
         self.closed: asyncio.Future[None] = loop.create_future()
         self.malformed = 0
         self.exchanged = False
-        """Whether an event was received or a line was written, so that it is too late for a hello."""
+        """Whether a line was written, or an event was received."""
+        self.has_events = False
+        """Whether an event was received, so that it is too late for a hello."""
+        self.problem = ""
+        """Why the broker does not take this link, where that is known, in words that fit after its name."""
         self.heard = False
         """Whether a line was received; the receiver sets it."""
         self.heard_at = loop.time()
@@ -140,6 +144,11 @@ class Link:
         """Take in what the broker says of itself."""
         self.peer.hear(heard)
         self._splitter.max_line = max(self._splitter.max_line, line_limit(heard.max_message_size))
+
+    def ask(self) -> None:
+        """Say that the broker's hello has not come. To a broker it tells nothing; other servers answer to it."""
+        if self.is_open:
+            self.append(wire.WAITING)
 
     def say_hello(self, params: HelloParams) -> None:
         """Answer the broker's hello at once."""

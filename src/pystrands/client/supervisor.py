@@ -16,9 +16,11 @@ __all__ = ["Supervisor"]
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for the TCP connection."""
+"""Seconds for the TCP connection, for the hello of a broker that says one, and for its welcome."""
 HELLO_TIMEOUT: Final = 0.5
-"""Seconds for the broker's hello; a broker that is silent for longer speaks protocol 1. (LINK rule 6.)"""
+"""Seconds for the broker's hello, before it is asked for. (LINK rule 6.)"""
+ANSWER_TIMEOUT: Final = 0.25
+"""Seconds for what else may listen there to answer that; a broker that is silent for longer speaks protocol 1."""
 _REASON: Final = 300
 """Characters of the broker's reason for a refusal that are shown."""
 USEFUL_AFTER: Final = 1.0
@@ -134,9 +136,11 @@ class Supervisor:
         """Whether :meth:`stop` was called."""
         return self._stopping
 
-    def refused(self, link: Link, reason: str) -> None:
-        """The broker does not let this backend in; it would not the next time, either."""
-        self.refusal = f"{self._broker} refuses this backend: {printable(' '.join(reason.split())[:_REASON])}"
+    def refused(self, link: Link, reason: str, final: bool) -> None:
+        """The broker does not let this backend in; if that is ``final``, it would not the next time, either."""
+        link.problem = f"refuses this backend: {printable(' '.join(reason.split())[:_REASON])}"
+        if final:
+            self.refusal = f"{self._broker} {link.problem}"
         link.abort()
 
     def stop(self) -> None:
@@ -151,9 +155,7 @@ class Supervisor:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 make: Any = self._make_link  # a protocol, if not by name
                 _, link = await self._loop.create_connection(make, options.host, options.port, ssl=self._tls)
-            await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
-            if link.awaits_welcome and link.is_open:
-                await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)
+            asked = await self._greeted(link)
         # TimeoutError is an OSError, UnicodeError a name that can't be one, RuntimeError no thread that looks one up.
         except (OSError, UnicodeError, RuntimeError) as error:
             self._failed(type(error), f"could not connect to {self._broker}: {self._reason(error)}")
@@ -167,18 +169,31 @@ class Supervisor:
             link.abort()
             return None
         problem = ""
-        if link.awaits_welcome:
+        if link.problem:
+            problem = f"{self._broker} {link.problem}"
+        elif link.awaits_welcome:
             problem = f"{self._broker} did not finish the greeting"
-        elif not link.heard and not link.is_open:
+        elif not link.heard and not link.is_open and not asked:
             problem = f"{self._broker} closed the connection at once"
             problem += "; does it ask for a certificate that ssl= has not?" if self._tls else ""
-        elif not link.heard and not self._may_be_old():
+        elif not link.heard and not (link.is_open and self._may_be_old()):
             problem = f"{self._broker} says no hello{self._silence}"
         if problem:
             self._failed(problem, problem)
             link.abort()
             return None
         return link
+
+    async def _greeted(self, link: Link) -> bool:
+        """Wait until the link is ready, or what is to be known of it is known; return whether a hello was asked for."""
+        await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
+        asked = not link.heard and link.is_open
+        if asked:
+            link.ask()  # what is no broker answers to that, or hangs up
+            await asyncio.wait([link.ready], timeout=ANSWER_TIMEOUT if self._may_be_old() else CONNECT_TIMEOUT)
+        if link.awaits_welcome and link.is_open:
+            await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)
+        return asked
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
@@ -219,8 +234,9 @@ class Supervisor:
         if not self._stopping:
             level = logging.WARNING if options.auto_reconnect else logging.ERROR
             then = "reconnecting" if options.auto_reconnect else "auto_reconnect is off"
-            silence = "" if link.heard else f", which said nothing{self._silence}"
-            logger.log(level, "lost the link to %s%s; %s", self._broker, silence, then)
+            why = "" if link.heard else f", which said nothing{self._silence}"
+            why = f", which {link.problem}" if link.problem else why
+            logger.log(level, "lost the link to %s%s; %s", self._broker, why, then)
         return link.heard or self._loop.time() - started >= USEFUL_AFTER
 
     async def _pause(self, delay: float) -> None:

@@ -1,8 +1,12 @@
-"""What an address alone tells."""
+"""What an address alone tells, and what listens there."""
 
 import ipaddress
+from typing import Final
 
-__all__ = ["is_loopback", "origin"]
+__all__ = ["about_http", "is_loopback", "origin"]
+
+_TOLD: Final = 200
+"""Characters of what a server tells that are shown."""
 
 
 def is_loopback(host: str) -> bool:
@@ -24,3 +28,14 @@ def origin(host: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def about_http(last_line: bytes) -> str:
+    """Return what is the matter with a server that answers a backend in HTTP, in words that fit after its name.
+
+    ``last_line`` is that of its answer, in which a broker says which port would be right.
+    """
+    told = last_line.decode(errors="replace").strip()
+    if not told.startswith("this is the port for ") or not told.isprintable() or len(told) > _TOLD:
+        told = "is this its port for WebSocket clients? Backends use another one (--tcp-port, 8081)"
+    return f"speaks HTTP: {told}"

@@ -55,6 +55,7 @@ __all__ = [
     "Received",
     "RecipientParams",
     "Refused",
+    "RefusedParams",
     "Released",
     "Request",
     "Response",
@@ -161,9 +162,10 @@ class Welcome(Struct, tag="welcome", tag_field="action"):
 
 
 class RefusedParams(Struct):
-    """``reason`` is for people."""
+    """``reason`` is for people. ``final``: whether it would be the same the next time; None where it is not said."""
 
     reason: str = ""
+    final: bool | None = None
 
 
 class Refused(Struct, tag="refused", tag_field="action"):
@@ -188,10 +190,16 @@ class Heartbeat(Struct, tag="heartbeat", tag_field="action"):
     """Says that the peer is alive. A backend may ask whether its session is, too.
 
     ``params`` has ``ask``, any number, and the broker's answer has the same number as ``answer``; see :meth:`number`.
+    With ``waiting`` a backend says that it has not heard the broker's hello: :attr:`is_waiting`.
     """
 
     params: Any = None
     request_id: str | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it tells nothing of what the backend speaks."""
+        return type(self.params) is dict and self.params.get("waiting") is True
 
     def number(self, name: str) -> float | None:
         """Return the number of that name in ``params``; None when there is none."""

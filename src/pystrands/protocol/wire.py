@@ -24,6 +24,7 @@ __all__ = [
     "LEAVE",
     "LEAVING",
     "NOBODY",
+    "WAITING",
     "broadcast",
     "client_adopted",
     "connection_request",
@@ -84,9 +85,10 @@ def welcome(session_id: str, resumed: bool, received: int | None) -> bytes:
     return b'{"action":"welcome","request_id":"","params":' + _json(params) + b"}\n"
 
 
-def refused(reason: str) -> bytes:
-    """Encode that the broker does not accept a link, and why, in words for people."""
-    return b'{"action":"refused","request_id":"","params":{"reason":' + _json(reason) + b"}}\n"
+def refused(reason: str, final: bool) -> bytes:
+    """Encode that the broker does not accept a link, why, in words for people, and whether it never will."""
+    params = b'{"reason":%b,"final":%b}' % (_json(reason), b"true" if final else b"false")
+    return b'{"action":"refused","request_id":"","params":' + params + b"}\n"
 
 
 def received(seq: int) -> bytes:
@@ -110,6 +112,7 @@ BYE = b'{"action":"bye","request_id":"","params":{}}\n'
 
 
 HEARTBEAT = b'{"action":"heartbeat","request_id":"","params":{}}\n'
+WAITING = b'{"action":"heartbeat","request_id":"","params":{"waiting":true}}\n'
 
 
 def heartbeat_ask(number: float) -> bytes:

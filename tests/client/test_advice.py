@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient, environment, testing
+from pystrands import AsyncPyStrandsClient, MessageError, PyStrands, PyStrandsClient, environment, testing
+from pystrands.client import commands
 from pystrands.environment import unknown_variables
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -97,6 +98,38 @@ async def test_a_plain_callback_that_holds_the_event_loop(caplog):
         await client.expect("last")
     (line,) = told(caplog)
     assert line.startswith("on_message, a plain def, held the event loop for 0.")
+
+
+SENDING = {"room_id": commands.room_message, "client_id": commands.private_message}
+
+
+@pytest.fixture
+def nothing_told_yet():
+    commands._told_swapped.clear()
+    yield
+    commands._told_swapped.clear()
+
+
+@pytest.mark.usefixtures("nothing_told_yet")
+@pytest.mark.parametrize(("parameter", "send"), SENDING.items())
+def test_an_id_that_is_json_where_the_message_should_be(parameter, send, caplog):
+    for recipient, message in (
+        ("lobby", '{"text": "hello"}'),
+        ('{"id": 1}', '{"text": "hello"}'),  # somebody's way to name rooms
+        ("{lobby}", "hello"),
+        ("", "hello"),
+        ("{\ud800}", "hello"),
+    ):
+        try:
+            send(recipient, message, None)
+        except MessageError:
+            assert "\ud800" in recipient
+    assert told(caplog) == []
+    for _ in range(2):
+        send('{"text": "hello"}', "lobby", None)
+    assert told(caplog) == [
+        f"""a message was sent with the {parameter} '{{"text": "hello"}}': are {parameter} and message swapped?"""
+    ]
 
 
 # ---- the environment

@@ -1,7 +1,10 @@
 """The lines that a client's methods send, and what is checked before. No I/O."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from pystrands.client.peer import Peer
 from pystrands.context import check_json
@@ -29,6 +32,8 @@ __all__ = [
     "update_metadata",
     "volatile_key",
 ]
+
+logger = logging.getLogger(__name__)
 
 TO_EVERYONE: Final = "*"
 """Names everyone as the recipient of a message; see :func:`to_client`."""
@@ -164,6 +169,8 @@ def room_message(
     if type(room_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
         check_id("room_id", room_id)
         check_message(message, peer)
+    if room_id[:1] == "{":
+        _swapped("room_id", room_id, message)
     try:
         return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as, key)
     except UnicodeEncodeError as error:
@@ -177,10 +184,27 @@ def private_message(
     if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
         check_id("client_id", client_id)
         check_message(message, peer)
+    if client_id[:1] == "{":
+        _swapped("client_id", client_id, message)
     try:
         return wire.message_to_connection(client_id, message, confirm_as, key)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
+
+
+_told_swapped: Final[set[str]] = set()
+
+
+def _swapped(parameter: str, value: str, message: Any) -> None:
+    """Log a warning, once for each parameter, when an id is a JSON object and the message beside it is none."""
+    if parameter in _told_swapped or (isinstance(message, str) and message[:1] == "{"):
+        return
+    try:
+        msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return
+    _told_swapped.add(parameter)
+    logger.warning("a message was sent with the %s %.100r: are %s and message swapped?", parameter, value, parameter)
 
 
 def _not_text(error: UnicodeEncodeError) -> MessageError:

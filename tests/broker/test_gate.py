@@ -132,6 +132,17 @@ def test_a_crowd_of_many_addresses_has_the_oldest_cut_off():
     assert [each.is_cut for each in crowd] == [True] * 90 + [False] * 10
 
 
+def test_a_few_addresses_that_fill_it_are_the_ones_that_make_room():
+    small = gate(undecided=10, of_one_origin=5)
+    honest = Stranger()
+    small.enter(honest, "192.0.2.1")
+    crowd = [Stranger() for _ in range(99)]
+    for number, each in enumerate(crowd):
+        small.enter(each, f"203.0.113.{number % 3}")
+    assert not honest.is_cut
+    assert len(small._undecided) == 10
+
+
 def test_who_has_been_decided_on_is_not_cut_off_and_leaves_room():
     small = gate(undecided=10, of_one_origin=3)
     decided = [Stranger() for _ in range(50)]

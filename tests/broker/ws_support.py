@@ -226,7 +226,13 @@ class Front:
         with tempfile.TemporaryDirectory() as folder:
             tls = Tls(*authority.write(Path(folder)).values())
         server = TlsServer(
-            factory, tls, handshake_timeout=PATIENCE, shutdown_timeout=PATIENCE, max_handshakes=100, counters=Counter()
+            lambda _place, _began: factory(),
+            tls,
+            EntryRules(AllowedOrigins(), counters=Counter()),
+            handshake_timeout=PATIENCE,
+            shutdown_timeout=PATIENCE,
+            max_handshakes=100,
+            counters=Counter(),
         )
         await server.listen(self.host, 0, 100)
         return server

@@ -89,6 +89,24 @@ async def test_half_open_handshakes_do_not_keep_a_backend_out(tls, trusting):
         await testing.until(lambda: not broker._gate._undecided)
 
 
+async def test_one_address_keeps_no_backend_out(tls, trusting):
+    async with testing.broker(**tls) as broker:
+        broker._gate._most, broker._gate._most_of_one = 20, 10
+        crowd = []
+        for number in range(60):
+            local = (f"127.0.0.{2 + number % 3}", 0)
+            crowd.append(await asyncio.open_connection("127.0.0.1", broker.tcp_port, local_addr=local))
+        assert len(broker._gate._undecided) <= 20
+        async with peer(broker, ssl=trusting) as honest:
+            for number in range(60):
+                local = (f"127.0.0.{2 + number % 3}", 0)
+                crowd.append(await asyncio.open_connection("127.0.0.1", broker.tcp_port, local_addr=local))
+            honest.hello()
+            assert [(await honest.hear())[0] for _ in range(2)] == ["hello", "welcome"]
+        for _, writer in crowd:
+            writer.transport.abort()
+
+
 async def test_with_a_ca_only_its_own_come_in(ca, tls, tmp_path, trusting):
     async with testing.broker(backend_tls_ca=str(tmp_path / "ca.pem"), **tls) as broker:
         async with peer(broker, ssl=trusting) as stranger:

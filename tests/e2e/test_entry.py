@@ -286,6 +286,17 @@ async def test_those_that_never_take_their_answer_are_bounded_as_well():
         await testing.until(lambda: not len(broker._admission))
 
 
+async def test_one_address_with_all_the_half_open_connections_keeps_no_other_out():
+    async with a_good_pair(max_handshakes=40, handshake_timeout=3600) as broker:
+        crowd = [await peer(broker, "127.0.0.2") for _ in range(60)]
+        await testing.until(lambda: broker.counters["limit_handshakes"] >= 20)
+        for _ in range(5):
+            assert await status_of(broker) == 101
+        assert broker.counters["handshake_displaced"]
+        for one in crowd:
+            one.abort()
+
+
 async def test_without_a_limit_there_is_none():
     async with testing.broker(max_handshakes=0) as broker, testing.backend(broker):
         crowd = [await peer(broker) for _ in range(40)]

@@ -1,6 +1,7 @@
 """wss:// without a proxy: real TLS handshakes, good and bad, and certificates that change under connected clients."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 
@@ -175,6 +176,120 @@ async def test_a_crowd_of_honest_clients_waits_its_turn(authority, files, monkey
         assert broker.client_count == 30
         assert not broker.counters["tls_handshake_displaced"]
         await asyncio.gather(*(ws.close() for ws in crowd))
+
+
+# One address against all others.
+
+
+HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01"
+
+
+class Attack:
+    """Opens connections from one address and says next to nothing, as fast as it can."""
+
+    def __init__(self, port, say=b"", address="127.0.0.2"):
+        self._port, self._say, self._address = port, say, address
+        self.held = []
+
+    async def __aenter__(self):
+        self._is_over = False
+        self._task = asyncio.create_task(self._open())
+        return self
+
+    async def __aexit__(self, *_):
+        self._is_over = True
+        await self._task
+        for sock in self.held:
+            sock.close()
+
+    async def _open(self):
+        while not self._is_over:
+            for _ in range(10):
+                sock = socket.socket()
+                self.held.append(sock)
+                sock.setblocking(False)
+                sock.bind((self._address, 0))
+                sock.connect_ex(("127.0.0.1", self._port))
+                with contextlib.suppress(OSError):
+                    sock.send(self._say)
+            if len(self.held) > 300:
+                for sock in self.held[:10]:
+                    sock.close()
+                del self.held[:10]
+            await asyncio.sleep(0.002)
+
+    async def has_opened(self, count):
+        await testing.until(lambda: len(self.held) >= count)
+
+
+@pytest.mark.parametrize("say", [b"", HALF_A_HELLO], ids=["silent", "half a hello"])
+@pytest.mark.parametrize("limit", [0, 20])
+async def test_one_address_keeps_nobody_else_out(authority, files, say, limit, monkeypatch):
+    monkeypatch.setattr("pystrands.broker.server._TLS_HANDSHAKES", 40)
+    options = {"max_connections_per_address": limit, "handshake_timeout": 3600, **files}
+    async with (
+        testing.broker(**options) as broker,
+        testing.backend(broker, Echo),
+        Attack(broker.ws_port, say) as attack,
+    ):
+        await attack.has_opened(200)
+        for _ in range(5):
+            async with asyncio.timeout(10):
+                async with testing.connect(broker, ssl=authority.trusting()) as ws:
+                    await echoes(ws)
+        assert broker._servers[0].handshakes <= 40
+        if limit:
+            assert broker._admission.rules._limits.addresses.get("127.0.0.2", 0) <= limit
+    assert not broker._servers[0].handshakes
+    if limit:
+        assert not broker._admission.rules._limits.addresses
+
+
+async def test_a_connection_counts_for_its_address_before_its_tls_handshake(authority, files):
+    async with testing.broker(max_connections_per_address=3, **files) as broker, testing.backend(broker, Echo):
+        addresses = broker._admission.rules._limits.addresses
+        half = open_sockets(broker.ws_port, 3)
+        for sock in half:
+            sock.send(HALF_A_HELLO)
+        await testing.until(lambda: addresses.get("127.0.0.1") == 3)
+        with pytest.raises(testing.Rejected) as refused:
+            await testing.connect(broker, ssl=authority.trusting())
+        assert refused.value.status == 429
+        for sock in half:
+            sock.close()
+        await testing.until(lambda: not addresses)
+        async with testing.connect(broker, ssl=authority.trusting()) as ws:
+            assert addresses == {"127.0.0.1": 1}
+            await echoes(ws)
+        await testing.until(lambda: not addresses)
+
+
+async def test_a_silent_connection_makes_room_for_one_of_its_own_address(authority, files, monkeypatch):
+    monkeypatch.setattr("pystrands.broker.crowd._SILENCE", 0.0)
+    async with testing.broker(max_connections_per_address=3, **files) as broker, testing.backend(broker, Echo):
+        silent = open_sockets(broker.ws_port, 3)
+        await testing.until(lambda: broker._servers[0].handshakes == 3)
+        async with testing.connect(broker, ssl=authority.trusting()) as ws:
+            await echoes(ws)
+            await ended(silent[:1])
+            assert broker._admission.rules._limits.addresses == {"127.0.0.1": 3}
+        for sock in silent:
+            sock.close()
+
+
+async def test_behind_a_trusted_proxy_all_have_the_whole_pool(authority, files, monkeypatch):
+    monkeypatch.setattr("pystrands.broker.server._TLS_HANDSHAKES", 40)
+    options = {"trusted_proxies": ("127.0.0.1",), "max_connections_per_address": 2, **files}
+    async with testing.broker(**options) as broker, testing.backend(broker, Echo):
+        silent = open_sockets(broker.ws_port, 39)
+        await testing.until(lambda: broker._servers[0].handshakes == 39)
+        for number in range(5):
+            headers = {"X-Forwarded-For": f"203.0.113.{number}"}
+            async with testing.connect(broker, ssl=authority.trusting(), headers=headers) as ws:
+                await echoes(ws)
+        assert broker._servers[0].handshakes == 39, "none of the proxy's own had to go"
+        for sock in silent:
+            sock.close()
 
 
 async def test_a_broker_stops_though_tls_handshakes_are_half_open(files):

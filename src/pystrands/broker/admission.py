@@ -7,6 +7,7 @@ from typing import Final, Protocol, cast
 
 from pystrands.broker import upgrade
 from pystrands.broker.compression import CompressedWebSocket
+from pystrands.broker.crowd import Crowd
 from pystrands.broker.deflate import Agreement, negotiate
 from pystrands.broker.entry import EntryRules
 from pystrands.broker.limits import Place
@@ -94,7 +95,7 @@ class Admission:
         self.rules = rules or EntryRules(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()
-        self.reading: dict[Handshake, None] = {}
+        self.reading: Crowd[Handshake] = Crowd(self.rules.max_handshakes, handshake_timeout)
         self.closed = False
         self.make = handshake or Handshake
         self.ports = ports or Ports()
@@ -107,6 +108,12 @@ class Admission:
         """Return the protocol of a new connection."""
         return self.make(self)
 
+    def after_tls(self, place: Place | None, began: float) -> "Handshake":
+        """Return the protocol of one that has its place among those of its address, and was accepted at that time."""
+        handshake = self.make(self)
+        handshake.take_over(place, began)
+        return handshake
+
     def is_ready(self) -> bool:
         """Tell whether a client would be let in now, as far as it is not about the client. Never raises."""
         try:
@@ -115,16 +122,16 @@ class Admission:
             logger.exception("readiness could not be told")
             return False
 
-    def make_room(self) -> None:
-        """If as many connections as may be are without a verdict, drop the one that has taken longest for its request.
+    def make_room(self, host: str) -> None:
+        """If as many connections as may be are without a verdict, drop one that makes room for one of that address.
 
-        Nobody who has had less than a quarter of the time for it is dropped. Counted as `handshake_displaced`.
+        See :class:`Crowd` for which. Counted as `handshake_displaced`.
         """
-        if self.reading and self.rules.is_crowded(len(self.handshakes)):
-            oldest = next(iter(self.reading))
-            if self.shared.loop.time() - oldest.began > self.handshake_timeout / 4:
+        if self.rules.is_crowded(len(self.handshakes)):
+            one = self.reading.who_gives_way(self.rules.key(host), self.shared.loop.time(), is_full=True)
+            if one is not None:
                 self.shared.counters["handshake_displaced"] += 1
-                oldest.give_up()
+                one.give_up()
 
     def close(self) -> None:
         """Answer 503 to all that wait, and to all that still come. The gate hears that those it had are gone."""
@@ -167,7 +174,7 @@ class Handshake(asyncio.Protocol):
         self.remote_addr = ""
         self.subprotocols: list[str] = []
         self._admission = admission
-        self.began = admission.shared.loop.time()  # with TLS that is before the TLS handshake
+        self.began = admission.shared.loop.time()
         self._state = _READING
         self._agreement: Agreement | None = None  # on compression
         self._buffer = bytearray()
@@ -178,7 +185,17 @@ class Handshake(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._ws: WebSocket | None = None
 
-    # What the budget asks.
+    def take_over(self, place: Place | None, began: float) -> None:
+        """Take what a connection had before its TLS handshake was done."""
+        self._place = place
+        self.began = began
+
+    # What the budget asks, and the crowd.
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come of a request."""
+        return not self._buffer
 
     @property
     def waiting_bytes(self) -> int:
@@ -247,14 +264,15 @@ class Handshake(asyncio.Protocol):
             self._peer = peername[:2]
             self.remote_addr = address_text(self._peer)
         admission = self._admission
-        self._place = admission.rules.place()
-        admission.make_room()
+        if self._place is None:
+            self._place = admission.rules.place()
+        admission.make_room(self._peer[0])
         answer = admission.rules.turn_away(self._peer[0], len(admission.handshakes), self._place)
         if answer is not None:
             self._finish(answer)
             return
         admission.handshakes.add(self)
-        admission.reading[self] = None
+        admission.reading.enter(self, admission.rules.key(self._peer[0]))
         self._timer = admission.shared.loop.call_at(self.began + admission.handshake_timeout, self._timed_out)
 
     def data_received(self, data: bytes) -> None:
@@ -361,7 +379,7 @@ class Handshake(asyncio.Protocol):
         self.subprotocols = request.tokens("Sec-Websocket-Protocol")
         self._key = request.headers["Sec-Websocket-Key"][0]
         self._state = _DECIDING
-        self._admission.reading.pop(self, None)
+        self._admission.reading.leave(self)
         self._cancel_timer()
         try:
             self._admission.gate.connection_request(self)
@@ -426,7 +444,7 @@ class Handshake(asyncio.Protocol):
             return
         admission = self._admission
         admission.handshakes.discard(self)
-        admission.reading.pop(self, None)
+        admission.reading.leave(self)
         admission.lingering.add(self)
         if not transport.is_closing():
             transport.write(response)
@@ -451,7 +469,7 @@ class Handshake(asyncio.Protocol):
         self._cancel_timer()
         self._buffer.clear()
         self._admission.handshakes.discard(self)
-        self._admission.reading.pop(self, None)
+        self._admission.reading.leave(self)
         self._admission.lingering.discard(self)
 
     def _tell_gone(self) -> None:

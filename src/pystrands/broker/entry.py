@@ -5,7 +5,7 @@ from typing import Final
 
 from pystrands.broker import upgrade
 from pystrands.broker.counters import Counters
-from pystrands.broker.limits import ConnectionLimits, Place, is_milestone
+from pystrands.broker.limits import ConnectionLimits, Place, counted_as, is_milestone
 from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.proxies import Peer, TrustedProxies
 from pystrands.broker.upgrade import RETRY_AFTER, Refusal
@@ -30,7 +30,7 @@ class EntryRules:
     those of :class:`ConnectionLimits`. 0 stands for no limit.
     """
 
-    __slots__ = ("_counters", "_limits", "_max_handshakes", "_origins", "_proxies")
+    __slots__ = ("_counters", "_limits", "_origins", "_proxies", "max_handshakes")
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class EntryRules:
     ) -> None:
         self._origins = origins
         self._proxies = proxies
-        self._max_handshakes = max_handshakes
+        self.max_handshakes = max_handshakes
         self._limits = ConnectionLimits(max_clients, max_per_address) if max_clients or max_per_address else None
         self._counters = counters
 
@@ -52,9 +52,22 @@ class EntryRules:
         """Return what a connection takes its places with; None where they are not limited."""
         return None if self._limits is None else self._limits.place()
 
+    def key(self, host: str) -> bytes | str | None:
+        """Return what an address counts as in a :class:`Crowd`; None for a proxy, behind which many are."""
+        return None if self.is_proxy(host) else counted_as(host)
+
+    def crowded_out(self, host: str) -> None:
+        """Hear that a connection was closed as it came: those of its address had too much of the room already."""
+        self._counters["limit_handshakes"] += 1
+        self._warn(
+            self._counters["limit_handshakes"],
+            "connections from %s were closed as they came: it has too many without a TLS handshake already",
+            host,
+        )
+
     def is_crowded(self, handshakes: int) -> bool:
         """Tell whether so many without a verdict are as many as there may be."""
-        return 0 < self._max_handshakes <= handshakes
+        return 0 < self.max_handshakes <= handshakes
 
     def turn_away(self, host: str, handshakes: int, place: Place | None) -> bytes | None:
         """Look at a connection that was just opened; return the answer for one that may not stay."""
@@ -63,11 +76,11 @@ class EntryRules:
             self._warn(
                 self._counters["limit_handshakes"],
                 "connections were turned away with 503: %d were being opened already (--max-handshakes)",
-                self._max_handshakes,
+                self.max_handshakes,
             )
             return _CROWD_ANSWER
         # A proxy's connections are its clients', who are known once the request is read.
-        if place is not None and not self._is_proxy(host) and not place.take_from(host):
+        if place is not None and not self.is_proxy(host) and not place.take_from(host):
             self._count_address(host)
             return _ADDRESS_ANSWER
         return None
@@ -78,7 +91,7 @@ class EntryRules:
 
     def refusal(self, request: upgrade.Request, peer: Peer, client: Peer, place: Place | None) -> Refusal | None:
         """Judge a valid request for a WebSocket. None: it may come in, and has its places until it leaves them."""
-        proxied = self._is_proxy(peer[0])
+        proxied = self.is_proxy(peer[0])
         if not self._origins.allow(request.headers, proxied=proxied):
             self._count_origin(request, proxied=proxied)
             return Refusal(403, "pages of this origin may not connect (--allowed-origins)")
@@ -96,7 +109,8 @@ class EntryRules:
             return Refusal(503, _TOO_MANY, (RETRY_AFTER,))
         return None
 
-    def _is_proxy(self, host: str) -> bool:
+    def is_proxy(self, host: str) -> bool:
+        """Whether it is a proxy whose word is taken for its clients' addresses."""
         return self._proxies is not None and self._proxies.trust(host)
 
     def _count_origin(self, request: upgrade.Request, *, proxied: bool) -> None:

@@ -67,8 +67,8 @@ class Gate:
     """Stands between the backends' port and the backends. It lets everybody in until it is given tokens.
 
     ``clock`` gives the time in seconds. At most ``undecided`` links in all, and ``of_one_origin`` from one address (of
-    IPv6 one /64), wait to be decided on: one more has the oldest cut off, so that half-open links can't keep backends
-    out.
+    IPv6 one /64), wait to be decided on: one more has the oldest cut off of the address that has most, so that
+    half-open links can't keep backends out.
     """
 
     def __init__(
@@ -101,9 +101,10 @@ class Gate:
         self._undecided[link] = place
         same = self._by_origin.setdefault(place, {})
         same[link] = None
-        crowd = same if len(same) > self._most_of_one else self._undecided
-        if crowd is same or len(crowd) > self._most:
-            oldest = next(iter(crowd))
+        if len(same) > self._most_of_one or len(self._undecided) > self._most:
+            if len(same) <= self._most_of_one:  # whoever has most of them, so that a few addresses keep nobody out
+                same = max(self._by_origin.values(), key=len)
+            oldest = next(iter(same))
             self.leave(oldest)
             self._counters["link_crowded_out"] += 1
             self._log.warning("%s is cut off: too many connections have not said who they are", oldest.name)

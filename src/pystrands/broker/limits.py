@@ -4,7 +4,7 @@ import ipaddress
 import socket
 from typing import Final
 
-__all__ = ["ConnectionLimits", "Place", "is_milestone"]
+__all__ = ["ConnectionLimits", "Place", "counted_as", "is_milestone"]
 
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
 
@@ -49,11 +49,11 @@ class Place:
         return True
 
     def take_from(self, host: str) -> bool:
-        """Count among those of an address; False when there are as many as may be."""
+        """Count among those of an address, once; False when there are as many as may be."""
         limits = self._limits
-        if not limits.max_per_address:
+        if not limits.max_per_address or self._address is not None:
             return True
-        address = _counted_as(host)
+        address = counted_as(host)
         count = limits.addresses.get(address, 0)
         if count >= limits.max_per_address:
             return False
@@ -81,7 +81,7 @@ def is_milestone(count: int) -> bool:
     return count & (count - 1) == 0
 
 
-def _counted_as(host: str) -> bytes | str:
+def counted_as(host: str) -> bytes | str:
     """Return what an address counts as: IPv4 as its text, IPv6 as its first 64 bits."""
     if ":" not in host:
         return host

@@ -163,7 +163,7 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "limit_handshakes": Counted(
         "handshakes_failed",
         "limit_handshakes",
-        "connections that came when `--max-handshakes` were without a verdict (503)",
+        "connections that came when `--max-handshakes` were without a verdict (503, or closed before TLS)",
     ),
     "handshake_displaced": Counted(
         "handshakes_failed",

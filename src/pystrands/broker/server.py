@@ -231,8 +231,9 @@ class Broker:
                 self._admission.protocol_factory, config.ws_host, config.ws_port, backlog=_BACKLOG
             )
         server = TlsServer(
-            self._admission.protocol_factory,
+            self._admission.after_tls,
             self._tls,
+            self._admission.rules,
             handshake_timeout=config.handshake_timeout,
             shutdown_timeout=config.close_timeout,
             max_handshakes=min(config.max_handshakes or _TLS_HANDSHAKES, _TLS_HANDSHAKES),

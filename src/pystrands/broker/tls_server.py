@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import aiofastnet
 
 from pystrands.broker.counters import Counters
+from pystrands.broker.crowd import Crowd
+from pystrands.broker.entry import EntryRules
+from pystrands.broker.limits import Place
 from pystrands.broker.tls import Tls
 from pystrands.protocol.printable import printable
 
@@ -31,15 +34,17 @@ class TlsServer:
 
     It is what an ``asyncio.Server`` is, in so far as the broker uses one. Those of the event loops and of aiofastnet
     tell nobody of a connection before its TLS handshake is done, and let anybody have as many of those as there are
-    descriptors. Here there are ``max_handshakes``: more wait in the kernel, until one is done or the oldest has taken a
-    quarter of its time, which is more than an honest client needs: it gives way. Times are in seconds. Counted as
-    ``tls_handshake_failed`` and ``tls_handshake_displaced``.
+    descriptors. Here there are ``max_handshakes``, and a connection counts for its address from the moment it is
+    accepted: ``rules`` know its limit, and a :class:`Crowd` who has to go when there are too many. More of many
+    addresses wait in the kernel. ``factory`` gets the place among those of its address, and when it was accepted. Times
+    are in seconds. Counted as ``tls_handshake_failed`` and ``tls_handshake_displaced``.
     """
 
     def __init__(
         self,
-        factory: Callable[[], asyncio.BaseProtocol],
+        factory: Callable[[Place | None, float], asyncio.BaseProtocol],
         tls: Tls,
+        rules: EntryRules,
         *,
         handshake_timeout: float,
         shutdown_timeout: float,
@@ -48,14 +53,14 @@ class TlsServer:
     ) -> None:
         self._factory = factory
         self._tls = tls
+        self._rules = rules
         self._handshake_timeout = handshake_timeout
         self._shutdown_timeout = shutdown_timeout
-        self._max_handshakes = max_handshakes
         self._counters = counters
         self._sockets: list[socket.socket] = []
         self._unmute: Callable[[], None] | None = None
         self._acceptors: list[asyncio.Task[None]] = []
-        self._handshakes: dict[socket.socket, float] = {}  # since when, the oldest first
+        self._crowd: Crowd[_Arrival] = Crowd(max_handshakes, handshake_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -66,7 +71,7 @@ class TlsServer:
     @property
     def handshakes(self) -> int:
         """How many TLS handshakes are in flight."""
-        return len(self._handshakes)
+        return len(self._crowd)
 
     async def listen(self, host: str, port: int, backlog: int) -> None:
         """Listen on all addresses of ``host``. Raises OSError, and then listens on none."""
@@ -88,8 +93,8 @@ class TlsServer:
         """Accept nothing more, and drop the connections whose TLS handshake is not done."""
         for task in self._acceptors:
             task.cancel()
-        for conn in self._handshakes:
-            _shut_down(conn)
+        for arrival in list(self._crowd):
+            self._drop(arrival)
 
     async def wait_closed(self) -> None:
         """Wait until that is done."""
@@ -103,12 +108,12 @@ class TlsServer:
         with listener:
             while True:
                 try:
-                    conn, _ = await loop.sock_accept(listener)
+                    conn, address = await loop.sock_accept(listener)
                     is_failing = False
-                    await self._begin(loop, conn)
+                    await self._begin(loop, conn, address[0])
                     for _ in range(_ACCEPTED_AT_ONCE):  # the loop gives one in a turn
-                        conn, _ = listener.accept()
-                        await self._begin(loop, conn)
+                        conn, address = listener.accept()
+                        await self._begin(loop, conn, address[0])
                 except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                     continue
                 except OSError as error:
@@ -117,41 +122,132 @@ class TlsServer:
                     is_failing = True
                     await asyncio.sleep(_RETRY)
 
-    async def _begin(self, loop: asyncio.AbstractEventLoop, conn: socket.socket) -> None:
+    async def _begin(self, loop: asyncio.AbstractEventLoop, conn: socket.socket, host: str) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(conn.close)
-            while len(self._handshakes) >= self._max_handshakes:
-                oldest, since = next(iter(self._handshakes.items()))
-                if loop.time() - since > self._handshake_timeout / 4:
-                    del self._handshakes[oldest]
-                    _shut_down(oldest)
-                    self._counters["tls_handshake_displaced"] += 1
-                else:
-                    await asyncio.sleep(_FULL)
+            conn.setblocking(False)  # accept() does not pass it on
+            key = self._rules.key(host)
+            while not self._make_room(key, loop.time()):
+                if self._crowd.is_overrun_by(key):
+                    self._rules.crowded_out(host)
+                    return
+                await asyncio.sleep(_FULL)
             stack.pop_all()
-        self._handshakes[conn] = loop.time()
-        task = loop.create_task(self._shake_hands(loop, conn))
+        arrival = _Arrival(conn, loop.time(), self._take_place(host, key, loop.time()))
+        self._crowd.enter(arrival, key)
+        self._look(loop, arrival)
+
+    def _make_room(self, key: Hashable, now: float) -> bool:
+        """Tell whether there is room for one of that address, for which another one may have to go."""
+        is_full = 0 < self._crowd.size <= len(self._crowd)
+        one = self._crowd.who_gives_way(key, now, is_full=is_full)
+        if one is not None:
+            self._displace(one)
+        return one is not None or not is_full
+
+    def _take_place(self, host: str, key: Hashable, now: float) -> Place | None:
+        """Count a connection among those of its address.
+
+        Where they are as many as may be one that says nothing goes for it. If there is none it has no place, and hears
+        so once it can be told, which is after the TLS handshake.
+        """
+        place = self._rules.place()
+        if place is None or key is None or place.take_from(host):
+            return place
+        one = self._crowd.old_and_silent(key, now)
+        if one is not None:
+            self._displace(one)
+            place.take_from(host)
+        return place
+
+    def _look(self, loop: asyncio.AbstractEventLoop, arrival: "_Arrival") -> None:
+        """Begin the TLS handshake once the peer has begun it: what is silent costs a descriptor and little more."""
+        conn = arrival.conn
+        try:
+            begins = conn.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            if arrival.timer is None:
+                loop.add_reader(conn, self._look, loop, arrival)
+                left = arrival.began + self._handshake_timeout - loop.time()
+                arrival.timer = loop.call_later(left, self._fail, arrival)
+            return
+        except OSError:
+            begins = b""
+        if not begins:  # it has gone, as checks do
+            self._fail(arrival)
+            return
+        arrival.stop_waiting(loop)
+        arrival.is_silent = False
+        task = loop.create_task(self._shake_hands(loop, arrival))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, conn: socket.socket) -> None:
+    async def _shake_hands(self, loop: asyncio.AbstractEventLoop, arrival: "_Arrival") -> None:
         try:
             await aiofastnet.connect_accepted_socket(
                 loop,
-                self._factory,
-                conn,
+                lambda: self._factory(arrival.place, arrival.began),
+                arrival.conn,
                 ssl=self._tls.context,
-                ssl_handshake_timeout=self._handshake_timeout,
+                ssl_handshake_timeout=max(0.001, arrival.began + self._handshake_timeout - loop.time()),
                 ssl_shutdown_timeout=self._shutdown_timeout,
                 ssl_incoming_bio_size=_BIO,
                 ssl_outgoing_bio_size=_BIO,
             )
         except OSError:  # the peer speaks no TLS, does not trust us, has gone, or took too long
-            if conn in self._handshakes:
-                self._counters["tls_handshake_failed"] += 1
-            conn.close()
+            self._fail(arrival)
         finally:
-            self._handshakes.pop(conn, None)
+            self._crowd.leave(arrival)
+
+    def _fail(self, arrival: "_Arrival") -> None:
+        """Count and close one that came to nothing."""
+        if arrival in self._crowd:
+            self._counters["tls_handshake_failed"] += 1
+            self._crowd.leave(arrival)
+        arrival.close()
+
+    def _displace(self, arrival: "_Arrival") -> None:
+        self._counters["tls_handshake_displaced"] += 1
+        self._drop(arrival)
+
+    def _drop(self, arrival: "_Arrival") -> None:
+        self._crowd.leave(arrival)
+        if arrival.is_silent:
+            arrival.close()
+        else:
+            arrival.leave_place()
+            _shut_down(arrival.conn)
+
+
+class _Arrival:
+    """A connection whose TLS handshake is not done, or has not even begun."""
+
+    __slots__ = ("began", "conn", "is_silent", "place", "timer")
+
+    def __init__(self, conn: socket.socket, began: float, place: Place | None) -> None:
+        self.conn = conn
+        self.began = began
+        self.place = place
+        self.is_silent = True
+        self.timer: asyncio.TimerHandle | None = None
+
+    def stop_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait no longer for its first byte."""
+        if self.timer is not None:
+            self.timer.cancel()
+            loop.remove_reader(self.conn)
+
+    def leave_place(self) -> None:
+        """Give back the place among those of its address."""
+        if self.place is not None:
+            self.place.leave()
+
+    def close(self) -> None:
+        """End it."""
+        if self.is_silent:
+            self.stop_waiting(asyncio.get_running_loop())
+        self.leave_place()
+        self.conn.close()
 
 
 def _shut_down(conn: socket.socket) -> None:

@@ -105,6 +105,24 @@ async def test_a_session_that_does_not_keep_contexts_gets_them_with_each_event(w
     assert [event["params"]["context"]["metadata"] for event in events] == [BIG] * 2
 
 
+async def test_a_big_context_that_is_in_each_event_counts_for_credit(world):
+    backend = Backend(world, contexts=False)
+    ws = await world.admit(backend, "ann", metadata={"history": "x" * 100_000})
+    for _ in range(32):
+        world.router.client_message(ws, "x")
+    events = [line["seq"] for line in await backend.heard() if line["action"] == "new_message"]
+    assert len(events) == 2, "of 256 KiB"
+    assert not ws.reading
+    assert backend.session.stream.kept_bytes < 350_000
+    while events:
+        backend.say("done", events=[[events[0], events[-1]]])
+        backend.raw(json.dumps({"action": "received", "params": {"seq": events[-1]}}).encode() + b"\n")
+        events = [line["seq"] for line in await backend.heard() if line["action"] == "new_message"]
+    assert ws.client.in_flight == 1, "new_connection"
+    assert ws.reading
+    assert ws.client.bytes_in_flight == 0
+
+
 async def test_another_session_is_told_first_whichever_way_the_client_comes(world):
     one = Backend(world)
     ws = await world.admit(one, "ann", metadata=BIG)

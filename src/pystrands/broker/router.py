@@ -137,7 +137,8 @@ class Router(Receiver, SessionReceiver, Keeper):
                 self._only_takes_text(client)
                 return
         self._events += 1
-        event = Event(client, _MESSAGE, self._events, message, len(message))
+        size = len(message) if client.small else len(message) + _beside(client)
+        event = Event(client, _MESSAGE, self._events, message, size)
         if self._ledger.submit(event):
             return
         holder = cast("Session | None", client.holder)
@@ -348,6 +349,13 @@ class Router(Receiver, SessionReceiver, Keeper):
             session.write(wire.result(command.request_id, {"error": text}))
             return
         session.write(wire.error(wire.NOBODY, text))
+
+
+def _beside(client: Client) -> int:
+    """Return how many bytes a message has beside it for a big context, where that is in each event."""
+    holder = cast("Session | None", client.holder)
+    size = 0 if holder is not None and holder.keeps_contexts else client.context_size
+    return size if size > SMALL else 0
 
 
 def _of_life(event: Event, context: bytes) -> bytes:

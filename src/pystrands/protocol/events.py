@@ -46,7 +46,8 @@ class Event:
     """One thing that happened to a client.
 
     ``content`` is the message, the text of an error, or the reason of a close; ``size`` is what it counts for credit,
-    in bytes (a ``str`` counts as many as it has characters); ``code`` is the close code, where that is what it tells.
+    in bytes (a ``str`` counts as many as it has characters, and so does a big context that goes with it); ``code`` is
+    the close code, where that is what it tells.
     """
 
     __slots__ = ("blamed", "code", "content", "kind", "lane", "number", "redelivered", "size")

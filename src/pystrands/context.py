@@ -12,6 +12,7 @@ import msgspec
 from pystrands.cookies import parse_cookies
 from pystrands.protocol.fields import field_problem
 from pystrands.protocol.limits import MAX_DEPTH
+from pystrands.protocol.plain import plain, text
 
 __all__ = ["ConnectionRequestContext", "Context", "Headers"]
 
@@ -341,7 +342,7 @@ def check_headers(headers: Any) -> dict[str, str]:
             raise TypeError(f"headers are a dict of str to str; there is {type(name).__name__}: {type(value).__name__}")
         if problem := field_problem(name, value):
             raise ValueError(f"the header {name!r} {problem}")
-    return dict(headers)
+    return {text(name): text(value) for name, value in headers.items()}
 
 
 def check_time(value: Any) -> float | None:
@@ -365,28 +366,31 @@ def check_time(value: Any) -> float | None:
 
 def check_json(
     value: Any, path: str = "request.context.metadata", depth: int = 0, caller: str = "on_connection_request"
-) -> None:
-    """Raise TypeError, naming ``path`` and the type, unless ``value`` comes back from JSON as it was (tuples as lists).
+) -> Any:
+    """Return ``value`` as it comes back from JSON: tuples as lists, what derives from ``str`` or a number as that.
 
-    The encoder alone would turn dates, UUIDs and bytes into strings that handlers would not recognise.
+    Raises TypeError, naming ``path`` and the type, on what would come back as something else: the encoder alone would
+    turn dates, UUIDs and bytes into strings that handlers would not recognise.
     """
-    if value is None or isinstance(value, str | bool | int):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str | int | float):
+        if isinstance(value, float) and not math.isfinite(value):
             raise TypeError(f"{caller} put {value!r} into {path}; JSON has no such number")
-    elif depth >= MAX_DEPTH and isinstance(value, dict | list | tuple):
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            raise TypeError(f"{caller} put an int of more than 64 bits into {path}; a str of its digits can have any")
+        return plain(value)
+    if depth >= MAX_DEPTH and isinstance(value, dict | list | tuple):
         raise TypeError(f"{caller} nested {path} deeper than {MAX_DEPTH} levels (does it contain itself?)")
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
+        members = {}
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"{caller} put a key of type {type(key).__name__} into {path}; JSON keys are str")
-            check_json(inner, f"{path}[{key!r}]", depth + 1, caller)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            check_json(inner, f"{path}[{index}]", depth + 1, caller)
-    else:
-        raise TypeError(
-            f"{caller} put a {type(value).__name__} into {path}; "
-            "use JSON values: dict, list, str, int, float, bool, None"
-        )
+            members[text(key)] = check_json(inner, f"{path}[{key!r}]", depth + 1, caller)
+        return members
+    if isinstance(value, list | tuple):
+        return [check_json(inner, f"{path}[{index}]", depth + 1, caller) for index, inner in enumerate(value)]
+    raise TypeError(
+        f"{caller} put a {type(value).__name__} into {path}; use JSON values: dict, list, str, int, float, bool, None"
+    )

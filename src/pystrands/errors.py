@@ -14,6 +14,8 @@
     └── MalformedLine (ValueError)     a line on a link is not what the protocol allows; never leaves the library
 """
 
+from typing import Any, TypeAlias
+
 __all__ = [
     "BinaryNotSupported",
     "ConfigError",
@@ -26,6 +28,10 @@ __all__ = [
     "PyStrandsError",
     "Refused",
 ]
+
+
+Reduced: TypeAlias = tuple[type, tuple[Any, ...], dict[str, Any]]
+"""What pickles and copies an exception that is made of more than its text."""
 
 
 class PyStrandsError(Exception):
@@ -42,6 +48,10 @@ class ConfigError(PyStrandsError, ValueError):
         super().__init__(f"{option}: {problem}")
         self.option = option
         self.problem = problem
+
+    def __reduce__(self) -> Reduced:
+        """Return how to make it again: from what it was made of, not from its text."""
+        return type(self), (self.option, self.problem), self.__dict__
 
 
 class MessageError(PyStrandsError, ValueError):

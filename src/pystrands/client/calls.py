@@ -206,7 +206,7 @@ def answer(call: Call, result: Any) -> bytes:
             f"on_connection_request left request.subprotocol as {type(request.subprotocol).__name__}; "
             "it must be a str or None"
         )
-    check_json(context.metadata)
+    metadata = check_json(context.metadata)
     headers, expires_at = check_headers(request.response_headers), check_time(request.expires_at)
     try:
         line = wire.response(
@@ -214,7 +214,7 @@ def answer(call: Call, result: Any) -> bytes:
             True,
             context.client_id,
             context.room_id,
-            context.metadata,
+            metadata,
             request.subprotocol,
             headers=headers,
             expires_at=expires_at,
@@ -227,11 +227,11 @@ def answer(call: Call, result: Any) -> bytes:
             "put less into request.context.metadata"
         )
     if call.peer is not None:
-        _check_limits(request, call.peer, len(line))
+        _check_limits(request, metadata, call.peer, len(line))
     return line
 
 
-def _check_limits(request: ConnectionRequestContext, peer: Peer, size: int) -> None:
+def _check_limits(request: ConnectionRequestContext, metadata: Any, peer: Peer, size: int) -> None:
     """Raise ValueError or MessageTooBig on more than the broker takes; ``size``: of the answer's line, in bytes.
 
     A path that is too long to be a room is the client's doing: the broker tells it.
@@ -241,7 +241,7 @@ def _check_limits(request: ConnectionRequestContext, peer: Peer, size: int) -> N
     if context.room_id != request.url:
         check_length("request.context.room_id", context.room_id, peer)
     if 0 < peer.max_context < size:
-        size = len(wire.context_json(context.client_id, context.room_id, wire.json(context.metadata)))
+        size = len(wire.context_json(context.client_id, context.room_id, wire.json(metadata)))
         if size > peer.max_context:
             raise MessageTooBig(
                 f"on_connection_request made a context of {size} bytes as JSON and the broker takes "

@@ -11,6 +11,7 @@ from pystrands.context import check_json
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
 from pystrands.protocol import wire
 from pystrands.protocol.messages import RecipientParams
+from pystrands.protocol.plain import text
 
 __all__ = [
     "AT_ONCE",
@@ -51,27 +52,32 @@ class Confirmation(NamedTuple):
     skipped: int
 
 
-def check_message(message: Any, peer: Peer | None) -> None:
-    """Raise what a message that can't be sent to ``peer`` deserves; a peer of None is not connected.
+def check_message(message: Any, peer: Peer | None) -> str | bytes:
+    """Return a message as ``str`` or ``bytes``. Raises what one that can't be sent to ``peer`` deserves.
+
+    A peer of None is not connected.
 
     TypeError: neither str nor bytes. MessageTooBig: more bytes (a str's in UTF-8) than the broker takes.
     BinaryNotSupported: bytes, to a broker that only knows text.
     """
+    content: str | bytes
     if isinstance(message, str):
-        if peer is None or not peer.max_message_size or len(message) * 4 <= peer.max_message_size:
-            return
+        content = message if type(message) is str else text(message)
+        if peer is None or not peer.max_message_size or len(content) * 4 <= peer.max_message_size:
+            return content
         try:
-            size = len(message) if message.isascii() else len(message.encode())
+            size = len(content) if content.isascii() else len(content.encode())
         except UnicodeEncodeError:
-            return  # the encoder says it better
+            return content  # the encoder says it better
     elif isinstance(message, bytes | bytearray | memoryview):
+        content = bytes(message)
         if peer is None:
-            return
+            return content
         if not peer.binary:
             raise BinaryNotSupported(
                 "the message is bytes, and this broker only knows text: send a str, or use the broker of PyStrands 2"
             )
-        size = memoryview(message).nbytes
+        size = len(content)
     else:
         raise TypeError(
             f"a message is str or bytes, not {type(message).__name__}; json.dumps() makes a str of most values"
@@ -81,12 +87,14 @@ def check_message(message: Any, peer: Peer | None) -> None:
             f"the message has {size} bytes and the broker takes {peer.max_message_size}: "
             "send less, or raise the broker's --max-message-size"
         )
+    return content
 
 
-def check_id(parameter: str, value: Any) -> None:
-    """Raise TypeError unless ``value``, the argument ``parameter``, is a str."""
+def check_id(parameter: str, value: Any) -> str:
+    """Return ``value``, the argument ``parameter``, as a str. Raises TypeError if it is none."""
     if not isinstance(value, str):
         raise TypeError(f"{parameter} must be a str, not {type(value).__name__}")
+    return value if type(value) is str else text(value)
 
 
 def check_length(parameter: str, value: str, peer: Peer | None) -> None:
@@ -101,14 +109,14 @@ def check_length(parameter: str, value: str, peer: Peer | None) -> None:
 
 def _excluded(exclude: str | Iterable[str]) -> tuple[str, ...]:
     """Return the client ids to leave out. Raises TypeError on what is no str."""
-    ids = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    for each in ids:
-        check_id("exclude", each)
-    return ids
+    ids = (exclude,) if isinstance(exclude, str) else exclude
+    return tuple([check_id("exclude", each) for each in ids])
 
 
 def to_client(client_id: str) -> str:
     """Name a client as the recipient of a message; no room has the same name."""
+    if type(client_id) is not str:  # to what template engines derive from it a plus means something else
+        client_id = check_id("client_id", client_id)
     return "c" + client_id
 
 
@@ -119,6 +127,8 @@ def is_client(to: str) -> bool:
 
 def to_room(room_id: str) -> str:
     """Name a room as the recipient of a message."""
+    if type(room_id) is not str:
+        room_id = check_id("room_id", room_id)
     return "r" + room_id
 
 
@@ -136,10 +146,10 @@ def volatile_key(volatile: bool, key: Any) -> str | None:
     """
     if key is None:
         return "" if volatile else None
-    check_id("key", key)
-    if not key:
+    name = check_id("key", key)
+    if not name:
         raise ValueError("key must not be empty: leave it out where a message replaces no other")
-    return str(key)
+    return name
 
 
 def broadcast(
@@ -150,7 +160,7 @@ def broadcast(
     key: str | None = None,
 ) -> bytes:
     """Return the line of a broadcast; raises as :func:`check_message` does. ``key``: see :func:`volatile_key`."""
-    check_message(message, peer)
+    message = check_message(message, peer)
     try:
         return wire.broadcast(message, _excluded(exclude), confirm_as, key)
     except UnicodeEncodeError as error:
@@ -167,8 +177,7 @@ def room_message(
 ) -> bytes:
     """Return the line of a message to a room; as :func:`broadcast` otherwise."""
     if type(room_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
-        check_id("room_id", room_id)
-        check_message(message, peer)
+        room_id, message = check_id("room_id", room_id), check_message(message, peer)
     if room_id[:1] == "{":
         _swapped("room_id", room_id, message)
     try:
@@ -182,8 +191,7 @@ def private_message(
 ) -> bytes:
     """Return the line of a message to one client; as :func:`broadcast` otherwise."""
     if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
-        check_id("client_id", client_id)
-        check_message(message, peer)
+        client_id, message = check_id("client_id", client_id), check_message(message, peer)
     if client_id[:1] == "{":
         _swapped("client_id", client_id, message)
     try:
@@ -201,7 +209,7 @@ def _swapped(parameter: str, value: str, message: Any) -> None:
         return
     try:
         msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (ValueError, RecursionError):
         return
     _told_swapped.add(parameter)
     logger.warning("a message was sent with the %s %.100r: are %s and message swapped?", parameter, value, parameter)
@@ -214,7 +222,7 @@ def _not_text(error: UnicodeEncodeError) -> MessageError:
 def _request(action: str, params: dict[str, Any]) -> Encode:
     for name in ("client_id", "room_id", "reason"):
         if name in params:
-            check_id(name, params[name])
+            params[name] = check_id(name, params[name])
 
     def encode(request_id: str) -> bytes:
         try:
@@ -261,8 +269,7 @@ def update_metadata(client_id: Any, metadata: Any, peer: Peer | None) -> Encode:
     """
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a dict of the keys to set, not {type(metadata).__name__}")
-    check_json(dict(metadata), "metadata", caller="update_metadata")
-    changes = dict(metadata)
+    changes = check_json(dict(metadata), "metadata", caller="update_metadata")
     encode = _request("update_metadata", {"client_id": client_id, "metadata": changes})
     limit = peer.max_context if peer is not None else 0
 

@@ -17,6 +17,7 @@ from pystrands.protocol.messages import (
     WatchedParams,
     WelcomeParams,
 )
+from pystrands.protocol.plain import plain
 
 __all__ = [
     "BYE",
@@ -54,7 +55,7 @@ __all__ = [
     "welcome",
 ]
 
-_json: Final = msgspec.json.Encoder().encode
+_json: Final = msgspec.json.Encoder(enc_hook=plain).encode
 
 
 def json(value: Any) -> bytes:

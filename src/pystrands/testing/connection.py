@@ -10,7 +10,7 @@ from os import urandom
 from typing import Any, Final, cast
 
 from pystrands.context import Headers
-from pystrands.errors import PyStrandsError
+from pystrands.errors import PyStrandsError, Reduced
 from pystrands.testing import frames
 from pystrands.testing.frames import Frame, FrameReader, ProtocolError
 
@@ -33,6 +33,10 @@ class Rejected(PyStrandsError):  # noqa: N818 - what happened
         self.headers = headers
         self.body = body
 
+    def __reduce__(self) -> Reduced:
+        """Return how to make it again."""
+        return type(self), (self.status, self.headers, self.body), self.__dict__
+
 
 class Closed(PyStrandsError):  # noqa: N818 - what happened
     """The WebSocket is closed: ``code`` and ``reason`` as the broker gave them; 1006 when it gave none."""
@@ -41,6 +45,10 @@ class Closed(PyStrandsError):  # noqa: N818 - what happened
         super().__init__(f"the WebSocket is closed: {code}" + (f" ({reason})" if reason else ""))
         self.code = code
         self.reason = reason
+
+    def __reduce__(self) -> Reduced:
+        """Return how to make it again."""
+        return type(self), (self.code, self.reason), self.__dict__
 
 
 class Connection(asyncio.Protocol):

@@ -10,7 +10,7 @@ from pystrands.broker import admin as module
 from pystrands.broker.admin import AdminServer
 from pystrands.testing import until
 
-HEAD = b"Host: x\r\n\r\n"
+HEAD = b"Host: localhost\r\n\r\n"
 
 
 class Running:
@@ -25,10 +25,13 @@ class Running:
             raise self.error
         return self.body
 
+    def __init__(self, host="127.0.0.1"):
+        self.host = host
+
     async def __aenter__(self):
         loop = asyncio.get_running_loop()
         self.server = AdminServer(loop, lambda: self.ready, self.metrics, "text/x-metrics")
-        await self.server.start("127.0.0.1", 0)
+        await self.server.start(self.host, 0)
         self.writers = []
         return self
 
@@ -56,8 +59,8 @@ class Running:
         status, *lines = head.decode().split("\r\n")
         return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
 
-    async def get(self, path, method="GET"):
-        return await self.ask(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    async def get(self, path, method="GET", host="127.0.0.1:9100"):
+        return await self.ask(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
 
 
 async def test_health_readiness_and_metrics():
@@ -70,6 +73,34 @@ async def test_health_readiness_and_metrics():
         running.ready = False
         assert (await running.get("/readyz"))[::2] == (503, b"not ready\n")
         assert (await running.get("/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize("host", ["rebound.example", "rebound.example:9100", "127.0.0.1.example", "localhost@x", ""])
+async def test_on_loopback_a_page_under_another_name_reads_no_metrics(host):
+    async with Running() as running:
+        for method in ("GET", "HEAD"):
+            status, _, body = await running.get("/metrics", method, host)
+            assert (status, b"a 1" in body) == (403, False)
+        assert b"--admin-host" in (await running.get("/metrics", host=host))[2]
+        # Probes of load balancers and containers name anything, and nothing is told that a page could want.
+        assert (await running.get("/healthz", host=host))[0] == 200
+        assert (await running.get("/readyz", host=host))[0] == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.8.0.1:9100", "[::1]:9100"])
+async def test_on_loopback_a_name_of_loopback_reads_metrics(host):
+    async with Running() as running:
+        assert (await running.get("/metrics", host=host))[0] == 200
+
+
+async def test_who_names_no_host_is_no_browser():
+    async with Running() as running:
+        assert (await running.ask(b"GET /metrics HTTP/1.0\r\n\r\n"))[0] == 200
+
+
+async def test_beyond_loopback_any_name_reads_metrics():
+    async with Running("0.0.0.0") as running:
+        assert (await running.get("/metrics", host="broker.internal:9100"))[0] == 200
 
 
 async def test_other_paths_and_methods():

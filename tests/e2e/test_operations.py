@@ -23,7 +23,7 @@ async def get(port, path):
     """Ask for a page; return the status and the text."""
     async with asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         answer = (await reader.read()).decode()
         writer.close()
         await writer.wait_closed()

@@ -7,6 +7,8 @@ from typing import Final, cast
 
 from pystrands.broker import upgrade
 from pystrands.broker.linger import cut, finish
+from pystrands.broker.origins import host_is_local
+from pystrands.protocol.address import is_loopback
 
 __all__ = ["AdminServer"]
 
@@ -16,6 +18,10 @@ _MAX_CONNECTIONS: Final = 64
 _MAX_HEAD: Final = 16_384
 _PATIENCE: Final = 10.0
 """Seconds that a connection has to send its request, and then to take the answer."""
+_NOT_LOCAL: Final = (
+    b"the admin port listens on loopback, and tells its metrics to who asks for them as localhost or 127.0.0.1: "
+    b"let a proxy send such a Host, or choose another --admin-host\n"
+)
 
 
 class AdminServer:
@@ -24,6 +30,9 @@ class AdminServer:
     ``is_ready()`` is what ``/readyz`` tells; ``metrics()`` gives ``/metrics`` its text, of type ``content_type``. At
     most 64 connections at a time: for one more the oldest goes, one whose request has not come if there is any. None
     has more than ten seconds for its request, nor for its answer.
+
+    While it listens on loopback, ``/metrics`` is only for who asks for it under a name of loopback: a page in a browser
+    on this machine may have a name that leads here (DNS rebinding), and would read the answer.
     """
 
     def __init__(
@@ -38,10 +47,12 @@ class AdminServer:
         self.metrics = metrics
         self.content_type = content_type
         self.connections: dict[_Connection, None] = {}  # the oldest first
+        self._is_local = False
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError when the address can't be had."""
+        self._is_local = is_loopback(host)
         self._server = await self.loop.create_server(lambda: _Connection(self), host, port)
 
     @property
@@ -50,6 +61,10 @@ class AdminServer:
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
+
+    def tells_metrics(self, headers: dict[str, list[str]]) -> bool:
+        """Whether who sent these headers may read the metrics. All browsers send a Host, so who sends none may."""
+        return not self._is_local or "Host" not in headers or host_is_local(headers)
 
     def enter(self, connection: "_Connection") -> None:
         """Take a new connection in. Who knows what he wants asks at once, so it is never the newest that goes."""
@@ -127,6 +142,8 @@ class _Connection(asyncio.Protocol):
                 ready = self._admin.is_ready()
                 body = b"ready\n" if ready else b"not ready\n"
                 self._respond(200 if ready else 503, body, without_body=without_body)
+            case "/metrics" if not self._admin.tells_metrics(request.headers):
+                self._respond(403, _NOT_LOCAL, without_body=without_body)
             case "/metrics":
                 self.is_answered = True
                 self._answer = self._admin.loop.create_task(self._respond_metrics(without_body=without_body))

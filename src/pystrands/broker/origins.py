@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-__all__ = ["AllowedOrigins"]
+__all__ = ["AllowedOrigins", "host_is_local"]
 
 Origin: TypeAlias = tuple[str, str, int | None]
 """Scheme and host in lower case, and the port: the scheme's own where none is named, None where it has none."""
@@ -64,10 +64,7 @@ class AllowedOrigins:
 
     def takes_host(self, headers: Mapping[str, Sequence[str]]) -> bool:
         """Tell whether a page may have connected to this Host: while the broker is local only to one of localhost."""
-        if not self._local:
-            return True
-        found = _host_of(headers)
-        return found is not None and _LOOPBACK.fullmatch(found[1]) is not None
+        return not self._local or host_is_local(headers)
 
     @staticmethod
     def _is_own(origin: Origin, headers: Mapping[str, Sequence[str]]) -> bool:
@@ -80,6 +77,15 @@ class AllowedOrigins:
         if found is None or found[1] != host:
             return False
         return port == (int(found[2]) if found[2] else _DEFAULT_PORTS.get(scheme))
+
+
+def host_is_local(headers: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether the Host of a request is ``localhost`` or an address of the loopback interface, with any port.
+
+    Whatever listens there and can be read by a browser's page has to ask: see DNS rebinding above.
+    """
+    found = _host_of(headers)
+    return found is not None and _LOOPBACK.fullmatch(found[1]) is not None
 
 
 def _host_of(headers: Mapping[str, Sequence[str]]) -> re.Match[str] | None:

@@ -83,6 +83,7 @@ class FakeWebSocket(WebSocket):
             self.close_code = code
             self._last = self.client
             self.router.client_closed(self, code, reason)
+            self.router.client_over(self, code, reason)
 
 
 class FakeHandshake:

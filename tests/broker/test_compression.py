@@ -14,7 +14,7 @@ from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import binary_frame, close_frame, payload_of, text_frame
 from pystrands.broker.groups import Group
 from pystrands.broker.websocket import WebSocket, WebSocketShared
-from tests.broker.test_websocket import FakeLoop, FakeTransport, Recorder
+from tests.broker.test_websocket import FakeLoop, FakeTransport, Recorder, Stepping, feed
 from tests.broker.ws_support import (
     BINARY,
     CLOSE,
@@ -377,3 +377,24 @@ def test_what_was_published_before_a_close_goes_before_it():
     loop.run()
     assert closed.written == text_frame("1") + close_frame(1000, "enough")
     assert other.written == text_frame("1") + text_frame("2")
+
+
+def test_what_waits_with_its_sender_is_not_inflated():
+    """A frame of a hundred bytes may become one of a hundred kilobytes."""
+    loop, receiver = FakeLoop(), Stepping(1)
+    shared = WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop), max_message_size=LIMIT)
+    transport = FakeTransport()
+    asyncio._set_running_loop(loop)
+    try:
+        ws = CompressedWebSocket(shared, transport, "", None, 15)
+        ws.attach(b"")
+    finally:
+        asyncio._set_running_loop(None)
+    bomb = frame(TEXT, deflated("x" * LIMIT), rsv=4)
+    assert len(bomb) < 200
+    feed(transport, bomb * 50)
+    assert receiver.told == ["x" * LIMIT]
+    assert ws.waiting_bytes < 50 * len(bomb)
+    receiver.go_on(loop, ws)
+    assert receiver.told == ["x" * LIMIT] * 50
+    assert not ws.waiting_bytes

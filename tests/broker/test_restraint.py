@@ -48,6 +48,7 @@ class Router(Receiver):
     def __init__(self):
         self.messages = []
         self.closed = []
+        self.over = []
 
     def client_message(self, ws, message):
         self.messages.append(message)
@@ -55,12 +56,19 @@ class Router(Receiver):
     def client_closed(self, ws, code, reason):
         self.closed.append(code)
 
+    def client_over(self, ws, code, reason):
+        self.over.append(code)
+
 
 class WebSocket(Double):
     def __init__(self, receiver=None):
         self.paused = 0
         self.receiver = receiver
         self.code: Any = None
+
+    @property
+    def is_open(self):
+        return self.code is None
 
     def pause_reading(self, reason):
         self.paused |= reason
@@ -163,6 +171,20 @@ def test_a_client_that_is_closed_for_what_it_said_is_forgotten(loop, router, cou
     for _ in range(30):
         receiver.client_message(ws, "x")
     assert not loop.timers
+
+
+def test_what_was_read_of_a_client_that_is_gone_is_passed_on_and_nothing_is_kept_of_it(loop, router, counters):
+    for receiver in (limited(loop, router, counters), IdleLimited(router, loop, timeout=10, counters=counters)):
+        ws = WebSocket(receiver)
+        ws.close(1000, "")
+        for _ in range(30):
+            receiver.client_message(ws, "x")
+        receiver.client_over(ws, 1000, "")
+        assert not loop.timers
+        assert not getattr(receiver, "_limits", ()) and not getattr(receiver, "_heard", ())
+    assert len(router.messages) == 60
+    assert router.over == [1000, 1000]
+    assert not counters
 
 
 def test_who_says_nothing_for_too_long_is_closed_and_nobody_else(loop, router, counters):

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import socket
+import threading
 
 import picows
 import pytest
@@ -559,15 +560,79 @@ def test_reading_goes_on_when_nobody_has_a_reason_left_not_to(kind):
         assert ws.paused == 0
 
 
-def test_frames_that_were_read_are_delivered_though_paused(kind):
-    class Pauser(Echo):
-        def client_message(self, ws, message):
-            ws.pause_reading()
-            super().client_message(ws, message)
+class Pausing(Echo):
+    """Takes one message at a time."""
 
-    with Front(kind, receiver=Pauser()) as front, front.connect() as client:
-        client.send(frame(TEXT, "a") + frame(TEXT, "b"))
-        assert [client.frame(), client.frame()] == [(TEXT, b"a"), (TEXT, b"b")]
+    def client_message(self, ws, message):
+        super().client_message(ws, message)
+        assert not ws.paused & BACKPRESSURE
+        ws.pause_reading()
+
+
+def test_what_was_read_waits_while_reading_is_paused(kind):
+    with Front(kind, receiver=Pausing()) as front, front.connect() as client:
+        ws = front.websocket()
+        messages = [str(number) * 5 for number in range(50)]
+        client.send(b"".join(frame(TEXT, message) for message in messages) + frame(PING, b"at once"))
+        assert client.frame() == (TEXT, messages[0].encode())
+        assert client.frame() == (PONG, b"at once")
+        assert front.receiver.messages.get(timeout=PATIENCE) == messages[0]
+        for message in messages[1:]:
+            front.turn()
+            assert front.receiver.messages.empty()
+            front.call(ws.resume_reading)
+            assert client.frame() == (TEXT, message.encode())
+            assert front.receiver.messages.get(timeout=PATIENCE) == message
+        front.call(ws.resume_reading)
+        client.send_frame(TEXT, "next")
+        assert client.frame() == (TEXT, b"next")
+        assert front.call(lambda: ws._backlog) is None
+
+
+@pytest.mark.parametrize("way", ["close frame", "close", "reset", "wrong frame"])
+def test_what_was_read_before_the_client_went_is_handled_before_its_end(kind, way):
+    with Front(kind, receiver=Pausing()) as front:
+        client = front.connect()
+        ws = front.websocket()
+        last = {"close frame": close(1000, b"bye"), "wrong frame": frame(3)}.get(way, b"")
+        client.send(b"".join(frame(TEXT, str(number)) for number in range(5)) + last)
+        front.until(lambda: ws._backlog)
+        if not last:
+            getattr(client, way)()
+        code, reason = front.closed()
+        assert code == {"close frame": 1000, "wrong frame": 1002}.get(way, 1006)
+        front.turn()
+        for number in range(5):
+            assert front.receiver.messages.get(timeout=PATIENCE) == str(number)
+            assert front.receiver.messages.empty()
+            if number < 4:
+                assert front.receiver.over.empty()
+                front.call(ws.resume_reading)
+        assert front.receiver.over.get(timeout=PATIENCE) == (code, reason)
+        assert not front.shared.leaving
+        if last:
+            assert client.closing()[1] == code
+            client.close()
+        assert not front.shared.hangups._fds
+
+
+def test_a_read_into_a_buffer_that_has_grown_is_bounded(kind):
+    """One of all of it would bring 150,000 small messages at once."""
+    with Front(kind, receiver=Pausing(), max_message_size=1 << 20) as front, front.connect() as client:
+        ws = front.websocket()
+        big, small = frame(BINARY, bytes(1_000_000)), frame(TEXT, "x")
+        client.send(big[:-1])
+        front.until(lambda: ws.held == len(big) - 1)
+        assert front.call(lambda: len(ws._parser.get_buffer(-1))) <= 65_536
+        sending = threading.Thread(target=client.send, args=(big[-1:] + small * 100_000,))
+        sending.start()
+        front.until(lambda: ws._backlog)
+        front.turn()
+        assert front.call(lambda: len(ws._backlog)) <= 65_536 // len(small) * 3
+        front.receiver.client_message = lambda ws, message: None
+        front.call(ws.resume_reading)
+        sending.join(PATIENCE)
+        assert not sending.is_alive()
 
 
 @pytest.mark.parametrize("way", ["close", "reset"])
@@ -878,6 +943,12 @@ class FakeTransport(Double):
     def write_eof(self):
         self.calls.append("write_eof")
 
+    def get_write_buffer_size(self):
+        return 0
+
+    def pause_reading(self):
+        self.calls.append("pause_reading")
+
     def resume_reading(self):
         self.calls.append("resume_reading")
 
@@ -977,3 +1048,134 @@ def test_a_connection_lost_before_the_parser_was_there_is_a_1006():
     ws.attach(b"early")
     assert receiver.closed == [1006]
     assert transport.protocol is None
+
+
+# What waits with its sender, on a transport that records.
+
+
+class Stepping(Receiver):
+    """Takes so many messages before it pauses, and writes all down in the order in which it is told."""
+
+    def __init__(self, step):
+        self.step = self.left = step
+        self.told = []
+
+    def client_message(self, ws, message):
+        assert not ws.paused & BACKPRESSURE
+        self.told.append(message)
+        self.left -= 1
+        if not self.left:
+            ws.pause_reading()
+
+    def client_closed(self, ws, code, reason):
+        self.told.append(code)
+
+    def client_over(self, ws, code, reason):
+        self.told.append("over")
+
+    def go_on(self, loop, ws):
+        """Let it take as many more, as often as it will."""
+        while True:
+            self.left = self.step
+            before = len(self.told)
+            ws.resume_reading()
+            loop.run()
+            if len(self.told) == before:
+                return
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(1, 4), st.data())
+def test_whatever_the_pauses_messages_come_in_order_and_the_end_after_them(kinds, step, data):
+    loop, receiver = FakeLoop(), Stepping(step)
+    ws, transport = fake_websocket(loop, receiver)
+    stream = b""
+    expected: list[str | bytes] = []
+    for number, kind in enumerate(kinds):
+        if kind < 3:
+            stream += frame(TEXT, str(number))
+            expected.append(str(number))
+        elif kind < 5:
+            stream += frame(BINARY, b"a", fin=False) + frame(PING) + frame(CONT, b"%d" % number)
+            expected.append(b"a%d" % number)
+        else:
+            stream += frame(PONG)
+    stream += data.draw(st.sampled_from([b"", close(1000), frame(3)]))
+    parts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=4)))
+    for start, end in itertools.pairwise([0, *parts, len(stream)]):
+        while ws.paused and transport.protocol is ws._parser:  # a transport would not be read from
+            receiver.left = step
+            ws.resume_reading()
+            loop.run()
+        feed(transport, stream[start:end])
+    if data.draw(st.booleans()):
+        loop.run()
+    if ws.is_open:
+        ws.connection_lost()
+    loop.run()
+    receiver.go_on(loop, ws)
+    (code,) = [each for each in receiver.told if isinstance(each, int)]
+    assert receiver.told[-1] == "over"
+    assert [each for each in receiver.told[:-1] if each != code] == expected
+    assert not ws._shared.leaving
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_an_error_in_what_waited_ends_it(is_gone):
+    loop, receiver = FakeLoop(), Stepping(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b") + frame(TEXT, b"\xff") + frame(TEXT, "never"))
+    if is_gone:
+        ws.connection_lost()
+    receiver.go_on(loop, ws)
+    assert receiver.told == (["a", 1006, "b", "over"] if is_gone else ["a", "b", 1007, "over"])
+    assert ws._shared.counters["bad_utf8"] == (not is_gone)
+    assert not ws.waiting_bytes
+
+
+def test_a_receiver_that_closes_at_what_waited_gets_no_more():
+    class Closing(Stepping):
+        def client_message(self, ws, message):
+            super().client_message(ws, message)
+            if message == "b":
+                ws.close(1008)
+
+    loop, receiver = FakeLoop(), Closing(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b") + frame(TEXT, "never"))
+    receiver.go_on(loop, ws)
+    assert receiver.told == ["a", "b", 1008, "over"]
+
+
+def test_a_close_from_elsewhere_loses_nothing_that_was_read():
+    loop, receiver = FakeLoop(), Stepping(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b") + frame(TEXT, "c"))
+    ws.close(1012)
+    assert ws in ws._shared.leaving
+    receiver.go_on(loop, ws)
+    assert receiver.told == ["a", 1012, "b", "c", "over"]
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_what_waits_can_be_dropped_and_is_by_who_is_short_of_memory(is_gone):
+    loop, receiver = FakeLoop(), Stepping(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b" * 10_000))
+    if is_gone:
+        ws.connection_lost()
+    assert ws.waiting_bytes > 10_000
+    ws.give_up()
+    assert receiver.told == ["a", 1006 if is_gone else 1013, "over"]
+    assert not ws.waiting_bytes
+    assert not ws._shared.leaving
+
+
+def test_who_is_gone_is_not_paused_for_its_speed():
+    loop, receiver = FakeLoop(), Stepping(100)
+    ws, transport = fake_websocket(loop, receiver)
+    ws.pause_reading(TOO_FAST)
+    feed(transport, frame(TEXT, "a") + close(1000))
+    assert receiver.told == [1000]
+    loop.run()
+    assert receiver.told == [1000, "a", "over"]

@@ -51,6 +51,7 @@ class Echo(Receiver):
     def __init__(self):
         self.messages = queue.Queue()
         self.closed = queue.Queue()
+        self.over = queue.Queue()
         self.count = 0
 
     def client_message(self, ws, message):
@@ -61,6 +62,9 @@ class Echo(Receiver):
     def client_closed(self, ws, code, reason):
         self.closed.put((code, reason, ws.closed_by_us))
         self.count += 1
+
+    def client_over(self, ws, code, reason):
+        self.over.put((code, reason))
 
 
 class AcceptAll:

@@ -418,14 +418,17 @@ def test_rule_24_a_reused_id_begins_when_the_older_lane_is_over():
     assert world.ended == [old, new]
 
 
-def test_rule_24_an_older_lane_that_is_over_already_delays_nobody():
+def test_rule_24_an_older_lane_is_waited_for_though_its_last_event_is_not_even_put():
+    """What had been read of it may have to come first."""
     world = World("one")
     (one,) = world.backends
     old, new = world.client("old", one), world.client("new", one)
-    world.put(old, kind=Kind.GONE)
-    world.ledger.done(one, [(1, 1)])
     world.ledger.succeed(new, old)
-    assert world.put(new, kind=Kind.NEW)
+    assert not world.put(new, kind=Kind.NEW)
+    assert world.put(old)
+    assert world.put(old, kind=Kind.GONE)
+    world.ledger.done(one, [(1, 2)])
+    assert [event.kind for event in one.sent] == [Kind.MESSAGE, Kind.GONE, Kind.NEW]
 
 
 def test_a_session_without_link_gets_nothing_until_it_is_back():

@@ -35,14 +35,13 @@ class CompressedWebSocket(WebSocket):
         super().__init__(shared, transport, remote_addr, place)
         self.window_bits = window_bits
 
-    def on_ws_frame(self, transport: object, frame: Frame) -> None:
-        """Handle a frame."""
+    def _handle(self, frame: Frame) -> None:
         if (
             frame.payload_size > self._shared.max_message_size and not frame.rsv1 and frame.msg_type is not CONTINUATION
         ):  # the parser lets more pass, for what is compressed
             self._fail(MESSAGE_TOO_BIG, "message too big")
         else:
-            super().on_ws_frame(transport, frame)
+            super()._handle(frame)
 
     def _on_other_frame(self, frame: Frame) -> None:
         if (

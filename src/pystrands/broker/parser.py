@@ -9,6 +9,8 @@ All that relies on picows' internals is in this module; picows is pinned to a mi
 - The parser wants to do the handshake. It is fed a constant request, and its answer is swallowed.
 - It reads one frame ahead: when frame n + 1 is broken, its close frame comes before it delivers frame n.
 - It writes to the descriptor itself, unless the transport says that it is TLS and that its buffer isn't empty.
+- Its buffer grows when a read fills it. Once it has grown, `narrow` makes it a class that gives the transport no more
+  than 64 KiB of it at a time: the transport has to be told, since it may have looked `get_buffer` up already.
 - What it and uvloop call for every read and frame they look up on the instance: a slot is enough, and costs no frame of
   the interpreter.
 - A frame's kind is an enumeration's member, which picows looks up on the class that its module knows by that name.
@@ -25,9 +27,11 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not export
 if TYPE_CHECKING:
     from pystrands.broker.websocket import WebSocket
 
-__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "TEXT", "Frame", "Parser", "parse"]
+__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "TEXT", "Frame", "Parser", "narrow", "parse"]
 
 logger = logging.getLogger(__name__)
+
+_READ: Final = 65_536  # bytes
 
 TEXT: Final = picows.WSMsgType.TEXT
 BINARY: Final = picows.WSMsgType.BINARY
@@ -66,6 +70,9 @@ class Frame(Protocol):
 
     def get_payload_as_bytes(self) -> bytes:
         """Copy the payload."""
+
+    def get_payload_as_memoryview(self) -> memoryview:
+        """Show the payload where it is, for as long as that is valid."""
 
     def get_payload_as_utf8_text(self) -> str:
         """Decode the payload. Raises UnicodeDecodeError."""
@@ -116,6 +123,24 @@ class Parser(WSProtocol):  # type: ignore[misc]  # not in picows' stubs
         """Pass on what picows tells nobody: the peer has closed its side."""
         self._ws.peer_left()
         return False
+
+
+class _NarrowParser(Parser):
+    """One whose buffer has grown. A read of all of it could bring 150,000 small messages at once."""
+
+    __slots__ = ()
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        buffer: memoryview = super().get_buffer(size_hint)
+        return buffer if len(buffer) <= _READ else buffer[:_READ]
+
+
+def narrow(parser: Parser) -> bool:
+    """Have a parser take at most 64 KiB in one read from now on; False if it does so already."""
+    if type(parser) is not Parser:
+        return False
+    parser.__class__ = _NarrowParser
+    return True
 
 
 class _Listener(picows.WSListener):

@@ -25,9 +25,8 @@ _LOOKS: Final = 20
 class RateLimited(Receiver):
     """Passes messages on, and holds their senders to ``messages`` and ``size`` bytes per second; 0 is no limit.
 
-    ``delay``: who is past its limit is not read from until it is within it again; what had been read by then is passed
-    on. ``close``: it is closed with 1008, and the message that was too much is dropped. Counted as ``rate_delayed`` and
-    ``rate_closed``.
+    ``delay``: who is past its limit is not read from until it is within it again. ``close``: it is closed with 1008,
+    and the message that was too much is dropped. Counted as ``rate_delayed`` and ``rate_closed``.
     """
 
     __slots__ = ("_counters", "_largest", "_limits", "_loop", "_messages", "_policy", "_receiver", "_size", "_timers")
@@ -55,6 +54,9 @@ class RateLimited(Receiver):
 
     def client_message(self, ws: WebSocket, message: str | bytes) -> None:
         """Count it, and pass it on."""
+        if not ws.is_open:  # what had been read before it went
+            self._receiver.client_message(ws, message)
+            return
         now = self._loop.time()
         limit = self._limits.get(ws)
         if limit is None:
@@ -76,12 +78,16 @@ class RateLimited(Receiver):
             timer.cancel()
         self._receiver.client_closed(ws, code, reason)
 
+    def client_over(self, ws: WebSocket, code: int, reason: str) -> None:
+        """Pass it on."""
+        self._receiver.client_over(ws, code, reason)
+
     def _delay(self, ws: WebSocket, wait: float) -> None:
         timer = self._timers.pop(ws, None)
         if timer is None:
             self._counters["rate_delayed"] += 1
             ws.pause_reading(TOO_FAST)
-        else:  # there was more in what had been read
+        else:  # reading could not be paused
             timer.cancel()
         self._timers[ws] = self._loop.call_later(max(wait, _SHORTEST), self._go_on, ws)
 
@@ -128,12 +134,17 @@ class IdleLimited(Receiver):
 
     def client_message(self, ws: WebSocket, message: str | bytes) -> None:
         """Give its sender its time again, and pass it on."""
-        self._hear(ws)
+        if ws.is_open:
+            self._hear(ws)
         self._receiver.client_message(ws, message)
 
     def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:
         """Pass it on."""
         self._receiver.client_closed(ws, code, reason)
+
+    def client_over(self, ws: WebSocket, code: int, reason: str) -> None:
+        """Pass it on."""
+        self._receiver.client_over(ws, code, reason)
 
     def _hear(self, ws: WebSocket) -> None:
         self._heard[ws] = self._loop.time()

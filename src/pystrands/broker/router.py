@@ -142,9 +142,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         if self._ledger.submit(event):
             return
         holder = cast("Session | None", client.holder)
-        if (
-            holder is not None and not holder.is_absent
-        ):  # for credit, or a link, or for what a leaving backend still has
+        if holder is not None and not holder.is_absent:  # for credit, its link, or what a leaving backend still has
             self._queue.keep(event)
             self._ledger.wait(event)
             ws.pause_reading()
@@ -162,21 +160,25 @@ class Router(Receiver, SessionReceiver, Keeper):
             while (oldest := self._queue.overdue()) is not None:
                 self._ledger.drop_waiting(oldest)
 
-    def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:
-        """A client is gone; its owner is told after its last message."""
+    def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:  # noqa: ARG002 - Receiver's
+        """A client is gone, and its id is free: who takes it waits until the older one's last event is finished."""
         client: Client = ws.client
         self._rooms.remove(client)
         self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
+        self._ending[client.client_id] = client
         if self._is_over(client):
             self._counters["expired_dropped"] += self._ledger.drop_messages(client)
+            ws.drop_backlog()
+
+    def client_over(self, ws: WebSocket, code: int, reason: str) -> None:
+        """All that was read from a client that is gone has been taken: now its owner is told."""
+        client: Client = ws.client
         if code in _FAILURES:
             # The client's own words are for on_disconnect alone: errors get into logs.
             text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
             self._put(Event(client, Kind.ERROR, self.new_number(), text))
         self._put(Event(client, Kind.GONE, self.new_number(), reason, code=code))
-        if client.in_flight or client.waiting:
-            self._ending[client.client_id] = client
         ws.client = None  # the two refer to each other: the collector would have to find them
 
     def _put(self, event: Event) -> None:

@@ -363,7 +363,7 @@ class Broker:
         """Return all that bytes may wait for: on the way in, on the way out, and to and from backends."""
         return (
             *self._rooms.sockets,
-            *self._shared.lingering,
+            *(self._shared.lingering | self._shared.leaving),
             *self._admission.handshakes,
             *self._backends.sessions,
         )

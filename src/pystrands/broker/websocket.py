@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from pystrands.broker.assembly import Assembly, BadMessageError
+from pystrands.broker.backlog import Backlog
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import (
@@ -31,7 +32,7 @@ from pystrands.broker.groups import BLOCKED, CLOSED, Recipient
 from pystrands.broker.hangup import HangupWatcher
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
-from pystrands.broker.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, Parser, parse
+from pystrands.broker.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, Parser, narrow, parse
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ LOW_WATER: Final = 16_384
 # Why a client is not read from; each reason is taken back by whoever gave it.
 BACKPRESSURE: Final = 1  # what it sent has nowhere to go
 TOO_FAST: Final = 2  # it has sent more than its rate allows
+_BACKLOG: Final = 4  # our own: some of what was read has not been handled
 
 # For every frame: compiled code finds its module's constants at once, and searches for what is imported.
 _TEXT: Final = TEXT
@@ -60,6 +62,7 @@ _COUNTERS: Final = {
 }
 # A parser's buffer grows with what it had to hold at once, and never shrinks.
 _BIG: Final = 4096
+_WIDE: Final = 32_768  # bytes in it from which on a read gives no more than 64 KiB
 _SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
 _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one before it
 _PONG_BYTE: Final = 0x80 | PONG
@@ -73,16 +76,22 @@ class Receiver(ABC):
 
     @abstractmethod
     def client_message(self, ws: "WebSocket", message: str | bytes) -> None:
-        """Take a whole message: `str` came as text, `bytes` as binary.
+        """Take a whole message: `str` came as text, `bytes` as binary. None comes while reading is paused.
 
-        It may still be called for what had already been read when reading was paused.
+        What was read before the client was gone comes after `client_closed`; then `ws.is_open` is false.
         """
 
     @abstractmethod
     def client_closed(self, ws: "WebSocket", code: int, reason: str) -> None:
-        """Hear, once per WebSocket, that no message will follow.
+        """Hear, once per WebSocket, that the client is gone: nothing more is sent to it, nor read from it.
 
         `code` is the peer's, 1005 if its close frame was empty, 1006 if there was none; if we closed, it is ours.
+        """
+
+    def client_over(self, ws: "WebSocket", code: int, reason: str) -> None:  # noqa: B027 - most have nothing to do
+        """Hear, once per WebSocket, that no message will follow: after `client_closed`, with the same arguments.
+
+        It is at once, unless reading was paused when the client went: what had been read by then comes first.
         """
 
 
@@ -110,6 +119,7 @@ class WebSocketShared:
     close_timeout: float = 5.0  # seconds between our close frame and cutting the connection
     max_controls: int = 1000  # control frames of one client before `controls` is set to 0 again
     lingering: set["WebSocket"] = field(default_factory=set)  # closed, and what was sent is not out yet
+    leaving: set["WebSocket"] = field(default_factory=set)  # closed, and what was read is not handled yet
     hangups: HangupWatcher = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,7 +136,10 @@ class WebSocket(Recipient):
     """
 
     __slots__ = (
+        "_backlog",
+        "_end",
         "_fat",
+        "_handling",
         "_held",
         "_parser",
         "_partial",
@@ -173,6 +186,9 @@ class WebSocket(Recipient):
         self._timer: asyncio.TimerHandle | None = None
         self._fat = False
         self._slimmed = 0.0
+        self._backlog: Backlog | None = None  # data frames that came while it is paused
+        self._handling = False  # one of those
+        self._end = (ABNORMAL_CLOSURE, "")  # what `client_closed` was told
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
 
     # What the router calls.
@@ -208,7 +224,10 @@ class WebSocket(Recipient):
             self._tell(ABNORMAL_CLOSURE, "")
 
     def pause_reading(self, reason: int = BACKPRESSURE) -> None:
-        """Stop reading from the peer. Its leaving is still noticed, its silence is not held against it."""
+        """Stop reading from the peer, and keep what has been read already, but for control frames.
+
+        Its leaving is still noticed, its silence is not held against it.
+        """
         transport = self.transport
         if self.paused:
             self.paused |= reason
@@ -220,17 +239,23 @@ class WebSocket(Recipient):
         self._shared.hangups.watch(self, _fileno(transport))
 
     def resume_reading(self, reason: int = BACKPRESSURE) -> None:
-        """Read from the peer again, unless it is paused for another reason as well."""
-        transport = self.transport
-        if not self.paused & reason or transport is None:
+        """Read from the peer again, unless it is paused for another reason as well.
+
+        What was kept is handled first, from the loop's next turn on.
+        """
+        if not self.paused & reason:
             return
         self.paused &= ~reason
-        if self.paused:
-            return
-        self.silent = 0
-        self._shared.hangups.forget(self)
-        if not transport.is_closing():
-            transport.resume_reading()
+        if self.paused == _BACKLOG:
+            self._shared.loop.call_soon(self._handle_backlog)
+        elif not self.paused:
+            self._read_on()
+
+    def drop_backlog(self) -> None:
+        """Forget what was read and is not handled."""
+        if self._backlog is not None:
+            self._backlog = None
+            self._backlog_is_over()
 
     @property
     def has_unfinished(self) -> bool:
@@ -243,6 +268,8 @@ class WebSocket(Recipient):
         size = self.queued + self.held
         if self._partial is not None:
             size += self._partial.size
+        if self._backlog is not None:
+            size += len(self._backlog)
         transport = self.transport
         if transport is not None and self.flags >= BLOCKED:
             size += transport.get_write_buffer_size()
@@ -250,6 +277,7 @@ class WebSocket(Recipient):
 
     def give_up(self) -> None:
         """Drop what waits, and close with 1013."""
+        self.drop_backlog()
         if self._state >= _CLOSING:  # all that waits is the transport's
             self.abort()
             return
@@ -300,7 +328,7 @@ class WebSocket(Recipient):
             self._tell(ABNORMAL_CLOSURE, "")
 
     def hung_up(self) -> None:
-        """Hear that the peer left while reading was paused: what it sent and we didn't read is lost with it."""
+        """Hear that the peer left while reading was paused: what we didn't read of it is lost, if there was any."""
         self.abort()
 
     # What the parser and its transport call.
@@ -310,7 +338,7 @@ class WebSocket(Recipient):
         self.silent = 0
         self.held += nbytes  # if a frame is whole with them, it sets this to what is left
         if self.held >= _BIG:
-            self._fat = True
+            self._grows()
         if self._parser is not None:
             _parse(self._parser, nbytes)
 
@@ -347,10 +375,21 @@ class WebSocket(Recipient):
             self._tell(ABNORMAL_CLOSURE, "")
 
     def on_ws_frame(self, transport: object, frame: Frame) -> None:  # noqa: ARG002 - picows'
-        """Handle a frame. What is raised must not reach picows: it would go on with the next frame."""
+        """Take a frame from the parser."""
         if self._state >= _CLOSING:
             return
         self.held = frame.tail_size
+        if self.paused:
+            self._keep(frame)
+        else:
+            self._handle(frame)
+        if self._fat:
+            self._slim(frame)
+
+    # Incoming.
+
+    def _handle(self, frame: Frame) -> None:
+        """Handle a frame. What is raised must not reach picows: it would go on with the next frame."""
         try:
             if (
                 frame.msg_type is _TEXT
@@ -369,13 +408,49 @@ class WebSocket(Recipient):
                 self._on_other_frame(frame)
                 if self._partial is None:
                     self.stalled = 0
-            if self._fat:
-                self._slim(frame)
         except Exception:
             logger.exception("a client's message could not be handled")
             self._fail(INTERNAL_ERROR, "internal error")
 
-    # Incoming.
+    def _keep(self, frame: Frame) -> None:
+        """Keep a frame until its turn comes; a control frame's is now."""
+        kind = frame.msg_type
+        if kind is not TEXT and kind is not BINARY and kind is not CONTINUATION:
+            self._handle(frame)
+            return
+        if self._backlog is None:
+            self._backlog = Backlog()
+            self.paused |= _BACKLOG
+        self._backlog.add(frame)
+
+    def _handle_backlog(self) -> None:
+        """Handle what was kept, until reading is paused again."""
+        backlog = self._backlog
+        if backlog is None or self.paused != _BACKLOG:
+            return
+        self._handling = True
+        while self.paused == _BACKLOG and self._backlog is not None and not backlog.is_empty:
+            self._handle(backlog.take())
+        self._handling = False
+        if self._backlog is not None and backlog.is_empty:
+            self._backlog = None
+            self._backlog_is_over()
+
+    def _backlog_is_over(self) -> None:
+        self.paused &= ~_BACKLOG
+        if self in self._shared.leaving:
+            self._tell_over()
+        elif not self.paused:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        transport = self.transport
+        if transport is None:
+            return
+        self.silent = 0
+        self._shared.hangups.forget(self)
+        if not transport.is_closing():
+            transport.resume_reading()
 
     def _on_other_frame(self, frame: Frame) -> None:
         """Handle all but a whole text."""
@@ -457,6 +532,12 @@ class WebSocket(Recipient):
     def _max_frame_size(self) -> int:
         return self._shared.max_message_size
 
+    def _grows(self) -> None:
+        """The parser holds so much that its buffer grows."""
+        self._fat = True
+        if self.held >= _WIDE and self._parser is not None and self.transport is not None and narrow(self._parser):
+            self.transport.set_protocol(self._parser)
+
     def _slim(self, frame: Frame) -> None:
         """Replace a parser whose buffer has grown, once it holds nothing."""
         transport = self.transport
@@ -468,7 +549,11 @@ class WebSocket(Recipient):
         self._fat = False
         self._slimmed = now
         old = self._parser
-        self._install_parser(transport)
+        try:
+            self._install_parser(transport)
+        except Exception:
+            logger.exception("a client's parser could not be replaced")
+            self._fail(INTERNAL_ERROR, "internal error")
         self._shared.loop.call_soon(_forget, old)  # it is still running: it called us
 
     # The end.
@@ -485,6 +570,8 @@ class WebSocket(Recipient):
         if self._state < _CLOSING:
             self._shared.counters[counter or _COUNTERS[code]] += 1
             self._close(code, reason)
+        else:  # it is in the backlog of one who is gone
+            self.drop_backlog()
 
     def _close(self, code: int, reason: str) -> None:
         if self._state < _CLOSING:
@@ -515,7 +602,9 @@ class WebSocket(Recipient):
         self.flags |= CLOSED
         self.out.clear()
         self.queued = 0
-        self._partial = self._held = None
+        self._held = None
+        if self._handling:  # what comes after a frame that ended it
+            self._backlog = None
         self._shared.hangups.forget(self)
         self.held = 0
         for watch in self._shared.watches:
@@ -526,6 +615,21 @@ class WebSocket(Recipient):
             self._shared.receiver.client_closed(self, code, reason)
         except Exception:
             logger.exception("a client's leaving could not be handled")
+        self._end = (code, reason)
+        self._shared.leaving.add(self)
+        self.paused &= BACKPRESSURE | _BACKLOG  # the other reasons are about reading
+        if self._backlog is None:
+            self._tell_over()
+        elif self.paused == _BACKLOG:
+            self._shared.loop.call_soon(self._handle_backlog)
+
+    def _tell_over(self) -> None:
+        self._shared.leaving.discard(self)
+        self._partial = None
+        try:
+            self._shared.receiver.client_over(self, *self._end)
+        except Exception:
+            logger.exception("a client's end could not be handled")
 
     def _drain(self, transport: asyncio.Transport) -> None:
         """End our side, and throw away what still comes until the peer ends its own."""

@@ -169,11 +169,10 @@ class Ledger:
         holder.lanes[lane] = None
 
     def succeed(self, lane: Lane, older: Lane) -> None:
-        """Have ``lane`` begin only when ``older``, which has had its last event put, is over (LINK rule 24)."""
+        """Have ``lane`` begin only when ``older`` is over, whose last event may not even have been put (rule 24)."""
         while older.before is not None:
             older = older.before
-        if older.in_flight or older.waiting:
-            lane.after, older.before = older, lane
+        lane.after, older.before = older, lane
 
     def submit(self, event: Event) -> bool:
         """Send an event, if its turn has come and there is credit; False when it has to :meth:`wait`."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from ssl import SSLContext
@@ -12,6 +11,7 @@ from typing import Any, Final, Self
 import msgspec
 from msgspec import Struct
 
+from pystrands.client import dial
 from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.address import about_http
@@ -80,7 +80,8 @@ class Tool:
         self._watched: deque[WatchedParams] = deque()
         host = _EVERYWHERE.get(host, host)
         try:
-            self._socket = socket.create_connection((host, port), timeout)
+            self._socket = dial.connect_blocking(host, port, timeout)
+            self._socket.settimeout(timeout)
             if ssl is not None:
                 self._socket = ssl.wrap_socket(self._socket, server_hostname=host)
         except (OSError, ValueError) as error:  # ValueError: a name that no certificate can have

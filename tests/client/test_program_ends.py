@@ -1,4 +1,4 @@
-"""Programs that end, or cancel run_forever(), in other ways than by disconnect(): asyncio.run, task groups, anyio."""
+"""Programs whose loops end, cancel, or are others than the client's: asyncio.run, task groups, anyio, threads."""
 
 import asyncio
 import subprocess
@@ -94,3 +94,26 @@ async def test_a_cancelled_run_forever_gives_handlers_their_second(run):
         await running
         assert not client.connected
         assert broker.backend_count == 0
+
+
+async def test_used_on_another_threads_loop_it_raises_and_sends_nothing():
+    async with testing.broker() as broker, testing.backend(broker) as client, testing.connect(broker, "/r") as ws:
+        calls = (
+            lambda: client.send_room_message("/r", "x"),
+            lambda: client.send_private_message("c", "x"),
+            lambda: client.broadcast_message("x"),
+            lambda: client.room_members("/r"),
+            lambda: client.broadcast_message("x", confirm=True),
+            client.connect,
+            client.run_forever,
+            client.disconnect,
+        )
+
+        async def one(call):
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await call()
+
+        for call in calls:
+            await asyncio.to_thread(asyncio.run, one(call))
+        assert await client.broadcast_message("the only one")
+        await ws.expect("the only one")

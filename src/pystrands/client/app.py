@@ -21,7 +21,6 @@ from pystrands.client.base import (
 from pystrands.client.commands import AT_ONCE, TO_EVERYONE
 from pystrands.client.core import REQUEST_TIMEOUT, Core
 from pystrands.client.threads import Bridge, Gone, loop_runs_here, new_event_loop
-from pystrands.errors import NotConnected
 from pystrands.protocol.printable import printable
 
 __all__ = ["PyStrands"]
@@ -30,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
 H = TypeVar("H", bound=Handler)
-
-
-def _not_connected() -> Any:
-    raise NotConnected("not connected to the broker, and this needs its answer")
 
 
 def _nothing() -> None:
@@ -208,7 +203,7 @@ class PyStrands(BaseClient):
         runs already.
         """
         run_forever = self.__core.run_forever
-        if self.__bridge is not None:
+        if self.__bridge is not None and not self.__bridge.is_over:
             raise RuntimeError("the app runs already")
         self.__bridge = Bridge(self.__core, self.max_workers)
         try:
@@ -341,6 +336,9 @@ class PyStrands(BaseClient):
         """
         return self.__do(self.__core.found, commands.update_metadata(client_id, metadata, self.__core.peer), timeout)
 
+    def __not_connected(self) -> Any:
+        raise self.__core.outage.unasked()
+
     def __send(self, line: bytes, to: str, timeout: float | None) -> Any:
         if loop_runs_here():
             return self.__do(self.__core.send, line, to, timeout, gone=self.__core.outage.unsent)
@@ -351,12 +349,13 @@ class PyStrands(BaseClient):
         self,
         method: Callable[..., Coroutine[Any, Any, Any]],
         *arguments: Any,
-        gone: Callable[[], Any] = _not_connected,
+        gone: Callable[[], Any] | None = None,
     ) -> Any:
         """Call a method of the Core: on its own loop, from another loop, or from a thread without one.
 
-        From a thread or another loop it is ``gone()`` when the app does not run.
+        From a thread or another loop it is ``gone()`` when the app does not run; by default NotConnected is raised.
         """
+        gone = gone or self.__not_connected
         bridge, life = self.__bridge, self.__core.life
         if loop_runs_here():
             if bridge is None or life is None or life.loop is asyncio.get_running_loop():

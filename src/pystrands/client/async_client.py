@@ -50,7 +50,9 @@ class AsyncPyStrandsClient(BaseClient):
     raise TypeError when the message is neither str nor bytes, MessageTooBig when it is longer than the broker takes,
     BinaryNotSupported when the broker knows only text, and MessageError when a str can't be written in UTF-8.
 
-    The client belongs to the loop on which it was connected until it is disconnected; it can be made anywhere.
+    The client belongs to the loop on which it was connected until it is disconnected; it can be made anywhere. On any
+    other loop its methods raise RuntimeError. In a forked child it is not connected; ``connect()`` there makes a
+    connection of its own.
     """
 
     __core: Core = NOT_MADE

@@ -9,6 +9,7 @@ from functools import partial
 
 from pystrands.client.base import Options
 from pystrands.client.commands import AT_ONCE, Confirmation, Encode
+from pystrands.client.forking import forgets_in_children
 from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
@@ -22,6 +23,10 @@ __all__ = ["REQUEST_TIMEOUT", "Core", "Outage"]
 
 logger = logging.getLogger(__name__)
 
+NOT_CONNECTED = "not connected to the broker"
+FORKED = (
+    f"{NOT_CONNECTED}: this process was forked from the one that is, whose connection stayed there; connect() here, too"
+)
 REQUEST_TIMEOUT = 10.0
 """Seconds for the broker's answer, unless the caller says otherwise."""
 
@@ -31,21 +36,31 @@ _request_numbers = itertools.count(1)
 class Outage:
     """Logs messages that find no link: one warning for each outage, the rest at DEBUG."""
 
-    __slots__ = ("_warned",)
+    __slots__ = ("_warned", "_why")
 
     def __init__(self) -> None:
         self._warned = False
+        self._why = NOT_CONNECTED
+
+    def begin(self, why: str) -> None:
+        """From now on there is no link, for a reason that is worth a warning of its own."""
+        self._why, self._warned = why, False
 
     def over(self) -> None:
         """Messages go out again."""
         self._warned = False
+        self._why = NOT_CONNECTED
 
     def unsent(self) -> bool:
         """Log that a message was not sent; return False, as its ``send`` does."""
         level = logging.DEBUG if self._warned else logging.WARNING
         self._warned = True
-        logger.log(level, "not connected to the broker: a message was not sent, and send returned False")
+        logger.log(level, "%s: a message was not sent, and send returned False", self._why)
         return False
+
+    def unasked(self) -> NotConnected:
+        """Return what to raise where an answer is needed."""
+        return NotConnected(f"{self._why}, and this needs its answer")
 
 
 class Core:
@@ -58,6 +73,14 @@ class Core:
         self._life: Life | None = None
         self.outgoing: Outgoing | None = None
         """The way out of the last life, which may be over: then it takes nothing."""
+        forgets_in_children(self)
+
+    def forget(self) -> object:
+        """Be in a forked child: the parent's life, which is returned, is none of this process."""
+        life, self._life, self.outgoing = self._life, None, None
+        if life is not None:
+            self.outage.begin(FORKED)
+        return life
 
     @property
     def life(self) -> Life | None:
@@ -96,8 +119,8 @@ class Core:
 
     def _begin(self, *, persistent: bool) -> Life:
         life = self.life
-        if life is not None and life.loop is not asyncio.get_running_loop():
-            raise RuntimeError("this client is connected on another event loop; disconnect() it there first")
+        if life is not None:
+            _check_loop(life)
         if life is None or life.stopping:
             life = self._life = Life(self._options(), self._invoke, persistent=persistent)
             self.outgoing = life.outgoing
@@ -139,6 +162,7 @@ class Core:
         """See :meth:`pystrands.AsyncPyStrandsClient.disconnect`."""
         life = self.life
         if life is not None:
+            _check_loop(life)
             await life.close(timeout)
 
     def send_now(self, line: bytes) -> bool:
@@ -149,6 +173,7 @@ class Core:
         """Hand ``line`` on; return whether it was taken. Waits under back-pressure, and while ``to`` is full."""
         life = self.life
         if life is not None:
+            _check_loop(life)
             try:
                 if await life.outgoing.send(line, to, timeout):
                     self.outage.over()
@@ -174,7 +199,8 @@ class Core:
         """
         life, peer = self.life, self.peer
         if life is None or peer is None or not life.outgoing.is_up:
-            raise NotConnected("not connected to the broker, and this needs its answer")
+            raise self.outage.unasked()
+        _check_loop(life)
         if not peer.said_hello:
             raise NotSupported("the broker at the other end is the original one, which can't do this")
         request_id = str(next(_request_numbers))
@@ -200,6 +226,15 @@ class Core:
         """Send a message, and return what became of it at the broker; without a timeout it is REQUEST_TIMEOUT."""
         answer = await self.ask(encode, REQUEST_TIMEOUT if timeout is None else timeout, to)
         return Confirmation(answer.matched, answer.skipped)
+
+
+def _check_loop(life: Life) -> None:
+    """Raise RuntimeError on any other event loop than that of the connection, where nothing of it may be touched."""
+    if life.loop is not asyncio.get_running_loop():
+        raise RuntimeError(
+            "this client is connected on another event loop: await its methods there, from here with "
+            "asyncio.run_coroutine_threadsafe(), or disconnect() it there first; a PyStrandsClient can be used anywhere"
+        )
 
 
 def _close_soon(life: Life) -> None:

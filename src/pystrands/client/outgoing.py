@@ -20,6 +20,7 @@ __all__ = ["Outgoing", "max_unnumbered"]
 
 ACKNOWLEDGE_AFTER: Final = 64
 """Lines received that are acknowledged with the next write; a timer sees to fewer."""
+_this_thread: Final = threading.get_ident
 NUMBER: Final = 32
 """Bytes that a line's number may add to it."""
 PATIENCE: Final = 5.0
@@ -57,6 +58,7 @@ class Outgoing:
         """Bytes that were taken from other threads, and are on their way here."""
         self.dropped = 0
         """Messages of theirs that came too late."""
+        self._thread = _this_thread()
         self._longest = sys.maxsize
         self._stale = stale
         self._loop = loop
@@ -124,6 +126,7 @@ class Outgoing:
             and not self._stale
             and not self._full
             and not self.congested
+            and _this_thread() == self._thread  # on others an event loop may run, too, and this one's is not theirs
         )
 
     def send_now(self, line: bytes) -> bool:

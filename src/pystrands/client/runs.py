@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -11,9 +10,9 @@ from typing import Any, Final, TypeVar
 from pystrands.client.base import BaseClient, Options, options_of
 from pystrands.client.core import Core, Outage
 from pystrands.client.dispatch import in_handler
+from pystrands.client.forking import forgets_in_children
 from pystrands.client.peer import Peer
 from pystrands.client.threads import Gone, LoopThread, wait_for
-from pystrands.errors import NotConnected
 
 __all__ = ["Runs"]
 
@@ -36,18 +35,21 @@ class Runs:
     def __init__(self, client: BaseClient, max_workers: Callable[[], int]) -> None:
         self._client = client
         self._max_workers = max_workers
-        self.forget()
+        self._lock = threading.Lock()
+        self.running: LoopThread | None = None
+        self._outage = Outage()
         _all.add(self)
+        forgets_in_children(self)
 
     def options(self) -> Options:
         """Return what the client's attributes say now. Raises ConfigError on a value that can't work."""
         return options_of(self._client)
 
-    def forget(self) -> None:
-        """Have no connection, whatever there was."""
+    def forget(self) -> object:
+        """Be in a forked child: the parent's thread, which is returned, does not run here."""
         self._lock = threading.Lock()
-        self.running: LoopThread | None = None
-        self._outage = Outage()
+        running, self.running = self.running, None
+        return running
 
     def _make_core(self, thread: LoopThread) -> Core:
         client = self._client
@@ -84,7 +86,7 @@ class Runs:
         if running is not None:
             with contextlib.suppress(Gone):
                 return running.bridge.call(method(running.core), *args)
-        raise NotConnected("not connected to the broker, and this needs its answer")
+        raise self._outage.unasked()
 
     def disconnect(self, timeout: float) -> None:
         """See :meth:`pystrands.PyStrandsClient.disconnect`."""
@@ -100,17 +102,9 @@ class Runs:
 _all: "weakref.WeakSet[Runs]" = weakref.WeakSet()
 
 
-def _forget_all() -> None:
-    # A forked child has the parent's objects, but not its threads: whoever waited for them would wait for ever.
-    for runs in list(_all):
-        runs.forget()
-
-
 def _disconnect_all() -> None:
     for runs in list(_all):
         runs.disconnect(EXIT_TIMEOUT)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
 atexit.register(_disconnect_all)

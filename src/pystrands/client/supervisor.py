@@ -4,8 +4,9 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from pystrands.client import dial
 from pystrands.client.base import Options
 from pystrands.client.link import Link
 from pystrands.protocol.backoff import Backoff
@@ -149,12 +150,10 @@ class Supervisor:
         self._hurry.set()
 
     async def _open(self) -> Link | None:
-        options = self._options
         link: Link | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                make: Any = self._make_link  # a protocol, if not by name
-                _, link = await self._loop.create_connection(make, options.host, options.port, ssl=self._tls)
+                link = await self._connect()
             asked = await self._greeted(link)
         # TimeoutError is an OSError, UnicodeError a name that can't be one, RuntimeError no thread that looks one up.
         except (OSError, UnicodeError, RuntimeError) as error:
@@ -183,6 +182,19 @@ class Supervisor:
             link.abort()
             return None
         return link
+
+    async def _connect(self) -> Link:
+        host = self._options.host
+        sock = await dial.connect(self._loop, host, self._options.port, CONNECT_TIMEOUT)
+        try:
+            make: Any = self._make_link  # a protocol, if not by name
+            _, link = await self._loop.create_connection(
+                make, sock=sock, ssl=self._tls, server_hostname=None if self._tls is None else host
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return cast("Link", link)
 
     async def _greeted(self, link: Link) -> bool:
         """Wait until the link is ready, or what is to be known of it is known; return whether a hello was asked for."""

@@ -16,6 +16,7 @@ from pystrands.client.clock import clock
 from pystrands.client.commands import AT_ONCE
 from pystrands.client.core import Core
 from pystrands.client.dispatch import NotBegun
+from pystrands.client.forking import forgets_in_children
 from pystrands.client.outgoing import Outgoing
 from pystrands.errors import NotSupported
 
@@ -207,6 +208,19 @@ class Bridge:
         self._lock = threading.Lock()
         self._over = False
         self._pending: set[concurrent.futures.Future[Any]] = set()
+        forgets_in_children(self)
+
+    def forget(self) -> object:
+        """Be in a forked child: there is no loop, and whoever held the lock is not here."""
+        self._lock = threading.Lock()
+        self._over = True
+        self._pending = set()
+        return self._loop
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._over
 
     async def run_plain(self, name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run the handler of that name, a plain function, on a thread; what it returns is awaited where that can be.

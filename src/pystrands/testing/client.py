@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
+from pystrands.client import dial
 from pystrands.context import Headers
 from pystrands.testing import frames
 from pystrands.testing.connection import Closed, Connection, Rejected
@@ -357,13 +358,13 @@ async def _connected(
 ) -> AsyncIterator[Connection]:
     """Give a connection; end it when the block fails."""
     loop = asyncio.get_running_loop()
-    family, kind, proto, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setblocking(False)
+
+    def prepare(sock: socket.socket) -> None:
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await loop.sock_connect(sock, address)
+
+    sock = await dial.connect(loop, host, port, TIMEOUT, prepare)
+    try:
         _, connection = await loop.create_connection(
             Connection, sock=sock, ssl=tls, server_hostname=host if tls else None
         )

@@ -463,6 +463,32 @@ def test_the_demo_runs():
     assert "Traceback" not in errors
 
 
+def has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "localhost", *(["::", "::1", "[::1]"] if has_ipv6() else [])])
+def test_the_url_that_the_demo_tells_answers(host):
+    with process("demo", "--ws-host", host, "--ws-port", "0", "--tcp-port", "0") as child:
+        url = re.fullmatch(r"Open (\S+) in two tabs\n", child.stdout.readline())[1]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert "<title>PyStrands chat</title>" in answer.read().decode()
+        assert end(child)[0] == 0
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_a_port_that_one_family_has_is_taken_for_every_interface():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("server", "--ws-host", "::", "--ws-port", str(port), "--tcp-port", "0")
+    assert result.exit_code == 1
+    assert result.stderr == (f"Error: [::]:{port} is in use by another program: end it, or choose another --ws-port\n")
+
+
 # ---- stdin, stdout and stderr that are not there
 
 

@@ -238,7 +238,7 @@ class Front:
             max_handshakes=100,
             counters=Counter(),
         )
-        await server.listen(self.host, 0, 100)
+        await server.listen([self.host], 0, 100)
         return server
 
 

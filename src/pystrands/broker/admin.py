@@ -7,6 +7,7 @@ from typing import Final, cast
 
 from pystrands.broker import upgrade
 from pystrands.broker.linger import cut, finish
+from pystrands.broker.listening import hosts, on_one_port
 from pystrands.broker.origins import host_is_local
 from pystrands.protocol.address import is_loopback
 
@@ -53,7 +54,9 @@ class AdminServer:
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises OSError when the address can't be had."""
         self._is_local = is_loopback(host)
-        self._server = await self.loop.create_server(lambda: _Connection(self), host, port)
+        self._server = await on_one_port(
+            lambda port: self.loop.create_server(lambda: _Connection(self), hosts(host), port), port
+        )
 
     @property
     def port(self) -> int:

@@ -23,7 +23,9 @@ RatePolicy: TypeAlias = Literal["delay", "close"]
 class BrokerConfig:
     """What a broker can be told. Sizes are in bytes, times in seconds; a value that can't work raises ConfigError."""
 
-    ws_host: str = option("127.0.0.1", "address that WebSocket clients connect to; 0.0.0.0 for every interface")
+    ws_host: str = option(
+        "127.0.0.1", "address that WebSocket clients connect to; 0.0.0.0 for every interface, :: for IPv6 as well"
+    )
     ws_port: int = option(
         8080,
         "port for WebSocket clients; 0 takes any free one",

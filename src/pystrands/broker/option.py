@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from pystrands.errors import ConfigError
+from pystrands.protocol.address import bare
 
 __all__ = ["DAY", "GIB", "KIB", "MIB", "Option", "Value", "option"]
 
@@ -134,6 +135,8 @@ class Option:
         """Return ``value`` in the option's own type when it can work. Raises ConfigError."""
         if isinstance(self.default, float) and type(value) is int and -DAY <= value <= DAY:
             value = float(value)
+        if isinstance(value, str) and self.text == "host":
+            value = bare(value)
         if self.is_list and isinstance(value, list):
             value = tuple(value)
         if type(value) is not type(self.default):

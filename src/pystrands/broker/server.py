@@ -24,6 +24,7 @@ from pystrands.broker.fanout import Outbox
 from pystrands.broker.gate import Gate, read_tokens
 from pystrands.broker.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.links import LinkShared, link_factory
+from pystrands.broker.listening import hosts, on_one_port
 from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.ports import Ports
 from pystrands.broker.proxies import TrustedProxies
@@ -90,6 +91,7 @@ class Broker:
         self._backend_tls: Tls | None = None
         self._admin: AdminServer | None = None
         self._is_started = False
+        self._engine_runs = False
 
     async def __aenter__(self) -> Self:
         """Start it."""
@@ -189,34 +191,27 @@ class Broker:
     # --- starting ---
 
     async def start(self) -> None:
-        """Listen on its ports.
+        """Start the engine, and listen on its ports.
 
-        Raises OSError when one can't be had, and ConfigError when a file that the configuration names can't be used;
-        then it listens on none.
+        Raises OSError when one can't be had, ConfigError when a file that the configuration names can't be used, and
+        what the engine raises. After that, and after a cancelled start, nothing is left of it.
         """
         if self._is_started:
             raise RuntimeError("a broker is started once: make a new one")
-        config = self.config
         self._read_files()
-        self._is_started = True
         loop = asyncio.get_running_loop()
         self._wire(loop)
+        self._is_started = True
         try:
-            self._servers.append(await self._listen_for_clients(loop))
-            self._servers.append(await loop.create_server(self._make_link, config.tcp_host, config.tcp_port))
-            self._ports.ws, self._ports.tcp = self.ws_port, self.tcp_port
-            if self._admin is not None:
-                await self._admin.start(config.admin_host, config.admin_port)
+            await self._start_parts(loop)
+            await self._listen(loop)
         except BaseException:
-            await self.stop()
+            try:
+                await self.stop()
+            except Exception:
+                logger.exception("what had started could not be stopped")  # what is raised is why it did not start
             raise
-        await self._engine.start(Delivery(self._rooms, self._compressed(), self.counters))
-        self._backends.start()
-        self._keepalive.start(loop)
-        self._message_watch.start(loop)
-        if self._idle is not None:
-            self._idle.start()
-        self._budget.start()
+        config = self.config
         logger.info("listening for clients on %s://%s:%d", self.scheme, config.ws_host, self.ws_port)
         logger.info("listening for backends on %s:%d", config.tcp_host, self.tcp_port)
         if not config.backends_are_checked and not is_loopback(config.tcp_host):
@@ -224,12 +219,36 @@ class Broker:
                 "whoever reaches %s:%d may be a backend: allow-insecure-backends is set", config.tcp_host, self.tcp_port
             )
 
-    async def _listen_for_clients(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server | TlsServer:
+    async def _start_parts(self, loop: asyncio.AbstractEventLoop) -> None:
+        await self._engine.start(Delivery(self._rooms, self._compressed(), self.counters))
+        self._engine_runs = True
+        self._backends.start()
+        self._keepalive.start(loop)
+        self._message_watch.start(loop)
+        if self._idle is not None:
+            self._idle.start()
+        self._budget.start()
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the world in, which is last: whoever comes finds everything there."""
+        config = self.config
+        ws_hosts, tcp_hosts = hosts(config.ws_host), hosts(config.tcp_host)
+        self._servers.append(
+            await on_one_port(lambda port: self._listen_for_clients(loop, ws_hosts, port), config.ws_port)
+        )
+        self._servers.append(
+            await on_one_port(lambda port: loop.create_server(self._make_link, tcp_hosts, port), config.tcp_port)
+        )
+        self._ports.ws, self._ports.tcp = self.ws_port, self.tcp_port
+        if self._admin is not None:
+            await self._admin.start(config.admin_host, config.admin_port)
+
+    async def _listen_for_clients(
+        self, loop: asyncio.AbstractEventLoop, hosts: Sequence[str], port: int
+    ) -> asyncio.Server | TlsServer:
         config = self.config
         if self._tls is None:
-            return await loop.create_server(
-                self._admission.protocol_factory, config.ws_host, config.ws_port, backlog=_BACKLOG
-            )
+            return await loop.create_server(self._admission.protocol_factory, hosts, port, backlog=_BACKLOG)
         server = TlsServer(
             self._admission.after_tls,
             self._tls,
@@ -239,7 +258,7 @@ class Broker:
             max_handshakes=min(config.max_handshakes or _TLS_HANDSHAKES, _TLS_HANDSHAKES),
             counters=self.counters,
         )
-        await server.listen(config.ws_host, config.ws_port, _BACKLOG)
+        await server.listen(hosts, port, _BACKLOG)
         return server
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -442,7 +461,11 @@ class Broker:
             server.close()
         self._gate.close()
         await self._backends.stop(self.config.close_timeout)
-        await self._engine.stop()
+        if self._engine_runs:
+            try:
+                await self._engine.stop()
+            except Exception:
+                logger.exception("the engine could not be stopped in order")
         self._keepalive.stop()
         self._message_watch.stop()
         if self._idle is not None:

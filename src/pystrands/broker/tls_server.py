@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 import aiofastnet
@@ -73,10 +73,14 @@ class TlsServer:
         """How many TLS handshakes are in flight."""
         return len(self._crowd)
 
-    async def listen(self, host: str, port: int, backlog: int) -> None:
-        """Listen on all addresses of ``host``. Raises OSError, and then listens on none."""
+    async def listen(self, hosts: Sequence[str], port: int, backlog: int) -> None:
+        """Listen on all addresses of the hosts. Raises OSError, and then listens on none."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = [
+            each
+            for host in hosts
+            for each in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ]
         try:
             for family, address in dict.fromkeys((each[0], each[4]) for each in found):
                 sock = socket.create_server(address, family=family, backlog=backlog)
@@ -99,6 +103,8 @@ class TlsServer:
     async def wait_closed(self) -> None:
         """Wait until that is done."""
         await asyncio.gather(*self._acceptors, *self._tasks, return_exceptions=True)
+        for sock in self._sockets:  # an acceptor that was cancelled before it began has not closed its own
+            sock.close()
         if self._unmute is not None:
             self._unmute()
             self._unmute = None

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 from pystrands.client import dial
 from pystrands.client.base import Options
 from pystrands.client.link import Link
+from pystrands.protocol.address import bare
 from pystrands.protocol.backoff import Backoff
 from pystrands.protocol.printable import printable
 
@@ -184,7 +185,7 @@ class Supervisor:
         return link
 
     async def _connect(self) -> Link:
-        host = self._options.host
+        host = bare(self._options.host)
         sock = await dial.connect(self._loop, host, self._options.port, CONNECT_TIMEOUT)
         try:
             make: Any = self._make_link  # a protocol, if not by name

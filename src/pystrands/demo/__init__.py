@@ -34,7 +34,7 @@ def page() -> bytes:
 @asynccontextmanager
 async def serve(config: BrokerConfig) -> AsyncIterator[Broker]:
     """Run the demo while the context is open, and give its broker. Raises OSError when an address is taken."""
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - looked up, not listened on
     async with Broker(config, pages={"/": ("text/html; charset=utf-8", page())}) as broker:
         backend = ChatBackend(host=everywhere.get(config.tcp_host, config.tcp_host), port=broker.tcp_port)
         running = asyncio.create_task(backend.run_forever())

@@ -43,7 +43,10 @@ class Engine(ABC):
 
     @abstractmethod
     async def start(self, sink: Sink) -> None:
-        """Begin to hand messages to ``sink``, on the running event loop."""
+        """Begin to hand messages to ``sink``, on the running event loop.
+
+        When it raises or is cancelled it has let go of everything itself: :meth:`stop` is not called then.
+        """
 
     @abstractmethod
     async def stop(self) -> None:

@@ -9,6 +9,11 @@ _TOLD: Final = 200
 """Characters of what a server tells that are shown."""
 
 
+def bare(host: str) -> str:
+    """Return a host without the brackets that URLs have around an IPv6 address."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine and nothing but: ``localhost``, 127.0.0.0/8 or ::1. Other names are not."""
     try:

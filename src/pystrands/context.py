@@ -203,7 +203,7 @@ class ConnectionRequestContext:
         self.query_string = query_string
         self.remote_addr = remote_addr
         self.context = context if context is not None else Context(client_id=str(uuid4()), room_id=url)
-        self._accepted = accepted
+        self._accepted: Any = accepted  # what a handler has put there, whatever that is
         self._touched = False
         self._made = (self.context, self.context.client_id, self.context.room_id)
         self.subprotocol = subprotocol
@@ -215,7 +215,8 @@ class ConnectionRequestContext:
     @property
     def accepted(self) -> bool:
         """Whether the client is let in when the callback returns None."""
-        return self._accepted
+        accepted: bool = self._accepted
+        return accepted
 
     @accepted.setter
     def accepted(self, accepted: bool) -> None:

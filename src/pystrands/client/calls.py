@@ -188,7 +188,7 @@ def answer(call: Call, result: Any) -> bytes:
     request = call.request
     assert request is not None
     if result is None:
-        accepted = _verdict(request.accepted, "left request.accepted as")
+        accepted = _verdict(request._accepted, "left request.accepted as")  # noqa: SLF001 - it may be anything
     else:
         accepted = _verdict(result, "returned")
     if not accepted:
@@ -276,9 +276,12 @@ def is_undecided(call: Call, result: Any) -> bool:
 def unoffered_subprotocol(call: Call) -> str:
     """Return the subprotocol that a request got and did not offer, which the broker leaves out; mostly empty."""
     request = call.request
-    if request is None or not request.subprotocol or not isinstance(request.headers, Headers):
+    if request is None or not request.subprotocol:
         return ""
-    lines = request.headers.get("Sec-WebSocket-Protocol", ())
+    headers: Any = request.headers  # compiled code would take a Headers for a dict, whose look-up minds case
+    if not isinstance(headers, Headers):
+        return ""
+    lines: Any = getattr(headers, "get")("Sec-WebSocket-Protocol", ())  # noqa: B009 - as above
     offered = [each.strip() for line in lines for each in line.split(",")]
     return "" if request.subprotocol in offered else str(request.subprotocol)
 

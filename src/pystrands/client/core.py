@@ -36,31 +36,32 @@ _request_numbers = itertools.count(1)
 class Outage:
     """Logs messages that find no link: one warning for each outage, the rest at DEBUG."""
 
-    __slots__ = ("_warned", "_why")
+    __slots__ = ("_warned", "why")
 
     def __init__(self) -> None:
         self._warned = False
-        self._why = NOT_CONNECTED
+        self.why = NOT_CONNECTED
+        """What is the matter when there is no link."""
 
     def begin(self, why: str) -> None:
         """From now on there is no link, for a reason that is worth a warning of its own."""
-        self._why, self._warned = why, False
+        self.why, self._warned = why, False
 
     def over(self) -> None:
         """Messages go out again."""
         self._warned = False
-        self._why = NOT_CONNECTED
+        self.why = NOT_CONNECTED
 
     def unsent(self) -> bool:
         """Log that a message was not sent; return False, as its ``send`` does."""
         level = logging.DEBUG if self._warned else logging.WARNING
         self._warned = True
-        logger.log(level, "%s: a message was not sent, and send returned False", self._why)
+        logger.log(level, "%s: a message was not sent, and send returned False", self.why)
         return False
 
     def unasked(self) -> NotConnected:
         """Return what to raise where an answer is needed."""
-        return NotConnected(f"{self._why}, and this needs its answer")
+        return NotConnected(f"{self.why}, and this needs its answer")
 
 
 class Core:
@@ -124,6 +125,7 @@ class Core:
         if life is None or life.stopping:
             life = self._life = Life(self._options(), self._invoke, persistent=persistent)
             self.outgoing = life.outgoing
+            self.outage.why = NOT_CONNECTED
         elif persistent:
             life.supervisor.persistent = True
         return life

@@ -33,10 +33,10 @@ def closed_in_children(sock: socket.socket) -> None:
 
 def forgets_in_children(client: Forgetful) -> None:
     """Have forked children call ``client.forget()``."""
-    key = id(client)
+    key, drop = id(client), _forgetful.pop
 
     def gone(_: Any) -> None:
-        _forgetful.pop(key, None)
+        drop(key, None)
 
     _forgetful[key] = weakref.ref(client, gone)
 

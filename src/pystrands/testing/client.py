@@ -338,7 +338,7 @@ def connect(
     host, port, target = where.hostname, where.port or (443 if tls else 80), where.path + path
 
     async def opening() -> Client:
-        async with asyncio.timeout(timeout), _connected(host, port, receive_buffer, tls) as connection:
+        async with asyncio.timeout(timeout), _connected(host, port, timeout, receive_buffer, tls) as connection:
             await connection.write(
                 frames.upgrade_request(where.netloc, target, connection.key, headers or {}, subprotocols)
             )
@@ -354,7 +354,7 @@ def connect(
 
 @asynccontextmanager
 async def _connected(
-    host: str, port: int, receive_buffer: int | None, tls: SSLContext | None
+    host: str, port: int, timeout: float, receive_buffer: int | None, tls: SSLContext | None
 ) -> AsyncIterator[Connection]:
     """Give a connection; end it when the block fails."""
     loop = asyncio.get_running_loop()
@@ -363,7 +363,7 @@ async def _connected(
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
 
-    sock = await dial.connect(loop, host, port, TIMEOUT, prepare)
+    sock = await dial.connect(loop, host, port, timeout, prepare)
     try:
         _, connection = await loop.create_connection(
             Connection, sock=sock, ssl=tls, server_hostname=host if tls else None

@@ -99,10 +99,11 @@ class AsyncPyStrandsClient(BaseClient):
         """Connect; return whether that succeeded.
 
         Tries once. When it succeeds, and ``auto_reconnect`` is set, a lost link is replaced until :meth:`disconnect`.
-        Returns True at once when connected; while a lost link is being replaced, tries now. Takes up to 10 s, and half
-        a second more for a broker that does not say hello. False, too, when the broker refuses the token, which is
-        logged. Raises ConfigError when an attribute was set to a value that can't work, and RuntimeError when the
-        client is connected on another event loop.
+        Returns True at once when connected; while a lost link is being replaced, tries now. Takes up to 10 s, and
+        0.75 s more for a broker that does not say hello, or 10 s more where it has to: with a token, with
+        ``send_only``, and once it has. False, too, when the broker refuses the token, which is logged. Raises
+        ConfigError when an attribute was set to a value that can't work, and RuntimeError when the client is connected
+        on another event loop.
         """
         return await self.__core.connect()
 

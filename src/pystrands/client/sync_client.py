@@ -101,10 +101,10 @@ class PyStrandsClient(BaseClient):
     def connect(self) -> bool:
         """Connect; return whether that succeeded.
 
-        Tries once, and blocks for up to 10.5 s. When it succeeds, and ``auto_reconnect`` is set, a lost link is
-        replaced until :meth:`disconnect`. Returns True at once when connected; while a lost link is being replaced,
-        tries now. False, too, when the broker refuses the token, which is logged. Raises ConfigError when an attribute
-        was set to a value that can't work.
+        Tries once, and blocks for up to 10 s, and as much again for a hello that has to come. When it succeeds, and
+        ``auto_reconnect`` is set, a lost link is replaced until :meth:`disconnect`. Returns True at once when
+        connected; while a lost link is being replaced, tries now. False, too, when the broker refuses the token, which
+        is logged. Raises ConfigError when an attribute was set to a value that can't work.
         """
         self.__runs.options()
         try:

@@ -58,7 +58,7 @@ class Outgoing:
         """Bytes that were taken from other threads, and are on their way here."""
         self.dropped = 0
         """Messages of theirs that came too late."""
-        self._thread = _this_thread()
+        self._thread_id = _this_thread()  # not _thread: that is a word of C in compiled code
         self._longest = sys.maxsize
         self._stale = stale
         self._loop = loop
@@ -126,7 +126,7 @@ class Outgoing:
             and not self._stale
             and not self._full
             and not self.congested
-            and _this_thread() == self._thread  # on others an event loop may run, too, and this one's is not theirs
+            and _this_thread() == self._thread_id  # on others an event loop may run, too, and this one's is not theirs
         )
 
     def send_now(self, line: bytes) -> bool:

@@ -178,6 +178,33 @@ async def test_a_crowd_of_honest_clients_waits_its_turn(authority, files, monkey
         await asyncio.gather(*(ws.close() for ws in crowd))
 
 
+@pytest.mark.parametrize("can_wait", [True, False])
+def test_it_works_on_asyncios_own_loop_too_and_on_one_that_knows_no_readers(authority, files, can_wait):
+    async def main():
+        loop = asyncio.get_running_loop()
+        add_reader = loop.add_reader
+
+        def refuse(sock, callback, *args):
+            if getattr(callback, "__name__", "") == "_look":  # the others are its transports'
+                raise NotImplementedError
+            add_reader(sock, callback, *args)
+
+        if not can_wait:
+            loop.add_reader = refuse
+        async with testing.broker(**files) as broker, testing.backend(broker, Echo):
+            silent = open_sockets(broker.ws_port, 3)
+            await testing.until(lambda: broker._servers[0].handshakes == 3)
+            async with testing.connect(broker, ssl=authority.trusting()) as ws:
+                await echoes(ws)
+            for sock in silent:
+                sock.close()
+            await testing.until(lambda: broker.counters["tls_handshake_failed"] == 3)
+            assert not broker._servers[0].handshakes
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main())
+
+
 # One address against all others.
 
 

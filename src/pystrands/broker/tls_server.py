@@ -172,11 +172,9 @@ class TlsServer:
         try:
             begins = conn.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
-            if arrival.timer is None:
-                loop.add_reader(conn, self._look, loop, arrival)
-                left = arrival.began + self._handshake_timeout - loop.time()
-                arrival.timer = loop.call_later(left, self._fail, arrival)
-            return
+            if arrival.timer is not None or self._wait_for_first_byte(loop, arrival):
+                return
+            begins = b"?"
         except OSError:
             begins = b""
         if not begins:  # it has gone, as checks do
@@ -187,6 +185,16 @@ class TlsServer:
         task = loop.create_task(self._shake_hands(loop, arrival))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _wait_for_first_byte(self, loop: asyncio.AbstractEventLoop, arrival: "_Arrival") -> bool:
+        """Return False where the loop can't, as Windows' own."""
+        try:
+            loop.add_reader(arrival.conn, self._look, loop, arrival)
+        except NotImplementedError:
+            return False
+        left = arrival.began + self._handshake_timeout - loop.time()
+        arrival.timer = loop.call_later(left, self._fail, arrival)
+        return True
 
     async def _shake_hands(self, loop: asyncio.AbstractEventLoop, arrival: "_Arrival") -> None:
         try:

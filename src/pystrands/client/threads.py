@@ -70,7 +70,7 @@ def check_threads() -> None:
             "gunicorn's worker class gthread in place of gevent, or monkey.patch_all(thread=False)",
         )
     elif eventlet is not None and eventlet.is_monkey_patched("thread"):
-        patched, instead = "eventlet", "gunicorn's worker class gthread in place of eventlet, or no monkey_patch()"
+        patched, instead = "eventlet", "monkey_patch(thread=False), or gunicorn's worker class gthread"
     else:
         return
     raise NotSupported(

@@ -51,7 +51,7 @@ class Answers(AsyncPyStrandsClient):
         count = 0
         try:
             async for token in answer_to(question):
-                # A client that reads slowly is the broker's business: it buffers a little, and then closes that client.
+                # Waits for a client that reads slowly: the stream is then as fast as the client.
                 await self.send_private_message(client_id, json.dumps({"token": token}))
                 count += 1
             await self.send_private_message(client_id, json.dumps({"done": True}))

@@ -86,6 +86,7 @@ class Session(Holder):
 
     __slots__ = (
         "binary",
+        "flow",
         "is_expired",
         "is_mute",
         "keeps_contexts",
@@ -109,6 +110,8 @@ class Session(Holder):
         self.stream = stream
         self.link: Link | None = None
         self.binary = stream is not None
+        self.flow = False
+        """Whether it understands who is full (LINK rule 25)."""
         self.max_line = 0
         """The longest line that it takes, in bytes; 0 where it does not say."""
         self.keeps_contexts = False
@@ -420,6 +423,7 @@ class Backends(LinkOwner):
         session.max_line = max(hello.max_line - _NUMBERS, 1) if hello.max_line else 0
         session.sends_only = hello.role == messages.SENDER
         session.keeps_contexts = hello.contexts
+        session.flow = hello.flow
         self._attach(session, link)
         link.write(wire.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
         logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")

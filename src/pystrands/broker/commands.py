@@ -1,13 +1,14 @@
 """What backends want done, apart from answering and finishing: messages, rooms, clients."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from pystrands.broker.backends import Session, ToolSession
 from pystrands.broker.counters import Counters
 from pystrands.broker.frames import close_code_is_valid
+from pystrands.broker.groups import Group, Recipient
 from pystrands.broker.rooms import Client, Rooms
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.protocol import messages, wire
@@ -23,6 +24,7 @@ from pystrands.protocol.messages import (
     MessageToConnectionParams,
     MessageToRoom,
     MessageToRoomParams,
+    RecipientParams,
     RoomMembers,
     Status,
     Unwatch,
@@ -38,6 +40,8 @@ _TO_ROOM: Final = MessageToRoom
 _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
 _EVERYONE: Final = Audience.EVERYONE
+_Message: TypeAlias = MessageToConnection | MessageToRoom | Broadcast
+_MessageParams: TypeAlias = MessageToConnectionParams | MessageToRoomParams | BroadcastParams
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -52,6 +56,7 @@ class Commands:
     def __init__(self, engine: Engine, rooms: Rooms, counters: Counters) -> None:
         self._engine = engine
         self._rooms = rooms
+        self._pressure = rooms.pressure
         self._counters = counters
 
     def carry_out(self, session: Session, command: Command) -> None:
@@ -59,17 +64,23 @@ class Commands:
         if isinstance(command, _TO_ONE):
             one = command.params
             delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one) if one.binary else one.message)
+            if self._pressure.is_felt and self._is_put_off(session, command, one, delivered):
+                return
             if one.confirm:
                 self._confirm(session, command.request_id, delivered)
         elif isinstance(command, _TO_ROOM):
             room = command.params
             content = _content(room) if room.binary else room.message
             delivered = self._engine.publish(_ROOM, room.room_id, content, room.exclude)
+            if self._pressure.is_felt and self._is_put_off(session, command, room, delivered):
+                return
             if room.confirm:
                 self._confirm(session, command.request_id, delivered)
         elif isinstance(command, Broadcast):
             everyone = command.params
             delivered = self._engine.publish(_EVERYONE, "", _content(everyone), everyone.exclude)
+            if self._pressure.is_felt and self._is_put_off(session, command, everyone, delivered):
+                return
             if everyone.confirm:
                 self._confirm(session, command.request_id, delivered)
         else:
@@ -87,6 +98,20 @@ class Commands:
             error = f"the answer has {len(line)} bytes, and this backend takes {session.max_line}"
             line = wire.result(request_id, {"error": error})
         session.write(line)
+
+    def _is_put_off(self, session: Session, command: _Message, params: _MessageParams, delivered: Delivered) -> bool:
+        """Look whether the recipient is full; return whether it is, and the confirmation waits until it takes more."""
+        self._pressure.is_felt = False
+        target: Recipient | Group | None
+        if isinstance(params, MessageToConnectionParams):
+            client = self._rooms.find(params.conn_id)
+            target, named = None if client is None else client.ws, RecipientParams(client_id=params.conn_id)
+        elif isinstance(params, MessageToRoomParams):
+            target, named = self._rooms.room(params.room_id), RecipientParams(room_id=params.room_id)
+        else:
+            target, named = self._rooms.everyone, RecipientParams()
+        confirm_as = (params.confirm and command.request_id) or ""
+        return target is not None and self._pressure.heed(session, target, named, confirm_as, delivered)
 
     @staticmethod
     def _confirm(session: Session, request_id: str | None, delivered: Delivered) -> None:
@@ -153,5 +178,5 @@ class Commands:
         return ""
 
 
-def _content(params: MessageToConnectionParams | MessageToRoomParams | BroadcastParams) -> str | bytes:
+def _content(params: _MessageParams) -> str | bytes:
     return messages.message_content(params.message, True) if params.binary else params.message

@@ -78,17 +78,17 @@ class CompressedOutbox:
         """Queue the message of `frame`, which is not compressed, for all members of a group, as Outbox does."""
         if len(frame) < self._compressor.threshold:
             return self._outbox.publish(group, frame)
-        return self.fan_out(cast("set[WebSocket]", group.members), frame)
+        return self.fan_out(cast("set[WebSocket]", group.members), frame, group)
 
-    def fan_out(self, recipients: Iterable[WebSocket], frame: bytes) -> int:
+    def fan_out(self, recipients: Iterable[WebSocket], frame: bytes, group: Group | None = None) -> int:
         """Queue the message of `frame`, which is not compressed, for every recipient that is open, as Outbox does."""
         if len(frame) < self._compressor.threshold:
-            return self._outbox.fan_out(recipients, frame)
-        groups: defaultdict[int, list[WebSocket]] = defaultdict(list)
+            return self._outbox.fan_out(recipients, frame, group)
+        alike: defaultdict[int, list[WebSocket]] = defaultdict(list)
         for ws in recipients:
-            groups[ws.window_bits].append(ws)
+            alike[ws.window_bits].append(ws)
         taken = 0
-        for window_bits, group in groups.items():
+        for window_bits, some in alike.items():
             chosen = self._compressor.compress(frame, window_bits) if window_bits else frame
-            taken += self._outbox.fan_out(group, chosen)
+            taken += self._outbox.fan_out(some, chosen, group)
         return taken

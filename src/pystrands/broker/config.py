@@ -195,11 +195,22 @@ class BrokerConfig:
         choices=get_args(RatePolicy),
     )
     client_buffer: int = option(
-        4 * MIB, "bytes that may wait for one client that does not read", unit="bytes", minimum=1, maximum=GIB
+        4 * MIB,
+        "bytes that may wait for one client; from half of it on those who send to it wait",
+        unit="bytes",
+        minimum=1,
+        maximum=GIB,
+    )
+    slow_client_time: float = option(
+        2.0,
+        "time that a client may take no byte while more than half of its buffer waits; then it is too slow",
+        unit="s",
+        above=0,
+        maximum=DAY,
     )
     slow_client_policy: SlowClientPolicy = option(  # noqa: RUF009 - option() gives a field()
         "disconnect",
-        "what happens to a client whose buffer is full: close it (1013), or drop what does not fit",
+        "what happens to a client that is too slow: close it (1013), or let it miss messages until it has caught up",
         choices=get_args(SlowClientPolicy),
     )
     link_buffer: int = option(

@@ -53,7 +53,7 @@ class Delivery(Sink):
         find, members = self._rooms.find, cast("set[WebSocket]", group.members)
         left_out = {client.ws for client_id in exclude if (client := find(client_id)) is not None}
         recipients = [ws for ws in members if ws not in left_out]
-        return len(recipients), self._outbox.fan_out(recipients, frame)
+        return len(recipients), self._outbox.fan_out(recipients, frame, group)
 
 
 def _frame(message: str | bytes) -> bytes:

@@ -7,15 +7,13 @@ import time
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from typing import Final
 
 from pystrands.broker.counters import Counters, new_counters
-from pystrands.broker.frames import TRY_AGAIN_LATER
-from pystrands.broker.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, TOO_SLOW, Group, Recipient, missing
+from pystrands.broker.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, Group, Recipient, missing
+from pystrands.broker.pressure import Pressure, SlowPolicy
 
 logger = logging.getLogger(__name__)
-
-SlowPolicy = Literal["disconnect", "drop"]
 
 # A queue above this goes to the transport in parts, so that a peer that reads slowly has it in one place only.
 _WRITE_SIZE: Final = 131_072
@@ -28,9 +26,8 @@ _SECONDS_PER_SEND: Final = 7e-6
 class Outbox:
     """Collects frames per client and writes them once per loop turn, joined. Never raises.
 
-    Frames leave in the order in which they were appended, whichever way they came. More than `limit` bytes waiting for
-    one client brings the slow-consumer `policy`: "disconnect" drops what is queued and closes it with 1013 in the next
-    loop turn, "drop" lets it miss the message. Counted as `slow_consumer_closed` and `slow_consumer_dropped`.
+    Frames leave in the order in which they were appended, whichever way they came. What happens with clients for which
+    much waits is the ``pressure``'s to say, which is made with ``limit``, ``slow_time`` and ``policy``.
     """
 
     __slots__ = (
@@ -42,12 +39,11 @@ class Outbox:
         "_loop",
         "_many",
         "_number",
-        "_policy",
         "_scheduled",
         "_sends_per_slice",
         "_slice_seconds",
         "_small",
-        "_too_slow",
+        "pressure",
     )
 
     def __init__(
@@ -56,22 +52,23 @@ class Outbox:
         *,
         slice_seconds: float = 0.002,
         policy: SlowPolicy = "disconnect",
+        limit: int = 1_048_576,
+        slow_time: float = 2.0,
         counters: Counters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = loop
         self._slice_seconds = slice_seconds
         self._sends_per_slice = max(1, int(slice_seconds / _SECONDS_PER_SEND))
-        self._policy = policy
         self._counters = new_counters() if counters is None else counters
         self._clock = clock
+        self.pressure = Pressure(loop, self._counters, limit=limit, slow_time=slow_time, policy=policy, clock=clock)
         self._small: list[Recipient] = []
         self._bulk: deque[Recipient] = deque()
         self._few: list[Group] = []  # groups with frames that not all of their members have seen
         self._many: deque[Group] = deque()  # the same, of 64 members or more
         self._number = 0  # of the last frame that was published
         self._blocked: set[Recipient] = set()  # whose transport has enough; they have seen all of their groups
-        self._too_slow: list[Recipient] = []
         self._scheduled = False
 
     def send(self, ws: Recipient, frame: bytes) -> bool:
@@ -82,8 +79,7 @@ class Outbox:
         if flags >= CLOSED:
             return False
         queued = ws.queued
-        if queued and queued + len(frame) > ws.limit:
-            self._overflow(ws)
+        if queued and queued + len(frame) > ws.high and not self.pressure.takes(ws, len(frame), None):
             return False
         ws.out.append(frame)
         ws.queued = queued + len(frame)
@@ -93,8 +89,10 @@ class Outbox:
             self._schedule()
         return True
 
-    def fan_out(self, recipients: Iterable[Recipient], frame: bytes) -> int:
+    def fan_out(self, recipients: Iterable[Recipient], frame: bytes, group: Group | None = None) -> int:
         """Queue the same frame for every recipient that is open, and return how many took it.
+
+        It is a message to ``group``, or to nobody in particular.
 
         `recipients` is not changed before this returns, nor may anybody else change it meanwhile. With a size of 64 or
         more, or none, the writes are done in slices of a few milliseconds, between which everything else goes on.
@@ -120,8 +118,7 @@ class Outbox:
                 taken += 1
             elif flags < CLOSED:
                 queued = ws.queued
-                if queued and queued + size > ws.limit:
-                    self._overflow(ws)
+                if queued and queued + size > ws.high and not self.pressure.takes(ws, size, group):
                     continue
                 ws.out.append(frame)
                 ws.queued = queued + size
@@ -131,6 +128,8 @@ class Outbox:
                     enlist(ws)
         if taken:
             self._schedule()
+        if group is not None and group.behind:
+            self.pressure.feel(group)
         return taken
 
     def join(self, ws: Recipient, group: Group) -> None:
@@ -152,6 +151,8 @@ class Outbox:
             own = dict.fromkeys(groups)
             own[group] = None
             ws.groups = own
+        if ws.behind is not None:
+            self.pressure.joined(ws, group)
 
     def leave(self, ws: Recipient, group: Group) -> None:
         """Have a client, which is in the group, get nothing that is published to it from now on."""
@@ -163,15 +164,24 @@ class Outbox:
                 ws.groups = tuple(groups)
         else:
             ws.groups = tuple(other for other in groups if other is not group)
-        _lose(group, ws)
+        self._lose(group, ws)
 
     def leave_all(self, ws: Recipient) -> Iterable[Group]:
         """Take a client that is closed out of all of its groups, and return which those were."""
         groups, ws.groups = ws.groups, ()
         for group in groups:
-            _lose(group, ws)
+            self._lose(group, ws)
         self._blocked.discard(ws)
+        if ws.behind is not None:
+            self.pressure.gone(ws)
         return groups
+
+    def _lose(self, group: Group, ws: Recipient) -> None:
+        group.members.discard(ws)
+        if not group.members:
+            group.shared = ()
+        if ws.behind is not None or group.told is not None:
+            self.pressure.left(ws, group)
 
     def publish(self, group: Group, frame: bytes) -> int:
         """Queue the same frame for all members of a group, and return how many took it.
@@ -190,6 +200,8 @@ class Outbox:
                 self._many.append(group)
             self._schedule()
         group.add(frame, number)
+        if group.size > self.pressure.group_high:
+            self.pressure.is_felt = True
         return taken - self._hold_back(group, frame) if self._blocked else taken
 
     def _hold_back(self, group: Group, frame: bytes) -> int:
@@ -201,8 +213,10 @@ class Outbox:
         for ws in one:
             if ws in other:
                 ws.seen = self._number
-                if not self._append(ws, frame):
+                if not self._append(ws, frame, group):
                     missed += 1
+        if group.behind:
+            self.pressure.feel(group)
         return missed
 
     def catch_up(self, ws: Recipient) -> None:
@@ -213,7 +227,7 @@ class Outbox:
         if not frames or ws.flags >= CLOSED:
             return
         for frame in frames:
-            self._append(ws, frame)
+            self._append(ws, frame, None)
         if ws.out and ws.flags < IN_SMALL:
             ws.flags |= IN_SMALL
             self._small.append(ws)
@@ -243,13 +257,12 @@ class Outbox:
             self._small.append(ws)
             self._schedule()
 
-    def _append(self, ws: Recipient, frame: bytes) -> bool:
-        """Queue a frame for a client that is listed, or blocked, or about to be listed; False when it misses it."""
+    def _append(self, ws: Recipient, frame: bytes, group: Group | None) -> bool:
+        """Queue a group's frame for a client that is listed, or blocked, or about to be; False when it misses it."""
         if ws.flags >= CLOSED:
             return False
         queued = ws.queued
-        if queued and queued + len(frame) > ws.limit:
-            self._overflow(ws)
+        if queued and queued + len(frame) > ws.high and not self.pressure.takes(ws, len(frame), group):
             return False
         ws.out.append(frame)
         ws.queued = queued + len(frame)
@@ -271,7 +284,7 @@ class Outbox:
                     self.catch_up(ws)  # one write for both
                 ws.flags &= ~IN_SMALL
                 if ws.out and not ws.flags & BLOCKED:
-                    _write(ws)
+                    self._write(ws)
         few = self._few
         if few:  # each stays listed until all are done with: who is blocked meanwhile looks here for what it misses
             done = 0
@@ -291,7 +304,7 @@ class Outbox:
             ws = bulk.popleft()
             ws.flags &= ~IN_BULK
             if ws.out and not ws.flags & BLOCKED:
-                _write(ws)
+                self._write(ws)
                 sends -= 1
                 if clock() >= end:
                     sends = 0
@@ -342,44 +355,29 @@ class Outbox:
             else:
                 self.catch_up(ws)
                 if ws.out and not ws.flags & BLOCKED:
-                    _write(ws)
+                    self._write(ws)
             sends -= 1
             if clock() >= end:
                 sends = 0
         if not rest:
             group.rest = None
             group.forget(group.target)
+            if group.told is not None:
+                self.pressure.went_around(group)
         return sends
 
-    def _overflow(self, ws: Recipient) -> None:
-        if self._policy == "drop":
-            self._counters["slow_consumer_dropped"] += 1
-            return
-        # Later: whoever hears of the close may change the recipients that are being gone through.
-        ws.flags |= TOO_SLOW
-        if not self._too_slow:
-            self._loop.call_soon(self._close_too_slow)
-        self._too_slow.append(ws)
-
-    def _close_too_slow(self) -> None:
-        too_slow, self._too_slow = self._too_slow, []
-        for ws in too_slow:
-            if ws.flags & CLOSED:
-                continue
-            self._counters["slow_consumer_closed"] += 1
-            ws.out.clear()
+    def _write(self, ws: Recipient) -> None:
+        """Hand a client's frames to its transport."""
+        out = ws.out
+        if ws.queued > _WRITE_SIZE:
+            _write_in_parts(ws)
+        else:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
             ws.queued = 0
-            try:
-                ws.close(TRY_AGAIN_LATER, "too slow")
-            except Exception:
-                logger.exception("could not close a slow client")
-
-
-def _lose(group: Group, ws: Recipient) -> None:
-    """Take a member out of a group."""
-    group.members.discard(ws)
-    if not group.members:
-        group.shared = ()
+            _send(ws, data)
+        if ws.behind is not None and ws.queued <= ws.limit >> 3:
+            self.pressure.caught_up(ws)
 
 
 def _send(ws: Recipient, data: bytes) -> None:
@@ -392,18 +390,6 @@ def _send(ws: Recipient, data: bytes) -> None:
     except Exception:
         logger.exception("writing to a client failed")
         ws.abort()
-
-
-def _write(ws: Recipient) -> None:
-    """Hand a client's frames to its transport."""
-    out = ws.out
-    if ws.queued > _WRITE_SIZE:
-        _write_in_parts(ws)
-        return
-    data = out[0] if len(out) == 1 else b"".join(out)
-    out.clear()
-    ws.queued = 0
-    _send(ws, data)
 
 
 def _write_in_parts(ws: Recipient) -> None:

@@ -4,7 +4,7 @@ from asyncio import Transport
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -22,18 +22,46 @@ FEW: Final = 8
 _by_number = itemgetter(0)
 
 
+class Behind:
+    """What is known of a client that is full. All of it is the pressure's."""
+
+    __slots__ = ("awaited_until", "counts", "from_groups", "is_awaited", "is_missing", "outstanding", "since", "told",
+                 "was_awaited")  # fmt: skip
+
+    def __init__(self, now: float) -> None:
+        self.counts = False
+        """Whether it counts as full in its groups: what they sent has made it so."""
+        self.since = now
+        """When it was last seen to take a byte."""
+        self.outstanding = -1
+        """Bytes that its transport and the kernel held then; -1 when that was not asked."""
+        self.from_groups = 0
+        """Bytes that were queued for it beyond the high mark as a member of groups."""
+        self.is_awaited = False
+        """Whether its groups wait for it, until ``awaited_until``."""
+        self.was_awaited = False
+        """Whether they have: they do so once, until it has caught up."""
+        self.awaited_until = 0.0
+        self.is_missing = False
+        """Whether it misses all messages until it has caught up."""
+        self.told: dict[Any, list[Any]] | None = None
+        """The sessions that wait for it, each with its `ready` line, and what is to be confirmed then."""
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
 class Recipient:
     """What the outbox needs of a WebSocket. All of it but `limit` and `transport` is the outbox's to write."""
 
-    __slots__ = ("flags", "groups", "limit", "out", "queued", "seen", "transport")
+    __slots__ = ("behind", "flags", "groups", "high", "limit", "out", "queued", "seen", "transport")
 
     def __init__(self, transport: Transport | None, limit: int) -> None:
         self.transport = transport
         """Where the frames go; None when the connection is gone."""
         self.out: list[bytes] = []  # frames waiting, oldest first
         self.queued = 0  # bytes in `out`
-        self.limit = limit  # what `queued` may be, in bytes
+        self.limit = limit  # what `queued` should be, in bytes
+        self.high = limit // 2  # from where on each frame is a question
+        self.behind: Behind | None = None  # there while it is full
         self.flags = 0
         self.groups: tuple[Group, ...] | dict[Group, None] = ()  # in the order in which it joined them
         self.seen = 0  # the number of the last frame of its groups that is in `out` or written: all up to it are
@@ -58,6 +86,8 @@ class Group:
 
     __slots__ = (
         "_parts",
+        "awaited",
+        "behind",
         "frames",
         "last",
         "members",
@@ -67,6 +97,7 @@ class Group:
         "shared",
         "size",
         "target",
+        "told",
     )
 
     def __init__(self, name: str | None = None) -> None:
@@ -79,6 +110,9 @@ class Group:
         self.rest: list[Recipient] | None = None  # who is to be visited before all have seen `target`
         self.target = 0
         self.shared: tuple[Group, ...] = ()  # the `groups` of who came last: one tuple for those who are in the same
+        self.behind = 0  # members that count as full
+        self.awaited = 0  # those of them that it waits for
+        self.told: dict[Any, list[Any]] | None = None  # the sessions that wait for it, as those of a client
         self._parts: dict[int, bytes] = {}
 
     def add(self, frame: bytes, number: int) -> None:

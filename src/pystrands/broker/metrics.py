@@ -69,11 +69,13 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "",
         "clients and links that were closed because more than `--memory-budget` waited in all buffers together",
     ),
-    "slow_consumer_closed": Counted("clients_closed", "slow", "clients that were closed with 1013: they did not read"),
+    "slow_consumer_closed": Counted(
+        "clients_closed", "slow", "clients that were closed with 1013: they did not read, or lagged behind their room"
+    ),
     "slow_consumer_dropped": Counted(
         "messages_missed",
         "",
-        "messages that clients missed since they did not read (`--slow-client-policy drop`)",
+        "messages that clients missed since they were too slow (`--slow-client-policy drop`)",
     ),
     "expired_closed": Counted(
         "clients_closed",

@@ -149,6 +149,7 @@ class Rooms:
         self.limits = limits or Limits()
         self.taps = taps or Taps()
         self.everyone = Group()
+        self.pressure = outbox.pressure
         self._outbox = outbox
         self._on_first = on_first
         self._on_last = on_last

@@ -277,7 +277,13 @@ class Broker:
 
     def _wire_router(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> Commands:
         config = self.config
-        self._outbox = parts.outbox(loop, policy=config.slow_client_policy, counters=self.counters)
+        self._outbox = parts.outbox(
+            loop,
+            policy=config.slow_client_policy,
+            limit=config.client_buffer,
+            slow_time=config.slow_client_time,
+            counters=self.counters,
+        )
         self._rooms = Rooms(
             self._outbox,
             self._engine.subscribe,

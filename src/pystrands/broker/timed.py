@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout import Outbox, SlowPolicy
+from pystrands.broker.fanout import Outbox
+from pystrands.broker.pressure import SlowPolicy
 from pystrands.protocol.events import Event, Holder, Keeper, Ledger
 
 __all__ = ["Clock", "Histogram", "TimedLedger", "TimedOutbox"]
@@ -97,9 +98,11 @@ class TimedOutbox(Outbox):
         loop: AbstractEventLoop,
         *,
         policy: SlowPolicy = "disconnect",
+        limit: int = 1_048_576,
+        slow_time: float = 2.0,
         counters: Counters | None = None,
     ) -> None:
-        super().__init__(loop, policy=policy, counters=counters)
+        super().__init__(loop, policy=policy, limit=limit, slow_time=slow_time, counters=counters)
         self._histogram = histogram
         self._now = clock
 

@@ -138,6 +138,14 @@ async def test_a_backend_of_protocol_1_hears_of_it_too():
         await testing.until(lambda: broker.backend_count == 1)
 
 
+async def test_a_question_with_a_number_that_can_t_be_sent_back_has_no_answer():
+    async with a_good_pair() as broker, RawBackend(broker) as raw:
+        raw.raw(b'{"action":"heartbeat","params":{"ask":%d}}\n' % 10**30)
+        raw.raw(b'{"action":"heartbeat","params":{"ask":1e999}}\n')
+        assert await raw.so_far() == []
+        assert broker.counters["links_broken"] == broker.counters["sessions_resumed"] == 0
+
+
 # --- what a backend reads ---
 
 

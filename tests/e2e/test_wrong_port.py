@@ -15,6 +15,11 @@ from .test_bad_input import UPGRADE, talk
 KINDS: list[Any] = [AsyncPyStrandsClient, PyStrandsClient]
 
 
+@pytest.fixture(autouse=True)
+def soon_asked(monkeypatch):
+    monkeypatch.setattr("pystrands.client.supervisor.HELLO_TIMEOUT", 0.05)
+
+
 async def connects(kind, port, **options):
     client = kind("127.0.0.1", port, **options)
     if kind is AsyncPyStrandsClient:
@@ -36,7 +41,7 @@ async def test_a_backend_at_the_port_for_clients_hears_which_is_right(kind, opti
         text += f"backends use {broker.tcp_port} (--tcp-port)"
         assert told(caplog, "pystrands.client.supervisor", "") == [text] * 2  # each time that the program tries
         (once,) = told(caplog, "pystrands.broker.ports", "speaks as backends do")
-        assert str(broker.tcp_port) in once and str(broker.ws_port) in once
+        assert f"the port for WebSocket clients; backends use {broker.tcp_port}" in once
         assert await connects(AsyncPyStrandsClient, broker.tcp_port)
 
 
@@ -90,6 +95,31 @@ async def test_a_browser_at_the_port_for_backends(request_bytes, caplog):
         assert len(told(caplog, "pystrands.broker.ports", "speaks HTTP to the port for backends")) == 1
         assert broker.counters["lines_malformed"] == 3
         assert broker.backend_count == 1
+
+
+async def test_a_backend_at_the_admin_port(caplog):
+    async with testing.broker(admin_port=0) as broker:
+        for _ in range(2):
+            assert not await connects(AsyncPyStrandsClient, broker.admin_port)
+        text = f"this is the port for metrics and health checks; backends use {broker.tcp_port} (--tcp-port)"
+        assert len(told(caplog, "pystrands.client.supervisor", text)) == 2
+        assert len(told(caplog, "pystrands.broker.ports", "speaks as backends do")) == 1
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"220 mail ESMTP\r\n", b"-ERR unknown command\r\n", b"{}\n"]
+)
+@pytest.mark.parametrize("options", [{}, {"token": "secret"}])
+async def test_another_service_is_no_broker(greeting, options, caplog):
+    async def serve(reader, writer):
+        writer.write(greeting)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        assert not await connects(AsyncPyStrandsClient, server.sockets[0].getsockname()[1], **options)
+    (text,) = told(caplog, "pystrands.client.supervisor", "")
+    assert text.endswith(" does not speak as a broker does: is it the port of something else?")
 
 
 async def test_a_tool_at_the_port_for_clients():

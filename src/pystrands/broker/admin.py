@@ -9,6 +9,8 @@ from pystrands.broker import upgrade
 from pystrands.broker.linger import cut, finish
 from pystrands.broker.listening import hosts, on_one_port
 from pystrands.broker.origins import host_is_local
+from pystrands.broker.ports import Ports
+from pystrands.broker.proxies import address_text
 from pystrands.protocol.address import is_loopback
 
 __all__ = ["AdminServer"]
@@ -42,11 +44,13 @@ class AdminServer:
         is_ready: Callable[[], bool],
         metrics: Callable[[], Awaitable[bytes]],
         content_type: str,
+        ports: Ports | None = None,
     ) -> None:
         self.loop = loop
         self.is_ready = is_ready
         self.metrics = metrics
         self.content_type = content_type
+        self.ports = ports or Ports()
         self.connections: dict[_Connection, None] = {}  # the oldest first
         self._is_local = False
         self._server: asyncio.Server | None = None
@@ -108,6 +112,13 @@ class _Connection(asyncio.Protocol):
         if self.is_answered:  # one request a connection; what follows is not read
             return
         self._head += data
+        if self._head.startswith(b"{"):
+            peer = self._transport.get_extra_info("peername") if self._transport is not None else None
+            text = self._admin.ports.backend_at(
+                "metrics and health checks", address_text(peer[:2]) if peer else "a peer"
+            )
+            self._respond(400, text.encode() + b"\n")
+            return
         end = self._head.find(b"\r\n\r\n") + 4
         if end > _MAX_HEAD or (end == 3 and len(self._head) > _MAX_HEAD):
             self._respond(431, b"the request's head is too large\n")

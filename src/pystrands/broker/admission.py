@@ -327,7 +327,7 @@ class Handshake(asyncio.Protocol):
                 self._admission.shared.counters["handshake_bad_request"] += 1
                 cut(self._transport, reset=False)
             elif buffer[0] == _JSON:
-                self._refuse(400, self._admission.ports.backend_at_ws(self.remote_addr))
+                self._refuse(400, self._admission.ports.backend_at("WebSocket clients", self.remote_addr))
             else:
                 self._refuse(400, "this is not HTTP")
         elif end > 3:

@@ -1,4 +1,4 @@
-"""Who has come to the wrong port, and what is told to them: there are two, and each speaks a language of its own."""
+"""Who has come to the wrong port, and what is told to them: each port speaks a language of its own."""
 
 import logging
 import re
@@ -17,37 +17,28 @@ def is_http(line: bytes) -> bool:
 
 
 class Ports:
-    """The two ports of a broker, once they are known. The log tells of each mistake the first time only."""
+    """The ports of a broker, once they are known. The log tells of each mistake the first time only."""
 
-    __slots__ = ("_has_told_of_backend", "_has_told_of_client", "tcp", "ws")
+    __slots__ = ("_told", "tcp", "ws")
 
     def __init__(self) -> None:
         self.ws = 0
         self.tcp = 0
-        self._has_told_of_backend = False
-        self._has_told_of_client = False
+        self._told: set[str] = set()
 
-    def backend_at_ws(self, peer: str) -> str:
-        """Return what to tell a backend that has come to the port for WebSocket clients."""
-        if not self._has_told_of_backend:
-            self._has_told_of_backend = True
-            logger.warning(
-                "%s speaks as backends do to the port for WebSocket clients (%d); backends use %d (--tcp-port). "
-                "This is told once",
-                peer,
-                self.ws,
-                self.tcp,
-            )
-        return f"this is the port for WebSocket clients; backends use {self.tcp} (--tcp-port)"
+    def backend_at(self, port: str, peer: str) -> str:
+        """Return what to tell a backend that has come to the port for something else, which ``port`` names."""
+        right = f"backends use {self.tcp} (--tcp-port)"
+        self._tell_once(f"{peer} speaks as backends do to", port, right)
+        return f"this is the port for {port}; {right}"
 
     def client_at_tcp(self, peer: str) -> str:
         """Return what to tell a browser, or another HTTP client, that has come to the port for backends."""
-        if not self._has_told_of_client:
-            self._has_told_of_client = True
-            logger.warning(
-                "%s speaks HTTP to the port for backends (%d); WebSocket clients use %d (--ws-port). This is told once",
-                peer,
-                self.tcp,
-                self.ws,
-            )
-        return f"this is the port for backends; WebSocket clients use {self.ws} (--ws-port)"
+        right = f"WebSocket clients use {self.ws} (--ws-port)"
+        self._tell_once(f"{peer} speaks HTTP to", "backends", right)
+        return f"this is the port for backends; {right}"
+
+    def _tell_once(self, who: str, port: str, right: str) -> None:
+        if port not in self._told:
+            self._told.add(port)
+            logger.warning("%s the port for %s; %s. This is told once", who, port, right)

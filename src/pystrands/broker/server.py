@@ -415,7 +415,7 @@ class Broker:
                 "flush_seconds": timings.flush,
             },
         )
-        return AdminServer(loop, self._admission.is_ready, exposition.render, CONTENT_TYPE)
+        return AdminServer(loop, self._admission.is_ready, exposition.render, CONTENT_TYPE, self._ports)
 
     def _compressed(self) -> Outbox | CompressedOutbox:
         """Return the way that messages go out."""

@@ -207,15 +207,17 @@ class Incoming:
         """Whether it may be a broker that says this first; else close the link."""
         link.heard = True
         line = lines[0]
+        first = EVENTS.read(line)
         if line.startswith(b"HTTP/"):
             link.problem = about_http(lines[-1])
-            link.abort()
-            return False
-        if not self.may_be_old() and type(_explain(link, line)) is not Hello:
-            logger.warning("what listens there says something else than a broker's hello; the link is closed")
-            link.abort()
-            return False
-        return True
+        elif isinstance(first, Broken) and not first.action:  # a greeting of something else, such as SSH or SMTP
+            link.problem = "does not speak as a broker does: is it the port of something else?"
+        elif not self.may_be_old() and type(first) is not Hello:
+            link.problem = "says something else than a broker's hello"
+        else:
+            return True
+        link.abort()
+        return False
 
     def receive_and_begin(self, link: Link, lines: list[bytes]) -> None:
         """Do the same, then run the handlers; what they send goes out when this returns. Only with EAGER tasks."""

@@ -204,7 +204,9 @@ class Heartbeat(Struct, tag="heartbeat", tag_field="action"):
     def number(self, name: str) -> float | None:
         """Return the number of that name in ``params``; None when there is none."""
         value = self.params.get(name) if type(self.params) is dict else None
-        return value if type(value) is float or type(value) is int else None
+        if type(value) is int and -(1 << 63) <= value < 1 << 63:  # a larger one could not be sent back
+            return value
+        return value if type(value) is float else None
 
 
 # --- events: broker to backend -----------------------------------------------------------------------------------

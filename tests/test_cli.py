@@ -566,9 +566,8 @@ def lines_until(child, text):
 
 
 @pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
-@pytest.mark.parametrize("command", ["server", "demo"])
-def test_sighup_ends_no_broker_that_has_nothing_to_reload_and_says_so(command):
-    with process(command, "--ws-port", "0", "--tcp-port", "0", PYSTRANDS_BACKEND_TOKEN="") as child:
+def test_sighup_ends_no_server_that_has_nothing_to_reload_and_says_so():
+    with process("server", "--ws-port", "0", "--tcp-port", "0", PYSTRANDS_BACKEND_TOKEN="") as child:
         port = int(re.findall(r":(\d+)", child.stdout.readline())[0])
         for _ in range(2):
             child.send_signal(signal.SIGHUP)
@@ -576,6 +575,14 @@ def test_sighup_ends_no_broker_that_has_nothing_to_reload_and_says_so(command):
         until_healthy(port)
         code, errors = end(child)
     assert code == 0, errors
+
+
+@pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
+def test_a_demo_ends_in_order_when_its_terminal_is_closed():
+    with process("demo", "--ws-port", "0", "--tcp-port", "0") as child:
+        child.stdout.readline()
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(30) == 0
 
 
 SIGHUP_AT = """

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -120,20 +120,19 @@ def server(config: str | None, **flags: str | None) -> None:
 @add_options(DEMO_OPTIONS)
 def demo(**flags: str | None) -> None:
     """Run a chat to try out: the broker, a backend and a web page, in one process."""
-    with Hangups() as hangups:
-        config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))
-        raise_file_limit()
+    config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))
+    raise_file_limit()
 
-        from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
+    from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
 
-        def on_start(broker: "Broker") -> None:
-            log_to_stderr("warning", "text")
-            _warn_of_environment(DEMO_OPTIONS)
-            host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
-            _say(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
-            _say("Ctrl+C ends the demo")
+    def on_start(broker: "Broker") -> None:
+        log_to_stderr("warning", "text")
+        _warn_of_environment(DEMO_OPTIONS)
+        host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
+        _say(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
+        _say("Ctrl+C ends the demo")
 
-        _run(config, serve(config), on_start, hangups=hangups)
+    _run(config, serve(config), on_start)
 
 
 def _warn_of_environment(known: Iterable[Option]) -> None:
@@ -155,7 +154,7 @@ def _run(
     serving: "AbstractAsyncContextManager[Broker]",
     on_start: "Callable[[Broker], None]",
     *,
-    hangups: Hangups,
+    hangups: Hangups | None = None,
     long_lived: bool = False,
 ) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -166,11 +165,12 @@ async def _until_signal(
     config: BrokerConfig,
     serving: "AbstractAsyncContextManager[Broker]",
     on_start: "Callable[[Broker], None]",
-    hangups: Hangups,
+    hangups: Hangups | None,
     *,
     long_lived: bool,
 ) -> None:
-    stop = stop_event()
+    """Serve until a signal comes; without ``hangups`` SIGHUP, which a terminal sends when it is closed, is one."""
+    stop = stop_event(with_hangup=hangups is None)
     async with AsyncExitStack() as stack:
         try:
             broker = await stack.enter_async_context(serving)
@@ -186,7 +186,7 @@ async def _until_signal(
             gc.collect()
             gc.freeze()
             gc.set_threshold(5_000, 5, 1_000)
-        with hangups.serving(broker):
+        with hangups.serving(broker) if hangups is not None else nullcontext():
             await stop.wait()
         log.info("Stopping; a second signal ends the process at once")
 

@@ -1,4 +1,4 @@
-"""Signals of the broker's process: SIGINT and SIGTERM end it, SIGHUP has its files read again."""
+"""Signals of the process: SIGINT and SIGTERM end it, SIGHUP has a server's files read again and ends all else."""
 
 import asyncio
 import logging
@@ -75,8 +75,11 @@ class Hangups:
             )
 
 
-def stop_event() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set; the second signal ends the process at once."""
+def stop_event(*, with_hangup: bool) -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set, and SIGHUP if asked; the second signal ends the process at once."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if with_hangup and _SIGHUP is not None:
+        signals.append(_SIGHUP)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -84,11 +87,11 @@ def stop_event() -> asyncio.Event:
     second = _exit if os.getpid() == 1 else signal.SIG_DFL
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in signals:
             signal.signal(each, second)
         loop.call_soon_threadsafe(stop.set)
 
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in signals:
         signal.signal(each, on_signal)
     return stop
 

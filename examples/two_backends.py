@@ -24,7 +24,7 @@ PORT = int(os.getenv("PYSTRANDS_TCP_PORT", "8081"))
 class Counting(AsyncPyStrandsClient):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.counts = Counter()
+        self.counts = Counter[str]()  # client_id -> messages
 
     async def on_message(self, message, context):  # noqa: ARG002 - only that it came counts here
         self.counts[context.client_id] += 1

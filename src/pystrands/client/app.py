@@ -1,4 +1,6 @@
 """The client as an application with decorators."""
+# mypy: disable-error-code="no-any-return"
+# The methods return at run time what their thread needs: see signatures.
 
 import asyncio
 import contextlib
@@ -7,7 +9,7 @@ import logging
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from pystrands.client import commands
 from pystrands.client.advice import advise
@@ -20,6 +22,19 @@ from pystrands.client.base import (
 )
 from pystrands.client.commands import AT_ONCE, TO_EVERYONE
 from pystrands.client.core import REQUEST_TIMEOUT, Core
+from pystrands.client.signatures import (
+    ClientHandler,
+    Confirmed,
+    Done,
+    ErrorHandler,
+    Members,
+    Message,
+    MessageHandler,
+    RequestHandler,
+    Sent,
+    ToMany,
+    ToOne,
+)
 from pystrands.client.threads import Bridge, Gone, loop_runs_here, new_event_loop
 from pystrands.protocol.printable import printable
 
@@ -127,7 +142,7 @@ class PyStrands(BaseClient):
         self.__handlers[name] = (function, is_async)
         return function
 
-    def on_connection_request(self, function: H) -> H:
+    def on_connection_request(self, function: RequestHandler) -> RequestHandler:
         """Register ``function(request)``, which decides whether a client may come in. Returns it.
 
         This and the other decorators raise ValueError when there is a handler already, and TypeError when the function
@@ -135,27 +150,27 @@ class PyStrands(BaseClient):
         """
         return self.__register("on_connection_request", function)
 
-    def on_new_connection(self, function: H) -> H:
+    def on_new_connection(self, function: ClientHandler) -> ClientHandler:
         """Register ``function(context)``, which is told of a client that is in. Returns it."""
         return self.__register("on_new_connection", function)
 
-    def on_message(self, function: H) -> H:
+    def on_message(self, function: MessageHandler) -> MessageHandler:
         """Register ``function(message, context)``, which handles a client's message. Returns it."""
         return self.__register("on_message", function)
 
-    def on_disconnect(self, function: H) -> H:
+    def on_disconnect(self, function: ClientHandler) -> ClientHandler:
         """Register ``function(context)``, which is told of a client that is gone. Returns it."""
         return self.__register("on_disconnect", function)
 
-    def on_client_adopted(self, function: H) -> H:
+    def on_client_adopted(self, function: ClientHandler) -> ClientHandler:
         """Register ``function(context)``, told of a client taken over from a backend that is gone. Returns it."""
         return self.__register("on_client_adopted", function)
 
-    def on_client_released(self, function: H) -> H:
+    def on_client_released(self, function: ClientHandler) -> ClientHandler:
         """Register ``function(context)``, told of a client that another backend has taken over. Returns it."""
         return self.__register("on_client_released", function)
 
-    def on_error(self, function: H) -> H:
+    def on_error(self, function: ErrorHandler) -> ErrorHandler:
         """Register ``function(error, context)``, which is told of errors. Returns it."""
         return self.__register("on_error", function)
 
@@ -212,7 +227,7 @@ class PyStrands(BaseClient):
             self.__bridge.close()
             self.__bridge = None
 
-    def disconnect(self, timeout: float = 5.0) -> Any:
+    def disconnect(self, timeout: float = 5.0) -> Done:
         """Disconnect, and wait until that is done; ``run`` returns. Awaited, or called directly, as the ``send`` are.
 
         Handlers of what was received have ``timeout`` seconds, and what they send is still sent. Inside a handler it
@@ -222,9 +237,22 @@ class PyStrands(BaseClient):
 
     # -- sending
 
+    @overload
+    def broadcast_message(
+        self, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> Sent: ...
+
+    @overload
+    def broadcast_message(
+        self, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> Confirmed: ...
+
+    @overload
+    def broadcast_message(self, message: Message, *, confirm: bool, **options: Unpack[ToMany]) -> Sent | Confirmed: ...
+
     def broadcast_message(
         self,
-        message: str | bytes,
+        message: Message,
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
@@ -253,10 +281,25 @@ class PyStrands(BaseClient):
 
     broadcast = broadcast_message
 
+    @overload
+    def send_room_message(
+        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> Sent: ...
+
+    @overload
+    def send_room_message(
+        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> Confirmed: ...
+
+    @overload
+    def send_room_message(
+        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> Sent | Confirmed: ...
+
     def send_room_message(
         self,
         room_id: str,
-        message: str | bytes,
+        message: Message,
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
@@ -276,10 +319,25 @@ class PyStrands(BaseClient):
         line = commands.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
         return self.__send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
+    @overload
+    def send_private_message(
+        self, client_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToOne]
+    ) -> Sent: ...
+
+    @overload
+    def send_private_message(
+        self, client_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToOne]
+    ) -> Confirmed: ...
+
+    @overload
+    def send_private_message(
+        self, client_id: str, message: Message, *, confirm: bool, **options: Unpack[ToOne]
+    ) -> Sent | Confirmed: ...
+
     def send_private_message(
         self,
         client_id: str,
-        message: str | bytes,
+        message: Message,
         *,
         confirm: bool = False,
         timeout: float | None = None,
@@ -300,7 +358,7 @@ class PyStrands(BaseClient):
 
     # -- rooms and clients
 
-    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
+    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Sent:
         """Put a client into one more room; return whether the client existed.
 
         This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
@@ -312,24 +370,24 @@ class PyStrands(BaseClient):
         """
         return self.__do(self.__core.found, commands.join_room(client_id, room_id, self.__core.peer), timeout)
 
-    def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
+    def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Sent:
         """Take a client out of a room; return whether the client existed."""
         return self.__do(self.__core.found, commands.leave_room(client_id, room_id), timeout)
 
-    def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Any:
+    def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Members:
         """Return the contexts of the clients in a room, in no order."""
         return self.__do(self.__core.members, commands.room_members(room_id), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
-    ) -> Any:
+    ) -> Sent:
         """Close a client's WebSocket with this code and reason; return whether the client existed.
 
         Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
         """
         return self.__do(self.__core.found, commands.disconnect_client(client_id, code, reason), timeout)
 
-    def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Any:
+    def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Sent:
         """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
 
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.

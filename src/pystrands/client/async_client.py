@@ -4,7 +4,7 @@ import logging
 import ssl
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 from pystrands.client import commands
 from pystrands.client.advice import advise
@@ -17,6 +17,7 @@ from pystrands.client.base import (
 from pystrands.client.calls import methods_of
 from pystrands.client.commands import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT, Core
+from pystrands.client.signatures import Message, ToMany, ToOne, may_be_plain
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.protocol.printable import printable
 
@@ -131,9 +132,24 @@ class AsyncPyStrandsClient(BaseClient):
         """
         await self.__core.run_forever()
 
+    @overload
+    async def broadcast_message(
+        self, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> bool: ...
+
+    @overload
+    async def broadcast_message(
+        self, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> Confirmation: ...
+
+    @overload
+    async def broadcast_message(
+        self, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> bool | Confirmation: ...
+
     async def broadcast_message(
         self,
-        message: str | bytes,
+        message: Message,
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
@@ -158,10 +174,25 @@ class AsyncPyStrandsClient(BaseClient):
             return True
         return await self.__core.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
+    @overload
+    async def send_room_message(
+        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> bool: ...
+
+    @overload
+    async def send_room_message(
+        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> Confirmation: ...
+
+    @overload
+    async def send_room_message(
+        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> bool | Confirmation: ...
+
     async def send_room_message(
         self,
         room_id: str,
-        message: str | bytes,
+        message: Message,
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
@@ -179,10 +210,25 @@ class AsyncPyStrandsClient(BaseClient):
             return True
         return await self.__core.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
+    @overload
+    async def send_private_message(
+        self, client_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToOne]
+    ) -> bool: ...
+
+    @overload
+    async def send_private_message(
+        self, client_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToOne]
+    ) -> Confirmation: ...
+
+    @overload
+    async def send_private_message(
+        self, client_id: str, message: Message, *, confirm: bool, **options: Unpack[ToOne]
+    ) -> bool | Confirmation: ...
+
     async def send_private_message(
         self,
         client_id: str,
-        message: str | bytes,
+        message: Message,
         *,
         confirm: bool = False,
         timeout: float | None = None,
@@ -201,7 +247,7 @@ class AsyncPyStrandsClient(BaseClient):
         return await self.__core.send(line, commands.to_client(client_id), timeout)
 
     async def __send_specially(
-        self, client_id: str, message: str | bytes, confirm: bool, timeout: float | None, key: str | None
+        self, client_id: str, message: Message, confirm: bool, timeout: float | None, key: str | None
     ) -> bool | Confirmation:
         if confirm:
             encode = partial(commands.private_message, client_id, message, self.__core.peer, key=key)
@@ -250,6 +296,7 @@ class AsyncPyStrandsClient(BaseClient):
 
     # -- callbacks
 
+    @may_be_plain
     async def on_connection_request(self, request: ConnectionRequestContext) -> bool | None:
         """Decide whether a client may come in: True or False; None leaves it to ``request.accepted``.
 
@@ -258,22 +305,27 @@ class AsyncPyStrandsClient(BaseClient):
         """
         return request.accepted
 
+    @may_be_plain
     async def on_new_connection(self, context: Context) -> None:
         """Take note of a client that is in."""
         logger.debug("client %r is in", context.client_id)
 
+    @may_be_plain
     async def on_message(self, message: Any, context: Context) -> None:
         """Handle a client's message: ``str`` from a text frame, ``bytes`` from a binary one."""
         logger.debug("%s from client %r: on_message is not overridden", type(message).__name__, context.client_id)
 
+    @may_be_plain
     async def on_disconnect(self, context: Context) -> None:
         """Take note of a client that is gone, after its last message."""
         logger.debug("client %r is gone", context.client_id)
 
+    @may_be_plain
     async def on_client_adopted(self, context: Context) -> None:
         """Take note of a client that this backend takes over from one that is gone, before its next event."""
         logger.debug("client %r is this backend's now", context.client_id)
 
+    @may_be_plain
     async def on_client_released(self, context: Context) -> None:
         """Take note of a client that another backend has taken over: this one had not been heard from for too long.
 
@@ -281,6 +333,7 @@ class AsyncPyStrandsClient(BaseClient):
         """
         logger.debug("client %r is another backend's now", context.client_id)
 
+    @may_be_plain
     async def on_error(self, error: str, context: Context) -> None:
         """Take note of an error: one that a handler raised, ``context.exception``, or one that the broker tells of.
 

@@ -5,7 +5,7 @@ import inspect
 import logging
 import ssl
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from pystrands.client import commands
 from pystrands.client.advice import advise
@@ -20,6 +20,7 @@ from pystrands.client.core import REQUEST_TIMEOUT
 from pystrands.client.life import CANCELLED_TIMEOUT
 from pystrands.client.runs import Runs
 from pystrands.client.signals import end_all, handling_sigterm
+from pystrands.client.signatures import Message, ToMany, ToOne
 from pystrands.client.threads import Gone, wait_for
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.protocol.printable import printable
@@ -143,9 +144,24 @@ class PyStrandsClient(BaseClient):
             end_all()  # on threads that the program would wait for, too
             self.disconnect(CANCELLED_TIMEOUT)
 
+    @overload
+    def broadcast_message(
+        self, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> bool: ...
+
+    @overload
+    def broadcast_message(
+        self, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> Confirmation: ...
+
+    @overload
+    def broadcast_message(
+        self, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> bool | Confirmation: ...
+
     def broadcast_message(
         self,
-        message: str | bytes,
+        message: Message,
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
@@ -172,10 +188,25 @@ class PyStrandsClient(BaseClient):
         line = commands.broadcast(message, self.__runs.peer, exclude, "", replaces)
         return self.__runs.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
+    @overload
+    def send_room_message(
+        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> bool: ...
+
+    @overload
+    def send_room_message(
+        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> Confirmation: ...
+
+    @overload
+    def send_room_message(
+        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> bool | Confirmation: ...
+
     def send_room_message(
         self,
         room_id: str,
-        message: str | bytes,
+        message: Message,
         *,
         exclude: str | Iterable[str] = (),
         confirm: bool = False,
@@ -195,10 +226,25 @@ class PyStrandsClient(BaseClient):
         line = commands.room_message(room_id, message, self.__runs.peer, exclude, "", replaces)
         return self.__runs.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
+    @overload
+    def send_private_message(
+        self, client_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToOne]
+    ) -> bool: ...
+
+    @overload
+    def send_private_message(
+        self, client_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToOne]
+    ) -> Confirmation: ...
+
+    @overload
+    def send_private_message(
+        self, client_id: str, message: Message, *, confirm: bool, **options: Unpack[ToOne]
+    ) -> bool | Confirmation: ...
+
     def send_private_message(
         self,
         client_id: str,
-        message: str | bytes,
+        message: Message,
         *,
         confirm: bool = False,
         timeout: float | None = None,

@@ -6,6 +6,9 @@ import json
 import pytest
 
 from pystrands import AsyncPyStrandsClient, PyStrandsError, testing
+from pystrands.broker.config import BrokerConfig
+from pystrands.broker.server import Broker
+from pystrands.engine.base import Engine
 
 from .raw_backend import RawBackend
 from .raw_broker import Noting
@@ -89,27 +92,40 @@ async def test_numbers_that_no_double_can_hold_become_the_largest_one():
             assert member.metadata == expected | {"x": 1}
 
 
-async def test_what_fails_inside_the_broker_ends_with_its_command(monkeypatch, caplog):
-    async with a_good_pair() as broker, RawBackend(broker) as raw, testing.backend(broker) as other:
+class Defective(Engine):
+    """Fails at every message."""
 
-        def fail(*args):
-            raise RuntimeError("a defect")
+    async def start(self, sink): ...
 
-        monkeypatch.setattr(broker._router._rooms, "members", fail)
-        monkeypatch.setattr(broker._router._ledger, "done", fail)
-        raw.say("done", {"events": [[1, 1]]})
-        raw.say("room_members", {"room_id": "r"}, request_id="q")
-        raw.say("leave_room", {"room_id": "r", "client_id": "nobody"}, request_id="after")
-        assert "done" in (await raw.hear("error"))["params"]["error"]
-        answer = await raw.hear("result")
-        assert (answer["request_id"], "RuntimeError" in answer["params"]["error"]) == ("q", True)
-        assert (await raw.hear("result"))["params"] == {"found": False}
-        with pytest.raises(PyStrandsError, match="RuntimeError"):
-            await other.room_members("r")
-        monkeypatch.undo()
-        assert await other.room_members("r") == []
-        assert broker.counters["commands_failed"] == 3
-        assert broker.counters["links_broken"] == 0
+    async def stop(self): ...
+
+    def subscribe(self, room_id): ...
+
+    def unsubscribe(self, room_id): ...
+
+    def publish(self, audience, address, message, *rest, **more):
+        raise RuntimeError("a defect")
+
+
+async def test_what_fails_inside_the_broker_ends_with_its_command(caplog):
+    async with Broker(BrokerConfig(ws_port=0, tcp_port=0), engine=Defective()) as broker:
+        client = AsyncPyStrandsClient("127.0.0.1", broker.tcp_port)
+        async with RawBackend(broker) as raw:
+            raw.say("broadcast", {"message": "x"})
+            raw.say("message_to_room", {"room_id": "r", "message": "x", "confirm": True}, request_id="q")
+            raw.say("room_members", {"room_id": "r"}, request_id="after")
+            told = (await raw.hear("error"))["params"]["error"]
+            assert "broadcast" in told and "RuntimeError" in told
+            answer = await raw.hear("result")
+            assert (answer["request_id"], "RuntimeError" in answer["params"]["error"]) == ("q", True)
+            assert (await raw.hear("result"))["params"] == {"members": []}
+            assert await client.connect()
+            with pytest.raises(PyStrandsError, match="RuntimeError"):
+                await client.send_private_message("c", "x", confirm=True)
+            assert await client.room_members("r") == []
+            assert broker.counters["commands_failed"] == 3
+            assert broker.counters["links_broken"] == broker.counters["sessions_resumed"] == 0
+        await client.disconnect()
     assert "a defect" in caplog.text
 
 

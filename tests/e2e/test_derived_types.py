@@ -184,5 +184,5 @@ def test_what_is_no_text_and_what_is_too_big_is_still_refused():
     for wrong in (None, 7, b"r", Level.HIGH):
         with pytest.raises(TypeError, match="must be a str"):
             commands.room_message(wrong, "x", None)
-        with pytest.raises(TypeError, match="must be a str"):
+        with pytest.raises(TypeError, match="str"):  # compiled code says it in words of its own
             commands.to_room(wrong)  # type: ignore[arg-type]

@@ -284,7 +284,7 @@ async def test_rule_28_volatile_messages_wait_for_nobody(raw_broker):
     with pytest.raises(ValueError, match="key must not be empty"):
         await client.send_room_message("r", "x", key="")
     with pytest.raises(TypeError, match="key must be a str"):
-        await client.send_room_message("r", "x", key=7)  # type: ignore[arg-type]
+        await client.send_room_message("r", "x", key=7)  # type: ignore[call-overload]
     held.cancel()
     await client.disconnect(0)
 

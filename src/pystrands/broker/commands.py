@@ -63,6 +63,9 @@ class Commands:
         """Do what a backend wants. Raises MalformedLine on a message that is none."""
         if isinstance(command, _TO_ONE):
             one = command.params
+            if one.volatile:
+                self._send_volatile(session, command, one)
+                return
             delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one) if one.binary else one.message)
             if self._pressure.is_felt and self._is_put_off(session, command, one, delivered):
                 return
@@ -70,6 +73,9 @@ class Commands:
                 self._confirm(session, command.request_id, delivered)
         elif isinstance(command, _TO_ROOM):
             room = command.params
+            if room.volatile:
+                self._send_volatile(session, command, room)
+                return
             content = _content(room) if room.binary else room.message
             delivered = self._engine.publish(_ROOM, room.room_id, content, room.exclude)
             if self._pressure.is_felt and self._is_put_off(session, command, room, delivered):
@@ -78,6 +84,9 @@ class Commands:
                 self._confirm(session, command.request_id, delivered)
         elif isinstance(command, Broadcast):
             everyone = command.params
+            if everyone.volatile:
+                self._send_volatile(session, command, everyone)
+                return
             delivered = self._engine.publish(_EVERYONE, "", _content(everyone), everyone.exclude)
             if self._pressure.is_felt and self._is_put_off(session, command, everyone, delivered):
                 return
@@ -98,6 +107,18 @@ class Commands:
             error = f"the answer has {len(line)} bytes, and this backend takes {session.max_line}"
             line = wire.result(request_id, {"error": error})
         session.write(line)
+
+    def _send_volatile(self, session: Session, command: _Message, params: _MessageParams) -> None:
+        exclude: tuple[str, ...] = ()
+        if isinstance(params, MessageToConnectionParams):
+            audience, address = _CLIENT, params.conn_id
+        elif isinstance(params, MessageToRoomParams):
+            audience, address, exclude = _ROOM, params.room_id, params.exclude
+        else:
+            audience, address, exclude = _EVERYONE, "", params.exclude
+        delivered = self._engine.publish(audience, address, _content(params), exclude, params.key)
+        if params.confirm:
+            self._confirm(session, command.request_id, delivered)
 
     def _is_put_off(self, session: Session, command: _Message, params: _MessageParams, delivered: Delivered) -> bool:
         """Look whether the recipient is full; return whether it is, and the confirmation waits until it takes more."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from pystrands.broker.deflate import Compressor, DeflatedAssembly, wire_limit
@@ -80,15 +80,22 @@ class CompressedOutbox:
             return self._outbox.publish(group, frame)
         return self.fan_out(cast("set[WebSocket]", group.members), frame, group)
 
+    def offer(self, recipients: Iterable[WebSocket], frame: bytes, key: str) -> int:
+        """Offer the volatile message of `frame`, which is not compressed, to recipients, as Outbox does."""
+        if len(frame) < self._compressor.threshold:
+            return self._outbox.offer(recipients, frame, key)
+        return sum(self._outbox.offer(some, chosen, key) for some, chosen in self._alike(recipients, frame))
+
+    def _alike(self, recipients: Iterable[WebSocket], frame: bytes) -> Iterator[tuple[list[WebSocket], bytes]]:
+        """Give the recipients that get the same frame, with it."""
+        alike: defaultdict[int, list[WebSocket]] = defaultdict(list)
+        for ws in recipients:
+            alike[ws.window_bits].append(ws)
+        for window_bits, some in alike.items():
+            yield some, self._compressor.compress(frame, window_bits) if window_bits else frame
+
     def fan_out(self, recipients: Iterable[WebSocket], frame: bytes, group: Group | None = None) -> int:
         """Queue the message of `frame`, which is not compressed, for every recipient that is open, as Outbox does."""
         if len(frame) < self._compressor.threshold:
             return self._outbox.fan_out(recipients, frame, group)
-        alike: defaultdict[int, list[WebSocket]] = defaultdict(list)
-        for ws in recipients:
-            alike[ws.window_bits].append(ws)
-        taken = 0
-        for window_bits, some in alike.items():
-            chosen = self._compressor.compress(frame, window_bits) if window_bits else frame
-            taken += self._outbox.fan_out(some, chosen, group)
-        return taken
+        return sum(self._outbox.fan_out(some, chosen, group) for some, chosen in self._alike(recipients, frame))

@@ -28,32 +28,44 @@ class Delivery(Sink):
         self._counters = counters
 
     def deliver(
-        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+        self,
+        audience: Audience,
+        address: str,
+        message: str | bytes,
+        exclude: Collection[str] = (),
+        key: str | None = None,
     ) -> Delivered:
-        """Queue ``message`` for the clients it is for, but for those with an excluded ``client_id``."""
+        """Queue ``message`` for the clients it is for, as Sink says."""
         matched = taken = 0
         client = None
         if audience is _CLIENT:
             client = self._rooms.find(address)
-            if client is not None:
+            if client is not None and key is None:
                 matched, taken = 1, int(self._outbox.send(client.ws, _frame(message)))
+            elif client is not None and key is not None:
+                matched, taken = 1, self._outbox.offer((client.ws,), _frame(message), key)
         else:
             group = self._rooms.room(address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
-                matched, taken = self._publish(group, _frame(message), exclude)
+                matched, taken = self._publish(group, _frame(message), exclude, key)
         if self._taps.watchers:
             self._taps.message_out(audience, address, message, matched, client)
         if taken:
             self._counters["messages_delivered"] += taken
         return matched, taken
 
-    def _publish(self, group: Group, frame: bytes, exclude: Collection[str]) -> Delivered:
+    def _publish(self, group: Group, frame: bytes, exclude: Collection[str], key: str | None) -> Delivered:
+        members = cast("set[WebSocket]", group.members)
         if not exclude:
-            return len(group.members), self._outbox.publish(group, frame)
-        find, members = self._rooms.find, cast("set[WebSocket]", group.members)
+            if key is None:
+                return len(members), self._outbox.publish(group, frame)
+            return len(members), self._outbox.offer(members, frame, key)
+        find = self._rooms.find
         left_out = {client.ws for client_id in exclude if (client := find(client_id)) is not None}
         recipients = [ws for ws in members if ws not in left_out]
-        return len(recipients), self._outbox.fan_out(recipients, frame, group)
+        if key is None:
+            return len(recipients), self._outbox.fan_out(recipients, frame, group)
+        return len(recipients), self._outbox.offer(recipients, frame, key)
 
 
 def _frame(message: str | bytes) -> bytes:

@@ -12,6 +12,7 @@ from typing import Final
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, Group, Recipient, missing
 from pystrands.broker.pressure import Pressure, SlowPolicy
+from pystrands.broker.volatile import Volatile
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Outbox:
         "_clock",
         "_counters",
         "_few",
+        "_latest",
         "_loop",
         "_many",
         "_number",
@@ -62,6 +64,7 @@ class Outbox:
         self._sends_per_slice = max(1, int(slice_seconds / _SECONDS_PER_SEND))
         self._counters = new_counters() if counters is None else counters
         self._clock = clock
+        self._latest = Volatile(self, loop, self._counters, clock)
         self.pressure = Pressure(loop, self._counters, limit=limit, slow_time=slow_time, policy=policy, clock=clock)
         self._small: list[Recipient] = []
         self._bulk: deque[Recipient] = deque()
@@ -245,6 +248,8 @@ class Outbox:
         """Hold a client's frames back: its transport has enough."""
         self.catch_up(ws)
         ws.flags |= BLOCKED
+        if ws.fresh is not None:
+            ws.fresh.is_held = False
         if ws.flags < CLOSED:
             self._blocked.add(ws)
 
@@ -256,6 +261,22 @@ class Outbox:
             ws.flags |= IN_SMALL
             self._small.append(ws)
             self._schedule()
+
+    def offer(self, recipients: Iterable[Recipient], frame: bytes, key: str) -> int:
+        """Offer a volatile frame to recipients, with its key if it has one; return how many get it, or may.
+
+        `recipients` is not changed before this returns.
+        """
+        return self._latest.offer(recipients, frame, key)
+
+    def give(self, ws: Recipient, count: int, size: int) -> None:
+        """Write the first so many frames of a client, of ``size`` bytes, though its frames are held back."""
+        data = b"".join(ws.out[:count])
+        del ws.out[:count]
+        ws.queued -= size
+        if ws.fresh is not None:
+            ws.fresh.shift(ws, count)
+        _send(ws, data)
 
     def _append(self, ws: Recipient, frame: bytes, group: Group | None) -> bool:
         """Queue a group's frame for a client that is listed, or blocked, or about to be; False when it misses it."""
@@ -369,6 +390,7 @@ class Outbox:
     def _write(self, ws: Recipient) -> None:
         """Hand a client's frames to its transport."""
         out = ws.out
+        before = len(out)
         if ws.queued > _WRITE_SIZE:
             _write_in_parts(ws)
         else:
@@ -376,6 +398,8 @@ class Outbox:
             out.clear()
             ws.queued = 0
             _send(ws, data)
+        if ws.fresh is not None:
+            ws.fresh.shift(ws, before - len(out))
         if ws.behind is not None and ws.queued <= ws.limit >> 3:
             self.pressure.caught_up(ws)
 

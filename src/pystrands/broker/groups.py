@@ -48,11 +48,44 @@ class Behind:
         """The sessions that wait for it, each with its `ready` line, and what is to be confirmed then."""
 
 
+class Fresh:
+    """What is known of a client that gets volatile messages. Sizes are in bytes."""
+
+    __slots__ = ("credit", "in_kernel", "in_kernel_then", "is_held", "looked", "places", "pushed", "rate", "waiting")
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+        """Where in `out` the message of a key waits."""
+        self.waiting = 0
+        """The size of all of them."""
+        self.is_held = False
+        """Whether its transport is given nothing for now, though it would take more."""
+        self.looked = 0.0
+        self.in_kernel_then = 0
+        """What the kernel held at that look."""
+        self.pushed = 0
+        """What was sent since."""
+        self.rate = 0.0
+        """Bytes a second that the peer has acknowledged between the last two."""
+        self.in_kernel = 0
+        """What it held at the last look, which may be later."""
+        self.credit = 0
+        """What may be sent without another look."""
+
+    def shift(self, ws: "Recipient", count: int) -> None:
+        """Note that the first so many frames are out."""
+        if not self.places:
+            return
+        self.places = {key: place - count for key, place in self.places.items() if place >= count}
+        out = ws.out
+        self.waiting = sum([len(out[place]) for place in self.places.values()])
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
 class Recipient:
     """What the outbox needs of a WebSocket. All of it but `limit` and `transport` is the outbox's to write."""
 
-    __slots__ = ("behind", "flags", "groups", "high", "limit", "out", "queued", "seen", "transport")
+    __slots__ = ("behind", "flags", "fresh", "groups", "high", "limit", "out", "queued", "seen", "transport")
 
     def __init__(self, transport: Transport | None, limit: int) -> None:
         self.transport = transport
@@ -62,6 +95,7 @@ class Recipient:
         self.limit = limit  # what `queued` should be, in bytes
         self.high = limit // 2  # from where on each frame is a question
         self.behind: Behind | None = None  # there while it is full
+        self.fresh: Fresh | None = None  # there once it has got a volatile message
         self.flags = 0
         self.groups: tuple[Group, ...] | dict[Group, None] = ()  # in the order in which it joined them
         self.seen = 0  # the number of the last frame of its groups that is in `out` or written: all up to it are

@@ -77,6 +77,10 @@ COUNTERS: Final[Mapping[str, Counted]] = {
         "",
         "messages that clients missed since they were too slow (`--slow-client-policy drop`)",
     ),
+    "volatile_dropped": Counted(
+        "volatile_dropped", "", "volatile messages that clients missed since they were not up to date"
+    ),
+    "keyed_replaced": Counted("keyed_replaced", "", "messages that waited and gave way to a newer one of their key"),
     "expired_closed": Counted(
         "clients_closed",
         "expired",

@@ -17,7 +17,7 @@ if sys.platform != "win32":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-__all__ = ["Pressure", "SlowPolicy", "Teller", "in_kernel"]
+__all__ = ["Pressure", "SlowPolicy", "Teller", "outstanding"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,14 @@ def in_kernel(transport: Any) -> int:
         return int.from_bytes(ioctl(fileno, TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
     except (OSError, AttributeError, ValueError):
         return 0
+
+
+def outstanding(transport: Any) -> int:
+    """Return how many bytes were given to a transport that the peer has not acknowledged."""
+    if transport is None:
+        return 0
+    size: int = transport.get_write_buffer_size()
+    return size + in_kernel(transport)
 
 
 class Pressure:
@@ -291,10 +299,10 @@ class Pressure:
         if not ws.flags & BLOCKED or transport is None:  # it waits for us
             behind.outstanding = -1
         else:
-            outstanding = transport.get_write_buffer_size() + in_kernel(transport)
-            if outstanding == behind.outstanding:
+            held = outstanding(transport)
+            if held == behind.outstanding:
                 return now - behind.since >= self._slow_time
-            behind.outstanding = outstanding
+            behind.outstanding = held
         behind.since = now
         return False
 

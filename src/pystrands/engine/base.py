@@ -29,11 +29,17 @@ class Sink(ABC):
 
     @abstractmethod
     def deliver(
-        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+        self,
+        audience: Audience,
+        address: str,
+        message: str | bytes,
+        exclude: Collection[str] = (),
+        key: str | None = None,
     ) -> Delivered:
         """Queue ``message`` for the clients it is for, but for those with an excluded ``client_id``.
 
-        Never blocks, never raises.
+        ``key`` is None for an ordinary message. With another one it is volatile: a client that is not up to date misses
+        it, or, where the key is not empty, gets the newest one of that key. Never blocks, never raises.
         """
 
 
@@ -62,6 +68,14 @@ class Engine(ABC):
 
     @abstractmethod
     def publish(
-        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+        self,
+        audience: Audience,
+        address: str,
+        message: str | bytes,
+        exclude: Collection[str] = (),
+        key: str | None = None,
     ) -> Delivered:
-        """Send ``message`` on its way, and tell what became of it at this broker. Never blocks."""
+        """Send ``message`` on its way, and tell what became of it at this broker. Never blocks.
+
+        The parameters are those of :meth:`Sink.deliver`.
+        """

@@ -28,9 +28,14 @@ class MemoryEngine(Engine):
         """Nothing to do: there is no other broker to tell."""
 
     def publish(
-        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+        self,
+        audience: Audience,
+        address: str,
+        message: str | bytes,
+        exclude: Collection[str] = (),
+        key: str | None = None,
     ) -> Delivered:
         """Deliver now."""
         if self._sink is None:
             return 0, 0
-        return self._sink.deliver(audience, address, message, exclude)
+        return self._sink.deliver(audience, address, message, exclude, key)

@@ -394,7 +394,7 @@ def test_what_waits_with_its_sender_is_not_inflated():
     assert len(bomb) < 200
     feed(transport, bomb * 50)
     assert receiver.told == ["x" * LIMIT]
-    assert ws.waiting_bytes < 50 * len(bomb)
+    assert ws.held_bytes < 50 * len(bomb)
     receiver.go_on(loop, ws)
     assert receiver.told == ["x" * LIMIT] * 50
-    assert not ws.waiting_bytes
+    assert not ws.held_bytes

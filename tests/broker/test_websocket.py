@@ -724,20 +724,40 @@ def test_a_big_message_gets_the_client_a_fresh_parser(kind):
 def test_a_part_of_a_frame_counts_as_life_and_for_the_budget(kind):
     with Front(kind) as front, front.connect() as client:
         ws = front.websocket()
-        assert front.call(lambda: (ws.waiting_bytes, ws.has_unfinished)) == (0, False)
+        assert front.call(lambda: (ws.held_bytes, ws.has_unfinished)) == (0, False)
         front.call(setattr, ws, "silent", 1)
         data = frame(BINARY, b"x" * 100_000)
         client.send(data[:5])
-        front.until(lambda: ws.waiting_bytes == 5)
+        front.until(lambda: ws.held_bytes == 5)
         assert front.call(lambda: (ws.silent, ws.has_unfinished)) == (0, True)
         client.send(data[5:90_000])
-        front.until(lambda: ws.waiting_bytes == 90_000)
+        front.until(lambda: ws.held_bytes == 90_000)
         client.send(data[90_000:] + b"\x81")  # and the beginning of another
         assert client.frame() == (BINARY, b"x" * 100_000)
-        front.until(lambda: ws.waiting_bytes == 1)
+        front.until(lambda: ws.held == 1)
+        assert front.call(lambda: ws.held_bytes) >= 90_000, "the parser's buffer has grown"
         client.send(frame(TEXT, "a")[1:])
         assert client.frame() == (TEXT, b"a")
-        front.until(lambda: (ws.waiting_bytes, ws.has_unfinished) == (0, False))
+        front.until(lambda: (ws.held_bytes, ws.has_unfinished) == (0, False))
+
+
+def test_a_buffer_that_has_grown_is_given_back_when_it_holds_nothing(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        for _ in range(2):  # the second one is too soon for a fresh parser
+            client.send_frame(BINARY, bytes(60_000))
+            assert client.frame() == (BINARY, bytes(60_000))
+        assert front.call(lambda: ws.held_bytes) >= 50_000
+        client.send(b"\x81")
+        front.until(lambda: ws.held == 1)
+        front.call(ws.trim)
+        assert front.call(lambda: ws in front.shared.fat), "it holds something"
+        client.send(frame(TEXT, "a")[1:])
+        assert client.frame() == (TEXT, b"a")
+        front.call(ws.trim)
+        assert front.call(lambda: (ws.held_bytes, len(front.shared.fat))) == (0, 0)
+        client.send_frame(TEXT, "b")
+        assert client.frame() == (TEXT, b"b")
 
 
 def test_fragments_count_for_the_budget_until_their_message_is_whole_or_its_client_closed(kind):
@@ -745,15 +765,15 @@ def test_fragments_count_for_the_budget_until_their_message_is_whole_or_its_clie
         ws = front.websocket()
         client.send(frame(TEXT, "x" * 50_000, fin=False) + frame(CONT, "y" * 10_000, fin=False) + frame(PING))
         assert client.frame() == (PONG, b"")
-        assert front.call(lambda: (ws.waiting_bytes, ws.has_unfinished)) == (60_000, True)
+        assert front.call(lambda: (ws.held_bytes, ws.has_unfinished)) == (60_000, True)
         client.send_frame(CONT, "z")
         assert len(client.frame()[1]) == 60_001
-        assert front.call(lambda: (ws.waiting_bytes, ws.has_unfinished)) == (0, False)
+        assert front.call(lambda: (ws.held_bytes, ws.has_unfinished)) == (0, False)
         client.send(frame(TEXT, "x" * 50_000, fin=False) + frame(PING))
         assert client.frame() == (PONG, b"")
         front.call(ws.give_up)
         assert client.closing() == ([], 1013)
-        assert front.call(lambda: ws.waiting_bytes) == 0
+        assert front.call(lambda: ws.held_bytes) == 0
 
 
 def test_what_a_closed_client_does_not_read_counts_until_it_is_gone(kind):
@@ -762,10 +782,10 @@ def test_what_a_closed_client_does_not_read_counts_until_it_is_gone(kind):
         ws = front.websocket()
         front.call(fill, ws)
         front.call(ws.close, 1001)
-        assert front.call(lambda: (ws in front.shared.lingering, ws.waiting_bytes > 1000)) == (True, True)
+        assert front.call(lambda: (ws in front.shared.lingering, ws.held_bytes > 1000)) == (True, True)
         front.call(ws.give_up)
         front.until(lambda: not front.shared.lingering)
-        assert front.call(lambda: ws.waiting_bytes) == 0
+        assert front.call(lambda: ws.held_bytes) == 0
         client.close()
 
 
@@ -1129,7 +1149,7 @@ def test_an_error_in_what_waited_ends_it(is_gone):
     receiver.go_on(loop, ws)
     assert receiver.told == (["a", 1006, "b", "over"] if is_gone else ["a", "b", 1007, "over"])
     assert ws._shared.counters["bad_utf8"] == (not is_gone)
-    assert not ws.waiting_bytes
+    assert not ws.held_bytes
 
 
 def test_a_receiver_that_closes_at_what_waited_gets_no_more():
@@ -1163,10 +1183,10 @@ def test_what_waits_can_be_dropped_and_is_by_who_is_short_of_memory(is_gone):
     feed(transport, frame(TEXT, "a") + frame(TEXT, "b" * 10_000))
     if is_gone:
         ws.connection_lost()
-    assert ws.waiting_bytes > 10_000
+    assert ws.held_bytes > 10_000
     ws.give_up()
     assert receiver.told == ["a", 1006 if is_gone else 1013, "over"]
-    assert not ws.waiting_bytes
+    assert not ws.held_bytes
     assert not ws._shared.leaving
 
 

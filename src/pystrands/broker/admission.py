@@ -198,7 +198,7 @@ class Handshake(asyncio.Protocol):
         return not self._buffer
 
     @property
-    def waiting_bytes(self) -> int:
+    def held_bytes(self) -> int:
         """How many bytes of a request, or sent before its answer, are kept."""
         return len(self._buffer)
 
@@ -282,6 +282,10 @@ class Handshake(asyncio.Protocol):
                 self._read_head(data)
             elif self._state != _DONE:
                 self._buffer += data
+                meter = self._admission.shared.meter
+                meter.grown += len(data)
+                if meter.grown > meter.mark:
+                    meter.over()
                 if len(self._buffer) > _MAX_EARLY and self._transport is not None:
                     self._transport.pause_reading()
         except Exception:

@@ -12,6 +12,7 @@ from mypy_extensions import trait
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.links import Link, LinkOwner
+from pystrands.broker.queue import EVENT_COST
 from pystrands.broker.taps import ToolOutput
 from pystrands.protocol import messages, wire
 from pystrands.protocol.events import Holder
@@ -157,14 +158,14 @@ class Session(Holder):
         return self.link is None and self.is_expired
 
     @property
-    def waiting_bytes(self) -> int:
-        """How many bytes are kept until the backend has them, or has finished with them."""
-        return self.bytes_in_flight + (self.stream.kept_bytes if self.stream is not None else 0)
-
-    def give_up(self) -> None:
-        """Drop the link: its clients go to others if it does not come back."""
+    def held_bytes(self) -> int:
+        """About how many bytes are kept until the backend has them, has finished with them, or has sent the rest."""
+        size = self.bytes_in_flight + EVENT_COST * len(self.unfinished)
+        if self.stream is not None:
+            size += self.stream.kept_bytes
         if self.link is not None:
-            self.link.abort()
+            size += self.link.unread_bytes + self.link.unsent_bytes
+        return size
 
     def write(self, line: bytes) -> int:
         """Write a line of the stream; return its number, 0 in protocol 1. Without a link the stream keeps it."""
@@ -273,6 +274,14 @@ class Backends(LinkOwner):
 
     def _may_be_nobody(self, session: Session) -> bool:
         return session.is_mute and self._has_met_protocol_2
+
+    def give_up(self, session: Session) -> None:
+        """End a session for the memory that it takes itself: it reads no results, or ends no line."""
+        link = session.link
+        if session.session_id in self._sessions:
+            self._die(session)
+        if link is not None:
+            link.abort()
 
     # --- links: what LinkOwner asks for ---
 

@@ -1,114 +1,219 @@
-"""One budget for all that waits in the broker (LINK rule 13)."""
+"""One budget for all that the broker holds for others (LINK rules 13 and 29)."""
 
 import asyncio
+import ctypes
 import logging
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, Protocol
 
+from pystrands.broker.accounts import Account
 from pystrands.broker.counters import Counters
+from pystrands.broker.meter import Meter
+from pystrands.protocol.events import HOLDER_BYTES
 
-__all__ = ["Budget", "Offender"]
+__all__ = ["Budget", "Holder", "backend_bytes", "give_back", "keep_less", "settle"]
 
 logger = logging.getLogger(__name__)
 
 _INTERVAL: Final = 0.5
-"""Seconds between two looks."""
+"""Seconds between two looks, where no more comes in than the budget has left."""
 _AT_ONCE: Final = 1000
 """So many buffers are looked at in one turn of the loop: about half a millisecond."""
+_STEP: Final = 16
+"""Of the budget, the part that may come in between two looks at least."""
+_LEAST: Final = 1024
+"""Who would free less than so many bytes is not closed."""
+_TRIMMED: Final = 200
+"""Buffers that are trimmed at a look where memory is not short, at most: each takes about 40 microseconds."""
+_M_MMAP_THRESHOLD: Final = -3  # of malloc.h
+_LARGE: Final = 131_072
+"""Bytes."""
+_TRIM_AFTER: Final = 0.2
+"""Seconds from closing somebody to giving memory back to the system."""
 
 
-class Offender(Protocol):
-    """Something that bytes wait for, and that can be closed to be rid of them."""
+class Holder(Protocol):
+    """Something that bytes are kept for."""
 
     @property
-    def waiting_bytes(self) -> int:
-        """How many bytes wait."""
-        ...
-
-    def give_up(self) -> None:
-        """Close it, and drop what waits."""
+    def held_bytes(self) -> int:
+        """How many."""
         ...
 
 
 class Budget:
-    """Looks twice a second at all that waits; when it is more than ``limit`` bytes, the largest offenders are closed.
+    """Looks at all that is kept for others; when it is more than ``limit`` bytes, those who caused most are closed.
 
-    Each buffer has a bound of its own; this is for when there are many. ``offenders()`` names all that bytes may wait
-    for, and what it returned stays as it is; ``others()`` is the bytes of what is nobody's fault. A ``limit`` of 0
-    turns it off. Counted as ``budget_closed``.
+    It looks twice a second, and at once when ``meter`` has counted as many bytes as were left at the last look. A look
+    is a sum over ``holders()``, which stays as it is, and ``others()``. It may count what several share several times:
+    so when it is too much, ``accounts()`` tells exactly who has caused what, and :func:`settle` goes by that. A
+    ``limit`` of 0 turns it off. Counted as ``budget_closed``. ``trim(count, size)`` gives back what at most so many
+    buffers have grown by that hold nothing now, until that is ``size`` bytes.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int,
-        offenders: Callable[[], Iterable[Offender]],
+        meter: Meter,
+        *,
+        holders: Callable[[], Iterable[Holder]],
         others: Callable[[], int],
+        accounts: Callable[[], tuple[list[Account], int]],
+        trim: Callable[[int, int], None] = lambda _count, _size: None,
         counters: Counters,
     ) -> None:
         self.limit = limit
         self._loop = loop
-        self._offenders = offenders
+        self._meter = meter
+        self._holders = holders
         self._others = others
+        self._accounts = accounts
+        self._trim_buffers = trim
         self._counters = counters
         self._timer: asyncio.Handle | None = None
+        self._trimming: asyncio.TimerHandle | None = None
         self._total = 0
+        self._looks = 0
 
     @property
     def total(self) -> int:
-        """How many bytes wait in all: as of the last look, or of now where there is no limit to look after."""
-        return self._total if self.limit else self._sum(_of(self._offenders()))
+        """How many bytes are kept in all: as of the last look, or of now where there is no limit to look after."""
+        return self._total if self.limit else _sum(self._holders()) + self._others()
 
     def start(self) -> None:
         """Look from now on."""
         if self.limit:
+            self._meter.watch(self.look)
+            self._meter.reset(self.limit)
             self._timer = self._loop.call_later(_INTERVAL, self._on_timer)
 
     def stop(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._meter.reset(sys.maxsize)
+        for timer in (self._timer, self._trimming):
+            if timer is not None:
+                timer.cancel()
 
     def _on_timer(self) -> None:
-        self._look_on(iter(self._offenders()), [])
+        self._trim_buffers(_TRIMMED, sys.maxsize)
+        self._looks += 1
+        self._look_on(iter(self._holders()), -self._meter.grown, self._looks)
 
-    def _look_on(self, rest: Iterator[Offender], waiting: list[tuple[int, Offender]]) -> None:
-        """Look at the next few, and at the others in later turns of the loop: thousands take some ten milliseconds."""
+    def _look_on(self, rest: Iterator[Holder], size: int, look: int) -> None:
+        """Look at the next few, and at the others in later turns of the loop: thousands take some ten milliseconds.
+
+        What comes in between is added, unless another look has been done by then: that one is newer.
+        """
         some = list(islice(rest, _AT_ONCE))
-        waiting += _of(some)
+        size += _sum(some)
         if len(some) == _AT_ONCE:
-            self._timer = self._loop.call_soon(self._look_on, rest, waiting)
+            self._timer = self._loop.call_soon(self._look_on, rest, size, look)
             return
-        self._settle(waiting)
-        self.start()
+        if look == self._looks:
+            self._judge(size + self._meter.grown + self._others())
+        self._timer = self._loop.call_later(_INTERVAL, self._on_timer)
 
     def look(self) -> None:
-        """Close the largest offenders until what waits is within the limit."""
-        self._settle(_of(self._offenders()))
+        """Close those who caused most until what is kept is within the limit."""
+        self._looks += 1
+        self._judge(_sum(self._holders()) + self._others())
 
-    def _settle(self, waiting: list[tuple[int, Offender]]) -> None:
-        total = self._total = self._sum(waiting)
-        if total <= self.limit:
+    def _judge(self, total: int) -> None:
+        self._total = total
+        if total > self.limit:
+            self._trim_buffers(sys.maxsize, total - self.limit + self.limit // _STEP)
+            self._total, closed = settle(*self._accounts(), self.limit)
+            if closed:
+                self._counters["budget_closed"] += closed
+                logger.error(
+                    "more than %d bytes were kept for others (--memory-budget): the %d that caused most were closed",
+                    self.limit,
+                    closed,
+                )
+                if self._trimming is None:
+                    self._trimming = self._loop.call_later(_TRIM_AFTER, self._trim)
+        self._meter.reset(max(self.limit - self._total, self.limit // _STEP))
+
+    def _trim(self) -> None:
+        self._trimming = None
+        give_back()
+
+
+def backend_bytes(limit: int) -> int:
+    """Return how many bytes of messages one backend may have unfinished, with that budget; 0 is none.
+
+    Each is kept about three times: as an event, as a line that may have to be sent again, and on its way.
+    """
+    return min(HOLDER_BYTES, limit // _STEP) if limit else HOLDER_BYTES
+
+
+def _sum(holders: Iterable[Holder]) -> int:
+    return sum(holder.held_bytes for holder in holders)
+
+
+def settle(accounts: list[Account], others: int, limit: int) -> tuple[int, int]:
+    """Give up those who caused most, until all is within ``limit``; return what is left, and how many that were.
+
+    A frame that several keep is counted once, and each is charged with its share of it. What giving somebody up does
+    not free is not taken for freed, and who would free nothing is left alone.
+    """
+    keepers = Counter(id(frame) for account in accounts for frame in account.frames)
+    shares: list[tuple[float, int]] = []
+    total = float(others)
+    for index, account in enumerate(accounts):
+        share = account.own + sum(len(frame) / keepers[id(frame)] for frame in account.frames)
+        total += share
+        shares.append((share, index))
+    left = round(total)
+    shares.sort(key=lambda each: (-each[0], each[1]))
+    closed = 0
+    for share, index in shares:
+        if left <= limit or share < _LEAST:
+            break
+        account = accounts[index]
+        freed = account.own - account.fixed
+        if freed < _LEAST and not account.frames:
+            continue
+        for frame in account.frames:
+            keepers[id(frame)] -= 1
+            if not keepers[id(frame)]:
+                freed += len(frame)
+        account.give_up()
+        left -= freed
+        closed += 1
+    return left, closed
+
+
+def keep_less() -> None:
+    """Have the C library give large pieces of memory back to the system as soon as they are free. For the process.
+
+    By itself it learns to keep them, and a buffer that grows by doubling leaves holes behind that nothing else fits.
+    """
+    if _libc is not None:
+        try:
+            _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        except AttributeError:  # another C library
             return
-        waiting.sort(key=lambda each: each[0], reverse=True)
-        closed = 0
-        for size, offender in waiting:
-            if total <= self.limit:
-                break
-            offender.give_up()
-            total -= size
-            closed += 1
-        self._counters["budget_closed"] += closed
-        logger.error(
-            "more than %d bytes waited in all buffers (--memory-budget): the %d that had most were closed",
-            self.limit,
-            closed,
-        )
-
-    def _sum(self, waiting: list[tuple[int, Offender]]) -> int:
-        return sum(size for size, _ in waiting) + self._others()
 
 
-def _of(offenders: Iterable[Offender]) -> list[tuple[int, Offender]]:
-    return [(size, offender) for offender in offenders if (size := offender.waiting_bytes)]
+def give_back() -> None:
+    """Have the C library give unused memory back to the system, where it can be told to."""
+    if _libc is not None:
+        try:
+            _libc.malloc_trim(ctypes.c_size_t(0))
+        except AttributeError:  # another C library
+            return
+
+
+def _load_libc() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):  # another system
+        return None
+
+
+_libc: Final = _load_libc()

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import cast
 
+from pystrands.broker.assembly import Assembly
 from pystrands.broker.deflate import Compressor, DeflatedAssembly, wire_limit
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import MESSAGE_TOO_BIG
@@ -54,6 +55,11 @@ class CompressedWebSocket(WebSocket):
             self._add_fragment(self._partial, frame)
         else:
             super()._on_other_frame(frame)
+
+    def _add_fragment(self, partial: Assembly, frame: Frame) -> None:
+        before = partial.size
+        super()._add_fragment(partial, frame)
+        self._shared.meter.grown += partial.size - before
 
     def _max_frame_size(self) -> int:
         return wire_limit(self._shared.max_message_size)

@@ -222,7 +222,7 @@ class BrokerConfig:
     )
     memory_budget: int = option(
         GIB,
-        "bytes that may wait in all buffers together before those with most are closed; 0: no such limit",
+        "bytes that may be kept for others in all before those who caused most are closed; 0: no such limit",
         unit="bytes",
         minimum=0,
         maximum=1024 * GIB,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.gate import FIRST_LINE, LATE, TOO_LONG, Gate
+from pystrands.broker.meter import Meter
 from pystrands.broker.ports import Ports, is_http
 from pystrands.broker.tls import Tls, TlsStart
 from pystrands.broker.upgrade import response
@@ -88,6 +89,7 @@ class LinkShared:
     hello_time: float = 10.0
     """The same where nobody may pass without a hello."""
     counters: Counters = field(default_factory=new_counters)
+    meter: Meter = field(default_factory=Meter)
     ports: Ports = field(default_factory=Ports)
 
 
@@ -126,6 +128,17 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self.name}>"
+
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes are kept of a line whose end has not come."""
+        return self._splitter.held_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How many bytes wait in the transport to be written: copies of lines."""
+        transport = self._transport
+        return 0 if transport is None else transport.get_write_buffer_size()
 
     @property
     def is_open(self) -> bool:
@@ -208,6 +221,12 @@ class Link:
         """Take commands; none of them can end the link."""
         shared = self._shared
         self.heard = shared.loop.time()
+        meter = shared.meter
+        meter.grown += len(data)
+        if meter.grown > meter.mark:
+            meter.over()
+            if self._transport is None:
+                return
         if self._held is not None:
             self._take_first(self._held, data)
             return

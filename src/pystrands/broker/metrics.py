@@ -67,7 +67,10 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "budget_closed": Counted(
         "budget_closed",
         "",
-        "clients and links that were closed because more than `--memory-budget` waited in all buffers together",
+        "clients and backends that were closed: they had caused most of what was more than `--memory-budget`",
+    ),
+    "budget_dropped": Counted(
+        "events_dropped", "memory", "messages that were dropped with a client that was closed for the memory it took"
     ),
     "slow_consumer_closed": Counted(
         "clients_closed", "slow", "clients that were closed with 1013: they did not read, or lagged behind their room"
@@ -224,7 +227,7 @@ GAUGES: Final[Mapping[str, str]] = {
     "queue_messages": "messages that wait: for a backend, for its link to come back, or for its credit",
     "queue_bytes": "memory that these messages take, about 300 bytes each beside their content",
     "events_in_flight": "events that backends of protocol 2 have and have not finished",
-    "waiting_bytes": "size of what waits in all buffers together, at most half a second ago",
+    "waiting_bytes": "memory that is kept for others, which `--memory-budget` bounds; at most half a second old",
 }
 
 HISTOGRAMS: Final[Mapping[str, str]] = {

@@ -6,6 +6,7 @@ from sys import getsizeof
 from typing import Final
 
 from pystrands.broker.counters import Counters
+from pystrands.broker.meter import Meter
 from pystrands.protocol.events import Event, Kind
 
 __all__ = ["EVENT_COST", "EventQueue", "Offer", "cost"]
@@ -43,13 +44,16 @@ class EventQueue:
     sender is not read from meanwhile, and no policy touches it. Lifecycle events are not counted, nor dropped.
     """
 
-    def __init__(self, max_messages: int, max_bytes: int, policy: str, counters: Counters) -> None:
+    def __init__(
+        self, max_messages: int, max_bytes: int, policy: str, counters: Counters, meter: Meter | None = None
+    ) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.policy = policy
         self.size = 0
         """Bytes of memory of all messages that wait, each with what it costs beside its content."""
         self._counters = counters
+        self._meter = meter or Meter()
         self._homeless: OrderedDict[Event, int] = (
             OrderedDict()
         )  # those without a backend, oldest first; what each costs
@@ -84,7 +88,7 @@ class EventQueue:
             return Offer.REFUSED
         size = self._homeless[event] = cost(event)
         self._homeless_size += size
-        self.size += size
+        self._add(size)
         return Offer.FULL if self.policy == "backpressure" and self.is_full else Offer.KEPT
 
     def overdue(self) -> Event | None:
@@ -99,7 +103,11 @@ class EventQueue:
     def keep(self, event: Event) -> None:
         """Count a message that waits whatever the policy: its sender is not read from meanwhile."""
         size = self._kept[event] = cost(event)
+        self._add(size)
+
+    def _add(self, size: int) -> None:
         self.size += size
+        self._meter.grown += size  # whoever read it, looks
 
     def taken(self, event: Event) -> None:
         """A message waits no longer."""

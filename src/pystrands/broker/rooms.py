@@ -166,6 +166,11 @@ class Rooms:
         return len(self._rooms)
 
     @property
+    def clients(self) -> Collection[Client]:
+        """All clients."""
+        return self._by_id.values()
+
+    @property
     def sockets(self) -> Collection["WebSocket"]:
         """The sockets of all clients."""
         return cast("set[WebSocket]", self.everyone.members)

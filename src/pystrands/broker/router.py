@@ -17,7 +17,7 @@ from pystrands.broker.rooms import SMALL, Client, Rooms
 from pystrands.broker.websocket import Receiver, WebSocket
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
-from pystrands.protocol.events import MAX_DELIVERIES, Event, Holder, Keeper, Kind, Lane, Ledger
+from pystrands.protocol.events import HOLDER_BYTES, MAX_DELIVERIES, Event, Holder, Keeper, Kind, Lane, Ledger
 from pystrands.protocol.messages import (
     Broken,
     Command,
@@ -65,6 +65,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         answer_timeout: float,
         counters: Counters,
         ledger: Callable[[Keeper], Ledger] = Ledger,
+        backend_bytes: int = HOLDER_BYTES,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
@@ -77,6 +78,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         self._clients = 0
         self._events = 0
         self._ledger = ledger(self)
+        self._ledger.holder_bytes = backend_bytes
         self.doorkeeper = Doorkeeper(
             self._choose,
             self._has_backend,
@@ -180,6 +182,18 @@ class Router(Receiver, SessionReceiver, Keeper):
             self._put(Event(client, Kind.ERROR, self.new_number(), text))
         self._put(Event(client, Kind.GONE, self.new_number(), reason, code=code))
         ws.client = None  # the two refer to each other: the collector would have to find them
+
+    def give_up(self, client: Client) -> None:
+        """Close a client, which may be gone already, for the memory that it takes: what waits of it goes, too."""
+        ws = client.ws
+        ws.drop_backlog()
+        self._counters["budget_dropped"] += self._ledger.drop_messages(client)
+        ws.give_up()
+
+    @property
+    def orphans(self) -> Collection[Lane]:
+        """Clients whose events wait, and who have no session."""
+        return self._ledger.orphans
 
     def _put(self, event: Event) -> None:
         """Send a lifecycle event, or have it wait: it is never dropped."""

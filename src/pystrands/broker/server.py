@@ -6,13 +6,15 @@ import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Final, Self
 
+from pystrands.broker.accounts import Accounts
 from pystrands.broker.admin import AdminServer
 from pystrands.broker.admission import Admission
 from pystrands.broker.backends import Backends
-from pystrands.broker.budget import Budget, Offender
+from pystrands.broker.budget import Budget, Holder, backend_bytes
 from pystrands.broker.commands import Commands
 from pystrands.broker.compression import CompressedOutbox
 from pystrands.broker.config import BrokerConfig
@@ -25,6 +27,7 @@ from pystrands.broker.gate import Gate, read_tokens
 from pystrands.broker.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.links import LinkShared, link_factory
 from pystrands.broker.listening import hosts, on_one_port
+from pystrands.broker.meter import Meter
 from pystrands.broker.origins import AllowedOrigins
 from pystrands.broker.ports import Ports
 from pystrands.broker.proxies import TrustedProxies
@@ -263,6 +266,7 @@ class Broker:
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
+        self._meter = Meter()
         timings = Timings()
         parts = timed_parts(timings) if config.admin_port >= 0 else Parts()
         commands = self._wire_router(loop, parts)
@@ -271,9 +275,31 @@ class Broker:
             self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time
         ).make
         self._wire_clients(loop, parts)
-        self._budget = Budget(loop, config.memory_budget, self._holders, lambda: self._queue.size, self.counters)
+        self._wire_budget(loop)
         if config.admin_port >= 0:
             self._admin = self._make_admin(loop, timings)
+
+    def _wire_budget(self, loop: asyncio.AbstractEventLoop) -> None:
+        shared = self._shared
+        accounts = Accounts(
+            sockets=lambda: [*self._rooms.sockets, *shared.leaving],
+            closed=lambda: shared.lingering,
+            handshakes=lambda: self._admission.handshakes,
+            sessions=lambda: self._backends.sessions,
+            orphans=lambda: self._router.orphans,
+            give_up_client=self._router.give_up,
+            give_up_session=self._backends.give_up,
+        )
+        self._budget = Budget(
+            loop,
+            self.config.memory_budget,
+            self._meter,
+            holders=self._holders,
+            others=lambda: self._queue.size,
+            accounts=accounts.take,
+            trim=self._trim,
+            counters=self.counters,
+        )
 
     def _wire_router(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> Commands:
         config = self.config
@@ -292,7 +318,7 @@ class Broker:
             Limits(self.config.max_rooms_per_client, context_limit(self.config.max_message_size)),
         )
         commands = Commands(self._engine, self._rooms, self.counters)
-        self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters)
+        self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters, self._meter)
         self._router = Router(
             self._rooms,
             self._queue,
@@ -302,6 +328,7 @@ class Broker:
             answer_timeout=config.answer_timeout,
             counters=self.counters,
             ledger=parts.ledger,
+            backend_bytes=backend_bytes(config.memory_budget),
         )
         return commands
 
@@ -321,6 +348,7 @@ class Broker:
             gate=self._gate,
             tls=self._backend_tls,
             hello=self._hello(),
+            meter=self._meter,
             max_line=messages.line_limit(config.max_message_size),
             link_buffer=config.link_buffer,
             counters=self.counters,
@@ -340,6 +368,7 @@ class Broker:
             receiver=receiver,
             outbox=self._outbox,
             watches=watches,
+            meter=self._meter,
             counters=self.counters,
             max_message_size=config.max_message_size,
             send_limit=config.client_buffer,
@@ -384,10 +413,24 @@ class Broker:
             watches.append(self._idle)
         return receiver, watches
 
-    def _holders(self) -> tuple[Offender, ...]:
-        """Return all that bytes may wait for: on the way in, on the way out, and to and from backends."""
+    def _trim(self, count: int, size: int) -> None:
+        """Replace at most so many parsers' buffers that have grown and hold nothing, until ``size`` bytes are free."""
+        fat = [ws for ws in self._shared.fat if not ws.held]
+        if len(fat) > count:
+            del fat[count:]
+        else:
+            fat.sort(key=attrgetter("grown"), reverse=True)
+        for ws in fat:
+            if size <= 0:
+                break
+            size -= ws.grown
+            ws.trim()
+
+    def _holders(self) -> tuple[Holder, ...]:
+        """Return all that bytes are kept for: on the way in, on the way out, and to and from backends."""
         return (
             *self._rooms.sockets,
+            *self._rooms.clients,
             *(self._shared.lingering | self._shared.leaving),
             *self._admission.handshakes,
             *self._backends.sessions,

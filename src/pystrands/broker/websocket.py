@@ -32,6 +32,7 @@ from pystrands.broker.groups import BLOCKED, CLOSED, Recipient
 from pystrands.broker.hangup import HangupWatcher
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
+from pystrands.broker.meter import Meter
 from pystrands.broker.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, Parser, narrow, parse
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ _COUNTERS: Final = {
 _BIG: Final = 4096
 _WIDE: Final = 32_768  # bytes in it from which on a read gives no more than 64 KiB
 _SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
+_HUGE: Final = 131_072  # bytes in it from which on a fresh one is worth its time at once
 _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one before it
 _PONG_BYTE: Final = 0x80 | PONG
 
@@ -120,6 +122,8 @@ class WebSocketShared:
     max_controls: int = 1000  # control frames of one client before `controls` is set to 0 again
     lingering: set["WebSocket"] = field(default_factory=set)  # closed, and what was sent is not out yet
     leaving: set["WebSocket"] = field(default_factory=set)  # closed, and what was read is not handled yet
+    fat: dict["WebSocket", None] = field(default_factory=dict)  # those whose parser's buffer has grown
+    meter: Meter = field(default_factory=Meter)
     hangups: HangupWatcher = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +147,7 @@ class WebSocket(Recipient):
         "_held",
         "_parser",
         "_partial",
+        "_reading",
         "_shared",
         "_slimmed",
         "_state",
@@ -184,10 +189,11 @@ class WebSocket(Recipient):
         self._partial: Assembly | None = None  # a message whose last fragment is to come
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
-        self._fat = False
+        self._fat = 0  # bytes that the parser's buffer has held, where it has grown
         self._slimmed = 0.0
         self._backlog: Backlog | None = None  # data frames that came while it is paused
         self._handling = False  # one of those
+        self._reading = False  # its transport is in the middle of a read
         self._end = (ABNORMAL_CLOSURE, "")  # what `client_closed` was told
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
 
@@ -263,9 +269,12 @@ class WebSocket(Recipient):
         return self.held > 0 or self._partial is not None
 
     @property
-    def waiting_bytes(self) -> int:
-        """How many bytes wait for the peer to read, or for the rest of a message."""
-        size = self.queued + self.held
+    def held_bytes(self) -> int:
+        """How many bytes are kept: for the peer to read, for the rest of a message, until they can be handled.
+
+        A parser's buffer counts once it has grown.
+        """
+        size = self.queued + max(self.held, self._fat)
         if self._partial is not None:
             size += self._partial.size
         if self._backlog is not None:
@@ -276,14 +285,33 @@ class WebSocket(Recipient):
         return size
 
     def give_up(self) -> None:
-        """Drop what waits, and close with 1013."""
+        """Drop what waits, and close with 1013. Not while its parser parses."""
         self.drop_backlog()
         if self._state >= _CLOSING:  # all that waits is the transport's
             self.abort()
             return
         self.out.clear()
         self.queued = 0
+        is_stuck = self.flags & BLOCKED
+        if not self._reading:
+            self._parser = None  # at once: more is read before the loop's next turn
         self.close(TRY_AGAIN_LATER, "the server is short of memory")
+        if is_stuck:  # it would keep what its transport has for as long as it does not read
+            self.abort()
+
+    @property
+    def grown(self) -> int:
+        """Bytes that the parser's buffer has grown to hold; 0 where it has not."""
+        return self._fat
+
+    def trim(self) -> None:
+        """Give back what the parser's buffer has grown by, if nothing is in it. Not while it parses."""
+        transport = self.transport
+        if self._state == _OPEN and transport is not None and not self.held and not transport.is_closing():
+            old = self._parser
+            self._install_parser(transport)
+            if self._reading:
+                self._shared.loop.call_soon(_forget, old)
 
     # What the handshake calls, before the parser is the transport's protocol.
 
@@ -341,6 +369,12 @@ class WebSocket(Recipient):
             self._grows()
         if self._parser is not None:
             _parse(self._parser, nbytes)
+        meter = self._shared.meter
+        meter.grown += nbytes
+        if meter.grown > meter.mark:
+            self._reading = True
+            meter.over()
+            self._reading = False
 
     def pause_writing(self) -> None:
         """Hear that the transport has more than it can send."""
@@ -526,6 +560,9 @@ class WebSocket(Recipient):
     def _install_parser(self, transport: asyncio.Transport) -> None:
         self._state = _OPENING  # what the parser answers to its handshake is nobody's
         self._parser = Parser(self, self._max_frame_size())
+        if self._fat:
+            self._fat = 0
+            self._shared.fat.pop(self, None)
         self._state = _OPEN
         transport.set_protocol(self._parser)
 
@@ -534,7 +571,8 @@ class WebSocket(Recipient):
 
     def _grows(self) -> None:
         """The parser holds so much that its buffer grows."""
-        self._fat = True
+        self._shared.fat[self] = None
+        self._fat = max(self._fat, self.held)
         if self.held >= _WIDE and self._parser is not None and self.transport is not None and narrow(self._parser):
             self.transport.set_protocol(self._parser)
 
@@ -544,9 +582,8 @@ class WebSocket(Recipient):
         if self._state != _OPEN or transport is None or frame.tail_size or not frame.last_in_buffer:
             return
         now = self._shared.loop.time()
-        if now - self._slimmed < _SLIM_INTERVAL:
-            return  # at the latest the answer to the next ping brings us here again
-        self._fat = False
+        if now - self._slimmed < _SLIM_INTERVAL and self._fat < _HUGE:
+            return  # the next look at the memory does it, or the answer to the next ping
         self._slimmed = now
         old = self._parser
         try:
@@ -607,6 +644,9 @@ class WebSocket(Recipient):
             self._backlog = None
         self._shared.hangups.forget(self)
         self.held = 0
+        if self._fat:
+            self._fat = 0
+            self._shared.fat.pop(self, None)
         for watch in self._shared.watches:
             watch.discard(self)
 

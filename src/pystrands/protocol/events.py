@@ -7,7 +7,7 @@ A :class:`Lane` is one client's events; a :class:`Holder` is the session of a ba
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
 from typing import Final
 
@@ -19,6 +19,10 @@ HOLDER_EVENTS: Final = 1000
 HOLDER_BYTES: Final = 16 * 1024 * 1024
 LANE_EVENTS: Final = 32
 LANE_BYTES: Final = 256 * 1024
+SMALL: Final = 4096
+"""Bytes of a message that clients with large ones do not delay: the first one of a client, where bytes are short."""
+_RESERVED: Final = 4
+"""For those a session's last sixteenth is: as a power of two."""
 MAX_DELIVERIES: Final = 3
 """Sessions that may die of a message before it is dropped (LINK rule 21).
 
@@ -158,8 +162,15 @@ class Ledger:
     """Which session has which lane, and what of it is on its way."""
 
     def __init__(self, keeper: Keeper) -> None:
+        self.holder_bytes = HOLDER_BYTES
+        """How many bytes of messages one session may have unfinished."""
         self._keeper = keeper
         self._orphans: dict[Lane, None] = {}  # lanes with waiting events and no holder, oldest first
+
+    @property
+    def orphans(self) -> Collection[Lane]:
+        """Lanes whose events wait, and who have no session."""
+        return self._orphans
 
     # --- what happens to clients ---
 
@@ -315,7 +326,10 @@ class Ledger:
         if in_flight and (in_flight >= LANE_EVENTS or lane.bytes_in_flight + size > LANE_BYTES):
             return False
         all_in_flight = holder.messages_in_flight
-        if all_in_flight and (all_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight + size > HOLDER_BYTES):
+        room = self.holder_bytes - holder.bytes_in_flight
+        if in_flight or size > SMALL:
+            room -= self.holder_bytes >> _RESERVED
+        if all_in_flight and (all_in_flight >= HOLDER_EVENTS or size > room):
             holder.starved[lane] = None
             return False
         number = self._send(holder, event)
@@ -359,7 +373,7 @@ class Ledger:
         for lane in list(holder.starved):
             del holder.starved[lane]  # one that stays hungry is listed again, behind the others
             self._pump(lane)
-            if holder.messages_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight >= HOLDER_BYTES:
+            if holder.messages_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight >= self.holder_bytes:
                 return
 
     def _pump(self, lane: Lane) -> None:

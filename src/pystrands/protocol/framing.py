@@ -28,6 +28,11 @@ class LineSplitter:
         self._skipping = False
         self._start = self._end = b""  # of the line that is being dropped
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are kept of a line that has no end yet."""
+        return self._held_size
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that ``data`` completes, in order."""
         lines = BytesIO(data).readlines()  # in a third of the time that split() takes

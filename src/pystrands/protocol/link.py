@@ -73,6 +73,11 @@ class LinkSession:
         """How many lines were sent and not acknowledged."""
         return len(self._kept)
 
+    def kept_size(self, seq: int) -> int:
+        """Return how many bytes are kept of the line of that number: 0 once it is acknowledged."""
+        index = seq - self.acknowledged - 1
+        return len(self._kept[index]) if 0 <= index < len(self._kept) else 0
+
     def acknowledge(self, received: int) -> bool:
         """The peer has received all up to that number. False when that can't be: the link is to be closed."""
         if not self.acknowledged <= received <= self.sent:

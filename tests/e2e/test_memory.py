@@ -1,0 +1,224 @@
+"""Memory is what the options say: each way to make a broker keep much, against a budget of 64 MiB.
+
+The broker is a process of its own, and what counts is its resident memory. Beside those who cause it there is a client
+that behaves: its messages are echoed all the while.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import sys
+import threading
+import time
+import zlib
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pystrands import testing
+from pystrands.testing import frames
+
+from .broker_process import MIB, BrokerProcess
+from .raw_backend import RawBackend, line
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+BUDGET = 64
+PATIENCE = 30
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+
+class Slow(RawBackend):
+    """Lets everybody in, echoes what the quiet client says, and finishes nothing of the others."""
+
+    async def serve(self):
+        while True:
+            heard = await self.next_line()
+            if "seq" not in heard:
+                if heard["action"] == "heartbeat":
+                    self.raw(line("heartbeat"))
+                continue
+            self.received = heard["seq"]
+            if heard["action"] == "connection_request":
+                self.say("response", {"accepted": True}, request_id=heard["request_id"])
+            elif heard["action"] != "new_message":
+                self.done(heard)
+            elif heard["params"]["message"] == "quiet":
+                client_id = heard["params"]["context"]["client_id"]
+                self.say("message_to_connection", {"conn_id": client_id, "message": "quiet"})
+                self.done(heard)
+            self.acknowledge()
+
+
+class Scene:
+    """A broker, its backend, and how the quiet client does."""
+
+    def __init__(self, broker, backend):
+        self.broker = broker
+        self.backend = backend
+        self.times = []
+        self.baseline = 0.0
+        self.socks = []
+
+    async def talk(self, ws):
+        while True:
+            began = time.monotonic()
+            await ws.send("quiet", timeout=PATIENCE)
+            await ws.expect("quiet", PATIENCE)
+            self.times.append(time.monotonic() - began)
+            await asyncio.sleep(0.02)
+
+    def connect(self, *headers, path="/bad"):
+        """Return the raw socket of a client that is in."""
+        sock = self.raw()
+        sock.sendall(frames.upgrade_request("127.0.0.1", path, KEY, dict(headers), ()))
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = sock.recv(4096)
+            assert data, head
+            head += data
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return sock
+
+    def raw(self):
+        sock = socket.create_connection(("127.0.0.1", self.broker.ws_port), PATIENCE)
+        self.socks.append(sock)
+        return sock
+
+    async def push(self, *jobs, until_read=False):
+        """Send each socket its data at the same time, as far as the broker takes it within a while."""
+        ping = frames.frame(frames.PING, b"") if until_read else b""
+
+        def send(sock, data):
+            sock.settimeout(5)
+            with contextlib.suppress(OSError):
+                sock.sendall(data + ping)
+                if until_read:
+                    assert sock.recv(2)
+
+        threads = [threading.Thread(target=send, args=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+
+    async def settled(self):
+        """Wait until two more looks at the memory are over."""
+        await asyncio.sleep(1.2)
+
+
+@asynccontextmanager
+async def scene(*flags):
+    async with BrokerProcess(f"--memory-budget={BUDGET}MiB", *flags) as broker:
+        async with Slow(broker) as backend:
+            serving = asyncio.create_task(backend.serve())
+            async with testing.connect(broker, "/quiet") as ws:
+                it = Scene(broker, backend)
+                talking = asyncio.create_task(it.talk(ws))
+                await testing.until(lambda: len(it.times) > 5)
+                it.baseline = broker.memory()
+                try:
+                    yield it
+                    assert not talking.done(), talking
+                    assert not serving.done(), serving
+                    peak = broker.memory("VmHWM")
+                    print(f"{it.baseline:.0f} -> {peak:.0f}, now {broker.memory():.0f}; slowest {max(it.times):.3f}")
+                    assert peak <= it.baseline + BUDGET * 1.25
+                    assert statistics.median(it.times) < 0.25  # a busy machine has its outliers
+                    assert "lost its link" not in broker.log
+                finally:
+                    talking.cancel()
+                    serving.cancel()
+                    for sock in it.socks:
+                        sock.close()
+
+
+async def test_compressed_messages_that_inflate_to_a_thousand_times_their_size():
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = (deflate.compress(bytes(MIB)) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    bomb_frame = bytearray(frames.frame(frames.TEXT, bomb))
+    bomb_frame[0] |= 0x40
+    big = frames.frame(frames.BINARY, os.urandom(1_000_000))
+    async with scene("--compression") as it:
+        offer = ("Sec-WebSocket-Extensions", "permessage-deflate")
+        socks = [await asyncio.to_thread(it.connect, offer) for _ in range(10)]
+        await it.push(*((sock, big + bomb_frame * 900) for sock in socks))
+        await it.settled()
+
+
+async def test_tiny_messages_to_a_slow_backend():
+    data = frames.frame(frames.TEXT, b"x") * 280_000
+    async with scene() as it:
+        socks = [await asyncio.to_thread(it.connect) for _ in range(10)]
+        await it.push(*((sock, data) for sock in socks))
+        await it.settled()
+
+
+async def test_large_messages_of_many_to_a_slow_backend():
+    """Who sent them is closed as far as it takes, and never the backend's link."""
+    data = frames.frame(frames.TEXT, b"x" * MIB) * 3
+    async with scene() as it:
+        socks = [await asyncio.to_thread(it.connect) for _ in range(60)]
+        await it.push(*((sock, data) for sock in socks))
+        await it.settled()
+
+
+async def test_messages_whose_end_does_not_come():
+    data = frames.frame(frames.BINARY, bytes(MIB))[:-1]
+    async with scene() as it:
+        socks = [await asyncio.to_thread(it.connect) for _ in range(200)]
+        await it.push(*((sock, data) for sock in socks))
+        await it.settled()
+
+
+async def test_what_is_sent_before_the_handshake_is_over():
+    async with scene("--hold-time=60", "--max-handshakes=5000", "--max-connections-per-address=0") as it:
+        socks = [await asyncio.to_thread(it.raw) for _ in range(100)]
+        await it.push(*((sock, b"GET / HTTP/1.1\r\nX: " + b"x" * 15_000) for sock in socks))
+        await it.settled()
+
+
+@asynccontextmanager
+async def without_a_backend(clients, *flags):
+    """A broker whose only backend has gone, and the sockets of clients that are still in."""
+    async with BrokerProcess(f"--memory-budget={BUDGET}MiB", "--resume-window=0.1", *flags) as broker:
+        async with Slow(broker) as backend:
+            serving = asyncio.create_task(backend.serve())
+            it = Scene(broker, backend)
+            quiet = await testing.connect(broker, "/quiet")
+            socks = [await asyncio.to_thread(it.connect) for _ in range(clients)]
+            serving.cancel()
+        await asyncio.sleep(0.5)
+        it.baseline = broker.memory()
+        yield it, socks
+        peak = broker.memory("VmHWM")
+        print(f"{it.baseline:.0f} -> {peak:.0f}, now {broker.memory():.0f}")
+        assert peak <= it.baseline + BUDGET * 1.25
+        await quiet.ping(PATIENCE)
+        assert quiet.closed is None
+        quiet.abort()
+        for sock in it.socks:
+            sock.close()
+
+
+@pytest.mark.parametrize("policy", ["backpressure", "drop-oldest"])
+async def test_tiny_messages_while_there_is_no_backend(policy):
+    """However large the queue may be: the budget bounds it, and closes who filled it."""
+    data = frames.frame(frames.TEXT, b"x") * 40_000
+    flags = (f"--queue-policy={policy}", "--queue-size=100000000", "--queue-bytes=1GiB")
+    async with without_a_backend(10, *flags) as (it, socks):
+        await it.push(*((sock, data) for sock in socks))
+        await testing.until(lambda: "caused most" in it.broker.log, PATIENCE)
+        await it.settled()
+
+
+async def test_buffers_that_have_grown_for_a_message_and_are_idle_since():
+    """They are given back; nobody is closed for them."""
+    data = frames.frame(frames.TEXT, b"x" * 60_000) * 3
+    async with without_a_backend(1500, "--queue-size=0") as (it, socks):
+        for first in range(0, 1500, 100):
+            await it.push(*((sock, data) for sock in socks[first : first + 100]), until_read=True)
+        await it.settled()
+        assert "caused most" not in it.broker.log, it.broker.log

@@ -6,7 +6,6 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from pystrands.broker import pressure
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.groups import BLOCKED, CLOSED, Group
 from tests.broker.test_pressure import Client as Plain
@@ -24,7 +23,7 @@ class Client(Plain):
     def __init__(self, limit=100_000):
         super().__init__(limit)
         self.kernel = 0
-        self.transport.get_extra_info = lambda _: self
+        self.transport.get_write_buffer_size = lambda: self.kernel
         write = self.transport.write
 
         def count(data):
@@ -32,11 +31,6 @@ class Client(Plain):
             write(data)
 
         self.transport.write = count
-
-
-@pytest.fixture(autouse=True)
-def kernel(monkeypatch):
-    monkeypatch.setattr(pressure, "in_kernel", lambda transport: transport.get_extra_info("socket").kernel)
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pystrands.client.commands import to_client, to_room
+from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
-from pystrands.client.peer import Peer
 from pystrands.protocol.commands import BackendSession
+from tests.broker.ws_support import Double
 
 RECIPIENTS = [to_client("a"), to_client("b"), to_room("a")]
 recipients = st.sampled_from(RECIPIENTS)
@@ -21,19 +22,23 @@ QUICK = settings(
 )
 
 
-class FakeLink:
+class FakeTransport(Double):
+    """Notes what is written."""
+
     def __init__(self):
-        self.peer = Peer()
-        self.is_open = True
-        self.congested = False
-        self.written = []
-        self.collect = self.drained = None
+        self.written = b""
 
-    def write(self, line):
-        self.written.append(line)
-        return True
+    def set_write_buffer_limits(self, high):
+        pass
 
-    append = write
+    def get_extra_info(self, name):
+        return None
+
+    def is_closing(self):
+        return False
+
+    def write(self, data):
+        self.written += data
 
 
 class Sending(RuleBasedStateMachine):
@@ -47,7 +52,8 @@ class Sending(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.outgoing: Any = Outgoing(self.loop, lambda: 0)
-        self.links: list[FakeLink] = []
+        self.links: list[Link] = []
+        self.transports: list[FakeTransport] = []
         self.full: set[str] = set()
         self.sends: list[tuple[str, int, asyncio.Task[bool]]] = []
         self.posted: list[tuple[str, int]] = []
@@ -60,8 +66,11 @@ class Sending(RuleBasedStateMachine):
         self.link()
 
     def link(self):
-        link: Any = FakeLink()
+        link = Link(self.loop, lambda *_: None)
+        transport: Any = FakeTransport()
+        link.connection_made(transport)
         self.links.append(link)
+        self.transports.append(transport)
         self.outgoing.attach(link)
 
     def turn(self):
@@ -132,7 +141,8 @@ class Sending(RuleBasedStateMachine):
     @precondition(lambda self: self.is_up)
     @rule()
     def cut(self):
-        self.links[-1].is_open = False
+        self.turn()
+        self.links[-1].connection_lost(None)
         self.outgoing.detach(self.links[-1])
         self.turn()
 
@@ -170,11 +180,11 @@ class Sending(RuleBasedStateMachine):
 
     def written(self):
         found = defaultdict(list)
-        for link in self.links:
-            for line in link.written:
+        for transport in self.transports:
+            for line in transport.written.splitlines():
                 _, _, rest = line.partition(b'"to":"')
                 to, _, rest = rest.partition(b'","n":')
-                found[to.decode()].append(int(rest.partition(b",")[0].rstrip(b"}\n")))
+                found[to.decode()].append(int(rest.partition(b",")[0].rstrip(b"}")))
         return found
 
     @invariant()

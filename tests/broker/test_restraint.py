@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from pystrands.broker.incoming import BACKPRESSURE, TOO_FAST
 from pystrands.broker.restraint import IdleLimited, RateLimited
-from pystrands.broker.websocket import BACKPRESSURE, TOO_FAST, Receiver
+from pystrands.broker.websocket import Receiver
 from tests.broker.ws_support import Double
 
 

@@ -13,8 +13,9 @@ from websockets.typing import Subprotocol
 
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import ping_frame, text_frame
+from pystrands.broker.incoming import BACKPRESSURE, TOO_FAST
 from pystrands.broker.keepalive import MessageWatch
-from pystrands.broker.websocket import BACKPRESSURE, TOO_FAST, Receiver, WebSocket, WebSocketShared
+from pystrands.broker.websocket import Receiver, WebSocket, WebSocketShared
 from tests.broker.ws_support import (
     BINARY,
     CLOSE,

@@ -7,8 +7,9 @@ from typing import Final, Literal
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.frames import GOING_AWAY, POLICY_VIOLATION
+from pystrands.broker.incoming import TOO_FAST
 from pystrands.broker.rates import RateLimit
-from pystrands.broker.websocket import TOO_FAST, Receiver, WebSocket
+from pystrands.broker.websocket import Receiver, WebSocket
 
 __all__ = ["IdleLimited", "RateLimited", "RatePolicy"]
 

@@ -9,8 +9,6 @@ from typing import Any, Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-from pystrands.broker.assembly import Assembly, BadMessageError
-from pystrands.broker.backlog import Backlog
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import (
@@ -20,7 +18,6 @@ from pystrands.broker.frames import (
     MESSAGE_TOO_BIG,
     NO_STATUS,
     NORMAL_CLOSURE,
-    POLICY_VIOLATION,
     PONG,
     PROTOCOL_ERROR,
     TRY_AGAIN_LATER,
@@ -28,32 +25,26 @@ from pystrands.broker.frames import (
     close_frame,
     pong_frame,
 )
-from pystrands.broker.groups import BLOCKED, CLOSED, Recipient
+from pystrands.broker.groups import BLOCKED, CLOSED
 from pystrands.broker.hangup import HangupWatcher
+from pystrands.broker.incoming import BACKLOG, BACKPRESSURE, CLOSING, FAILING, LOST, OPEN, OPENING, Incoming
 from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
 from pystrands.broker.meter import Meter
-from pystrands.broker.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame, Parser, narrow, parse
+from pystrands.broker.parser import Frame, Parser, narrow, parse
 
 logger = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 65_536  # bytes in the transport's own buffer at which we hold back
 LOW_WATER: Final = 16_384
 
-# Why a client is not read from; each reason is taken back by whoever gave it.
-BACKPRESSURE: Final = 1  # what it sent has nowhere to go
-TOO_FAST: Final = 2  # it has sent more than its rate allows
-_BACKLOG: Final = 4  # our own: some of what was read has not been handled
-
 # For every frame: compiled code finds its module's constants at once, and searches for what is imported.
-_TEXT: Final = TEXT
 _parse: Final = parse
-
-_OPENING: Final = 0
-_OPEN: Final = 1
-_FAILING: Final = 2
-_CLOSING: Final = 3
-_LOST: Final = 4
+_OPENING: Final = OPENING
+_OPEN: Final = OPEN
+_FAILING: Final = FAILING
+_CLOSING: Final = CLOSING
+_LOST: Final = LOST
 
 _COUNTERS: Final = {
     PROTOCOL_ERROR: "protocol_error",
@@ -131,7 +122,7 @@ class WebSocketShared:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
-class WebSocket(Recipient):
+class WebSocket(Incoming):
     """A client's connection from the 101 on: whole messages in, whole frames out. Nothing here blocks or raises.
 
     `send()` works at once, messages come from the loop's next turn on. After `client_closed`, in which `closed_by_us`
@@ -140,27 +131,18 @@ class WebSocket(Recipient):
     """
 
     __slots__ = (
-        "_backlog",
         "_end",
         "_fat",
-        "_handling",
         "_held",
         "_parser",
-        "_partial",
         "_reading",
-        "_shared",
         "_slimmed",
-        "_state",
         "_timer",
         "client",
         "closed_by_us",
-        "controls",
         "held",
-        "paused",
         "place",
         "remote_addr",
-        "silent",
-        "stalled",
         "window_bits",
     )
 
@@ -171,28 +153,19 @@ class WebSocket(Recipient):
         remote_addr: str,
         place: Place | None = None,
     ) -> None:
-        super().__init__(transport, shared.send_limit)
+        super().__init__(shared, transport)
         self.client: Any = None
         self.remote_addr = remote_addr
         self.window_bits = 0
         """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""
-        self.silent = 0  # visits of the keep-alive since a byte was received
-        self.stalled = 0  # visits of the message watch that found the same message unfinished
-        self.controls = 0  # control frames since its last visit
         self.held = 0  # bytes of a frame that is not whole yet
-        self.paused = 0  # the reasons
         self.place = place
         self.closed_by_us = False
-        self._shared = shared
-        self._state = _OPENING
         self._parser: Parser | None = None
-        self._partial: Assembly | None = None  # a message whose last fragment is to come
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
         self._fat = 0  # bytes that the parser's buffer has held, where it has grown
         self._slimmed = 0.0
-        self._backlog: Backlog | None = None  # data frames that came while it is paused
-        self._handling = False  # one of those
         self._reading = False  # its transport is in the middle of a read
         self._end = (ABNORMAL_CLOSURE, "")  # what `client_closed` was told
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
@@ -228,40 +201,6 @@ class WebSocket(Recipient):
             cut(transport, reset=True)
         if telling:
             self._tell(ABNORMAL_CLOSURE, "")
-
-    def pause_reading(self, reason: int = BACKPRESSURE) -> None:
-        """Stop reading from the peer, and keep what has been read already, but for control frames.
-
-        Its leaving is still noticed, its silence is not held against it.
-        """
-        transport = self.transport
-        if self.paused:
-            self.paused |= reason
-            return
-        if transport is None or self._state >= _FAILING or transport.is_closing():
-            return
-        self.paused = reason
-        transport.pause_reading()
-        self._shared.hangups.watch(self, _fileno(transport))
-
-    def resume_reading(self, reason: int = BACKPRESSURE) -> None:
-        """Read from the peer again, unless it is paused for another reason as well.
-
-        What was kept is handled first, from the loop's next turn on.
-        """
-        if not self.paused & reason:
-            return
-        self.paused &= ~reason
-        if self.paused == _BACKLOG:
-            self._shared.loop.call_soon(self._handle_backlog)
-        elif not self.paused:
-            self._read_on()
-
-    def drop_backlog(self) -> None:
-        """Forget what was read and is not handled."""
-        if self._backlog is not None:
-            self._backlog = None
-            self._backlog_is_over()
 
     @property
     def has_unfinished(self) -> bool:
@@ -422,107 +361,6 @@ class WebSocket(Recipient):
 
     # Incoming.
 
-    def _handle(self, frame: Frame) -> None:
-        """Handle a frame. What is raised must not reach picows: it would go on with the next frame."""
-        try:
-            if (
-                frame.msg_type is _TEXT
-                and frame.fin
-                and self._partial is None
-                and not (frame.rsv1 or frame.rsv2 or frame.rsv3)
-            ):
-                try:
-                    message = frame.get_payload_as_utf8_text()
-                except UnicodeDecodeError:
-                    self._fail(INVALID_PAYLOAD, "invalid UTF-8")
-                    return
-                self.stalled = 0
-                self._shared.receiver.client_message(self, message)
-            else:
-                self._on_other_frame(frame)
-                if self._partial is None:
-                    self.stalled = 0
-        except Exception:
-            logger.exception("a client's message could not be handled")
-            self._fail(INTERNAL_ERROR, "internal error")
-
-    def _keep(self, frame: Frame) -> None:
-        """Keep a frame until its turn comes; a control frame's is now."""
-        kind = frame.msg_type
-        if kind is not TEXT and kind is not BINARY and kind is not CONTINUATION:
-            self._handle(frame)
-            return
-        if self._backlog is None:
-            self._backlog = Backlog()
-            self.paused |= _BACKLOG
-        self._backlog.add(frame)
-
-    def _handle_backlog(self) -> None:
-        """Handle what was kept, until reading is paused again."""
-        backlog = self._backlog
-        if backlog is None or self.paused != _BACKLOG:
-            return
-        self._handling = True
-        while self.paused == _BACKLOG and self._backlog is not None and not backlog.is_empty:
-            self._handle(backlog.take())
-        self._handling = False
-        if self._backlog is not None and backlog.is_empty:
-            self._backlog = None
-            self._backlog_is_over()
-
-    def _backlog_is_over(self) -> None:
-        self.paused &= ~_BACKLOG
-        if self in self._shared.leaving:
-            self._tell_over()
-        elif not self.paused:
-            self._read_on()
-
-    def _read_on(self) -> None:
-        transport = self.transport
-        if transport is None:
-            return
-        self.silent = 0
-        self._shared.hangups.forget(self)
-        if not transport.is_closing():
-            transport.resume_reading()
-
-    def _on_other_frame(self, frame: Frame) -> None:
-        """Handle all but a whole text."""
-        kind = frame.msg_type
-        if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._fail(PROTOCOL_ERROR, "reserved bit")
-        elif kind is CONTINUATION:
-            if self._partial is None:
-                self._fail(PROTOCOL_ERROR, "nothing to continue")
-            else:
-                self._add_fragment(self._partial, frame)
-        elif kind is TEXT or kind is BINARY:
-            if self._partial is not None:
-                self._fail(PROTOCOL_ERROR, "message inside a message")
-            elif frame.fin:
-                self._shared.receiver.client_message(self, frame.get_payload_as_bytes())
-            else:
-                self._partial = Assembly(text=kind is TEXT, limit=self._shared.max_message_size)
-                self._add_fragment(self._partial, frame)
-        elif kind is CLOSE:
-            self._on_close_frame(frame.get_payload_as_bytes())
-        elif self.controls >= self._shared.max_controls:
-            self._fail(POLICY_VIOLATION, "too many pings", "control_flood")
-        else:
-            self.controls += 1
-            if kind is PING:
-                self._pong(frame.get_payload_as_bytes())
-
-    def _add_fragment(self, partial: Assembly, frame: Frame) -> None:
-        try:
-            message = partial.add(frame.get_payload_as_bytes(), last=frame.fin != 0)
-        except BadMessageError as error:
-            self._fail(error.code, error.reason, error.counter)
-            return
-        if message is not None:
-            self._partial = None
-            self._shared.receiver.client_message(self, message)
-
     def _on_close_frame(self, payload: bytes) -> None:
         """Answer the peer's close; picows has refused a payload of one byte and a reason that is no UTF-8."""
         if not payload:
@@ -657,11 +495,14 @@ class WebSocket(Recipient):
             logger.exception("a client's leaving could not be handled")
         self._end = (code, reason)
         self._shared.leaving.add(self)
-        self.paused &= BACKPRESSURE | _BACKLOG  # the other reasons are about reading
+        self.paused &= BACKPRESSURE | BACKLOG  # the other reasons are about reading
         if self._backlog is None:
             self._tell_over()
-        elif self.paused == _BACKLOG:
+        elif self.paused == BACKLOG:
             self._shared.loop.call_soon(self._handle_backlog)
+
+    def _is_leaving(self) -> bool:
+        return self in self._shared.leaving
 
     def _tell_over(self) -> None:
         self._shared.leaving.discard(self)
@@ -697,11 +538,6 @@ class _Nobody(asyncio.Protocol):
     @staticmethod
     def data_received(_: bytes) -> None:
         """Ignore it."""
-
-
-def _fileno(transport: asyncio.Transport) -> int:
-    sock = transport.get_extra_info("socket")
-    return -1 if sock is None else int(sock.fileno())
 
 
 def _forget(_: object) -> None:

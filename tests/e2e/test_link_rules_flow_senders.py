@@ -316,3 +316,17 @@ async def test_rule_26_threads_wait_too(raw_broker, kind):
     link.cut()
     await asyncio.to_thread(client.disconnect, 0)
     await soon(running)
+
+
+async def test_rule_11_a_busy_link_that_ends_keeps_nobody_waiting(raw_broker):
+    client = Noting()
+    link = await raw_broker.connected(client)
+    ours = core_of(client).outgoing.link
+    ours.congested = True
+    ours.abort()  # and its end is told in the loop's next turn
+    assert await client.send_private_message("cay", "kept")
+    again = await raw_broker.linked()
+    await again.go_on(link)
+    assert await again.hear_text() == "kept"
+    again.cut()
+    await client.disconnect(0)

@@ -89,7 +89,8 @@ class Outgoing:
     @property
     def _has_room(self) -> bool:
         session, link = self.session, self.link
-        return (session is None or session.has_room) and not (link is not None and link.congested)
+        # A link that ends, and whose end was not told yet, keeps nobody waiting: the session keeps what it is given.
+        return (session is None or session.has_room) and not (link is not None and link.congested and link.is_open)
 
     def is_stale(self) -> bool:
         """Whether this code runs in a handler of a session that is gone; if so, count what it wanted to send."""

@@ -53,3 +53,18 @@ def test_where_gevent_leaves_the_threads_alone_a_client_works():
     with BrokerThread() as broker:
         said = run(CONNECTS.format(port=broker.tcp_port), "thread=False")
     assert said == "True\n3 turns of the others\n"
+
+
+def test_on_asyncio_only_a_name_needs_a_thread():
+    with BrokerThread() as broker:
+        for host, expected in (("127.0.0.1", "True"), ("localhost", "False")):
+            code = f"""
+from gevent import monkey
+monkey.patch_all()
+import asyncio
+from pystrands import AsyncPyStrandsClient
+print(asyncio.run(AsyncPyStrandsClient({host!r}, {broker.tcp_port}).connect()))
+"""
+            done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=50)
+            assert done.stdout == f"{expected}\n"
+            assert ("gevent has replaced them" in done.stderr) == (host == "localhost")

@@ -18,6 +18,7 @@ from itertools import chain, zip_longest
 from typing import Any, Final
 
 from pystrands.client.forking import closed_in_children
+from pystrands.client.greenlets import no_threads
 
 __all__ = ["Prepare", "connect", "connect_blocking"]
 
@@ -157,7 +158,12 @@ def _set(future: asyncio.Future[None]) -> None:
 
 
 async def _on_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], socket.socket]) -> socket.socket:
-    """Run ``function`` on a thread that nobody waits for at the program's end. What comes too late is closed."""
+    """Run ``function`` on a thread that nobody waits for at the program's end. What comes too late is closed.
+
+    Raises OSError where threads are greenlets, which would wait for this loop.
+    """
+    if problem := no_threads():
+        raise OSError(problem)
     result: asyncio.Future[socket.socket] = loop.create_future()
 
     def run() -> None:

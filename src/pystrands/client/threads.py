@@ -6,7 +6,6 @@ import contextvars
 import inspect
 import logging
 import queue
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -17,6 +16,7 @@ from pystrands.client.commands import AT_ONCE
 from pystrands.client.core import Core
 from pystrands.client.dispatch import NotBegun
 from pystrands.client.forking import forgets_in_children
+from pystrands.client.greenlets import no_threads
 from pystrands.client.outgoing import Outgoing
 from pystrands.errors import NotSupported
 
@@ -63,19 +63,8 @@ def loop_runs_here() -> bool:
 
 def check_threads() -> None:
     """Raise NotSupported in a process whose threads are greenlets: an event loop on one would stop all the others."""
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None and gevent.is_module_patched("threading"):
-        patched, instead = (
-            "gevent",
-            "gunicorn's worker class gthread in place of gevent, or monkey.patch_all(thread=False)",
-        )
-    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
-        patched, instead = "eventlet", "monkey_patch(thread=False), or gunicorn's worker class gthread"
-    else:
-        return
-    raise NotSupported(
-        f"PyStrands needs threads of the system, and {patched} has replaced them in this process: use {instead}"
-    )
+    if problem := no_threads():
+        raise NotSupported(problem)
 
 
 class Mailbox:

@@ -101,7 +101,6 @@ def server(config: str | None, **flags: str | None) -> None:
         broker_config = _config(values, sources)
         raise_file_limit()
 
-        from pystrands.broker.budget import keep_less  # noqa: PLC0415 - see the next line
         from pystrands.broker.server import Broker  # noqa: PLC0415 - picows and uvloop are not needed for --help
 
         def on_start(broker: "Broker") -> None:
@@ -114,7 +113,6 @@ def server(config: str | None, **flags: str | None) -> None:
             if broker.admin_port >= 0:
                 say(f"metrics: http://{_address(broker_config.admin_host, broker.admin_port)}/metrics")
 
-        keep_less()
         _run(broker_config, Broker(broker_config), on_start, hangups=hangups, long_lived=True)
 
 

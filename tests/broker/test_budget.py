@@ -4,8 +4,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pystrands.broker import budget as module
 from pystrands.broker.accounts import Account
-from pystrands.broker.budget import Budget, backend_bytes, give_back, settle
+from pystrands.broker.budget import Budget, backend_bytes, be_frugal, give_back, settle
 from pystrands.broker.meter import Meter
 
 KB = 1024
@@ -213,3 +214,16 @@ def test_what_one_backend_may_have_is_a_part_of_the_budget():
 
 def test_memory_can_be_given_back():
     give_back()
+    be_frugal(True)
+    be_frugal(False)
+
+
+async def test_memory_is_given_back_at_once_while_much_of_the_budget_is_used(monkeypatch):
+    told: list[bool] = []
+    monkeypatch.setattr(module, "be_frugal", told.append)
+    things = [Thing(20 * KB)]
+    watching = budget(asyncio.get_running_loop(), 100 * KB, things)
+    for size, expected in [(20, []), (40, [True]), (99, [True]), (20, [True, False]), (0, [True, False])]:
+        things[0].held_bytes = size * KB
+        watching.look()
+        assert told == expected

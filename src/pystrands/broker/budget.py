@@ -14,7 +14,7 @@ from pystrands.broker.counters import Counters
 from pystrands.broker.meter import Meter
 from pystrands.protocol.events import HOLDER_BYTES
 
-__all__ = ["Budget", "Holder", "backend_bytes", "give_back", "keep_less", "settle"]
+__all__ = ["Budget", "Holder", "backend_bytes", "be_frugal", "give_back", "settle"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,11 @@ _TRIMMED: Final = 200
 """Buffers that are trimmed at a look where memory is not short, at most: each takes about 40 microseconds."""
 _M_MMAP_THRESHOLD: Final = -3  # of malloc.h
 _LARGE: Final = 131_072
-"""Bytes."""
+_HUGE: Final = 8 * 1024 * 1024
+"""Bytes from which on a piece of memory is given back at once: while much of the budget is used, and when it no longer
+is."""
+_PRESSED: Final = 4
+"""Much is this part of the budget."""
 _TRIM_AFTER: Final = 0.2
 """Seconds from closing somebody to giving memory back to the system."""
 
@@ -78,6 +82,7 @@ class Budget:
         self._trimming: asyncio.TimerHandle | None = None
         self._total = 0
         self._looks = 0
+        self._is_frugal = False
 
     @property
     def total(self) -> int:
@@ -124,6 +129,9 @@ class Budget:
 
     def _judge(self, total: int) -> None:
         self._total = total
+        if (total > self.limit // _PRESSED) != self._is_frugal:
+            self._is_frugal = not self._is_frugal
+            be_frugal(self._is_frugal)
         if total > self.limit:
             self._trim_buffers(sys.maxsize, total - self.limit + self.limit // _STEP)
             self._total, closed = settle(*self._accounts(), self.limit)
@@ -188,14 +196,15 @@ def settle(accounts: list[Account], others: int, limit: int) -> tuple[int, int]:
     return left, closed
 
 
-def keep_less() -> None:
-    """Have the C library give large pieces of memory back to the system as soon as they are free. For the process.
+def be_frugal(yes: bool) -> None:
+    """Have the C library give large pieces of memory back to the system as soon as they are free, or keep most.
 
-    By itself it learns to keep them, and a buffer that grows by doubling leaves holes behind that nothing else fits.
+    By itself it learns to keep them, which makes large messages faster by half. But a buffer that grows by doubling
+    leaves holes behind that nothing else fits.
     """
     if _libc is not None:
         try:
-            _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+            _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE if yes else _HUGE)
         except AttributeError:  # another C library
             return
 

@@ -404,6 +404,28 @@ def test_a_backend_of_every_kind_without_an_event_loop(kind):
     assert not client.connected
 
 
+@pytest.mark.parametrize("kind", [AsyncPyStrandsClient, PyStrandsClient, PyStrands])
+async def test_one_that_only_sends_is_no_backend_that_the_broker_counts(kind):
+    async with (
+        testing.broker() as broker,
+        testing.backend(broker, Room),
+        testing.connect(broker, "/room") as one,
+        testing.backend(broker, kind, send_only=True) as sender,
+    ):
+        assert sender.connected
+        assert broker.backend_count == 1
+        sent = sender.send_room_message("/room", "x")
+        assert await sent if isinstance(sender, AsyncPyStrandsClient | PyStrands) else sent
+        await one.expect("x")
+
+
+@pytest.mark.parametrize("kind", [AsyncPyStrandsClient, PyStrandsClient, PyStrands])
+def test_one_that_only_sends_without_an_event_loop(kind):
+    with testing.broker_thread() as broker, testing.backend_thread(broker, kind, send_only=True) as sender:
+        assert sender.connected
+        assert broker.backend_count == 0
+
+
 async def test_a_class_takes_positional_arguments():
     class Stored(Room):
         def __init__(self, database, *tables, **options):

@@ -48,6 +48,16 @@ class Arrival:
         self._lowest = min(self._lowest, count)
         return count > self._lowest
 
+    def __repr__(self) -> str:
+        return f"the broker has more than {self._lowest} backends"
+
+
+def _arrival(broker: HasBackends, client: AnyClient) -> Callable[[], bool]:
+    """Return what tells whether the broker has this backend."""
+    if client.send_only:  # a broker does not count these, and they are connected only when it has said so
+        return lambda: client.connected
+    return Arrival(broker)
+
 
 @overload
 def backend(broker: HasBackends, /, **options: Any) -> AbstractAsyncContextManager[AsyncPyStrandsClient]: ...
@@ -78,7 +88,7 @@ async def _backend(
     broker: HasBackends, kind: Any, args: tuple[Any, ...], options: dict[str, Any]
 ) -> AsyncIterator[Any]:
     with _prepared(kind, args, options, broker) as client:
-        arrived = Arrival(broker)
+        arrived = _arrival(broker, client)
         running: asyncio.Task[None] | None = None
         try:
             if isinstance(client, PyStrands):
@@ -127,7 +137,7 @@ def backend_thread(
 def _backend_thread(broker: HasBackends, kind: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Iterator[Any]:
     with _prepared(kind, args, options, broker) as client:
         if isinstance(client, PyStrandsClient):
-            arrived = Arrival(broker)
+            arrived = _arrival(broker, client)
             try:
                 if not client.connect():
                     raise AssertionError(_no_connection(client))

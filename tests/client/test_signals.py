@@ -89,6 +89,65 @@ def test_ctrl_c_ends_clients_of_other_threads_too():
     assert ends(THREADS, signal.SIGINT) == (0, ["ended", "ended", "in order", ""])
 
 
+CTRL_C = """
+import asyncio, sys
+from pystrands import AsyncPyStrandsClient, PyStrands
+
+first, second = (AsyncPyStrandsClient("127.0.0.1", int(port)) for port in sys.argv[1:])
+app = PyStrands("127.0.0.1", first.port)
+
+async def main():
+    other = asyncio.create_task(second.run_forever())
+    await {what}
+    await other
+    print(asyncio.current_task().cancelling(), first.connected, second.connected, app.connected, flush=True)
+
+asyncio.run(main())
+print("in order", flush=True)
+"""
+
+
+@pytest.mark.parametrize("what", ["first.run_forever()", "app.run_async()"])
+def test_ctrl_c_lets_run_forever_return_without_a_traceback(what):
+    code, output = ends(CTRL_C.replace("{what}", what), signal.SIGINT)
+    assert code == 0, "\n".join(output)
+    assert output == ["0 False False False", "in order", ""]
+
+
+def test_ctrl_c_elsewhere_in_the_program_is_pythons():
+    program = CTRL_C.replace("{what}", "asyncio.gather(first.run_forever(), asyncio.sleep(60))")
+    code, output = ends(program, signal.SIGINT)
+    assert code == -signal.SIGINT
+    assert output[-2:] == ["KeyboardInterrupt", ""]
+    assert "in order" not in output
+
+
+GOES_ON = """
+import asyncio, sys
+from pystrands import AsyncPyStrandsClient
+from pystrands.client import signals
+
+signals.STILL_THERE = 0.05
+
+async def main():
+    tasks = [asyncio.create_task(AsyncPyStrandsClient("127.0.0.1", int(port)).run_forever()) for port in sys.argv[1:]]
+    await asyncio.wait(tasks)
+    await asyncio.sleep({after})
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_sigterm_does_not_end_is_told_of_once():
+    code, output = ends(GOES_ON.replace("{after}", "0.5"), signal.SIGTERM)
+    assert code == 0
+    assert [line.partition(":")[0] for line in output] == [
+        "SIGTERM has ended the clients, and the program still runs 0.05 s later",
+        "",
+    ]
+    assert ends(GOES_ON.replace("{after}", "0"), signal.SIGTERM) == (0, [""])
+
+
 LATER = """
 import asyncio, os, signal, sys
 from pystrands import AsyncPyStrandsClient

@@ -127,8 +127,9 @@ class AsyncPyStrandsClient(BaseClient):
         With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
         attempt fails or the link is lost, after the handlers of what was received. Raises Refused when the broker does
         not take the token, at once or when the link was lost: trying again would not help. Cancelling it disconnects,
-        giving handlers a second, and raises CancelledError. In the main thread SIGTERM disconnects, as
-        :meth:`disconnect` does, all clients of the process that run, unless the program has its own handler for it.
+        giving handlers a second, and raises CancelledError. Ctrl-C, where this is awaited by what asyncio.run() was
+        given, disconnects in the same way and returns. In the main thread SIGTERM disconnects, as :meth:`disconnect`
+        does, unless the program has its own handler for it. Both end all clients of the process that run.
         """
         await self.__core.run_forever()
 

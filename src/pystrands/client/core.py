@@ -14,7 +14,13 @@ from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke,
 from pystrands.client.link import Link
 from pystrands.client.outgoing import Outgoing
 from pystrands.client.peer import Peer
-from pystrands.client.signals import ended_by_sigterm, handling_sigterm
+from pystrands.client.signals import (
+    end_all,
+    ended_by_sigterm,
+    handling_sigterm,
+    interrupted,
+    tell_if_the_program_goes_on,
+)
 from pystrands.context import Context
 from pystrands.errors import NotConnected, NotSupported, Refused
 from pystrands.protocol.messages import ResultParams
@@ -150,13 +156,20 @@ class Core:
             try:
                 await asyncio.wait([life.closed])
             except asyncio.CancelledError:
+                task = asyncio.current_task()
+                by_ctrl_c = interrupted(task)
                 life.begin_closing(CANCELLED_TIMEOUT)
+                if by_ctrl_c:
+                    end_all()
                 # Whoever is cancelled again and again, as in a cancelled scope of anyio, must wait all the same: when
                 # this returns the loop may end, and take from handlers the second that they have.
                 while not life.closed.done():
                     with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.wait([life.closed])
-                raise
+                # After Ctrl+C it returns, as after SIGTERM: asyncio.run() would end with a traceback of this library.
+                if not by_ctrl_c or task is None or task.uncancel():
+                    raise
+        tell_if_the_program_goes_on(life.loop)
         if life.supervisor.refusal:
             raise Refused(life.supervisor.refusal)
 

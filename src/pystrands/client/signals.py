@@ -1,18 +1,28 @@
-"""SIGTERM ends, in order, all clients of the process that run until they are ended."""
+"""SIGTERM and Ctrl+C end, in order, all clients of the process that run until they are ended."""
 
+import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any, Final
 
-__all__ = ["end_all", "ended_by_sigterm", "handling_sigterm"]
+__all__ = ["end_all", "ended_by_sigterm", "handling_sigterm", "interrupted", "tell_if_the_program_goes_on"]
+
+logger = logging.getLogger(__name__)
+
+STILL_THERE: Final = 5.0
+"""Seconds after which a program that SIGTERM should have ended is told of."""
 
 _ends: dict[object, Callable[[], object]] = {}
 """What ends each client that runs, on whatever thread."""
 _handlings = 0
 """How many blocks of the main thread want the signal handled."""
+_came = False
+"""Whether the signal was handled here."""
 
 
 def end_all() -> None:
@@ -22,7 +32,34 @@ def end_all() -> None:
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
+    global _came  # noqa: PLW0603 - a process gets it
+    _came = True
     end_all()
+
+
+def tell_if_the_program_goes_on(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a warning logged if SIGTERM has ended the clients, and in a while their event loop still runs."""
+    global _came  # noqa: PLW0603 - it is told once
+    if _came:
+        _came = False
+        loop.call_later(STILL_THERE, _tell, STILL_THERE)
+
+
+def _tell(seconds: float) -> None:
+    logger.warning(
+        "SIGTERM has ended the clients, and the program still runs %g s later: let it end when run_forever() returns, "
+        "or give it a handler of its own for SIGTERM; the next SIGTERM ends it at once",
+        seconds,
+    )
+
+
+def interrupted(task: "asyncio.Task[Any] | None") -> bool:
+    """Whether Ctrl+C has cancelled ``task``, which asyncio.run() was given; that then raises KeyboardInterrupt."""
+    handler: Any = signal.getsignal(signal.SIGINT)
+    runner = getattr(getattr(handler, "func", None), "__self__", None)
+    if not isinstance(runner, asyncio.Runner) or task is None:
+        return False
+    return getattr(handler, "keywords", {}).get("main_task") is task and getattr(runner, "_interrupt_count", 0) > 0
 
 
 @contextlib.contextmanager
@@ -67,9 +104,9 @@ def _let_go() -> None:
 
 def _in_child() -> None:
     # SIGTERM would end clients of the parent's, or nothing, and not the child.
-    global _handlings  # noqa: PLW0603 - as above
+    global _handlings, _came
     _ends.clear()
-    _handlings = 0
+    _handlings, _came = 0, False
     _let_go()
 
 

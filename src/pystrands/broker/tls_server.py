@@ -208,7 +208,10 @@ class TlsServer:
                 ssl_incoming_bio_size=_BIO,
                 ssl_outgoing_bio_size=_BIO,
             )
-        except OSError:  # the peer speaks no TLS, does not trust us, has gone, or took too long
+        except OSError as error:  # the peer speaks no TLS, does not trust us, has gone, or took too long
+            # Its traceback holds the future that holds it. What such a circle holds, TLS' buffers among it, would be
+            # there until a full collection, which in a server hardly ever comes.
+            error.__traceback__ = None
             self._fail(arrival)
         finally:
             self._crowd.leave(arrival)

@@ -283,3 +283,11 @@ def test_metadata_that_contains_itself():
 @given(values)
 def test_json_values_pass(value):
     check_json(value)
+
+
+def test_what_is_shown_of_a_context():
+    assert repr(Context("ada", "lobby", {"a": 1})) == "Context(client_id='ada', room_id='lobby', metadata={'a': 1})"
+    left = Context("ada", "lobby", close_code=1000, reason="bye", redelivered=True, _rooms=("x",), _event=("b", 7))
+    assert repr(left).partition("}, ")[2] == (
+        "rooms=('x',), event_id='b-7', redelivered=True, close_code=1000, reason='bye')"
+    )

@@ -45,6 +45,14 @@ class Context(msgspec.Struct, dict=True):
     _rooms: tuple[str, ...] | None = msgspec.field(default=None, name="rooms")
     _event: tuple[str, int | str] | None = None
 
+    def __repr__(self) -> str:
+        shown = [f"{name}={getattr(self, name)!r}" for name in ("client_id", "room_id", "metadata")]
+        if self._rooms is not None:
+            shown.append(f"rooms={self._rooms!r}")
+        others = ("event_id", "redelivered", "close_code", "reason")
+        shown += [f"{name}={value!r}" for name in others if (value := getattr(self, name))]
+        return f"Context({', '.join(shown)})"
+
     @property
     def event_id(self) -> str:
         """The name of the event, made when it is asked for."""
@@ -324,7 +332,8 @@ class ConnectionRequestContext:
 def check_rejection(status: Any, reason: Any) -> None:
     """Raise TypeError or ValueError unless a client can be rejected with these."""
     if not isinstance(status, int) or isinstance(status, bool):
-        raise TypeError(f"a client is rejected with an HTTP status as an int, not {type(status).__name__}")
+        hint = "; reason= takes the text" if isinstance(status, str) else ""
+        raise TypeError(f"a client is rejected with an HTTP status as an int, not {type(status).__name__}{hint}")
     if not 400 <= status <= 599:
         raise ValueError(f"a client is rejected with an HTTP status from 400 to 599, not {status}")
     if not isinstance(reason, str):

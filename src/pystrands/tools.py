@@ -86,7 +86,8 @@ class Tool:
                 self._socket = ssl.wrap_socket(self._socket, server_hostname=host)
         except (OSError, ValueError) as error:  # ValueError: a name that no certificate can have
             reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
-            raise ToolError(f"no broker at {self.address}: {reason or 'it does not answer'}") from None
+            reason = reason.removeprefix(f"{host}: ") or "it does not answer"
+            raise ToolError(f"no broker at {self.address}: {reason}") from None
         try:
             self.hello = self._greet()
         except BaseException:

@@ -98,7 +98,9 @@ def test_a_problem_says_what_would_be_right():
     assert problem(answer_timeout=0).problem == "0.0 is not a number of seconds above 0, up to 86400"
     assert problem(queue_policy="x").problem == "'x' is not one of backpressure, drop-oldest, disconnect"
     assert problem(max_head_size=1).problem == "1 is not a whole number of bytes from 256 to 1 MiB"
-    assert problem(tcp_host=" ").problem == "' ' is not a host name or an address"
+    for wrong in (" ", "localhost:8081", "ws://localhost", "[::1]:8081"):
+        told = f"{wrong!r} is not a host name or an address, without scheme and port"
+        assert problem(tcp_host=wrong).problem == told
 
 
 def test_whole_seconds_are_numbers_too():

@@ -1,11 +1,24 @@
 """What the first mistakes are answered with."""
 
+import functools
 import logging
+import re
+import socket
 import time
+from typing import Any
 
 import pytest
 
-from pystrands import AsyncPyStrandsClient, MessageError, PyStrands, PyStrandsClient, environment, testing
+from pystrands import (
+    AsyncPyStrandsClient,
+    Context,
+    MessageError,
+    NotConnected,
+    PyStrands,
+    PyStrandsClient,
+    environment,
+    testing,
+)
 from pystrands.client import commands
 from pystrands.environment import unknown_variables
 
@@ -101,6 +114,151 @@ async def test_a_plain_callback_that_holds_the_event_loop(caplog):
 
 
 SENDING = {"room_id": commands.room_message, "client_id": commands.private_message}
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, database=None, **kwargs)
+
+    return wrapper
+
+
+def test_callbacks_that_cant_be_called_with_what_they_get(caplog):
+    class Wrong:
+        async def on_connection_request(self):
+            pass
+
+        async def on_message(self, message):
+            pass
+
+        async def on_new_connection(self, context, room):
+            pass
+
+        async def on_error(self, context, error):
+            pass
+
+    class Right:
+        async def on_connection_request(self, request, *, strict=False):
+            pass
+
+        async def on_message(self, *args):
+            pass
+
+        async def on_disconnect(self, context, why="unknown"):
+            pass
+
+        @wrapped
+        def on_error(self, error, context, database):
+            pass
+
+        on_new_connection = functools.partial(print, "in")
+        on_client_adopted = staticmethod(print)
+
+    type("Right", (Right, AsyncPyStrandsClient), {})()
+    wrong = type("Wrong", (Wrong, AsyncPyStrandsClient), {})
+    wrong()
+    wrong()
+    assert told(caplog) == [
+        "Wrong.on_connection_request takes (self), and is called with (request): it will fail each time",
+        "Wrong.on_message takes (self, message), and is called with (message, context): it will fail each time",
+        "Wrong.on_new_connection takes (self, context, room), and is called with (context): it will fail each time",
+        "Wrong.on_error takes (self, context, error), and is called the other way round: (error, context)",
+    ]
+
+
+class Misplacing(AsyncPyStrandsClient):
+    async def on_connection_request(self, request):
+        if request.url == "/request":
+            request.room_id = "lobby"
+        elif request.url == "/context":
+            request.context.user = "ada"
+        else:
+            request.context.room_id = "lobby"
+        return True
+
+
+LOST = (
+    "request.context.user, which no other callback gets: client_id, room_id and metadata are kept, so it could be "
+    "request.context.metadata['user']"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/request", ["request.room_id, which nothing reads: request.context.room_id is the client's"]),
+        ("/context", [LOST]),
+        ("/right", []),
+    ],
+)
+async def test_attributes_that_are_lost(path, expected, caplog):
+    async with testing.broker() as broker, testing.backend(broker, Misplacing):
+        for _ in range(2):
+            async with testing.connect(broker, path):
+                pass
+    assert told(caplog) == [f"on_connection_request set {each}; this is said once" for each in expected]
+
+
+class Deciding(AsyncPyStrandsClient):
+    async def on_connection_request(self, request):
+        if request.url == "/text":
+            return "yes"
+        return request.reject("not you")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "traced"),
+    [
+        ("/text", "returned a value of type str, and the client is rejected: True lets a client in", False),
+        ("/status", "an HTTP status as an int, not str; reason= takes the text", True),
+    ],
+)
+async def test_a_traceback_is_shown_where_it_leads_to_the_users_code(path, text, traced, caplog):
+    async with testing.broker() as broker, testing.backend(broker, Deciding):
+        with pytest.raises(testing.Rejected):
+            await testing.connect(broker, path).__aenter__()
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert text in str(record.exc_info[1])
+    shown = logging.Formatter().format(record)
+    assert ("Traceback" in shown, __file__ in shown) == (traced, traced)
+
+
+async def test_arguments_of_a_wrong_type():
+    backend: Any = AsyncPyStrandsClient()
+    async with testing.broker() as broker, testing.backend(broker, backend):
+        context = Context("ada", "lobby")
+        for call, text in (
+            (backend.send_private_message(context, "x"), "client_id must be a str, not Context: its client_id is one"),
+            (backend.send_room_message(context, "x"), "room_id must be a str, not Context: its room_id is one"),
+            (backend.broadcast_message("x", exclude=context), "exclude must be a str, not Context: its client_id is"),
+            (backend.broadcast_message("x", exclude=[context]), "exclude must be a str, not Context: its client_id is"),
+            (backend.broadcast_message("x", exclude=7), "exclude must be a str, not int$"),
+            (backend.broadcast_message("x", confirm=True, timeout="5"), "timeout is a number of seconds, not str"),
+            (backend.room_members("x", timeout="5"), "timeout is a number of seconds, not str"),
+        ):
+            with pytest.raises(TypeError, match=text):
+                await call
+        with pytest.raises(TimeoutError, match="the broker has not answered within 0 s"):
+            await backend.room_members("x", timeout=0)
+
+
+async def test_before_the_first_connect(caplog):
+    client = AsyncPyStrandsClient()
+    assert not await client.broadcast_message("x")
+    text = "not connected to the broker: neither connect() nor run was called yet"
+    assert told(caplog) == [f"{text}: a message was not sent, and send returned False"]
+    with pytest.raises(NotConnected, match=re.escape(text)):
+        await client.room_members("x")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_nobody_listens(host, caplog):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        assert not await AsyncPyStrandsClient(host, sock.getsockname()[1]).connect()
+    (text,) = told(caplog)
+    assert text.endswith("Connection refused; does the broker (pystrands server) run there?")
 
 
 @pytest.fixture

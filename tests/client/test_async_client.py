@@ -967,6 +967,10 @@ def test_the_constructor_as_specified():
     [
         ("host", ""),
         ("host", None),
+        ("host", "ws://localhost"),
+        ("host", "localhost:8081"),
+        ("host", "[::1]:8081"),
+        ("host", "localhost\n"),
         ("port", 0),
         ("port", 65536),
         ("port", "8081"),

@@ -121,6 +121,14 @@ async def echoes(here):
         assert await other.recv() == "echo: mine"
 
 
+@check("dataclass")
+async def counts_what_is_said(here):
+    async with here.connect() as client, here.connect() as other:
+        for who, told in ((client, "1"), (other, "2")):
+            await who.send("hello")
+            assert await who.recv() == told
+
+
 @check("original")
 async def echoes_to_the_room(here):
     async with here.connect() as one, here.connect() as other:

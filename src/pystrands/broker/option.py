@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from pystrands.errors import ConfigError
-from pystrands.protocol.address import bare
+from pystrands.protocol.address import bare, has_more
 
 __all__ = ["DAY", "GIB", "KIB", "MIB", "Option", "Value", "option"]
 
@@ -168,7 +168,8 @@ class Option:
         if self.is_list:
             return "a list of texts"
         if isinstance(self.default, str):
-            return {"host": "a host name or an address", "file": "a file's path", "text": "a text"}[self.text]
+            host = "a host name or an address, without scheme and port"
+            return {"host": host, "file": "a file's path", "text": "a text"}[self.text]
         kind = "a whole number" if isinstance(self.default, int) else "a number"
         if self.unit:
             kind += {"s": " of seconds"}.get(self.unit, f" of {self.unit}")
@@ -199,7 +200,7 @@ class Option:
 
 def _can_be_host(text: str) -> bool:
     try:
-        return bool(text.encode("idna")) and not re.search(r"\s", text)
+        return bool(text.encode("idna")) and not has_more(text)
     except UnicodeError:  # a label of it is empty or too long, which the resolver would raise as well
         return False
 

@@ -199,9 +199,9 @@ class PyStrands(BaseClient):
         """Connect, and block until the app is disconnected; on uvloop where there is one.
 
         With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Raises Refused when the broker does
-        not take the token, at once or when the link was lost: trying again would not help. Ctrl-C
-        disconnects, giving handlers a second, and returns; so does SIGTERM in the main thread, giving them five. Raises RuntimeError inside a running
-        event loop: await :meth:`run_async` there.
+        not take the token, at once or when the link was lost: trying again would not help. Ctrl-C disconnects,
+        giving handlers a second, and returns; so does SIGTERM in the main thread, giving them five. Raises RuntimeError
+        inside a running event loop: await :meth:`run_async` there.
         """
         if loop_runs_here():
             raise RuntimeError("app.run() was called inside a running event loop; use: await app.run_async()")

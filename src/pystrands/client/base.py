@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from pystrands.errors import ConfigError
+from pystrands.protocol.address import has_more
 
 __all__ = ["HANDLERS", "NOT_MADE", "TOKEN_VARIABLE", "BaseClient", "Options", "options_of"]
 
@@ -52,6 +53,10 @@ class Options(msgspec.Struct, frozen=True):
         _check_type("host", self.host, str, "a host name or an IP address")
         if not self.host:
             raise ConfigError("host", "must be a host name or an IP address, not empty")
+        if has_more(self.host):
+            raise ConfigError(
+                "host", f"must be a host name or an IP address, without scheme and port, not {self.host!r}"
+            )
         check_whole("port", self.port, 1, 65535)
         _check_type("auto_reconnect", self.auto_reconnect, bool, "True or False")
         _check_number("reconnect_delay", self.reconnect_delay, 0, "seconds")
@@ -105,7 +110,7 @@ class _NotMade:
             raise AttributeError(name)
         raise RuntimeError(
             "super().__init__() was not called: the __init__ of a class that derives from a client has to do that "
-            "before the client is used"
+            "before the client is used, a dataclass in its __post_init__"
         )
 
 

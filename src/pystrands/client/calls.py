@@ -36,6 +36,7 @@ __all__ = [
     "is_undecided",
     "lost_messages",
     "methods_of",
+    "misplaced",
     "refusal",
     "synthesised_disconnect",
     "synthesised_release",
@@ -84,6 +85,7 @@ _LIFE: Final[dict[type, str]] = {
     Disconnected: "on_disconnect",
     ClientAdopted: "on_client_adopted",
 }
+_CLIENTS: Final = ("client_id", "room_id", "metadata")
 _NESTED = frozenset({"accepted", "client_id", "room_id", "metadata"})
 
 
@@ -271,6 +273,22 @@ def _verdict(value: Any, how: str) -> bool:
 def is_undecided(call: Call, result: Any) -> bool:
     """Whether a client is let in by a handler that returned None and touched nothing: it may have lost its return."""
     return result is None and call.request is not None and call.request._is_untouched  # noqa: SLF001 - as above
+
+
+def misplaced(call: Call) -> str:
+    """Return what is the matter with attributes that a handler has set and that nothing reads; mostly nothing."""
+    request = call.request
+    if request is None:
+        return ""
+    for name in _CLIENTS:
+        if name in request.__dict__:
+            return f"request.{name}, which nothing reads: request.context.{name} is the client's"
+    for name in getattr(request.context, "__dict__", ()):
+        return (
+            f"request.context.{name}, which no other callback gets: client_id, room_id and metadata are kept, "
+            f"so it could be request.context.metadata[{name!r}]"
+        )
+    return ""
 
 
 def unoffered_subprotocol(call: Call) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pystrands.client.peer import Peer
-from pystrands.context import check_json
+from pystrands.context import Context, check_json
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
 from pystrands.protocol import wire
 from pystrands.protocol.messages import RecipientParams
@@ -93,7 +93,9 @@ def check_message(message: Any, peer: Peer | None) -> str | bytes:
 def check_id(parameter: str, value: Any) -> str:
     """Return ``value``, the argument ``parameter``, as a str. Raises TypeError if it is none."""
     if not isinstance(value, str):
-        raise TypeError(f"{parameter} must be a str, not {type(value).__name__}")
+        has = "room_id" if parameter == "room_id" else "client_id"
+        hint = f": its {has} is one" if isinstance(value, Context) else ""
+        raise TypeError(f"{parameter} must be a str, not {type(value).__name__}{hint}")
     return value if type(value) is str else text(value)
 
 
@@ -109,7 +111,8 @@ def check_length(parameter: str, value: str, peer: Peer | None) -> None:
 
 def _excluded(exclude: str | Iterable[str]) -> tuple[str, ...]:
     """Return the client ids to leave out. Raises TypeError on what is no str."""
-    ids = (exclude,) if isinstance(exclude, str) else exclude
+    given: Any = exclude  # whatever it is: compiled code would look first, and say less
+    ids: Any = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else given
     return tuple([check_id("exclude", each) for each in ids])
 
 

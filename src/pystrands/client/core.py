@@ -30,6 +30,7 @@ __all__ = ["REQUEST_TIMEOUT", "Core", "Outage"]
 logger = logging.getLogger(__name__)
 
 NOT_CONNECTED = "not connected to the broker"
+NEVER_CONNECTED = f"{NOT_CONNECTED}: neither connect() nor run was called yet"
 FORKED = (
     f"{NOT_CONNECTED}: this process was forked from the one that is, whose connection stayed there; connect() here, too"
 )
@@ -46,7 +47,7 @@ class Outage:
 
     def __init__(self) -> None:
         self._warned = False
-        self.why = NOT_CONNECTED
+        self.why = NEVER_CONNECTED
         """What is the matter when there is no link."""
 
     def begin(self, why: str) -> None:
@@ -189,6 +190,7 @@ class Core:
         life = self.life
         if life is not None:
             _check_loop(life)
+            _check_timeout(timeout)
             try:
                 if await life.outgoing.send(line, to, timeout):
                     self.outage.over()
@@ -216,6 +218,7 @@ class Core:
         if life is None or peer is None or not life.outgoing.is_up:
             raise self.outage.unasked()
         _check_loop(life)
+        _check_timeout(timeout)
         if not peer.said_hello:
             raise NotSupported("the broker at the other end is the original one, which can't do this")
         request_id = str(next(_request_numbers))
@@ -226,6 +229,8 @@ class Core:
                 if not await life.outgoing.send(encode(request_id), to):
                     raise NotConnected("the link to the broker was lost before this could be sent")
                 return await answer
+        except TimeoutError:
+            raise TimeoutError(f"the broker has not answered within {timeout:g} s") from None
         finally:
             del life.incoming.results[request_id]
 
@@ -250,6 +255,11 @@ def _check_loop(life: Life) -> None:
             "this client is connected on another event loop: await its methods there, from here with "
             "asyncio.run_coroutine_threadsafe(), or disconnect() it there first; a PyStrandsClient can be used anywhere"
         )
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if not isinstance(timeout, int | float | None):
+        raise TypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
 
 
 def _close_soon(life: Life) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, Final, cast
 
-from pystrands.client.calls import Call, answer, is_undecided, refusal, unoffered_subprotocol
+from pystrands.client.calls import Call, answer, is_undecided, misplaced, refusal, unoffered_subprotocol
 from pystrands.client.clock import clock
 from pystrands.protocol.lanes import Lanes
 
@@ -119,7 +119,7 @@ class Dispatcher:
         self._leaving: set[int] = set()
         self._stopped = False
         self._told_blocking: set[str] = set()
-        self._told_undecided = self._told_unoffered = False
+        self._told_undecided = self._told_unoffered = self._told_misplaced = False
         self._waiters: list[asyncio.Future[None]] = []
 
     # -- what comes in
@@ -348,6 +348,9 @@ class Dispatcher:
                 raise
 
     def _answer(self, call: Call, result: Any) -> None:
+        if not self._told_misplaced and (what := misplaced(call)):
+            self._told_misplaced = True
+            logger.warning("on_connection_request set %s; this is said once", what)
         _reply(call, answer(call, result))
         if not self._told_undecided and is_undecided(call, result):
             self._told_undecided = True
@@ -367,7 +370,8 @@ class Dispatcher:
         client_id = call.context.client_id
         if call.request is not None:
             _reply(call, refusal(call))
-        logger.error("%s failed for client %r", call.name, client_id, exc_info=error)
+        trace = (type(error), error, None if _is_our_own(error) else error.__traceback__)
+        logger.error("%s failed for client %r", call.name, client_id, exc_info=trace)
         if call.name == "on_error":
             return
         try:
@@ -478,6 +482,18 @@ def _name(number: int) -> str:
 
 def _raise(error: BaseException) -> None:
     raise error
+
+
+def _is_our_own(error: BaseException) -> bool:
+    """Whether this was raised about what a handler has returned, not in it: its text says all that there is to say."""
+    trace = error.__traceback__
+    if trace is None or error.__cause__ is not None or error.__context__ is not None:
+        return False
+    while trace is not None:
+        if not str(trace.tb_frame.f_globals.get("__name__", "")).startswith("pystrands."):
+            return False
+        trace = trace.tb_next
+    return True
 
 
 def _reply(call: Call, line: bytes) -> None:

@@ -30,7 +30,8 @@ CANCEL_GRACE: Final = 1.0
 """Seconds for a cancelled handler to end, before it is left to itself."""
 LINGER: Final = 1.0
 """Seconds for what was written to reach the broker, after the timeout."""
-NOT_DELIVERED: Final = "disconnected; %d messages were not delivered, as far as is known"
+NOT_DELIVERED: Final = "disconnected; %d of the messages were not delivered, as far as is known%s"
+TOO_EARLY: Final = ": the event loop has ended before disconnect() was awaited"
 
 
 class Life:
@@ -151,7 +152,7 @@ class Life:
             logger.error("the connection's supervisor failed", exc_info=error)
         if self._is_abandoned():
             if lost := self.outgoing.undelivered:
-                logger.warning(NOT_DELIVERED, lost)
+                logger.warning(NOT_DELIVERED, lost, TOO_EARLY)
             self._drop()
             return
         if self._closer is None:
@@ -297,7 +298,7 @@ class Life:
         return max(self._linger_until - now, 0)
 
     async def _tell_lost(self, count: int) -> None:
-        logger.warning(NOT_DELIVERED, count)
+        logger.warning(NOT_DELIVERED, count, "")
         why = "the client was disconnected, and the link to the broker was not back in time"
         self.dispatcher.put(lost_messages(count, why), late=True)
         told = asyncio.ensure_future(self.dispatcher.finished())

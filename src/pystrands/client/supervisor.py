@@ -212,6 +212,8 @@ class Supervisor:
         if isinstance(error, TimeoutError):
             return f"no answer within {CONNECT_TIMEOUT:g} s"
         reason = printable(str(error)) or type(error).__name__  # uvloop has no text for what is no TLS
+        if isinstance(error, ConnectionRefusedError):
+            return f"{reason}; does the broker (pystrands server) run there?"
         no_tls = isinstance(error, ssl.SSLError | ConnectionResetError | ConnectionAbortedError)
         if self._tls is not None and no_tls and not isinstance(error, ssl.SSLCertVerificationError):
             reason += "; does it speak TLS? If not, leave ssl= out"

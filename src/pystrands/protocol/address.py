@@ -1,17 +1,25 @@
 """What an address alone tells, and what listens there."""
 
 import ipaddress
+import re
 from typing import Final
 
-__all__ = ["about_http", "is_loopback", "origin"]
+__all__ = ["about_http", "bare", "has_more", "is_loopback", "origin"]
 
 _TOLD: Final = 200
 """Characters of what a server tells that are shown."""
+_MORE: Final = re.compile(r"[/\s]|^[^:]*:\d*$|^\[.*\]:")
+"""What a host has with a scheme, a path, a port or white space beside it."""
 
 
 def bare(host: str) -> str:
     """Return a host without the brackets that URLs have around an IPv6 address."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def has_more(host: str) -> bool:
+    """Whether something is written beside a host name or an address: ``ws://localhost``, ``localhost:8081``."""
+    return bool(_MORE.search(host))
 
 
 def is_loopback(host: str) -> bool:

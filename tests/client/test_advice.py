@@ -1,5 +1,6 @@
 """What the first mistakes are answered with."""
 
+import asyncio
 import functools
 import logging
 import re
@@ -19,7 +20,7 @@ from pystrands import (
     environment,
     testing,
 )
-from pystrands.client import commands
+from pystrands.client import commands, heartbeats
 from pystrands.environment import unknown_variables
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -176,6 +177,24 @@ class Misplacing(AsyncPyStrandsClient):
         else:
             request.context.room_id = "lobby"
         return True
+
+
+class Blocking(AsyncPyStrandsClient):
+    async def on_message(self, message, context):
+        time.sleep(float(message))  # noqa: ASYNC251 - that is the mistake
+        await self.send_private_message(context.client_id, "done")
+
+
+async def test_an_async_handler_that_blocks_the_event_loop(caplog, monkeypatch):
+    monkeypatch.setattr(heartbeats, "STOOD_STILL", 0.1)
+    with testing.broker_thread(resume_window=0.4) as broker:
+        async with testing.backend(broker, Blocking), testing.connect(broker, "/room") as one:
+            for _ in range(2):
+                await one.send("0.3")  # three heartbeats are due meanwhile
+                await one.expect("done")
+                await asyncio.sleep(0.15)  # and one now
+    (text,) = (text for text in told(caplog) if text.startswith("nothing ran here for 0."))
+    assert "a handler has blocked the event loop (time.sleep" in text
 
 
 LOST = (

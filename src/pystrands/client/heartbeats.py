@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Final
 
 from pystrands.client.clock import clock
 from pystrands.client.dispatch import Dispatcher
@@ -14,6 +15,9 @@ from pystrands.protocol.messages import Heartbeat, HelloParams
 __all__ = ["Heartbeats"]
 
 logger = logging.getLogger(__name__)
+
+STOOD_STILL: Final = 0.5
+"""Seconds that a heartbeat may be late before it is told, once, that all clients waited for so long."""
 
 
 class Heartbeats:
@@ -29,6 +33,7 @@ class Heartbeats:
         """When the last hello, and the last heartbeat, was sent."""
         self._late = 0.0
         """How late the last heartbeat was: for so long nothing ran here."""
+        self._told_late = False
         self._timer: asyncio.TimerHandle | None = None
 
     def greet(self, hello: HelloParams) -> None:
@@ -53,6 +58,14 @@ class Heartbeats:
             link.abort()
             return
         self._late = self._overdue()
+        if self._late > STOOD_STILL and not self._told_late:
+            self._told_late = True
+            logger.warning(
+                "nothing ran here for %.1f s, so that all clients of this backend waited: a handler has blocked the "
+                "event loop (time.sleep, a request without await, a long computation), or the machine had no time for "
+                "this process; await asyncio.to_thread(...) is for what blocks; this is said once",
+                self._late,
+            )
         self._sent = clock()
         link.write(wire.heartbeat_ask(self._sent) if self._window else wire.HEARTBEAT)
         self._timer = self._loop.call_later(ask_interval(self._interval, self._window), self._beat, link)

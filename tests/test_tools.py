@@ -221,6 +221,13 @@ def test_no_broker(args):
 HELLO = wire.hello(messages.HelloParams(heartbeat=0.0))
 
 
+ROW = {"name": "one", "clients": 1, "in_flight": None, "protocol": 1, "leaving": False, "linked": True}
+REPORT = {
+    "version": "2", "uptime": 10.0, "clients": 3000, "rooms": 1, "queue": {"messages": 1, "bytes": 2},
+    "counters": {"messages_received": 1000}, "backends": [],
+}  # fmt: skip
+
+
 @contextmanager
 def impostor(*answers, close=True):
     """Something that listens and writes; its port. Then it closes (after the answer to a hello), or waits."""
@@ -275,11 +282,56 @@ def test_a_broker_that_does_not_answer_or_goes_away():
 
 
 def test_what_is_watched_while_a_request_waits_is_not_lost():
-    lines = [wire.watched("joined", 1.0, "r", "anna"), wire.result("1", {"clients": 1})]
+    lines = [wire.watched("joined", 1.0, "r", "anna"), wire.result("1", REPORT)]
     with impostor(HELLO, *lines, close=False) as port, Tool("127.0.0.1", port) as tool:
-        assert tool.status() == {"clients": 1}
+        assert tool.status() == REPORT
         assert next(tool.watched()) == WatchedParams("joined", 1.0, "r", "anna")
         tool.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: None} for name in REPORT),
+        {"version": 2}, {"uptime": -1}, {"clients": 10**400}, {"rooms": 1.5}, {"queue": {"messages": 1}}, {"queue": []},
+        {"counters": {"a": "1"}}, {"counters": {"a": 10**400}}, {"backends": [1]}, {"backends": [{}]},
+        {"backends": [ROW | {"name": None}]}, {"backends": [ROW | {"in_flight": "3"}]},
+    ],
+)  # fmt: skip
+def test_a_report_that_is_none_is_one_line(wrong):
+    with impostor(HELLO, wire.result("1", REPORT | wrong), close=False) as port:
+        result = in_process("status", "--once", "--tcp-port", str(port))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: what listens at 127.0.0.1:{port} does not speak as a broker does\n"
+
+
+def test_an_answer_to_send_that_is_none_is_one_line():
+    with impostor(HELLO, wire.result("1", {"matched": "3", "skipped": 2}), close=False) as port:
+        result = in_process("send", "--all", "x", "--tcp-port", str(port))
+    assert (result.exit_code, result.stderr[:12]) == (1, "Error: what ")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_nothing_in_a_report_steers_the_terminal(plain, monkeypatch):
+    forged = "\x1b[2J\nPyStrands 2\u2028\x9b31m\r"
+    report = REPORT | {"version": forged, "counters": {forged: 1}, "backends": [ROW | {"name": forged}]}
+    if plain:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+        monkeypatch.delitem(sys.modules, "pystrands.status_table", raising=False)
+    with impostor(HELLO, wire.result("1", report), close=False) as port:
+        result = in_process("status", "--once", "--tcp-port", str(port))
+    assert result.exit_code == 0
+    assert result.stdout.count("PyStrands 2") >= 2
+    assert all(line.isprintable() for line in result.stdout.split("\n"))
+    assert not any(line.startswith("PyStrands 2") for line in result.stdout.split("\n"))
+
+
+async def test_names_and_tokens_that_are_no_text_are_one_line():
+    wrong = os.fsdecode(b"\xff")
+    async with running_broker() as broker:
+        assert "not valid Unicode" in await refusal(broker, "tail", "--room", wrong)
+        assert "not valid Unicode" in await refusal(broker, "status", "--backend-token", wrong)
+        assert "not valid Unicode" in await refusal(broker, "status", PYSTRANDS_TOKEN=wrong)
 
 
 def test_send_tells_who_did_not_take_it():
@@ -456,6 +508,9 @@ def test_the_lines_of_tail():
     assert text("dropped", dropped=7) == "7 lines are missing here: they came faster than they were read"
     with pytest.raises(MalformedLine):
         text("message_in", "r", "a", "=", binary=True)
+    for moment in (1e300, -1e18):
+        with pytest.raises(MalformedLine, match="no time"):
+            watched_line(WatchedParams("joined", moment), with_room=True)
 
 
 # ---- status
@@ -542,14 +597,10 @@ async def test_without_rich_the_table_is_plain():
 
 
 def test_plain_reports_one_below_the_other(capsys):
-    report = {
-        "version": "2", "uptime": 10.0, "clients": 3000, "rooms": 1, "queue": {"messages": 1, "bytes": 2},
-        "counters": {"messages_received": 1000}, "backends": [],
-    }  # fmt: skip
-    row = {"name": "\x1b[2Jone", "clients": 1, "in_flight": None, "protocol": 1, "leaving": False, "linked": True}
     with PlainPicture("here") as text:
-        text.show(report)
-        text.show(report | {"uptime": 12.0, "counters": {"messages_received": 1004}, "backends": [row]})
+        text.show(REPORT)
+        row = ROW | {"name": "\x1b[2Jone"}
+        text.show(REPORT | {"uptime": 12.0, "counters": {"messages_received": 1004}, "backends": [row]})
     shown = """
 PyStrands 2 at here, up 10 s
 clients 3,000   rooms 1   queue 1 messages, 2 bytes

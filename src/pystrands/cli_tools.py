@@ -20,7 +20,7 @@ from pystrands.broker.gate import read_tokens
 from pystrands.broker.option import Option
 from pystrands.cli_base import Command, Failure, WrongValue, add_options, label, resolve, service_links, tell
 from pystrands.client.base import TOKEN_VARIABLE
-from pystrands.errors import ConfigError, PyStrandsError
+from pystrands.errors import ConfigError, MalformedLine, PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.messages import WatchedParams
 from pystrands.protocol.printable import printable
@@ -192,8 +192,11 @@ def tail(room: str | None, everything: bool, full: bool, as_json: bool, **flags:
 
 
 def watched_line(params: WatchedParams, with_room: bool, *, full: bool = False) -> str:
-    """Return the line that ``tail`` prints. Raises MalformedLine where a binary message is none."""
-    moment = datetime.fromtimestamp(params.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    """Return the line that ``tail`` prints. Raises MalformedLine where a binary message or the time is none."""
+    try:
+        moment = datetime.fromtimestamp(params.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    except (OverflowError, ValueError, OSError):
+        raise MalformedLine(f"the broker tells of something at {params.time}, which is no time") from None
     if params.kind == "dropped":
         return f"{moment} {params.dropped} lines are missing here: they came faster than they were read"
     kind = {"message_in": "in", "message_out": "out"}.get(params.kind, params.kind)

@@ -28,8 +28,8 @@ Row = tuple[str, ...]
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Return what is shown first: which version."""
-    return f"PyStrands {report['version']}"
+    """Return what is shown first: which version. What the broker says can be shown, here and below."""
+    return f"PyStrands {printable(report['version'])}"
 
 
 def sizes(report: Mapping[str, Any], address: str) -> str:
@@ -60,7 +60,7 @@ def counter_columns(before: Mapping[str, Any] | None) -> Row:
 def counter_rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[Row]:
     """Return a row for each counter, with its rate since the report ``before``, or since the broker's start."""
     speed = rates(report, before)
-    return [(name, f"{count:,}", f"{speed[name]:,.1f}") for name, count in report["counters"].items()]
+    return [(printable(name), f"{count:,}", f"{speed[name]:,.1f}") for name, count in report["counters"].items()]
 
 
 def rates(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, float]:

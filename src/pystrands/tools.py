@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from pystrands.client import dial
 from pystrands.errors import MalformedLine, PyStrandsError
@@ -28,6 +28,7 @@ _PATIENCE: Final = 0.5
 """Seconds for the broker's hello, before it is asked for."""
 _SILENT_BEATS: Final = 3
 """Heartbeats that may be missing before a broker counts as gone."""
+_T = TypeVar("_T", bound=Struct)
 _EVERYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared only
 
 
@@ -53,6 +54,35 @@ class Sent(Struct):
     skipped: int
 
 
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Backend(Struct):
+    name: str
+    clients: _Count
+    in_flight: _Count | None
+    protocol: int
+    leaving: bool
+    linked: bool
+
+
+class _Waiting(Struct):
+    messages: _Count
+    bytes: _Count
+
+
+class _Report(Struct):
+    """What is shown of a broker's answer to ``status``; whatever else is in it is passed on."""
+
+    version: str
+    uptime: Annotated[float, Meta(ge=0)]
+    clients: _Count
+    rooms: _Count
+    backends: list[_Backend]
+    queue: _Waiting
+    counters: dict[str, _Count]
+
+
 class Tool:
     """A link to the broker. Everything blocks, for ``timeout`` seconds at most unless it says otherwise.
 
@@ -71,7 +101,10 @@ class Tool:
     ) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._timeout = timeout
-        self._token = token
+        try:
+            self._introduction = wire.hello(HelloParams(name="tool", role=messages.TOOL, token=token))
+        except ValueError:
+            raise ToolError("the token is not valid Unicode text") from None
         self.hello = HelloParams()
         """What the broker has said of itself."""
         self._requests = itertools.count(1)
@@ -124,7 +157,9 @@ class Tool:
 
     def status(self) -> dict[str, Any]:
         """Return what the broker has now: see the documentation of the command line for the keys."""
-        return self._request("status", {})
+        answer = self._request("status", {})
+        self._convert(answer, _Report)
+        return answer
 
     def watch(self, room_id: str | None = None) -> None:
         """Ask for what flows in a room from now on, or in every room; :meth:`watched` returns it."""
@@ -149,7 +184,7 @@ class Tool:
                 problem += f"; it {about_http(self._lines[-1])}"
             line = self._read()
             if type(line) is Hello:
-                self._write(wire.hello(HelloParams(name="tool", role=messages.TOOL, token=self._token)))
+                self._write(self._introduction)
                 return line.params
         raise ToolError(f"what listens at {self.address} {problem}")
 
@@ -178,12 +213,22 @@ class Tool:
         if limit and size > limit:
             raise ToolError(f"the message has {size} bytes, and the broker takes {limit} (its --max-message-size)")
         self._write(line)
-        return msgspec.convert(self._answer(name), Sent)
+        return self._convert(self._answer(name), Sent)
 
     def _request(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
         name = self._next_name()
-        self._write(wire.request(action, name, params))
+        try:
+            line = wire.request(action, name, params)
+        except ValueError:
+            raise ToolError("the name of the room is not valid Unicode text") from None
+        self._write(line)
         return self._answer(name)
+
+    def _convert(self, answer: dict[str, Any], kind: type[_T]) -> _T:
+        try:
+            return msgspec.convert(answer, kind)
+        except msgspec.ValidationError:
+            raise self._no_broker() from None
 
     def _next_name(self) -> str:
         return str(next(self._requests))
@@ -217,7 +262,7 @@ class Tool:
                 try:
                     line = _LINES.decode(self._lines.popleft())
                 except MalformedLine:
-                    raise ToolError(f"what listens at {self.address} does not speak as a broker does") from None
+                    raise self._no_broker() from None
                 if type(line) is Refused:
                     reason = printable(" ".join(line.params.reason.split()))
                     raise ToolError(f"the broker at {self.address} refuses: {reason}")
@@ -230,6 +275,9 @@ class Tool:
             if not data:
                 raise self._gone(None)
             self._lines.extend(self._splitter.feed(data))
+
+    def _no_broker(self) -> ToolError:
+        return ToolError(f"what listens at {self.address} does not speak as a broker does")
 
     def _gone(self, error: OSError | None) -> ToolError:
         if isinstance(error, TimeoutError):

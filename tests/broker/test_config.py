@@ -187,6 +187,14 @@ def test_the_help_of_a_value():
     assert Option(name="x", default=1, help="x").range_text == ""
 
 
+def test_a_token_that_nobody_could_give_is_refused_and_not_shown():
+    with pytest.raises(ConfigError, match="not valid Unicode") as caught:
+        BrokerConfig(backend_token=("good", "secret\udcff"))
+    assert caught.value.option == "backend_token"
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 def test_the_defaults_survive_a_toml_file():
     lines = [f"{option.key} = {json.dumps(option.default)}" for option in options()]
     read = tomllib.loads("\n".join(lines))

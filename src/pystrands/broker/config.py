@@ -284,6 +284,10 @@ class BrokerConfig:
 
     def _check_backends(self) -> None:
         """Raise ConfigError where strangers could be backends, and nobody has said that they may."""
+        try:
+            "".join(self.backend_token).encode()
+        except UnicodeEncodeError:
+            raise ConfigError("backend_token", "is not valid Unicode text: no backend could give it") from None
         for name in ("backend_tls_key", "backend_tls_ca"):
             if getattr(self, name) and not self.backend_tls_cert:
                 raise ConfigError(name, "is of no use without backend-tls-cert, which turns TLS on: set that as well")

@@ -267,6 +267,19 @@ async def test_metadata_nested_too_deep_is_not_set(world):
     assert await backend.ask("update_metadata", client_id="ann", metadata=fine) == {"found": True}
 
 
+async def test_metadata_that_has_no_keys_is_not_lost_to_an_update(world):
+    backend = Backend(world)
+    ws = await world.admit(backend, "ann")
+    for metadata in (b"[1]", b'"x"', b"7"):
+        ws.client.metadata = metadata
+        refused = await backend.ask("update_metadata", client_id="ann", metadata={"a": 1})
+        assert refused["found"] is True and "no keys" in refused["error"]
+        assert ws.client.metadata == metadata
+    ws.client.metadata = b"null"
+    assert await backend.ask("update_metadata", client_id="ann", metadata={"a": 1}) == {"found": True}
+    assert ws.client.metadata == b'{"a":1}'
+
+
 async def test_a_tool_watches_no_room_of_a_longer_name_than_rooms_have(world):
     tool = Peer(world, hello=False)
     tool.say("hello", protocol=2, role="tool")

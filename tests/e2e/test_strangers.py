@@ -169,6 +169,20 @@ async def test_a_first_line_that_is_too_long_is_refused(options, end):
         assert broker.backend_count == 0
 
 
+@pytest.mark.parametrize("wrong", [{"token": None}, {"token": [TOKEN]}, {"protocol": "2"}, {"session_id": 7}])
+@pytest.mark.parametrize("options", [{}, {"backend_token": [TOKEN]}])
+async def test_a_hello_that_can_not_be_read_is_answered(options, wrong):
+    async with testing.broker(**options) as broker, peer(broker) as stranger:
+        stranger.hello(**({"token": TOKEN} | wrong))
+        (hello, (action, reason)) = await stranger.rest()
+        assert (hello, action) == (("hello", None), "refused")
+        assert reason.startswith("the hello could not be read: ")
+        assert next(iter(wrong)) in reason
+        assert TOKEN not in reason
+        assert broker.counters["lines_malformed"] == 1
+        assert broker.backend_count == 0
+
+
 async def test_a_long_first_line_in_pieces_and_what_follows_it_are_taken():
     first = line("hello", {"protocol": 1, "binary": True, "name": "x" * 65_000})
     second = line("broadcast", {"message": "y" * 200_000})

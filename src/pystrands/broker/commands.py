@@ -189,7 +189,9 @@ class Commands:
             return problem
         try:
             old = _members(client.metadata)  # which stay as they are, whatever they are
-        except msgspec.ValidationError:  # it was no object
+        except msgspec.ValidationError:
+            if client.metadata != b"null":
+                return "the client's metadata is no object, and has no keys to set"
             old = {}
         metadata = msgspec.json.encode({**old, **changes})
         size = client.context_size - len(client.metadata) + len(metadata)

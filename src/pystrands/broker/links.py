@@ -290,7 +290,10 @@ class Link:
             logger.warning(
                 "%s does not speak the protocol of backends and is disconnected: %s", self.name, command.problem
             )
-            self.abort()
+            if command.action == "hello":
+                self._turn_away(wire.refused(f"the hello could not be read: {command.problem}", True))
+            else:
+                self.abort()
             return
         if type(command) is Hello:
             held = held[len(line) :]

@@ -151,11 +151,11 @@ async def test_send_reads_stdin_and_sends_bytes():
 
 async def test_send_tells_that_there_is_nobody():
     async with running_broker() as broker:
-        assert (await run(broker, "send", "--room", "empty", "x"))[:2] == (
-            0, f"Sent to 0 clients: nobody is in room 'empty'{os.linesep}"
+        assert (await run(broker, "send", "--room", "/empty", "x"))[:2] == (
+            0, f"Sent to 0 clients: nobody is in room '/empty'{os.linesep}"
         )  # fmt: skip
         assert await refusal(broker, "send", "--require-match", "--room", "empty", "x") == (
-            "Error: nobody is in room 'empty'"
+            "Error: nobody is in room 'empty'; where the backend names no rooms they are paths, such as '/empty'"
         )
         assert "'anna'" in await refusal(broker, "send", "--require-match", "--client", "anna", "x")
         assert "no client" in await refusal(broker, "send", "--require-match", "--all", "x")

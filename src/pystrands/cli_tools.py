@@ -129,6 +129,8 @@ def send(
         message = _message(text, binary, tool.hello.max_message_size)
         if room is not None:
             sent, nobody = tool.send_to_room(room, message), f"nobody is in room {room!r}"
+            if not room.startswith("/"):
+                nobody += f"; where the backend names no rooms they are paths, such as {'/' + room!r}"
         elif client is not None:
             sent, nobody = tool.send_to_client(client, message), f"no client has the client_id {client!r}"
         else:

@@ -166,7 +166,7 @@ class Option:
         if self.is_switch:
             return "true or false"
         if self.is_list:
-            return "a list of texts"
+            return "a list of texts, such as ['a', 'b']"
         if isinstance(self.default, str):
             host = "a host name or an address, without scheme and port"
             return {"host": host, "file": "a file's path", "text": "a text"}[self.text]

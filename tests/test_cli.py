@@ -712,6 +712,28 @@ def serial_number(port, context):
 
 
 @pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
+@pytest.mark.parametrize("option", ["tls_cert", "tls_key", "backend_tls_cert", "backend_tls_ca", "backend_token_file"])
+def test_a_pipe_in_the_place_of_a_file_does_not_stop_a_server_at_sighup(tmp_path, option):
+    files = Authority().write(tmp_path)
+    if option.startswith("backend_tls"):
+        files = {f"backend_{name}": path for name, path in files.items()}
+        files["backend_tls_ca"] = str(tmp_path / "ca.pem")
+        (tmp_path / "ca.pem").write_bytes((tmp_path / "cert.pem").read_bytes())
+    files["backend_token_file"] = str(tmp_path / "tokens")
+    (tmp_path / "tokens").write_text("one")
+    flags = [text for name, path in files.items() for text in (f"--{name.replace('_', '-')}", path)]
+    with process("server", "--ws-port", "0", "--tcp-port", "0", "--drain-time", "0", *flags) as child:
+        child.stdout.readline()
+        Path(files[option]).unlink()
+        os.mkfifo(files[option])
+        for _ in range(2):
+            child.send_signal(signal.SIGHUP)
+            line = lines_until(child, "SIGHUP: ")
+            assert f"--{option.replace('_', '-')}" in line and "is a pipe" in line
+        assert end(child)[0] == 0
+
+
+@pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
 def test_sighup_reads_the_certificate_again_and_a_bad_one_leaves_the_old_one_in_force(tmp_path):
     authority = Authority()
     files = authority.write(tmp_path)

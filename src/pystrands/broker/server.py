@@ -38,7 +38,7 @@ from pystrands.broker.router import Router
 from pystrands.broker.status import StatusReport
 from pystrands.broker.taps import Taps
 from pystrands.broker.timing import Parts, Timings, timed_parts
-from pystrands.broker.tls import Tls
+from pystrands.broker.tls import Tls, refuse_pipe
 from pystrands.broker.tls_server import TlsServer
 from pystrands.broker.websocket import Receiver, Watch, WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
@@ -166,7 +166,7 @@ class Broker:
             logger.warning("there is nothing to read again: this broker has no files of certificates or tokens")
             return
         problem: ConfigError | None = None
-        reads = [self._read_tokens, *(each.reload for each in (self._tls, self._backend_tls) if each is not None)]
+        reads = [self._read_tokens_again, *(each.reload for each in (self._tls, self._backend_tls) if each is not None)]
         for read in reads:
             try:
                 read()
@@ -190,6 +190,10 @@ class Broker:
     def _read_tokens(self) -> None:
         path = self.config.backend_token_file
         self._gate.take((*self.config.backend_token, *(read_tokens(path) if path else ())))
+
+    def _read_tokens_again(self) -> None:
+        refuse_pipe("backend_token_file", self.config.backend_token_file)
+        self._read_tokens()
 
     # --- starting ---
 

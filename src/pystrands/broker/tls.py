@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from pystrands.errors import ConfigError
 
-__all__ = ["HANDSHAKE_TIMEOUT", "SHUTDOWN_TIMEOUT", "Tls", "TlsStart"]
+__all__ = ["HANDSHAKE_TIMEOUT", "SHUTDOWN_TIMEOUT", "Tls", "TlsStart", "refuse_pipe"]
 
 HANDSHAKE_TIMEOUT: Final = 5.0
 SHUTDOWN_TIMEOUT: Final = 1.0
@@ -31,6 +31,8 @@ class Tls:
 
     def reload(self) -> None:
         """Read the files again, for connections from now on. Raises ConfigError, and then goes on with what it has."""
+        for name, path in (("tls_cert", self._cert), ("tls_key", self._key), ("tls_ca", self._ca)):
+            refuse_pipe(self._prefix + name, path)
         self.context = self._read()
 
     def _read(self) -> ssl.SSLContext:
@@ -61,6 +63,12 @@ class Tls:
                 Path(path).open("rb").close()
         except OSError as error:
             raise ConfigError(f"{self._prefix}{name}", f"can't read {path}: {error.strerror or error}") from None
+
+
+def refuse_pipe(option: str, path: str) -> None:
+    """Raise ConfigError for a pipe: who opens one waits until somebody writes, and a whole broker would wait."""
+    if path and Path(path).is_fifo():
+        raise ConfigError(option, f"can't read {path} again: it is a pipe, no file")
 
 
 def _reason(error: Exception) -> str:

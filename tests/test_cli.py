@@ -451,6 +451,30 @@ def test_it_works_without_what_windows_does_not_have(monkeypatch):
     assert cli._loop_factory() is None
 
 
+SERVED = """
+import asyncio, gc, os, signal, sys
+from contextlib import nullcontext
+if sys.argv[1] == "asyncio":
+    sys.modules["uvloop"] = None
+from pystrands import cli
+from pystrands.broker.config import BrokerConfig
+
+def stop_soon(_broker):
+    asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+
+cli._run(BrokerConfig(), nullcontext(), stop_soon, long_lived=True)
+print(*gc.get_threshold())
+"""
+
+
+@pytest.mark.skipif(not POSIX, reason="there is no uvloop")
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_full_collections_are_put_off_only_where_clients_leave_nothing_to_collect(loop):
+    usual = subprocess.check_output([sys.executable, "-c", "import gc; print(*gc.get_threshold())"], text=True)
+    served = subprocess.check_output([sys.executable, "-c", SERVED, loop], text=True, timeout=30)
+    assert (served == usual) is (loop == "asyncio")
+
+
 def test_the_demo_runs():
     with process("demo", "--ws-port", "0", "--tcp-port", "0") as child:
         first = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+/) in two tabs\n", child.stdout.readline())

@@ -185,7 +185,7 @@ async def _until_signal(
             # full collection over many of them would stop everything for some fifty milliseconds.
             gc.collect()
             gc.freeze()
-            # On asyncio's own loop they do leave something, their transports; there the collector runs as it always does.
+            # On asyncio's own loop they leave something, their transports; there the collector runs as it always does.
             if not type(asyncio.get_running_loop()).__module__.startswith("asyncio"):
                 gc.set_threshold(5_000, 5, 1_000)
         with hangups.serving(broker) if hangups is not None else nullcontext():

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from pystrands.protocol.printable import printable
+
 __all__ = ["PREFIX", "tell_of_unknown_variables", "unknown_variables"]
 
 PREFIX: Final = "PYSTRANDS_"
@@ -48,5 +50,5 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
             continue
         nearest = difflib.get_close_matches(rest, known, n=1, cutoff=_CLOSE)
         hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "it has no effect"
-        told.append(f"nothing reads the environment variable {name}: {hint}")
+        told.append(f"nothing reads the environment variable {printable(name)}: {hint}")
     return told

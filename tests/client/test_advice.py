@@ -321,6 +321,12 @@ def test_a_variable_that_nothing_reads(kind, caplog, monkeypatch):
     assert told(caplog) == ["nothing reads the environment variable PYSTRANDS_TOKNE: did you mean PYSTRANDS_TOKEN?"]
 
 
+def test_the_name_of_a_variable_forges_no_line():
+    (told_of,) = unknown_variables({"PYSTRANDS_X\nERROR:root:forged\x1b[31m": "1"})
+    assert told_of.isprintable()
+    assert r"PYSTRANDS_X\nERROR:root:forged\x1b[31m" in told_of
+
+
 def test_which_variables_are_unknown():
     known = {"PYSTRANDS_TOKEN": "x", "PYSTRANDS_CONFIG": "x", "PYSTRANDS_BACKEND_TLS": "true", "PYSTRAND_WS_PORT": "1"}
     kubernetes = {

@@ -12,7 +12,7 @@ import os
 
 from pystrands import AsyncPyStrandsClient
 
-FLOOD = "x" * 4000
+FLOOD = "x" * 15_000  # of which the kernel takes a few megabytes before anybody is full
 
 
 class Echo(AsyncPyStrandsClient):

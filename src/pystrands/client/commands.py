@@ -181,7 +181,8 @@ def room_message(
     """Return the line of a message to a room; as :func:`broadcast` otherwise."""
     if type(room_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
         room_id, message = check_id("room_id", room_id), check_message(message, peer)
-    if room_id[:1] == "{":
+    to: str = room_id
+    if to.startswith("{"):
         _swapped("room_id", room_id, message)
     try:
         return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as, key)
@@ -195,7 +196,8 @@ def private_message(
     """Return the line of a message to one client; as :func:`broadcast` otherwise."""
     if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
         client_id, message = check_id("client_id", client_id), check_message(message, peer)
-    if client_id[:1] == "{":
+    to: str = client_id
+    if to.startswith("{"):
         _swapped("client_id", client_id, message)
     try:
         return wire.message_to_connection(client_id, message, confirm_as, key)

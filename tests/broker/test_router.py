@@ -39,7 +39,12 @@ class RecordingEngine(Engine):
     def unsubscribe(self, room_id: str) -> None: ...
 
     def publish(
-        self, audience: Audience, address: str, message: str | bytes, exclude: Collection[str] = ()
+        self,
+        audience: Audience,
+        address: str,
+        message: str | bytes,
+        exclude: Collection[str] = (),
+        key: str | None = None,
     ) -> Delivered:
         self.published.append((audience, address, message, *exclude))
         return 2, 1

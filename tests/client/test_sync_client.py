@@ -245,7 +245,7 @@ def test_messages_that_cannot_be_sent(broker_thread):
     client = Echo(**broker_thread.where)
     client.connect()
     with pytest.raises(TypeError):
-        client.broadcast_message(1)  # type: ignore[arg-type]
+        client.broadcast_message(1)  # type: ignore[call-overload]
     with pytest.raises(MessageTooBig):
         client.broadcast_message("x" * 1001)
     client.disconnect()

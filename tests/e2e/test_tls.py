@@ -190,7 +190,7 @@ def test_it_works_on_asyncios_own_loop_too_and_on_one_that_knows_no_readers(auth
             add_reader(sock, callback, *args)
 
         if not can_wait:
-            loop.add_reader = refuse
+            loop.add_reader = refuse  # type: ignore[assignment, method-assign]
         async with testing.broker(**files) as broker, testing.backend(broker, Echo):
             silent = open_sockets(broker.ws_port, 3)
             await testing.until(lambda: broker._servers[0].handshakes == 3)

@@ -279,15 +279,17 @@ def test_a_client_may_miss_messages_instead(loop, counters):
     client, other = Client(limit=10), Client(limit=10)
     outbox.block(client)
     assert outbox.send(client, b"12345678")
-    assert not outbox.send(client, b"abc")
-    assert outbox.fan_out([client, other], b"abc") == 1
-    assert outbox.send(client, b"90")
+    assert outbox.send(client, b"90a")
+    outbox.pressure.give_up(client)
+    assert not outbox.send(client, b"b")
+    assert outbox.fan_out([client, other], b"bc") == 1
     outbox.unblock(client)
     loop.drain()
-    assert client.received == b"1234567890"
-    assert other.received == b"abc"
+    assert client.received == b"1234567890a"
+    assert other.received == b"bc"
     assert counters == {"slow_consumer_dropped": 2}
     assert client.closed is None
+    assert outbox.send(client, b"it has caught up")
 
 
 @pytest.mark.parametrize("way", ["send", "fan_out"])
@@ -510,16 +512,20 @@ def test_a_member_that_is_about_to_be_closed_is_not_counted(loop, outbox, counte
     assert counters == {"slow_consumer_closed": 1}
 
 
-def test_a_member_that_does_not_read_may_miss_messages_instead(loop, counters):
+def test_a_member_that_is_too_slow_may_miss_messages_instead(loop, counters):
     outbox = Outbox(loop, policy="drop", counters=counters)
     slow, other = Client(limit=10), Client(limit=10)
     group = make_group(outbox, [slow, other])
     outbox.block(slow)
-    assert [outbox.publish(group, frame) for frame in (b"12345678", b"abc", b"90")] == [2, 1, 2]
+    assert [outbox.publish(group, frame) for frame in (b"12345678", b"90a")] == [2, 2]
+    outbox.pressure.give_up(slow)
+    assert [outbox.publish(group, frame) for frame in (b"b", b"c")] == [1, 1]
     outbox.unblock(slow)
     loop.drain()
-    assert slow.received == b"1234567890"
-    assert counters == {"slow_consumer_dropped": 1}
+    assert slow.received == b"1234567890a"
+    assert other.received == b"1234567890abc"
+    assert counters == {"slow_consumer_dropped": 2}
+    assert outbox.publish(group, b"it has caught up") == 2
 
 
 def test_a_member_that_blocks_while_it_is_written_to_keeps_the_rest_up_to_its_limit(loop, outbox):

@@ -244,6 +244,21 @@ def test_who_takes_no_byte_may_miss_messages_instead(loop, counters):
     assert outbox.send(ada, b"again")
 
 
+@pytest.mark.parametrize("policy", ["disconnect", "drop"])
+def test_what_is_under_way_is_kept_for_readers_that_are_behind(loop, counters, policy):
+    outbox = Outbox(loop, counters=counters, limit=1000, clock=loop.time, policy=policy)
+    readers = [blocked(outbox, Client()) for _ in range(3)]
+    group, sessions = room(outbox, *readers), [Session() for _ in range(3)]
+    for _ in range(10):
+        for session in sessions:  # none of which has read yet that the room is full
+            publish(outbox, session, group, 100)
+    send(outbox, sessions[0], readers[0], 2000)
+    for reader in readers:
+        read(outbox, loop, reader)
+    assert [len(reader.received) for reader in readers] == [5000, 3000, 3000]
+    assert not counters
+
+
 def lagging(outbox, loop, session, others=9):
     """Return a room and a member of it that is beyond its limit, alone."""
     ada = blocked(outbox, Client())
@@ -268,6 +283,25 @@ def test_a_room_waits_a_second_once_for_a_member_that_lags(loop, outbox):
     assert ada.closed == (1013, "too slow", [])
     leave_all(outbox, ada)
     assert session.told == []
+
+
+def test_who_lags_then_may_miss_messages_instead(loop, counters):
+    outbox = Outbox(loop, counters=counters, limit=1000, clock=loop.time, policy="drop")
+    session = Session()
+    ada, group = lagging(outbox, loop, session)
+    assert session.told == [("full", "r")]
+    loop.pass_time(1.0)
+    assert session.told == [("ready", "r")]
+    kept = ada.queued
+    for _ in range(2):
+        publish(outbox, session, group, 100)
+        loop.drain()
+    assert counters == {"slow_consumer_dropped": 2}
+    read(outbox, loop, ada)
+    assert (ada.closed, len(ada.received), session.told) == (None, kept, [])
+    publish(outbox, session, group, 100)
+    loop.drain()
+    assert len(ada.received) == kept + 100
 
 
 def test_who_catches_up_while_it_is_waited_for_is_forgiven(loop, outbox):

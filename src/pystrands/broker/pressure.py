@@ -74,8 +74,7 @@ class Pressure:
     Too slow is who has been full and has taken no byte for ``slow_time`` seconds, and who is beyond its limit by what a
     room sends while most of the room are not even full: after a second for which the room waits. Then the ``policy``
     applies: "disconnect" drops what is queued and closes it with 1013 in the next loop turn, "drop" lets it miss
-    messages until it has caught up, and who has no room for a message misses it anyhow. Counted as
-    `slow_consumer_closed` and `slow_consumer_dropped`.
+    messages until it has caught up. Counted as `slow_consumer_closed` and `slow_consumer_dropped`.
     """
 
     __slots__ = ("_clock", "_counters", "_full", "_group_low", "_loop", "_policy", "_slow_time", "_timer", "_too_slow",
@@ -110,8 +109,7 @@ class Pressure:
         behind = ws.behind
         if behind is None:
             behind = self._is_full(ws)
-        is_over = ws.queued + size > ws.limit
-        if behind.is_missing or (is_over and self._policy == "drop"):
+        if behind.is_missing:
             self._counters["slow_consumer_dropped"] += 1
             return False
         self.is_felt = True
@@ -121,14 +119,14 @@ class Pressure:
                 behind.counts = True
                 for each in ws.groups:
                     each.behind += 1
-        if not is_over:
+        if ws.queued + size <= ws.limit or not ws.flags & BLOCKED:
             return True
-        if ws.flags & BLOCKED and (
-            ws.queued > ws.limit + _EXCESS or (group is not None and self._lags(ws, behind, group))
-        ):
-            self.give_up(ws)
-            return False
-        return True
+        if ws.queued <= ws.limit + _EXCESS and (group is None or not self._lags(ws, behind, group)):
+            return True
+        self.give_up(ws)
+        if behind.is_missing:
+            self._counters["slow_consumer_dropped"] += 1
+        return False
 
     def feel(self, group: Group) -> None:
         """Something was sent to a group with members that are full."""

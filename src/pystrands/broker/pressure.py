@@ -124,7 +124,7 @@ class Pressure:
         if ws.queued <= ws.limit + _EXCESS and (group is None or not self._lags(ws, behind, group)):
             return True
         self.give_up(ws)
-        if behind.is_missing:
+        if self._policy == "drop":
             self._counters["slow_consumer_dropped"] += 1
         return False
 

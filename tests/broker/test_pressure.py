@@ -95,18 +95,18 @@ def outbox(loop, counters):
 
 def send(outbox, session, client, size, confirm_as=""):
     taken = outbox.send(client, b"x" * size)
-    return heed(outbox, session, client, ADA, confirm_as, (1, int(taken)))
+    return heed(outbox, session, client, ADA, confirm_as, (1, int(taken)), size)
 
 
 def publish(outbox, session, group, size, confirm_as=""):
     taken = outbox.publish(group, b"x" * size)
-    return heed(outbox, session, group, ROOM, confirm_as, (len(group.members), taken))
+    return heed(outbox, session, group, ROOM, confirm_as, (len(group.members), taken), size)
 
 
-def heed(outbox, session, target, named, confirm_as, delivered):
+def heed(outbox, session, target, named, confirm_as, delivered, size):
     pressure = outbox.pressure
     is_felt, pressure.is_felt = pressure.is_felt, False
-    return is_felt and pressure.heed(session, target, named, confirm_as, delivered)
+    return is_felt and pressure.heed(session, target, named, confirm_as, delivered, size)
 
 
 def room(outbox, *clients):
@@ -351,6 +351,23 @@ def test_a_session_that_can_not_be_told_keeps_to_the_buffer(loop, outbox, counte
     assert counters["slow_consumer_closed"] == 1
 
 
+def test_who_can_not_be_told_ends_no_reader_for_what_others_sent(loop, outbox, counters):
+    old, session, ada = Session(flow=False), Session(), blocked(outbox, Client())
+    group = room(outbox, ada, *(blocked(outbox, Client()) for _ in range(2)))
+    send(outbox, session, ada, 700)
+    for _ in range(3):
+        publish(outbox, session, group, 400)  # under way when the room was full
+    for _ in range(50):
+        publish(outbox, old, group, 1)
+        send(outbox, old, ada, 1)
+    loop.drain()
+    assert not ada.closed
+    publish(outbox, old, group, 500)
+    loop.drain()
+    assert ada.closed == (1013, "too slow", [])
+    assert counters["slow_consumer_closed"] == 3
+
+
 class World(RuleBasedStateMachine):
     """Clients that block, read, join, leave and go, and sessions that send to them and to rooms.
 
@@ -428,7 +445,7 @@ class World(RuleBasedStateMachine):
         client = data.draw(st.sampled_from(self.clients))
         named = RecipientParams(client_id=str(id(client)))
         taken = self.outbox.send(client, b"x" * size)
-        self.ask(session, client, named, (1, int(taken)), confirm)
+        self.ask(session, client, named, (1, int(taken)), confirm, size)
 
     @rule(session=st.integers(0, 2), group=st.integers(0, 1), size=st.sampled_from([1, 100, 700]), whole=st.booleans())
     def publish(self, session, group, size, whole):
@@ -438,12 +455,12 @@ class World(RuleBasedStateMachine):
         else:
             taken = self.outbox.fan_out(list(chosen.members), b"x" * size, chosen)
         named = RecipientParams(room_id=chosen.name)
-        self.ask(session, chosen, named, (len(chosen.members), taken), whole)
+        self.ask(session, chosen, named, (len(chosen.members), taken), whole, size)
 
-    def ask(self, session, target, named, delivered, confirm):
+    def ask(self, session, target, named, delivered, confirm, size):
         self.count += 1
         confirm_as = str(self.count) if confirm else ""
-        if heed(self.outbox, self.sessions[session], target, named, confirm_as, delivered):
+        if heed(self.outbox, self.sessions[session], target, named, confirm_as, delivered, size):
             assert confirm_as
             self.asked[session].add(confirm_as)
 

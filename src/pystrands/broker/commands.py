@@ -132,7 +132,9 @@ class Commands:
         else:
             target, named = self._rooms.everyone, RecipientParams()
         confirm_as = (params.confirm and command.request_id) or ""
-        return target is not None and self._pressure.heed(session, target, named, confirm_as, delivered)
+        if target is None:
+            return False
+        return self._pressure.heed(session, target, named, confirm_as, delivered, len(params.message))
 
     @staticmethod
     def _confirm(session: Session, request_id: str | None, delivered: Delivered) -> None:

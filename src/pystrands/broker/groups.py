@@ -26,7 +26,7 @@ class Behind:
     """What is known of a client that is full. All of it is the pressure's."""
 
     __slots__ = ("awaited_until", "counts", "from_groups", "is_awaited", "is_missing", "outstanding", "since", "told",
-                 "was_awaited")  # fmt: skip
+                 "unasked", "was_awaited")  # fmt: skip
 
     def __init__(self, now: float) -> None:
         self.counts = False
@@ -46,6 +46,8 @@ class Behind:
         """Whether it misses all messages until it has caught up."""
         self.told: dict[Any, list[Any]] | None = None
         """The sessions that wait for it, each with its `ready` line, and what is to be confirmed then."""
+        self.unasked = 0
+        """Bytes that were sent to it by sessions that can't be told."""
 
 
 class Fresh:

@@ -171,14 +171,15 @@ class Pressure:
         named: RecipientParams,
         confirm_as: str,
         delivered: tuple[int, int],
+        size: int,
     ) -> bool:
-        """A session has sent something to who may be full, and wants it confirmed if ``confirm_as`` is not empty.
+        """A session has sent ``size`` bytes to who may be full, to be confirmed if ``confirm_as`` is not empty.
 
-        If it is full, tell the session, and return whether the confirmation is put off until it takes more. A session
-        that could not be told must keep to the buffer.
+        If it is full, tell the session, and return whether the confirmation is put off until it takes more. Sessions
+        that can't be told must keep to the buffer: all of them together have what is free of it when a client is full.
         """
         if not session.flow:
-            self._hold_to_limit(target)
+            self._hold_to_limit(target, size)
             return False
         if isinstance(target, Group):
             is_full = self._is_group_full(target)
@@ -202,10 +203,14 @@ class Pressure:
             entry.append((confirm_as, *delivered))
         return bool(confirm_as)
 
-    def _hold_to_limit(self, target: Recipient | Group) -> None:
+    def _hold_to_limit(self, target: Recipient | Group, size: int) -> None:
         members = target.members if isinstance(target, Group) else (target,)
         for ws in [ws for ws in self._full if ws in members] if len(members) > 1 else list(members):
-            if ws.queued > ws.limit:
+            behind = ws.behind
+            if behind is None:
+                continue
+            behind.unasked += size
+            if ws.queued > ws.limit and behind.unasked > ws.limit - ws.high:
                 self.give_up(ws)
 
     # --- who is full ---

@@ -606,7 +606,6 @@ ENDS = """
 import asyncio, os
 
 from pystrands import AsyncPyStrandsClient
-from tests.inside import core_of
 
 
 class Backend(AsyncPyStrandsClient):

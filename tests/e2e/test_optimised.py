@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,5 +17,7 @@ def test_all_clients_with_warnings_as_errors(level):
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     *logged, debug = done.stdout.splitlines()
     assert debug == "False"
-    # Of each client: the link that was cut, and the handler that failed.
-    assert Counter(line.split()[0] for line in logged if line.startswith(("E", "W"))) == {"ERROR": 3, "WARNING": 3}
+    # Of each client: the link that was cut, and the handler that failed. A busy machine may add that the loop was late.
+    assert sum(line.startswith("ERROR on_message failed") for line in logged) == 3
+    assert sum(line.startswith("ERROR") for line in logged) == 3
+    assert sum(line.startswith("WARNING lost the link") for line in logged) == 3

@@ -11,6 +11,7 @@ import pytest
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
+from pystrands.engine import base
 from pystrands.engine.memory import MemoryEngine
 from pystrands.testing.brokers import LocalBroker
 
@@ -30,11 +31,11 @@ class Open:
         await testing.until(lambda: all(now <= before for now, before in zip(self._now(), self._before, strict=True)))
 
 
-class Engine(MemoryEngine):
-    """Notes what is called, and fails on demand."""
+class Engine(base.Engine):
+    """A memory engine that notes what is called, and fails on demand."""
 
     def __init__(self, at_start=None, at_stop=None):
-        super().__init__()
+        self.memory = MemoryEngine()
         self.at_start, self.at_stop = at_start, at_stop
         self.calls = []
 
@@ -42,13 +43,22 @@ class Engine(MemoryEngine):
         self.calls.append("start")
         if self.at_start is not None:
             await self.at_start()
-        await super().start(sink)
+        await self.memory.start(sink)
 
     async def stop(self):
         self.calls.append("stop")
         if self.at_stop is not None:
             await self.at_stop()
-        await super().stop()
+        await self.memory.stop()
+
+    def subscribe(self, room_id):
+        self.memory.subscribe(room_id)
+
+    def unsubscribe(self, room_id):
+        self.memory.unsubscribe(room_id)
+
+    def publish(self, *args, **options):
+        return self.memory.publish(*args, **options)
 
 
 class BrokenError(Exception):

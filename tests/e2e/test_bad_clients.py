@@ -236,13 +236,13 @@ async def test_clients_that_do_not_read():
 
 
 async def test_clients_past_their_rate_are_delayed_and_lose_nothing():
-    async with a_good_client(client_message_rate=150.0) as broker:
+    async with a_good_client(client_message_rate=10.0) as broker:  # which every machine is faster than
         clients = await attackers(broker, 5)
-        data = b"".join(frame(1, struct.pack(">H", number).hex().encode()) for number in range(400))
+        data = b"".join(frame(1, struct.pack(">H", number).hex().encode()) for number in range(30))
         for ws in clients:
             await ws.send_raw(data, timeout=PATIENCE)
         for ws in clients:
-            for number in range(400):
+            for number in range(30):
                 await ws.expect(struct.pack(">H", number).hex(), PATIENCE)
             await ws.close()
         assert broker.counters["rate_delayed"] >= 5

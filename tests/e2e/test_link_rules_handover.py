@@ -482,6 +482,7 @@ async def test_rule_18_a_paused_backend_comes_back_too_late():
                 await testing.until(lambda: len(two.notes) == 3)
                 assert two.notes == [("adopted", client_id), ("b*", client_id), ("c*", client_id)]
                 assert two.ids[1] == one.ids[2]
+                await testing.until(lambda: not one.connected)  # it has noticed the silence
                 proxy.resume()
                 await testing.until(lambda: one.connected)
                 release.set()

@@ -9,7 +9,12 @@ from tests.broker.test_rooms import make_client, make_rooms
 def test_a_context_is_encoded_when_it_is_needed_and_not_at_each_join(monkeypatch):
     encoded = []
     real = wire.context_json
-    monkeypatch.setattr(wire, "context_json", lambda *args: (encoded.append(args), real(*args))[1])
+
+    def counted(*args):
+        encoded.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(wire, "context_json", counted)
     rooms, _ = make_rooms()
     client = make_client(1)
     rooms.add(client)

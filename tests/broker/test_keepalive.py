@@ -1,14 +1,16 @@
 import asyncio
+import sys
 from collections import Counter
 from typing import Any
 
 import pytest
 
 from pystrands.broker.fanout import Outbox
+from pystrands.broker.frames import binary_frame
 from pystrands.broker.groups import Recipient
 from pystrands.broker.keepalive import KeepAlive, MessageWatch
 from pystrands.testing import until
-from tests.broker.ws_support import PATIENCE, PING, PONG, Double, Echo, Front, frame
+from tests.broker.ws_support import BINARY, KINDS, PATIENCE, PING, PONG, Double, Echo, Front, frame
 
 INTERVAL = 50.0
 
@@ -107,6 +109,99 @@ def test_a_paused_client_is_exempt(keepalive):
     assert not ws.aborted
     sweep(keepalive, now)
     assert ws.aborted
+
+
+class Peer(Double):
+    """A transport, and the system at its other end: the bytes that it is given, and those that it acknowledges."""
+
+    def __init__(self, given=0):
+        self.given = given
+        self.taken = 0
+
+    def get_write_buffer_size(self):
+        return self.given - self.taken
+
+    def get_extra_info(self, _):
+        return self
+
+    def fileno(self):
+        raise OSError  # all that it holds is in the transport
+
+    def getsockopt(self, _level, _option, size):
+        return bytes(size - 8) + self.taken.to_bytes(8, sys.byteorder)
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what the peer has acknowledged")
+
+
+def behind(keepalive, given):
+    """Return a client before which so much is, at its last ping, and the time."""
+    ws = Session()
+    ws.transport = Peer(given)
+    keepalive.add(ws)
+    ws.on_abort = lambda: keepalive.discard(ws)
+    now = sweep(keepalive, 0, 3)
+    assert ws.silent == 3
+    return ws, now
+
+
+@on_linux
+def test_whoever_reads_what_is_before_a_ping_is_left_alone(keepalive, counters):
+    ws, now = behind(keepalive, 1_000_000)
+    for _ in range(10):
+        ws.transport.taken += 100
+        now = sweep(keepalive, now)
+    assert not ws.aborted
+    sweep(keepalive, now)
+    assert ws.aborted, "it has stopped"
+    assert counters == {"keepalive_timeout": 1}
+    assert not keepalive._last_pings
+
+
+@on_linux
+def test_a_ping_that_came_late_may_be_answered_late(keepalive):
+    ws, now = behind(keepalive, 1_000_000)
+    ws.transport.taken = ws.transport.given = 1_000_004
+    ws.out.clear()
+    ws.queued = 0
+    now = sweep(keepalive, now)
+    assert not ws.aborted
+    ws.silent = 0  # the answer
+    now = sweep(keepalive, now, 3)
+    assert not ws.aborted
+    sweep(keepalive, now)
+    assert ws.aborted
+
+
+@on_linux
+def test_a_system_that_takes_pings_is_no_client_that_answers_them(keepalive):
+    ws, now = behind(keepalive, 100)
+    ws.transport.taken = ws.transport.given = 1000
+    ws.out.clear()
+    ws.queued = 0
+    sweep(keepalive, now)
+    assert ws.aborted
+
+
+@on_linux
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_is_kept_and_one_that_stops_is_not(kind):
+    watches: list[KeepAlive] = []
+    with Front(kind, send_limit=1 << 24, watches=watches) as front:
+        keepalive = front.call(lambda: KeepAlive(front.outbox, interval=INTERVAL, counters=front.counters))
+        watches.append(keepalive)
+        with front.connect(receive_buffer=65_536) as client:
+            ws = front.websocket()
+            front.call(lambda: [ws.send(binary_frame(bytes(1 << 20))) for _ in range(12)])
+            now = front.call(sweep, keepalive, 0, 3)
+            for _ in range(3):
+                assert client.frame() == (BINARY, bytes(1 << 20))
+                front.turn()
+                now = front.call(sweep, keepalive, now)
+            assert not front.counters["keepalive_timeout"]
+            while not front.counters["keepalive_timeout"]:  # nothing is read from here on
+                now = front.call(sweep, keepalive, now)
+            assert front.closed() == (1006, "")
 
 
 def test_visits_are_spread_over_the_interval(keepalive):

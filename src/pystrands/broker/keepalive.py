@@ -9,12 +9,16 @@ from typing import Final
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout import Outbox
 from pystrands.broker.frames import POLICY_VIOLATION, ping_frame
+from pystrands.broker.pressure import acknowledged, outstanding
 from pystrands.broker.websocket import WebSocket
 
 logger = logging.getLogger(__name__)
 
 _PING: Final = ping_frame()
 _BUCKETS: Final = 50  # steps per interval: at 100,000 connections 2,000 visits each time
+_MUCH: Final = (
+    64 * 1024
+)  # bytes before a ping which delay it, and what a peer may have to read once its system has them
 _LOOKS: Final = 8  # visits per message time-out, at least
 _LOOK: Final = 5.0  # seconds between two of them, at most
 
@@ -96,10 +100,10 @@ class KeepAlive(Sweep):
 
     Every connection is visited once per `interval` seconds. One that was silent since its last visit is pinged; when
     `missed` pings have gone unanswered it is aborted at the next visit (`keepalive_timeout` is counted). Whatever is
-    received counts as life.
+    received counts as life. So does, on Linux, that a peer takes what is on its way before the last ping.
     """
 
-    __slots__ = ("_counters", "_missed", "_outbox")
+    __slots__ = ("_counters", "_last_pings", "_missed", "_outbox")
 
     def __init__(
         self, outbox: Outbox, *, interval: float = 25.0, missed: int = 2, counters: Counters | None = None
@@ -108,6 +112,13 @@ class KeepAlive(Sweep):
         self._outbox = outbox
         self._missed = missed
         self._counters = new_counters() if counters is None else counters
+        # For who is about to be dropped: how far the peer had acknowledged at the last ping, and how far that ping is.
+        self._last_pings: dict[WebSocket, tuple[int, int]] = {}
+
+    def discard(self, ws: WebSocket) -> None:
+        """Stop watching a connection, if it is watched."""
+        super().discard(ws)
+        self._last_pings.pop(ws, None)
 
     def _visit(self, bucket: set[WebSocket]) -> None:
         silent: list[WebSocket] = []
@@ -117,19 +128,35 @@ class KeepAlive(Sweep):
                 ws.silent = 0
             elif ws.silent == 0:
                 ws.silent = 1
-            elif ws.silent > self._missed:
-                dead.append(ws)
-            else:
+            elif ws.silent <= self._missed:
                 ws.silent += 1
                 silent.append(ws)
+            elif self._is_reading(ws):
+                silent.append(ws)
+            else:
+                dead.append(ws)
         if silent:
             self._outbox.fan_out(silent, _PING)
+        for ws in silent:
+            if ws.silent > self._missed:
+                self._note_ping(ws)
         for ws in dead:  # now that nobody goes through the bucket that they are about to leave
             self._counters["keepalive_timeout"] += 1
             try:
                 ws.abort()
             except Exception:
                 logger.exception("could not drop a silent client")
+
+    def _note_ping(self, ws: WebSocket) -> None:
+        taken = acknowledged(ws.transport)
+        if taken >= 0:
+            self._last_pings[ws] = (taken, taken + outstanding(ws.transport) + ws.queued)
+
+    def _is_reading(self, ws: WebSocket) -> bool:
+        """Whether much was before the last ping, and some of that has been taken since."""
+        then, ping = self._last_pings.pop(ws, (0, 0))
+        taken = acknowledged(ws.transport) if ping else -1
+        return taken > then and (taken < ping or ping - then > _MUCH)
 
 
 class MessageWatch(Sweep):

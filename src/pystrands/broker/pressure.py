@@ -1,6 +1,7 @@
 """Recipients that are full: who is told, who is waited for, and who is too slow (LINK rules 25 to 27)."""
 
 import logging
+import socket
 import sys
 import time
 from asyncio import AbstractEventLoop
@@ -17,7 +18,7 @@ if sys.platform != "win32":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-__all__ = ["Pressure", "SlowPolicy", "Teller", "outstanding"]
+__all__ = ["Pressure", "SlowPolicy", "Teller", "acknowledged", "outstanding"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,10 @@ _EXCESS: Final = 16 * 1024 * 1024
 """Bytes beyond its buffer that a client is given: the command windows of four backends that were told when it was full.
 
 Only who goes on regardless comes here."""
+
+
+_TCP_INFO_SIZE: Final = 128
+"""Bytes of Linux' tcp_info up to and with tcpi_bytes_acked, which are its last eight."""
 
 
 class Teller(Protocol):
@@ -61,6 +66,17 @@ def outstanding(transport: Any) -> int:
         return 0
     size: int = transport.get_write_buffer_size()
     return size + in_kernel(transport)
+
+
+def acknowledged(transport: Any) -> int:
+    """Return how many bytes the peer's system has acknowledged so far; -1 where the kernel does not say."""
+    if sys.platform != "linux":
+        return -1
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+    except (OSError, AttributeError, ValueError):
+        return -1
+    return int.from_bytes(info[-8:], sys.byteorder) if len(info) == _TCP_INFO_SIZE else -1
 
 
 class Pressure:

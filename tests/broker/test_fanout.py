@@ -47,6 +47,12 @@ class Transport(Double):
     def is_closing(self):
         return self.closing
 
+    def get_write_buffer_size(self):
+        return 0
+
+    def set_write_buffer_limits(self, high, low):
+        self.limits = high, low
+
     def write(self, data):
         if self.error is not None:
             raise self.error

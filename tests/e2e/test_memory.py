@@ -33,6 +33,10 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 class Slow(RawBackend):
     """Lets everybody in, echoes what the quiet client says, and finishes nothing of the others."""
 
+    def __init__(self, broker):
+        super().__init__(broker)
+        self.others = []
+
     async def serve(self):
         while True:
             heard = await self.next_line()
@@ -44,6 +48,8 @@ class Slow(RawBackend):
             if heard["action"] == "connection_request":
                 self.say("response", {"accepted": True}, request_id=heard["request_id"])
             elif heard["action"] != "new_message":
+                if heard["action"] == "new_connection" and heard["params"]["context"]["room_id"] == "/bad":
+                    self.others.append(heard["params"]["context"]["client_id"])
                 self.done(heard)
             elif heard["params"]["message"] == "quiet":
                 client_id = heard["params"]["context"]["client_id"]
@@ -171,6 +177,30 @@ async def test_messages_whose_end_does_not_come():
         socks = [await asyncio.to_thread(it.connect) for _ in range(200)]
         await it.push(*((sock, data) for sock in socks))
         await it.settled()
+
+
+async def test_messages_that_grow_side_by_side_and_never_end():
+    """Many become large in the same turn of the loop: the buffers that they leave behind are gone at once."""
+    fragment = bytearray(frames.frame(frames.BINARY, bytes(MIB - 10_000)))
+    fragment[0] &= 0x7F
+    async with scene() as it:
+        socks = [await asyncio.to_thread(it.connect) for _ in range(200)]
+        for first in range(0, len(fragment), 65_536):
+            await it.push(*((sock, fragment[first : first + 65_536]) for sock in socks))
+        await it.settled()
+
+
+async def test_large_messages_of_a_backend_that_waits_for_nobody():
+    """Of those that don't read a transport keeps a whole message for its last byte."""
+    async with scene() as it:
+        socks = [await asyncio.to_thread(it.connect) for _ in range(150)]
+        await testing.until(lambda: len(it.backend.others) == 150, PATIENCE)
+        for letter in "abcdef":
+            for client_id in it.backend.others:
+                it.backend.say("message_to_connection", {"conn_id": client_id, "message": letter * 700_000})
+                await it.backend.flushed()
+        await it.settled()
+        assert len(socks) == 150
 
 
 async def test_what_is_sent_before_the_handshake_is_over():

@@ -141,6 +141,15 @@ class Pipe:
         if not self.is_cut:
             self.to_backend += data
 
+    def writelines(self, lines):
+        self.write(b"".join(lines))
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
     def abort(self):
         """The broker ends it."""
         self.cut()

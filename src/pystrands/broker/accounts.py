@@ -76,7 +76,7 @@ class Accounts:
                 self._of(ws.client, of_clients)
         for client, account in of_clients.items():
             _add_own(client, account)
-        others += [Account(ws.give_up, ws.held_bytes) for ws in self._closed() if ws.client is None]
+        others += [_of_closed(ws) for ws in self._closed() if ws.client is None]
         others += [Account(handshake.give_up, handshake.held_bytes) for handshake in self._handshakes()]
         return [*of_clients.values(), *others], nobodys
 
@@ -114,6 +114,18 @@ def _add_own(client: Client, account: Account) -> None:
             account.fixed += size
     account.own += client.held_bytes
     account.fixed += len(client.metadata)  # its last event tells it
-    ws = client.ws
-    account.own += ws.held_bytes - ws.queued
-    account.frames = ws.out
+    own, account.frames = _of_socket(client.ws)
+    account.own += own
+
+
+def _of_closed(ws: WebSocket) -> Account:
+    own, frames = _of_socket(ws)
+    return Account(ws.give_up, own, 0, frames)
+
+
+def _of_socket(ws: WebSocket) -> tuple[int, Sequence[bytes]]:
+    """Return what is kept for a connection beside frames, and the frames: a few may be in its transport only."""
+    own = ws.held_bytes - ws.queued
+    if ws.stuck is None:
+        return own, ws.out
+    return own - len(ws.stuck), [*ws.out, ws.stuck]

@@ -340,6 +340,8 @@ class Backends(LinkOwner):
                         receiver.command(session, command)
                     except Exception as error:  # noqa: BLE001 - whatever it is
                         receiver.failed(session, command, error)
+                    if link.session is not session:
+                        return
             return
         carry_out = receiver.command
         for command in commands:
@@ -358,12 +360,12 @@ class Backends(LinkOwner):
                 try:
                     if kind in _OF_SESSIONS:
                         self._carry_out(session, command)
-                        if link.session is not session:  # it ended the session
-                            return
                     else:
                         carry_out(session, command)  # type: ignore[arg-type]  # Unknown is of sessions
                 except Exception as error:  # noqa: BLE001 - whatever it is
                     receiver.failed(session, command, error)
+                if link.session is not session:  # it has ended: what follows is for the next one
+                    return
             elif receipt is _GAP:
                 self._break(link, "left out a line")
                 return

@@ -93,7 +93,7 @@ class Budget:
         """Look from now on."""
         if self.limit:
             self._meter.watch(self.look)
-            self._meter.reset(self.limit)
+            self._meter.reset(self.limit // _PRESSED)
             self._timer = self._loop.call_later(_INTERVAL, self._on_timer)
 
     def stop(self) -> None:
@@ -144,7 +144,10 @@ class Budget:
                 )
                 if self._trimming is None:
                     self._trimming = self._loop.call_later(_TRIM_AFTER, self._trim)
-        self._meter.reset(max(self.limit - self._total, self.limit // _STEP))
+        left = self.limit - self._total
+        if not self._is_frugal:  # what comes until then is taken as large pieces come
+            left = min(left, self.limit // _PRESSED)
+        self._meter.reset(max(left, self.limit // _STEP))
 
     def _trim(self) -> None:
         self._trimming = None

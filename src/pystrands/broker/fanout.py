@@ -4,18 +4,24 @@ import logging
 import math
 import sys
 import time
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Transport
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, Group, Recipient, missing
+from pystrands.broker.meter import Meter
 from pystrands.broker.pressure import Pressure, SlowPolicy
 from pystrands.broker.volatile import Volatile
 
 logger = logging.getLogger(__name__)
 
+HIGH_WATER: Final = 65_536
+"""Bytes in a client's transport at which we hold back."""
+LOW_WATER: Final = 16_384
+# What is larger blocks a client by its last byte.
+_SMALL_WRITE: Final = 8192
 # A queue above this goes to the transport in parts, so that a peer that reads slowly has it in one place only.
 _WRITE_SIZE: Final = 131_072
 # A fan-out to fewer than this goes with the small sends: nobody waits long behind it.
@@ -40,6 +46,7 @@ class Outbox:
         "_latest",
         "_loop",
         "_many",
+        "_meter",
         "_number",
         "_scheduled",
         "_sends_per_slice",
@@ -57,9 +64,11 @@ class Outbox:
         limit: int = 1_048_576,
         slow_time: float = 2.0,
         counters: Counters | None = None,
+        meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = loop
+        self._meter = meter or Meter()
         self._slice_seconds = slice_seconds
         self._sends_per_slice = max(1, int(slice_seconds / _SECONDS_PER_SEND))
         self._counters = new_counters() if counters is None else counters
@@ -252,10 +261,16 @@ class Outbox:
             ws.fresh.is_held = False
         if ws.flags < CLOSED:
             self._blocked.add(ws)
+            if ws.transport is not None:
+                self._meter.grown += ws.transport.get_write_buffer_size()
 
     def unblock(self, ws: Recipient) -> None:
         """Let a client's frames go again."""
         ws.flags &= ~BLOCKED
+        if ws.stuck is not None:
+            ws.stuck = None
+            if ws.transport is not None:
+                ws.transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         self._blocked.discard(ws)
         if ws.out and ws.flags < IN_SMALL:
             ws.flags |= IN_SMALL
@@ -315,6 +330,8 @@ class Outbox:
             self._few = []
         if self._bulk or self._many:
             self._flush_slice()
+        if self._meter.grown > self._meter.mark:
+            self._loop.call_soon(self._meter.over)  # not here: it closes clients
 
     def _flush_slice(self) -> None:
         bulk = self._bulk
@@ -410,10 +427,26 @@ def _send(ws: Recipient, data: bytes) -> None:
         transport = ws.transport
         # A closed uvloop handle raises; whoever closed it is about to be told that the connection is lost.
         if transport is not None and not transport.is_closing():
-            transport.write(data)
+            if len(data) > _SMALL_WRITE:
+                _write_large(ws, transport, data)
+            else:
+                transport.write(data)
     except Exception:
         logger.exception("writing to a client failed")
         ws.abort()
+
+
+def _write_large(ws: Recipient, transport: Transport, data: bytes) -> None:
+    """Hand much to a transport, which keeps it whole while a byte of it waits: until then it gets nothing else."""
+    if ws.flags & BLOCKED:
+        transport.write(data)
+    else:
+        transport.set_write_buffer_limits(1, 0)
+        transport.write(data)
+        if not ws.flags & BLOCKED:
+            transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+    if ws.flags & BLOCKED:
+        ws.stuck = data
 
 
 def _write_in_parts(ws: Recipient) -> None:

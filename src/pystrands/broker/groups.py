@@ -87,7 +87,7 @@ class Fresh:
 class Recipient:
     """What the outbox needs of a WebSocket. All of it but `limit` and `transport` is the outbox's to write."""
 
-    __slots__ = ("behind", "flags", "fresh", "groups", "high", "limit", "out", "queued", "seen", "transport")
+    __slots__ = ("behind", "flags", "fresh", "groups", "high", "limit", "out", "queued", "seen", "stuck", "transport")
 
     def __init__(self, transport: Transport | None, limit: int) -> None:
         self.transport = transport
@@ -98,6 +98,8 @@ class Recipient:
         self.high = limit // 2  # from where on each frame is a question
         self.behind: Behind | None = None  # there while it is full
         self.fresh: Fresh | None = None  # there once it has got a volatile message
+        self.stuck: bytes | None = None
+        """What its transport was given last, when that blocked it: kept whole until its last byte is out."""
         self.flags = 0
         self.groups: tuple[Group, ...] | dict[Group, None] = ()  # in the order in which it joined them
         self.seen = 0  # the number of the last frame of its groups that is in `out` or written: all up to it are

@@ -41,6 +41,14 @@ _HEARTBEAT: Final = Heartbeat
 _decode: Final = COMMANDS.known
 _LOGGED_MALFORMED_LINES: Final = 10
 """How many malformed lines of one link are logged; all are counted."""
+_AT_ONCE: Final = 32
+"""Commands that are carried out without a look at the time."""
+_SLICE: Final = 0.01
+"""Seconds for which commands of one link are carried out in one turn of the loop."""
+_MUCH: Final = 131_072
+"""Bytes of a read after which there probably is more."""
+_JOINED: Final = 65_536
+"""Bytes of lines that are joined for one write; more are kept as they are, not twice."""
 _LINGER: Final = 1.0
 """Seconds for a peer that is refused to read why."""
 
@@ -101,8 +109,8 @@ class Link:
     silence tells nothing: a backend may be slow, and is not refused for that before the time for its hello is over.
     """
 
-    __slots__ = ("_address", "_decision", "_end", "_held", "_malformed", "_out", "_shared", "_splitter",
-                 "_transport", "blocked", "heard", "name", "number", "peer", "session")  # fmt: skip
+    __slots__ = ("_address", "_copied", "_decision", "_end", "_held", "_malformed", "_out", "_rest", "_shared", "_size",
+                 "_splitter", "_transport", "blocked", "heard", "name", "number", "peer", "session")  # fmt: skip
 
     def __init__(self, number: int, shared: LinkShared) -> None:
         self.number = number
@@ -118,6 +126,9 @@ class Link:
         self._transport: asyncio.Transport | None = None
         self._splitter = LineSplitter(shared.max_line)
         self._out: list[bytes] = []
+        self._size = 0  # bytes in `_out`
+        self._copied = 0  # bytes that were written and that nobody else keeps, those that are out included
+        self._rest: list[Command | Unknown | Broken] = []  # read, and to be carried out in a later turn
         self._malformed = 0
         self._held: bytearray | None = bytearray()
         """What came before it is decided; None once it is."""
@@ -136,9 +147,10 @@ class Link:
 
     @property
     def unsent_bytes(self) -> int:
-        """How many bytes wait in the transport to be written: copies of lines."""
+        """How many bytes wait in the transport to be written, of what no session keeps as it is."""
         transport = self._transport
-        return 0 if transport is None else transport.get_write_buffer_size()
+        self._copied = 0 if transport is None else min(self._copied, transport.get_write_buffer_size())
+        return self._copied
 
     @property
     def is_open(self) -> bool:
@@ -153,11 +165,20 @@ class Link:
             if not self._out:
                 self._shared.loop.call_soon(self._flush)
             self._out.append(line)
+            self._size += len(line)
 
     def _flush(self) -> None:
-        if self._out and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+        out, transport = self._out, self._transport
+        if out and transport is not None and not transport.is_closing():
+            if self._size <= _JOINED:
+                self._copied += self._size
+                transport.write(b"".join(out))
+            else:
+                if self.session is None or self.session.stream is None:
+                    self._copied += self._size
+                transport.writelines(out)
+        out.clear()
+        self._size = 0
 
     def pause_writing(self) -> None:
         """The transport holds as much as it should."""
@@ -176,7 +197,8 @@ class Link:
             self._transport.close()
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """End the connection at once; of what it has sent no more is carried out."""
+        self._rest.clear()
         if self._transport is not None:
             self._transport.abort()
 
@@ -207,6 +229,9 @@ class Link:
             logger.info("%s: %s", self.name, printable(str(exc)))
         self._transport = None
         self._out.clear()
+        if self._rest:  # it had been read
+            rest, self._rest = self._rest, []
+            self._shared.owner.link_received(self, rest)
         for timer in (self._decision, self._end):
             if timer is not None:
                 timer.cancel()
@@ -254,7 +279,32 @@ class Link:
             return
         if self._splitter.overlong != overlong:
             self._is_overlong(self._splitter.overlong - overlong)
-        shared.owner.link_received(self, commands)
+        if len(commands) <= _AT_ONCE and not self._rest and len(data) < _MUCH:
+            shared.owner.link_received(self, commands)
+        else:
+            self._rest += commands
+            self._carry_out_some()
+
+    def _carry_out_some(self) -> None:
+        """Carry out commands for a while, and go on in the loop's next turn: others have a right to it, too."""
+        rest, shared = self._rest, self._shared
+        end = shared.loop.time() + _SLICE
+        done = 0
+        while done < len(rest) and shared.loop.time() < end:
+            some = rest[done : done + _AT_ONCE]
+            done += len(some)
+            shared.owner.link_received(self, some)
+        del rest[:done]
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.pause_reading()  # without that the loop reads on for as long as there is something
+            shared.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._rest:
+            self._carry_out_some()
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _hear_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Answer a backend that asks whether its session lives: while it has this link it does."""

@@ -313,6 +313,7 @@ class Broker:
             limit=config.client_buffer,
             slow_time=config.slow_client_time,
             counters=self.counters,
+            meter=self._meter,
         )
         self._rooms = Rooms(
             self._outbox,

@@ -7,6 +7,7 @@ from typing import Final
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout import Outbox
+from pystrands.broker.meter import Meter
 from pystrands.broker.pressure import SlowPolicy
 from pystrands.protocol.events import Event, Holder, Keeper, Ledger
 
@@ -101,8 +102,9 @@ class TimedOutbox(Outbox):
         limit: int = 1_048_576,
         slow_time: float = 2.0,
         counters: Counters | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        super().__init__(loop, policy=policy, limit=limit, slow_time=slow_time, counters=counters)
+        super().__init__(loop, policy=policy, limit=limit, slow_time=slow_time, counters=counters, meter=meter)
         self._histogram = histogram
         self._now = clock
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from pystrands.broker.counters import Counters, new_counters
-from pystrands.broker.fanout import Outbox
+from pystrands.broker.fanout import HIGH_WATER, LOW_WATER, Outbox
 from pystrands.broker.frames import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
@@ -34,9 +34,6 @@ from pystrands.broker.meter import Meter
 from pystrands.broker.parser import Frame, Parser, narrow, parse
 
 logger = logging.getLogger(__name__)
-
-HIGH_WATER: Final = 65_536  # bytes in the transport's own buffer at which we hold back
-LOW_WATER: Final = 16_384
 
 # For every frame: compiled code finds its module's constants at once, and searches for what is imported.
 _parse: Final = parse
@@ -116,9 +113,23 @@ class WebSocketShared:
     fat: dict["WebSocket", None] = field(default_factory=dict)  # those whose parser's buffer has grown
     meter: Meter = field(default_factory=Meter)
     hangups: HangupWatcher = field(init=False)
+    _spent: Parser | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.hangups = HangupWatcher(self.loop)
+
+    def spend(self, parser: Parser | None) -> None:
+        """Keep a parser that is done with for as long as it may be running: until the next one is, or the turn is over.
+
+        Kept until then, those of hundreds of clients whose messages are whole in the same turn would be a budget's
+        worth. One never parses within another's call.
+        """
+        if self._spent is None:
+            self.loop.call_soon(self._forget)
+        self._spent = parser
+
+    def _forget(self) -> None:
+        self._spent = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
@@ -219,8 +230,9 @@ class WebSocket(Incoming):
         if self._backlog is not None:
             size += len(self._backlog)
         transport = self.transport
-        if transport is not None and self.flags >= BLOCKED:
-            size += transport.get_write_buffer_size()
+        if transport is not None:
+            waiting = transport.get_write_buffer_size()
+            size += waiting if self.stuck is None else max(waiting, len(self.stuck))
         return size
 
     def give_up(self) -> None:
@@ -250,7 +262,7 @@ class WebSocket(Incoming):
             old = self._parser
             self._install_parser(transport)
             if self._reading:
-                self._shared.loop.call_soon(_forget, old)
+                self._shared.spend(old)
 
     # What the handshake calls, before the parser is the transport's protocol.
 
@@ -287,7 +299,7 @@ class WebSocket(Incoming):
             self._seal()
         self._state = _LOST
         self._shared.lingering.discard(self)
-        self.transport = None
+        self.transport = self.stuck = None
         self._parser = None
         if self.place is not None:
             self.place.leave()
@@ -429,7 +441,7 @@ class WebSocket(Incoming):
         except Exception:
             logger.exception("a client's parser could not be replaced")
             self._fail(INTERNAL_ERROR, "internal error")
-        self._shared.loop.call_soon(_forget, old)  # it is still running: it called us
+        self._shared.spend(old)  # it is still running: it called us
 
     # The end.
 
@@ -465,6 +477,8 @@ class WebSocket(Incoming):
         try:
             if not transport.is_closing():
                 transport.write(data)
+                if self.flags & BLOCKED:
+                    self.stuck = data
         except Exception:
             logger.exception("a close frame could not be written")
         if attached:
@@ -516,7 +530,7 @@ class WebSocket(Incoming):
         """End our side, and throw away what still comes until the peer ends its own."""
         transport.set_protocol(Drain(self.connection_lost))  # one that closes already has to tell us, too
         if self._parser is not None:
-            self._shared.loop.call_soon(_forget, self._parser)  # it may be what called us
+            self._shared.spend(self._parser)  # it may be what called us
             self._parser = None
         self._start_timer()
         finish(transport)
@@ -538,10 +552,6 @@ class _Nobody(asyncio.Protocol):
     @staticmethod
     def data_received(_: bytes) -> None:
         """Ignore it."""
-
-
-def _forget(_: object) -> None:
-    """Hold a reference for one loop turn."""
 
 
 _NOBODY: Final = _Nobody()

@@ -1,6 +1,7 @@
 import asyncio
 import itertools
 import socket
+import sys
 import threading
 
 import picows
@@ -12,7 +13,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from pystrands.broker.fanout import Outbox
-from pystrands.broker.frames import ping_frame, text_frame
+from pystrands.broker.frames import binary_frame, ping_frame, text_frame
 from pystrands.broker.incoming import BACKPRESSURE, TOO_FAST
 from pystrands.broker.keepalive import MessageWatch
 from pystrands.broker.websocket import Receiver, WebSocket, WebSocketShared
@@ -425,6 +426,26 @@ def test_a_peer_that_does_not_read_is_cut_off(kind):
         with pytest.raises(ConnectionResetError):
             client.to_end()
         client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what the peer has acknowledged")
+def test_a_peer_that_reads_what_is_before_our_close_gets_all(kind):
+    with Front(kind, close_timeout=PATIENCE, send_limit=1 << 30) as front:
+        with front.connect(receive_buffer=65_536) as client:
+            ws = front.websocket()
+            front.call(lambda: [ws.send(binary_frame(bytes(1 << 20))) for _ in range(12)])
+            front.call(ws.close, 4000)
+            for _ in range(9):
+                assert client.frame() == (BINARY, bytes(1 << 20))
+                front.call(ws._on_timer)
+            frames, code = client.closing()
+            assert (len(frames), code) == (3, 4000)
+        with front.connect(receive_buffer=65_536) as client:
+            ws = front.websocket()
+            front.call(lambda: [ws.send(binary_frame(bytes(1 << 20))) for _ in range(12)])
+            front.call(ws.close, 4000)
+            while front.call(lambda: ws.transport) is not None:  # it does not read
+                front.call(ws._on_timer)
 
 
 def test_an_exception_of_the_receiver_closes_with_1011(kind):

@@ -510,6 +510,7 @@ class Broker:
         for server in self._servers[1:]:
             server.close()
         sockets = list(self._rooms.sockets)
+        lingering = list(self._shared.lingering)
         await self._close_clients(sockets)
         for server in self._servers[:1]:
             server.close()
@@ -525,7 +526,7 @@ class Broker:
         if self._idle is not None:
             self._idle.stop()
         self._budget.stop()
-        await self._wait_for(sockets)
+        await self._wait_for([*sockets, *lingering])
         self._shared.hangups.close()
         for server in self._servers:
             await server.wait_closed()

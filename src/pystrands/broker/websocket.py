@@ -32,6 +32,7 @@ from pystrands.broker.limits import Place
 from pystrands.broker.linger import Drain, cut, finish
 from pystrands.broker.meter import Meter
 from pystrands.broker.parser import Frame, Parser, narrow, parse
+from pystrands.broker.pressure import acknowledged, outstanding
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ _BIG: Final = 4096
 _WIDE: Final = 32_768  # bytes in it from which on a read gives no more than 64 KiB
 _SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
 _HUGE: Final = 131_072  # bytes in it from which on a fresh one is worth its time at once
+_CHANCES: Final = 60  # how often a peer may take `close_timeout` to get what is before our close frame
 _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one before it
 _PONG_BYTE: Final = 0x80 | PONG
 
@@ -138,16 +140,19 @@ class WebSocket(Incoming):
 
     `send()` works at once, messages come from the loop's next turn on. After `client_closed`, in which `closed_by_us`
     tells whose the code is, the connection lingers by itself until the peer has got our close frame or `close_timeout`
-    is over. `client` belongs to the router.
+    is over, which begins anew while the kernel (Linux) says that the peer takes what was before it. `client` belongs to
+    the router.
     """
 
     __slots__ = (
+        "_chances",
         "_end",
         "_fat",
         "_held",
         "_parser",
         "_reading",
         "_slimmed",
+        "_taken",
         "_timer",
         "client",
         "closed_by_us",
@@ -175,6 +180,8 @@ class WebSocket(Incoming):
         self._parser: Parser | None = None
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
+        self._taken = 0  # bytes that the peer had acknowledged when that was started
+        self._chances = _CHANCES
         self._fat = 0  # bytes that the parser's buffer has held, where it has grown
         self._slimmed = 0.0
         self._reading = False  # its transport is in the middle of a read
@@ -536,14 +543,25 @@ class WebSocket(Incoming):
         finish(transport)
 
     def _start_timer(self) -> None:
-        if self._timer is None and self.transport is not None:
+        transport = self.transport
+        if self._timer is None and transport is not None:
+            self._taken = acknowledged(transport)
             self._timer = self._shared.loop.call_later(self._shared.close_timeout, self._on_timer)
             self._shared.lingering.add(self)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        if self.transport is not None:
-            cut(self.transport)
+        """Cut the connection, unless the peer is taking what is before our close frame: it can't have answered yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        transport = self.transport
+        if transport is None:
+            return
+        self._chances -= 1
+        if self._chances > 0 and outstanding(transport) and acknowledged(transport) > self._taken:
+            self._start_timer()
+        else:
+            cut(transport)
 
 
 class _Nobody(asyncio.Protocol):

@@ -9,3 +9,8 @@ def clean_environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("PYSTRANDS_", "PYSTRAND_")):
             monkeypatch.delenv(name)
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their parameter: what is masked is different in each process, and the workers must agree on names."""
+    return argname if isinstance(val, bytes) else None

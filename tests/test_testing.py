@@ -308,7 +308,7 @@ async def test_wrong_frames_and_raw_bytes():
 
 async def test_a_client_that_vanishes_and_one_that_does_not_read():
     async with (
-        testing.broker(client_buffer=10_000, max_message_size=10_000) as broker,
+        testing.broker(client_buffer=10_000, max_message_size=10_000, slow_client_time=0.5) as broker,
         testing.backend(broker) as sender,
     ):
         vanishing = await testing.connect(broker)

@@ -222,7 +222,9 @@ async def test_fragments_without_end(monkeypatch):
 
 
 async def test_clients_that_do_not_read():
-    async with a_good_client(client_buffer=100_000, max_message_size=60_000, close_timeout=0.2) as broker:
+    async with a_good_client(
+        client_buffer=100_000, max_message_size=60_000, close_timeout=0.2, slow_client_time=0.5
+    ) as broker:
         clients = await attackers(broker, 5, receive_buffer=4096)
         for ws in clients:
             ws.stop_reading()

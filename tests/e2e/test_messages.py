@@ -171,7 +171,7 @@ async def test_with_two_backends_every_event_reaches_its_owner_in_order_beside_s
 
 
 async def test_a_client_that_does_not_read_is_closed_and_costs_the_others_nothing():
-    async with testing.broker(client_buffer=1 << 20) as broker, testing.backend(broker) as sender:
+    async with testing.broker(client_buffer=1 << 20, slow_client_time=0.5) as broker, testing.backend(broker) as sender:
         stuck = await testing.connect(broker, "/room", receive_buffer=4096)
         stuck.stop_reading()
         async with connect(broker) as ws:

@@ -115,7 +115,12 @@ async def test_a_confirmation_tells_how_many_clients_it_was_for():
 
 
 async def test_a_confirmation_tells_of_clients_that_are_too_slow():
-    options = {"client_buffer": 70_000, "max_message_size": 60_000, "slow_client_policy": "drop"}
+    options = {
+        "client_buffer": 70_000,
+        "max_message_size": 60_000,
+        "slow_client_policy": "drop",
+        "slow_client_time": 0.5,
+    }
     async with running_broker(**options) as broker, backend(broker, Named) as named:
         ws = await connect(broker, "/ann", max_queue=1)
         ws.transport.pause_reading()

@@ -202,7 +202,7 @@ class BrokerConfig:
         maximum=GIB,
     )
     slow_client_time: float = option(
-        2.0,
+        20.0,
         "time that a client may take no byte while more than half of its buffer waits; then it is too slow",
         unit="s",
         above=0,

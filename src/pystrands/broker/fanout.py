@@ -62,7 +62,7 @@ class Outbox:
         slice_seconds: float = 0.002,
         policy: SlowPolicy = "disconnect",
         limit: int = 1_048_576,
-        slow_time: float = 2.0,
+        slow_time: float = 20.0,
         counters: Counters | None = None,
         meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,

@@ -100,7 +100,7 @@ class TimedOutbox(Outbox):
         *,
         policy: SlowPolicy = "disconnect",
         limit: int = 1_048_576,
-        slow_time: float = 2.0,
+        slow_time: float = 20.0,
         counters: Counters | None = None,
         meter: Meter | None = None,
     ) -> None:

@@ -230,7 +230,8 @@ class Core:
                     raise NotConnected("the link to the broker was lost before this could be sent")
                 return await answer
         except TimeoutError:
-            raise TimeoutError(f"the broker has not answered within {timeout:g} s") from None
+            why = "the recipient takes no more for now" if to in life.outgoing.full else "the broker has not answered"
+            raise TimeoutError(f"{why}: waited for {timeout:g} s (timeout=)") from None
         finally:
             del life.incoming.results[request_id]
 

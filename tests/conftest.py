@@ -12,5 +12,5 @@ def clean_environment(monkeypatch):
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Name bytes by their parameter: what is masked is different in each process, and the workers must agree on names."""
+    """Name bytes by their parameter: what is masked is different in each process, and workers must agree."""
     return argname if isinstance(val, bytes) else None

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from pystrands.broker.backends import Backends
-from pystrands.broker.commands import Commands
-from pystrands.broker.fanout import Outbox
-from pystrands.broker.gate import Gate
-from pystrands.broker.links import LinkShared, link_factory
-from pystrands.broker.queue import EventQueue
-from pystrands.broker.rooms import Rooms
-from pystrands.broker.router import Router
-from pystrands.broker.taps import Taps
+from pystrands.broker.backends.gate import Gate
+from pystrands.broker.backends.link import LinkShared, link_factory
+from pystrands.broker.backends.registry import Backends
+from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.hub.taps import Taps
+from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.router import Router
 from pystrands.protocol import wire
 from pystrands.protocol.messages import HelloParams
 

@@ -14,19 +14,19 @@ import msgspec
 from tests.broker.doubles import FakeHandshake
 
 from fuzz.doubles import Broker, Input, Loop, Transport, nothing_logged, pieces
-from pystrands.broker.admission import Admission, Handshake
-from pystrands.broker.assembly import Assembly, BadMessageError
-from pystrands.broker.deflate import Compressor, DeflatedAssembly, negotiate
-from pystrands.broker.entry import EntryRules
-from pystrands.broker.fanout import Outbox
-from pystrands.broker.frames import binary_frame, close_code_is_valid, payload_of, text_frame
-from pystrands.broker.origins import AllowedOrigins
-from pystrands.broker.proxies import TrustedProxies
-from pystrands.broker.upgrade import BadRequestError, check_upgrade, parse_request
-from pystrands.broker.websocket import Receiver, WebSocket, WebSocketShared
+from pystrands.broker.admission.handshake import Admission, Handshake
+from pystrands.broker.admission.origins import AllowedOrigins
+from pystrands.broker.admission.proxies import TrustedProxies
+from pystrands.broker.admission.rules import EntryRules
+from pystrands.broker.admission.upgrade import BadRequestError, check_upgrade, parse_request
+from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.ws.assembly import Assembly, BadMessageError
+from pystrands.broker.ws.deflate import Compressor, DeflatedAssembly, negotiate
+from pystrands.broker.ws.frames import binary_frame, close_code_is_valid, payload_of, text_frame
+from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
+from pystrands.client.connection.session import BackendSession
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
-from pystrands.protocol.commands import BackendSession
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.link import LinkSession, Receipt
 from pystrands.protocol.messages import COMMANDS, EVENTS, Broken, Heartbeat, HelloParams, Unknown, message_content

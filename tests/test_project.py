@@ -76,7 +76,9 @@ def test_importing_the_library_does_not_import_the_broker():
 
 
 def test_help_does_not_import_the_broker_that_runs():
-    code = "import sys, pystrands.cli; print(*(m for m in sys.modules if m in ('picows', 'pystrands.broker.server')))"
+    code = (
+        "import sys, pystrands.cli.main; print(*(m for m in sys.modules if m in ('picows', 'pystrands.broker.server')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == ""
 
 

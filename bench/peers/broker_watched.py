@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from pystrands import cli
 from pystrands.broker import server
+from pystrands.cli import main
 
 FILE = Path(sys.argv[1])
 PERIOD = 0.001
@@ -59,4 +59,4 @@ class WatchedBroker(server.Broker):
 
 
 server.Broker = WatchedBroker  # type: ignore[misc]
-cli.main(["server", *sys.argv[2:]])
+main.main(["server", *sys.argv[2:]])

@@ -1,5 +1,5 @@
 """``python -m pystrands`` is the command ``pystrands``."""
 
-from pystrands.cli import main
+from pystrands.cli.main import main
 
 main(prog_name="pystrands")

@@ -39,8 +39,8 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     ours = [name for name in environ if name.startswith(PREFIX)]
     if all(name.removeprefix(PREFIX) in _OTHERS for name in ours):
         return []
-    from pystrands.cli import SERVER_OPTIONS  # noqa: PLC0415 - mostly not needed, and slow to import
-    from pystrands.cli_tools import TOOL_OPTIONS  # noqa: PLC0415 - the same
+    from pystrands.cli.main import SERVER_OPTIONS  # noqa: PLC0415 - mostly not needed, and slow to import
+    from pystrands.cli.tools import TOOL_OPTIONS  # noqa: PLC0415 - the same
 
     known = {each.env.removeprefix(PREFIX) for each in (*SERVER_OPTIONS, *TOOL_OPTIONS)}.union(_OTHERS)
     told = []

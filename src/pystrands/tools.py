@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Self, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from pystrands.client import dial
+from pystrands.client.connection import dial
 from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.address import about_http

@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pystrands.broker.fanout import Outbox
-from pystrands.broker.websocket import WebSocket, WebSocketShared
+from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
 
 
 class FakeTransport(asyncio.Transport):

@@ -1,7 +1,7 @@
 """Who is charged with what, by a broker with real clients and a backend that finishes nothing."""
 
 from pystrands import testing
-from pystrands.broker.queue import EVENT_COST
+from pystrands.broker.events.queue import EVENT_COST
 from tests.e2e.raw_backend import RawBackend
 
 

@@ -7,9 +7,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import pystrands
-from pystrands.broker.exposition import Exposition
 from pystrands.broker.metrics import COUNTERS, FAMILIES, GAUGES, HISTOGRAMS, counters_table, gauges_table
-from pystrands.broker.timed import Histogram
+from pystrands.broker.ops.prometheus import Exposition
+from pystrands.broker.ops.timed import Histogram
 
 
 @pytest.mark.parametrize(("name", "counted"), COUNTERS.items())

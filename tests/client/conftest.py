@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from pystrands.client.dispatch import EAGER
+from pystrands.client.handlers.dispatch import EAGER
 from tests.client.fake_broker import BrokerThread, FakeBroker
 
 if sys.platform != "win32":
@@ -14,7 +14,7 @@ if sys.platform != "win32":
 else:
     LOOPS = [asyncio.new_event_loop]
 
-collect_ignore = [] if EAGER else ["test_dispatch_at_once.py"]
+collect_ignore = [] if EAGER else ["handlers/test_dispatch_at_once.py"]
 
 
 def pytest_asyncio_loop_factories(config, item):

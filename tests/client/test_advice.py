@@ -20,7 +20,8 @@ from pystrands import (
     environment,
     testing,
 )
-from pystrands.client import commands, heartbeats
+from pystrands.client import requests
+from pystrands.client.connection import heartbeats
 from pystrands.environment import unknown_variables
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -114,7 +115,7 @@ async def test_a_plain_callback_that_holds_the_event_loop(caplog):
     assert line.startswith("on_message, a plain def, held the event loop for 0.")
 
 
-SENDING = {"room_id": commands.room_message, "client_id": commands.private_message}
+SENDING = {"room_id": requests.room_message, "client_id": requests.private_message}
 
 
 def wrapped(function):
@@ -282,9 +283,9 @@ async def test_nobody_listens(host, caplog):
 
 @pytest.fixture
 def nothing_told_yet():
-    commands._told_swapped.clear()
+    requests._told_swapped.clear()
     yield
-    commands._told_swapped.clear()
+    requests._told_swapped.clear()
 
 
 @pytest.mark.usefixtures("nothing_told_yet")

@@ -16,7 +16,7 @@ from pystrands import (
     MessageError,
     MessageTooBig,
 )
-from pystrands.client.dispatch import EAGER
+from pystrands.client.handlers.dispatch import EAGER
 from tests.client.conftest import LOOPS
 from tests.client.fake_broker import FakeBroker, context, line, message, request, soon, until
 from tests.inside import core_of

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from pystrands import PyStrandsClient
-from pystrands.client import dispatch
 from pystrands.client.base import HANDLERS, options_of
-from pystrands.client.clock import clock
 from pystrands.client.core import Core
+from pystrands.client.handlers import dispatch
+from pystrands.client.handlers.clock import clock
 from pystrands.client.threads import Bridge, Gone, Mailbox, Workers, new_event_loop
 from tests.client.fake_broker import PATIENCE, soon
 

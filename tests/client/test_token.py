@@ -52,7 +52,7 @@ async def test_one_in_the_environment_serves_where_none_is_given(monkeypatch):
     "first", [b"", line("heartbeat"), message("hello"), b"nonsense\n", line("welcome", {"session_id": "s"})]
 )
 async def test_who_says_no_hello_gets_no_token_and_is_no_broker(first, caplog, monkeypatch):
-    monkeypatch.setattr("pystrands.client.supervisor.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("pystrands.client.connection.supervisor.CONNECT_TIMEOUT", 0.1)
     async with FakeBroker(hello=False) as fake:
         fake.first = first
         client = backend(fake, name="told to nobody")
@@ -124,7 +124,7 @@ async def test_a_refusal_after_the_welcome_means_nothing():
 
 @pytest.mark.parametrize(("loopback", "warnings"), [(False, 1), (True, 0)])
 async def test_it_warns_once_when_others_could_read_the_token(monkeypatch, caplog, loopback, warnings):
-    monkeypatch.setattr("pystrands.client.link.is_loopback", lambda _: loopback)
+    monkeypatch.setattr("pystrands.client.connection.link.is_loopback", lambda _: loopback)
     async with FakeBroker(protocol=2) as fake:
         client = backend(fake)
         running = asyncio.ensure_future(client.run_forever())

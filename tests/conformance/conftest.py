@@ -1,7 +1,7 @@
 import pytest
 
 from pystrands import PyStrands, testing
-from tests.broker.ws_support import TEXT, frame, upgrade
+from tests.broker.ws.support import TEXT, frame, upgrade
 from tests.conformance.support import Peer
 
 MAX_MESSAGE = 4_194_304

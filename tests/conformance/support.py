@@ -2,7 +2,7 @@
 
 import zlib
 
-from tests.broker.ws_support import CLOSE, CONT, Client, frame
+from tests.broker.ws.support import CLOSE, CONT, Client, frame
 
 OCTETS, FRAMES, WHOLE = "octet by octet", "frame by frame", "in one segment"
 WAYS = [WHOLE, FRAMES, OCTETS]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.broker.ws_support import CLOSE, CONT, PING, PONG, TEXT, close, frame
+from tests.broker.ws.support import CLOSE, CONT, PING, PONG, TEXT, close, frame
 from tests.conformance.support import WAYS
 
 VALID = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999]

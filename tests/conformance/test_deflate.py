@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.broker.ws_support import BINARY, CONT, PING, PONG, TEXT, frame
+from tests.broker.ws.support import BINARY, CONT, PING, PONG, TEXT, frame
 from tests.conformance.support import cut, deflated, fragments, inflated
 
 OFFERS = [

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from tests.broker.ws_support import BINARY, CONT, PING, PONG, TEXT, frame
+from tests.broker.ws.support import BINARY, CONT, PING, PONG, TEXT, frame
 from tests.conformance.support import FRAMES, OCTETS, WAYS, WHOLE, cut, fragments
 
 SIZES = [0, 1, 125, 126, 127, 128, 65535, 65536]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.broker.ws_support import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
+from tests.broker.ws.support import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame
 from tests.conformance.support import OCTETS, WAYS, WHOLE
 
 OPCODES = [CONT, TEXT, BINARY, CLOSE, PING, PONG]

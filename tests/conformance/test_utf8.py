@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from tests.broker.ws_support import BINARY, CLOSE, CONT, PING, TEXT, frame
+from tests.broker.ws.support import BINARY, CLOSE, CONT, PING, TEXT, frame
 from tests.conformance.support import OCTETS, WHOLE, cut, fragments
 
 # The first and last characters of each length, the neighbours of the surrogates, non-characters, and Greek.

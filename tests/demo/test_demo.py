@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from pystrands.broker.config import BrokerConfig
-from pystrands.cli import _loop_factory
+from pystrands.cli.main import _loop_factory
 from pystrands.demo import page, serve
 
 HTML = page().decode()

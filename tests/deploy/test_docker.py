@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pystrands.broker.config import options
-from pystrands.cli import LOG_FORMAT, LOG_LEVEL
+from pystrands.cli.main import LOG_FORMAT, LOG_LEVEL
 from tests.docs.blocks import ROOT
 
 TEXT = (ROOT / "Dockerfile").read_text("utf-8")

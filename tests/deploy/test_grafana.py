@@ -7,9 +7,9 @@ from collections import Counter
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pystrands.broker.exposition import Exposition
 from pystrands.broker.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from pystrands.broker.timed import Histogram
+from pystrands.broker.ops.prometheus import Exposition
+from pystrands.broker.ops.timed import Histogram
 from tests.docs.blocks import ROOT
 
 TEXT = (ROOT / "deploy" / "grafana.json").read_text("utf-8")

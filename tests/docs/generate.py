@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pystrands.broker.config import options, options_table
 from pystrands.broker.metrics import counters_table, gauges_table
-from pystrands.cli import LOG_FORMAT, LOG_LEVEL
+from pystrands.cli.main import LOG_FORMAT, LOG_LEVEL
 from tests.docs.blocks import README, ROOT
 
 OPTIONS_PAGE = ROOT / "docs" / "options.md"

@@ -15,7 +15,7 @@ import pytest
 from pystrands import AsyncPyStrandsClient
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
-from pystrands.cli import SERVER_OPTIONS, main, read_file, resolve
+from pystrands.cli.main import SERVER_OPTIONS, main, read_file, resolve
 from tests.docs.blocks import ROOT, all_blocks
 
 LINES = [

@@ -6,7 +6,7 @@ import re
 import ssl
 
 from pystrands import AsyncPyStrandsClient, testing
-from pystrands.broker.gate import WRONG
+from pystrands.broker.backends.gate import WRONG
 
 from .raw_peer import TOKEN, knocking, peer
 
@@ -54,7 +54,7 @@ async def test_a_peer_without_tls_gets_nothing(tls):
 
 
 async def test_a_handshake_that_does_not_end_is_ended(tls, trusting, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.tls.HANDSHAKE_TIMEOUT", 0.05)
+    monkeypatch.setattr("pystrands.broker.net.tls.HANDSHAKE_TIMEOUT", 0.05)
     async with testing.broker(**tls) as broker:
         async with peer(broker), peer(broker) as half:
             half.writer.write(b"\x16\x03\x01\x02\x00\x01")
@@ -123,7 +123,7 @@ async def test_a_backend_says_what_may_be_wrong(tls, tmp_path, trusting, caplog)
     async def hears(broker, **options):
         caplog.clear()
         assert not await AsyncPyStrandsClient("127.0.0.1", broker.tcp_port, **options).connect()
-        (entry,) = [record for record in caplog.records if record.name == "pystrands.client.supervisor"]
+        (entry,) = [record for record in caplog.records if record.name == "pystrands.client.connection.supervisor"]
         return entry.getMessage().removeprefix("could not connect to ").partition(f":{broker.tcp_port}")[2]
 
     async with testing.broker() as broker:

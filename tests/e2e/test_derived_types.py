@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pystrands import AsyncPyStrandsClient, MessageError, PyStrandsClient, testing
-from pystrands.client import commands
+from pystrands.client import requests
 from pystrands.context import Headers
 from pystrands.protocol import wire
 from pystrands.testing import backend
@@ -159,14 +159,14 @@ async def test_bytes(value):
 
 def test_nothing_derived_is_left_of_them():
     for make in (
-        lambda: commands.to_room(Safe("r")),
-        lambda: commands.to_client(Safe("c")),
-        lambda: commands.volatile_key(True, Safe("k")),
-        lambda: commands.check_message(Safe("m"), None),
+        lambda: requests.to_room(Safe("r")),
+        lambda: requests.to_client(Safe("c")),
+        lambda: requests.volatile_key(True, Safe("k")),
+        lambda: requests.check_message(Safe("m"), None),
     ):
         assert type(make()) is str
-    assert (commands.to_room(Safe("r")), commands.to_client(Safe("c"))) == ("rr", "cc")
-    line = commands.update_metadata("c", METADATA, None)("q")
+    assert (requests.to_room(Safe("r")), requests.to_client(Safe("c"))) == ("rr", "cc")
+    line = requests.update_metadata("c", METADATA, None)("q")
     assert json.loads(line)["params"]["metadata"] == PLAIN
     assert types_in(json.loads(line)["params"]["metadata"]) <= {dict, list, str, int, float, bool, type(None)}
     assert json.loads(wire.response("q", True, Safe("c"), Safe("r"), {"a": Real(2.5)}))["params"]["metadata"] == {
@@ -177,12 +177,12 @@ def test_nothing_derived_is_left_of_them():
 
 def test_what_is_no_text_and_what_is_too_big_is_still_refused():
     with pytest.raises(MessageError):
-        commands.room_message("r", Safe("\ud800"), None)
+        requests.room_message("r", Safe("\ud800"), None)
     for value in (1 << 64, -(1 << 63) - 1, Real("inf"), b"x", {Level.HIGH: 1}):
         with pytest.raises(TypeError):
-            commands.update_metadata("c", {"a": value}, None)
+            requests.update_metadata("c", {"a": value}, None)
     for wrong in (None, 7, b"r", Level.HIGH):
         with pytest.raises(TypeError, match="must be a str"):
-            commands.room_message(wrong, "x", None)
+            requests.room_message(wrong, "x", None)
         with pytest.raises(TypeError, match="str"):  # compiled code says it in words of its own
-            commands.to_room(wrong)  # type: ignore[arg-type]
+            requests.to_room(wrong)  # type: ignore[arg-type]

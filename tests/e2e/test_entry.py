@@ -56,7 +56,7 @@ async def status_of(broker, headers="", address="127.0.0.1"):
 
 
 def logged(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "pystrands.broker.entry"]
+    return [record.getMessage() for record in caplog.records if record.name == "pystrands.broker.admission.rules"]
 
 
 # Origins.

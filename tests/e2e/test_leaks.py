@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
-from pystrands.broker.admission import Handshake
+from pystrands.broker.admission.handshake import Handshake
 from tests.certificates import Authority
 
 from .support import connect

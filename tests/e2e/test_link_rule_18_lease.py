@@ -9,7 +9,8 @@ from collections import defaultdict
 import pytest
 
 from pystrands import testing
-from pystrands.client import dispatch, heartbeats
+from pystrands.client.connection import heartbeats
+from pystrands.client.handlers import dispatch
 from pystrands.protocol import messages
 from tests.client.fake_broker import line, soon, until
 from tests.inside import core_of

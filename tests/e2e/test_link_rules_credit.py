@@ -86,7 +86,7 @@ async def test_rule_07_a_late_hello_counts_only_when_nothing_was_exchanged():
 
 
 async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broker, monkeypatch):
-    monkeypatch.setattr("pystrands.client.supervisor.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("pystrands.client.connection.supervisor.CONNECT_TIMEOUT", 0.1)
     client = Noting()
     link = await raw_broker.connected(client)
     raw_broker.says_hello = False

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pystrands import PyStrands, PyStrandsClient
-from pystrands.client import outgoing
+from pystrands.client.connection import outgoing
 from tests.client.fake_broker import soon, until
 from tests.inside import core_of
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pystrands import testing
-from pystrands.broker import doorkeeper
+from pystrands.broker.routing import connection_requests
 from tests.client.fake_broker import request, soon, until
 from tests.inside import core_of
 
@@ -562,7 +562,7 @@ async def test_rule_19_each_connect_is_a_session_of_128_random_bits(raw_broker):
 
 @pytest.fixture
 def soon_without_link(monkeypatch):
-    monkeypatch.setattr(doorkeeper, "_WITHOUT_LINK", 0.02)
+    monkeypatch.setattr(connection_requests, "_WITHOUT_LINK", 0.02)
 
 
 @pytest.mark.parametrize("first", ["one", "two"])

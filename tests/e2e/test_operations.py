@@ -7,9 +7,9 @@ import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.config import BrokerConfig
+from pystrands.broker.events.ledger import Event, Kind, Lane
+from pystrands.broker.events.queue import cost
 from pystrands.broker.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from pystrands.broker.queue import cost
-from pystrands.protocol.events import Event, Kind, Lane
 
 PATIENCE = 20
 

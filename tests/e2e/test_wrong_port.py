@@ -17,7 +17,7 @@ KINDS: list[Any] = [AsyncPyStrandsClient, PyStrandsClient]
 
 @pytest.fixture(autouse=True)
 def soon_asked(monkeypatch):
-    monkeypatch.setattr("pystrands.client.supervisor.HELLO_TIMEOUT", 0.05)
+    monkeypatch.setattr("pystrands.client.connection.supervisor.HELLO_TIMEOUT", 0.05)
 
 
 async def connects(kind, port, **options):
@@ -39,8 +39,10 @@ async def test_a_backend_at_the_port_for_clients_hears_which_is_right(kind, opti
             assert not await connects(kind, broker.ws_port, **options)
         text = f"the broker at 127.0.0.1:{broker.ws_port} speaks HTTP: this is the port for WebSocket clients; "
         text += f"backends use {broker.tcp_port} (--tcp-port)"
-        assert told(caplog, "pystrands.client.supervisor", "") == [text] * 2  # each time that the program tries
-        (once,) = told(caplog, "pystrands.broker.ports", "speaks as backends do")
+        assert (
+            told(caplog, "pystrands.client.connection.supervisor", "") == [text] * 2
+        )  # each time that the program tries
+        (once,) = told(caplog, "pystrands.broker.net.ports", "speaks as backends do")
         assert f"the port for WebSocket clients; backends use {broker.tcp_port}" in once
         assert await connects(AsyncPyStrandsClient, broker.tcp_port)
 
@@ -50,7 +52,9 @@ async def test_it_keeps_trying_where_it_is_to_and_says_it_once(caplog):
         client = AsyncPyStrandsClient("127.0.0.1", broker.ws_port, reconnect_delay=0.01)
         running = asyncio.ensure_future(client.run_forever())
         await testing.until(lambda: broker.counters["handshake_bad_request"] >= 2)
-        assert len(told(caplog, "pystrands.client.supervisor", "this is the port for WebSocket clients")) == 1
+        assert (
+            len(told(caplog, "pystrands.client.connection.supervisor", "this is the port for WebSocket clients")) == 1
+        )
         assert not client.connected
         await client.disconnect(0)
         await running
@@ -60,10 +64,10 @@ async def test_the_same_with_tls(tls, trusting, caplog):
     certificate = {"tls_cert": tls["backend_tls_cert"]}
     async with testing.broker(**certificate) as broker:
         assert not await connects(AsyncPyStrandsClient, broker.ws_port, ssl=trusting)
-        assert told(caplog, "pystrands.client.supervisor", f"backends use {broker.tcp_port} (--tcp-port)")
+        assert told(caplog, "pystrands.client.connection.supervisor", f"backends use {broker.tcp_port} (--tcp-port)")
         caplog.clear()
         assert not await connects(AsyncPyStrandsClient, broker.ws_port, token="secret")
-        assert told(caplog, "pystrands.client.supervisor", "says no hello; does it want TLS? Then give ssl=")
+        assert told(caplog, "pystrands.client.connection.supervisor", "says no hello; does it want TLS? Then give ssl=")
 
 
 @pytest.mark.parametrize("body", [b"", b"<h1>Bad\x1b[0m Request</h1>\n", b"this is the port for \x07\n", b"x" * 5000])
@@ -77,7 +81,7 @@ async def test_another_http_server_is_none(body, caplog):
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         assert not await connects(AsyncPyStrandsClient, port)
-    (text,) = told(caplog, "pystrands.client.supervisor", "")
+    (text,) = told(caplog, "pystrands.client.connection.supervisor", "")
     assert text.endswith(
         "speaks HTTP: is this its port for WebSocket clients? Backends use another one (--tcp-port, 8081)"
     )
@@ -92,7 +96,7 @@ async def test_a_browser_at_the_port_for_backends(request_bytes, caplog):
             assert answer.startswith(b"HTTP/1.1 400 ")
             text = f"this is the port for backends; WebSocket clients use {broker.ws_port} (--ws-port)\n"
             assert answer.endswith(b"\r\n\r\n" + text.encode())
-        assert len(told(caplog, "pystrands.broker.ports", "speaks HTTP to the port for backends")) == 1
+        assert len(told(caplog, "pystrands.broker.net.ports", "speaks HTTP to the port for backends")) == 1
         assert broker.counters["lines_malformed"] == 3
         assert broker.backend_count == 1
 
@@ -102,8 +106,8 @@ async def test_a_backend_at_the_admin_port(caplog):
         for _ in range(2):
             assert not await connects(AsyncPyStrandsClient, broker.admin_port)
         text = f"this is the port for metrics and health checks; backends use {broker.tcp_port} (--tcp-port)"
-        assert len(told(caplog, "pystrands.client.supervisor", text)) == 2
-        assert len(told(caplog, "pystrands.broker.ports", "speaks as backends do")) == 1
+        assert len(told(caplog, "pystrands.client.connection.supervisor", text)) == 2
+        assert len(told(caplog, "pystrands.broker.net.ports", "speaks as backends do")) == 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ async def test_another_service_is_no_broker(greeting, options, caplog):
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         assert not await connects(AsyncPyStrandsClient, server.sockets[0].getsockname()[1], **options)
-    (text,) = told(caplog, "pystrands.client.supervisor", "")
+    (text,) = told(caplog, "pystrands.client.connection.supervisor", "")
     assert text.endswith(" does not speak as a broker does: is it the port of something else?")
 
 

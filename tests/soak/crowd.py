@@ -7,7 +7,7 @@ import struct
 import time
 from collections import Counter
 
-from tests.broker.ws_support import BINARY, CLOSE, CONT, PING, TEXT, close, frame, upgrade
+from tests.broker.ws.support import BINARY, CLOSE, CONT, PING, TEXT, close, frame, upgrade
 
 LARGEST = 16384
 OPTIONS = {

@@ -23,7 +23,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pystrands import testing
-from tests.broker.ws_support import TEXT, frame
+from tests.broker.ws.support import TEXT, frame
 from tests.chaos.harness import BrokerProcess, Child
 
 from .backend_process import Echo

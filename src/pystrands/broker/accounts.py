@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, cast
 
-from pystrands.broker.admission import Handshake
-from pystrands.broker.backends import Session
-from pystrands.broker.queue import cost
-from pystrands.broker.rooms import Client
-from pystrands.broker.websocket import WebSocket
-from pystrands.protocol.events import Event, Kind, Lane
+from pystrands.broker.admission.handshake import Handshake
+from pystrands.broker.backends.registry import Session
+from pystrands.broker.events.ledger import Event, Kind, Lane
+from pystrands.broker.events.queue import cost
+from pystrands.broker.hub.rooms import Client
+from pystrands.broker.ws.websocket import WebSocket
 
 __all__ = ["Account", "Accounts"]
 

@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from pystrands.broker.accounts import Account
 from pystrands.broker.counters import Counters
+from pystrands.broker.events.ledger import HOLDER_BYTES
 from pystrands.broker.meter import Meter
-from pystrands.protocol.events import HOLDER_BYTES
 
 __all__ = ["Budget", "Holder", "backend_bytes", "be_frugal", "give_back", "settle"]
 

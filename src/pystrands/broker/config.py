@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, TypeAlias, cast, get_args
 
+from pystrands.broker.admission.origins import AllowedOrigins
+from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
-from pystrands.broker.origins import AllowedOrigins
-from pystrands.broker.proxies import TrustedProxies
 from pystrands.errors import ConfigError
 from pystrands.protocol.address import is_loopback
 

@@ -11,36 +11,36 @@ from types import TracebackType
 from typing import Final, Self
 
 from pystrands.broker.accounts import Accounts
-from pystrands.broker.admin import AdminServer
-from pystrands.broker.admission import Admission
-from pystrands.broker.backends import Backends
+from pystrands.broker.admission.handshake import Admission
+from pystrands.broker.admission.origins import AllowedOrigins
+from pystrands.broker.admission.proxies import TrustedProxies
+from pystrands.broker.admission.rules import EntryRules
+from pystrands.broker.backends.gate import Gate, read_tokens
+from pystrands.broker.backends.link import LinkShared, link_factory
+from pystrands.broker.backends.registry import Backends
 from pystrands.broker.budget import Budget, Holder, backend_bytes
-from pystrands.broker.commands import Commands
-from pystrands.broker.compression import CompressedOutbox
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.counters import new_counters
-from pystrands.broker.deflate import Compressor
-from pystrands.broker.delivery import Delivery
-from pystrands.broker.entry import EntryRules
-from pystrands.broker.fanout import Outbox
-from pystrands.broker.gate import Gate, read_tokens
-from pystrands.broker.keepalive import KeepAlive, MessageWatch
-from pystrands.broker.links import LinkShared, link_factory
-from pystrands.broker.listening import hosts, on_one_port
+from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.hub.compressed_outbox import CompressedOutbox
+from pystrands.broker.hub.delivery import Delivery
+from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.hub.taps import Taps
 from pystrands.broker.meter import Meter
-from pystrands.broker.origins import AllowedOrigins
-from pystrands.broker.ports import Ports
-from pystrands.broker.proxies import TrustedProxies
-from pystrands.broker.queue import EventQueue
-from pystrands.broker.restraint import IdleLimited, RateLimited
-from pystrands.broker.rooms import Rooms
-from pystrands.broker.router import Router
-from pystrands.broker.status import StatusReport
-from pystrands.broker.taps import Taps
-from pystrands.broker.timing import Parts, Timings, timed_parts
-from pystrands.broker.tls import Tls, refuse_pipe
-from pystrands.broker.tls_server import TlsServer
-from pystrands.broker.websocket import Receiver, Watch, WebSocket, WebSocketShared
+from pystrands.broker.net.listening import hosts, on_one_port
+from pystrands.broker.net.ports import Ports
+from pystrands.broker.net.tls import Tls, refuse_pipe
+from pystrands.broker.net.tls_server import TlsServer
+from pystrands.broker.ops.admin import AdminServer
+from pystrands.broker.ops.status import StatusReport
+from pystrands.broker.ops.timing import Parts, Timings, timed_parts
+from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.router import Router
+from pystrands.broker.ws.deflate import Compressor
+from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
+from pystrands.broker.ws.restraint import IdleLimited, RateLimited
+from pystrands.broker.ws.websocket import Receiver, Watch, WebSocket, WebSocketShared
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
 from pystrands.errors import ConfigError
@@ -442,7 +442,7 @@ class Broker:
         )
 
     def _make_admin(self, loop: asyncio.AbstractEventLoop, timings: Timings) -> AdminServer:
-        from pystrands.broker.exposition import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra
+        from pystrands.broker.ops.prometheus import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra
 
         exposition = Exposition(
             self.counters,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
-from pystrands.client import commands
+from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
@@ -20,8 +20,8 @@ from pystrands.client.base import (
     check_whole,
     options_of,
 )
-from pystrands.client.commands import AT_ONCE, TO_EVERYONE
 from pystrands.client.core import REQUEST_TIMEOUT, Core
+from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import (
     ClientHandler,
     Confirmed,
@@ -268,15 +268,15 @@ class PyStrands(BaseClient):
         :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
         same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
         """
-        replaces = commands.volatile_key(volatile, key)
+        replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__do(
                 self.__core.confirm,
-                lambda as_: commands.broadcast(message, self.__core.peer, exclude, as_, replaces),
+                lambda as_: requests.broadcast(message, self.__core.peer, exclude, as_, replaces),
                 timeout,
                 TO_EVERYONE if replaces is None else "",
             )
-        line = commands.broadcast(message, self.__core.peer, exclude, "", replaces)
+        line = requests.broadcast(message, self.__core.peer, exclude, "", replaces)
         return self.__send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     broadcast = broadcast_message
@@ -308,16 +308,16 @@ class PyStrands(BaseClient):
         key: str | None = None,
     ) -> Any:
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
-        replaces = commands.volatile_key(volatile, key)
+        replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__do(
                 self.__core.confirm,
-                lambda as_: commands.room_message(room_id, message, self.__core.peer, exclude, as_, replaces),
+                lambda as_: requests.room_message(room_id, message, self.__core.peer, exclude, as_, replaces),
                 timeout,
-                commands.to_room(room_id) if replaces is None else "",
+                requests.to_room(room_id) if replaces is None else "",
             )
-        line = commands.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
-        return self.__send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
+        line = requests.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
+        return self.__send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
     def send_private_message(
@@ -345,16 +345,16 @@ class PyStrands(BaseClient):
         key: str | None = None,
     ) -> Any:
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
-        replaces = commands.volatile_key(volatile, key)
+        replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__do(
                 self.__core.confirm,
-                lambda as_: commands.private_message(client_id, message, self.__core.peer, as_, replaces),
+                lambda as_: requests.private_message(client_id, message, self.__core.peer, as_, replaces),
                 timeout,
-                commands.to_client(client_id) if replaces is None else "",
+                requests.to_client(client_id) if replaces is None else "",
             )
-        line = commands.private_message(client_id, message, self.__core.peer, "", replaces)
-        return self.__send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
+        line = requests.private_message(client_id, message, self.__core.peer, "", replaces)
+        return self.__send(line, requests.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 
@@ -368,15 +368,15 @@ class PyStrands(BaseClient):
         Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
         many rooms as it may be.
         """
-        return self.__do(self.__core.found, commands.join_room(client_id, room_id, self.__core.peer), timeout)
+        return self.__do(self.__core.found, requests.join_room(client_id, room_id, self.__core.peer), timeout)
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Sent:
         """Take a client out of a room; return whether the client existed."""
-        return self.__do(self.__core.found, commands.leave_room(client_id, room_id), timeout)
+        return self.__do(self.__core.found, requests.leave_room(client_id, room_id), timeout)
 
     def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Members:
         """Return the contexts of the clients in a room, in no order."""
-        return self.__do(self.__core.members, commands.room_members(room_id), timeout)
+        return self.__do(self.__core.members, requests.room_members(room_id), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
@@ -385,14 +385,14 @@ class PyStrands(BaseClient):
 
         Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
         """
-        return self.__do(self.__core.found, commands.disconnect_client(client_id, code, reason), timeout)
+        return self.__do(self.__core.found, requests.disconnect_client(client_id, code, reason), timeout)
 
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Sent:
         """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
 
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
-        return self.__do(self.__core.found, commands.update_metadata(client_id, metadata, self.__core.peer), timeout)
+        return self.__do(self.__core.found, requests.update_metadata(client_id, metadata, self.__core.peer), timeout)
 
     def __not_connected(self) -> Any:
         raise self.__core.outage.unasked()

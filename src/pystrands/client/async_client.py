@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, Unpack, overload
 
-from pystrands.client import commands
+from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
@@ -14,9 +14,9 @@ from pystrands.client.base import (
     BaseClient,
     options_of,
 )
-from pystrands.client.calls import methods_of
-from pystrands.client.commands import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT, Core
+from pystrands.client.handlers.calls import methods_of
+from pystrands.client.requests import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.signatures import Message, ToMany, ToOne, may_be_plain
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.protocol.printable import printable
@@ -166,11 +166,11 @@ class AsyncPyStrandsClient(BaseClient):
         :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
         same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
         """
-        replaces = commands.volatile_key(volatile, key) if volatile or key is not None else None
+        replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(commands.broadcast, message, self.__core.peer, exclude, key=replaces)
+            encode = partial(requests.broadcast, message, self.__core.peer, exclude, key=replaces)
             return await self.__core.confirm(encode, timeout, TO_EVERYONE if replaces is None else "")
-        line = commands.broadcast(message, self.__core.peer, exclude, "", replaces)
+        line = requests.broadcast(message, self.__core.peer, exclude, "", replaces)
         if self.__core.send_now(line):
             return True
         return await self.__core.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
@@ -202,14 +202,14 @@ class AsyncPyStrandsClient(BaseClient):
         key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
-        replaces = commands.volatile_key(volatile, key) if volatile or key is not None else None
+        replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(commands.room_message, room_id, message, self.__core.peer, exclude, key=replaces)
-            return await self.__core.confirm(encode, timeout, commands.to_room(room_id) if replaces is None else "")
-        line = commands.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
+            encode = partial(requests.room_message, room_id, message, self.__core.peer, exclude, key=replaces)
+            return await self.__core.confirm(encode, timeout, requests.to_room(room_id) if replaces is None else "")
+        line = requests.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
         if self.__core.send_now(line):
             return True
-        return await self.__core.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
+        return await self.__core.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
     async def send_private_message(
@@ -239,21 +239,21 @@ class AsyncPyStrandsClient(BaseClient):
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
         if confirm or volatile or key is not None:
             return await self.__send_specially(
-                client_id, message, confirm, timeout, commands.volatile_key(volatile, key)
+                client_id, message, confirm, timeout, requests.volatile_key(volatile, key)
             )
         outgoing = self.__core.outgoing
         if outgoing is not None and outgoing.private_message_now(client_id, message):
             return True
-        line = commands.private_message(client_id, message, self.__core.peer)
-        return await self.__core.send(line, commands.to_client(client_id), timeout)
+        line = requests.private_message(client_id, message, self.__core.peer)
+        return await self.__core.send(line, requests.to_client(client_id), timeout)
 
     async def __send_specially(
         self, client_id: str, message: Message, confirm: bool, timeout: float | None, key: str | None
     ) -> bool | Confirmation:
         if confirm:
-            encode = partial(commands.private_message, client_id, message, self.__core.peer, key=key)
-            return await self.__core.confirm(encode, timeout, commands.to_client(client_id) if key is None else "")
-        return await self.__core.send(commands.private_message(client_id, message, self.__core.peer, "", key), AT_ONCE)
+            encode = partial(requests.private_message, client_id, message, self.__core.peer, key=key)
+            return await self.__core.confirm(encode, timeout, requests.to_client(client_id) if key is None else "")
+        return await self.__core.send(requests.private_message(client_id, message, self.__core.peer, "", key), AT_ONCE)
 
     # -- rooms and clients
 
@@ -267,15 +267,15 @@ class AsyncPyStrandsClient(BaseClient):
         Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
         many rooms as it may be.
         """
-        return await self.__core.found(commands.join_room(client_id, room_id, self.__core.peer), timeout)
+        return await self.__core.found(requests.join_room(client_id, room_id, self.__core.peer), timeout)
 
     async def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Take a client out of a room; return whether the client existed."""
-        return await self.__core.found(commands.leave_room(client_id, room_id), timeout)
+        return await self.__core.found(requests.leave_room(client_id, room_id), timeout)
 
     async def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
         """Return the contexts of the clients in a room, in no order."""
-        return await self.__core.members(commands.room_members(room_id), timeout)
+        return await self.__core.members(requests.room_members(room_id), timeout)
 
     async def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
@@ -284,7 +284,7 @@ class AsyncPyStrandsClient(BaseClient):
 
         Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
         """
-        return await self.__core.found(commands.disconnect_client(client_id, code, reason), timeout)
+        return await self.__core.found(requests.disconnect_client(client_id, code, reason), timeout)
 
     async def update_metadata(
         self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT
@@ -293,7 +293,7 @@ class AsyncPyStrandsClient(BaseClient):
 
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
-        return await self.__core.found(commands.update_metadata(client_id, metadata, self.__core.peer), timeout)
+        return await self.__core.found(requests.update_metadata(client_id, metadata, self.__core.peer), timeout)
 
     # -- callbacks
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from functools import partial
 
 from pystrands.client.base import Options
-from pystrands.client.commands import AT_ONCE, Confirmation, Encode
-from pystrands.client.forking import forgets_in_children
+from pystrands.client.connection.forking import forgets_in_children
+from pystrands.client.connection.link import Link
+from pystrands.client.connection.outgoing import Outgoing
+from pystrands.client.connection.peer import Peer
 from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
-from pystrands.client.link import Link
-from pystrands.client.outgoing import Outgoing
-from pystrands.client.peer import Peer
+from pystrands.client.requests import AT_ONCE, Confirmation, Encode
 from pystrands.client.signals import (
     end_all,
     ended_by_sigterm,

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pystrands.client.base import Options
-from pystrands.client.calls import lost_messages
-from pystrands.client.dispatch import EAGER, Dispatcher, current_runner
-from pystrands.client.heartbeats import Heartbeats
-from pystrands.client.incoming import Incoming
-from pystrands.client.link import Link
-from pystrands.client.outgoing import Outgoing
-from pystrands.client.supervisor import Supervisor
+from pystrands.client.connection.heartbeats import Heartbeats
+from pystrands.client.connection.incoming import Incoming
+from pystrands.client.connection.link import Link
+from pystrands.client.connection.outgoing import Outgoing
+from pystrands.client.connection.supervisor import Supervisor
+from pystrands.client.handlers.calls import lost_messages
+from pystrands.client.handlers.dispatch import EAGER, Dispatcher, current_runner
 
 __all__ = ["CANCELLED_TIMEOUT", "DISCONNECT_TIMEOUT", "Invoke", "Life"]
 

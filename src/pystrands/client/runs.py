@@ -8,10 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from pystrands.client.base import BaseClient, Options, options_of
+from pystrands.client.connection.forking import forgets_in_children
+from pystrands.client.connection.peer import Peer
 from pystrands.client.core import Core, Outage
-from pystrands.client.dispatch import in_handler
-from pystrands.client.forking import forgets_in_children
-from pystrands.client.peer import Peer
+from pystrands.client.handlers.dispatch import in_handler
 from pystrands.client.threads import Gone, LoopThread, wait_for
 
 __all__ = ["Runs"]

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Unpack, overload
 
-from pystrands.client import commands
+from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import (
     HANDLERS,
@@ -15,9 +15,9 @@ from pystrands.client.base import (
     BaseClient,
     check_whole,
 )
-from pystrands.client.commands import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT
 from pystrands.client.life import CANCELLED_TIMEOUT
+from pystrands.client.requests import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.runs import Runs
 from pystrands.client.signals import end_all, handling_sigterm
 from pystrands.client.signatures import Message, ToMany, ToOne
@@ -177,15 +177,15 @@ class PyStrandsClient(BaseClient):
         :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
         same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
         """
-        replaces = commands.volatile_key(volatile, key)
+        replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: commands.broadcast(message, self.__runs.peer, exclude, as_, replaces),
+                lambda as_: requests.broadcast(message, self.__runs.peer, exclude, as_, replaces),
                 timeout,
                 TO_EVERYONE if replaces is None else "",
             )
-        line = commands.broadcast(message, self.__runs.peer, exclude, "", replaces)
+        line = requests.broadcast(message, self.__runs.peer, exclude, "", replaces)
         return self.__runs.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     @overload
@@ -215,16 +215,16 @@ class PyStrandsClient(BaseClient):
         key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
-        replaces = commands.volatile_key(volatile, key)
+        replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: commands.room_message(room_id, message, self.__runs.peer, exclude, as_, replaces),
+                lambda as_: requests.room_message(room_id, message, self.__runs.peer, exclude, as_, replaces),
                 timeout,
-                commands.to_room(room_id) if replaces is None else "",
+                requests.to_room(room_id) if replaces is None else "",
             )
-        line = commands.room_message(room_id, message, self.__runs.peer, exclude, "", replaces)
-        return self.__runs.send(line, commands.to_room(room_id) if replaces is None else AT_ONCE, timeout)
+        line = requests.room_message(room_id, message, self.__runs.peer, exclude, "", replaces)
+        return self.__runs.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
     def send_private_message(
@@ -252,16 +252,16 @@ class PyStrandsClient(BaseClient):
         key: str | None = None,
     ) -> bool | Confirmation:
         """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
-        replaces = commands.volatile_key(volatile, key)
+        replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: commands.private_message(client_id, message, self.__runs.peer, as_, replaces),
+                lambda as_: requests.private_message(client_id, message, self.__runs.peer, as_, replaces),
                 timeout,
-                commands.to_client(client_id) if replaces is None else "",
+                requests.to_client(client_id) if replaces is None else "",
             )
-        line = commands.private_message(client_id, message, self.__runs.peer, "", replaces)
-        return self.__runs.send(line, commands.to_client(client_id) if replaces is None else AT_ONCE, timeout)
+        line = requests.private_message(client_id, message, self.__runs.peer, "", replaces)
+        return self.__runs.send(line, requests.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 
@@ -276,16 +276,16 @@ class PyStrandsClient(BaseClient):
         many rooms as it may be.
         """
         return self.__runs.ask(
-            lambda core: core.found, commands.join_room(client_id, room_id, self.__runs.peer), timeout
+            lambda core: core.found, requests.join_room(client_id, room_id, self.__runs.peer), timeout
         )
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Take a client out of a room; return whether the client existed."""
-        return self.__runs.ask(lambda core: core.found, commands.leave_room(client_id, room_id), timeout)
+        return self.__runs.ask(lambda core: core.found, requests.leave_room(client_id, room_id), timeout)
 
     def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
         """Return the contexts of the clients in a room, in no order."""
-        return self.__runs.ask(lambda core: core.members, commands.room_members(room_id), timeout)
+        return self.__runs.ask(lambda core: core.members, requests.room_members(room_id), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
@@ -294,7 +294,7 @@ class PyStrandsClient(BaseClient):
 
         Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
         """
-        return self.__runs.ask(lambda core: core.found, commands.disconnect_client(client_id, code, reason), timeout)
+        return self.__runs.ask(lambda core: core.found, requests.disconnect_client(client_id, code, reason), timeout)
 
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
@@ -302,7 +302,7 @@ class PyStrandsClient(BaseClient):
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
         """
         return self.__runs.ask(
-            lambda core: core.found, commands.update_metadata(client_id, metadata, self.__runs.peer), timeout
+            lambda core: core.found, requests.update_metadata(client_id, metadata, self.__runs.peer), timeout
         )
 
     # -- callbacks

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from pystrands.client.clock import clock
-from pystrands.client.commands import AT_ONCE
+from pystrands.client.connection.forking import forgets_in_children
+from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.core import Core
-from pystrands.client.dispatch import NotBegun
-from pystrands.client.forking import forgets_in_children
 from pystrands.client.greenlets import no_threads
-from pystrands.client.outgoing import Outgoing
+from pystrands.client.handlers.clock import clock
+from pystrands.client.handlers.dispatch import NotBegun
+from pystrands.client.requests import AT_ONCE
 from pystrands.errors import NotSupported
 
 __all__ = ["Bridge", "Gone", "LoopThread", "check_threads", "loop_runs_here", "new_event_loop"]

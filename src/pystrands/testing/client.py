@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pystrands.client import dial
+from pystrands.client.connection import dial
 from pystrands.context import Headers
 from pystrands.testing import frames
 from pystrands.testing.connection import Closed, Connection, Rejected

@@ -1,0 +1,483 @@
+"""From an accepted connection to a WebSocket: the HTTP request, the verdict, the answer."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol, cast
+
+from pystrands.broker.admission import upgrade
+from pystrands.broker.admission.origins import AllowedOrigins
+from pystrands.broker.admission.proxies import Peer, address_text
+from pystrands.broker.admission.rules import EntryRules
+from pystrands.broker.hub.compressed_outbox import CompressedWebSocket
+from pystrands.broker.net.crowd import Crowd
+from pystrands.broker.net.limits import Place
+from pystrands.broker.net.linger import cut, finish
+from pystrands.broker.net.ports import Ports
+from pystrands.broker.ws.deflate import Agreement, negotiate
+from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
+
+logger = logging.getLogger(__name__)
+
+_MAX_EARLY: Final = 16_384  # bytes kept that a client sends before it has its answer
+_TLS_HANDSHAKE: Final = 0x16
+_JSON: Final = 0x7B  # an opening brace
+_READING, _DECIDING, _ACCEPTED, _DONE = range(4)
+
+_COUNTERS: Final = {
+    400: "handshake_bad_request",
+    405: "handshake_bad_request",
+    408: "handshake_timeout",
+    426: "handshake_not_websocket",
+    431: "handshake_head_too_large",
+    503: "handshake_stopping",
+}
+
+
+class Gate(Protocol):
+    """Who decides on clients. What it raises is logged, and refuses the client with 500."""
+
+    def connection_request(self, handshake: "Handshake", /) -> None:
+        """A client wants to come in: call `handshake.accept()` or `handshake.refuse()`, now or later."""
+
+    def connection_gone(self, handshake: "Handshake", /) -> None:
+        """Hear that a client left, or had to, before the verdict on it."""
+
+    def is_ready(self) -> bool:
+        """Tell whether clients can be served."""
+
+
+class Admission:
+    """Makes a `Handshake` of every connection; `protocol_factory` is for `loop.create_server()`.
+
+    `max_head_size`: bytes of a request's head (431). `handshake_timeout`: seconds until it must be whole (408).
+    `pages`: content type and body by path, for plain GET and HEAD requests. `rules`: what needs no gate to decide; by
+    default the origin alone. `compression`: whether to agree to it with clients that offer it. `handshakes` are those
+    without an answer, `lingering` those that are taking theirs. `handshake` makes the protocols of
+    connections.
+    """
+
+    __slots__ = (
+        "closed",
+        "compression",
+        "gate",
+        "handshake_timeout",
+        "handshakes",
+        "lingering",
+        "make",
+        "max_head_size",
+        "pages",
+        "ports",
+        "reading",
+        "rules",
+        "shared",
+    )
+
+    def __init__(
+        self,
+        gate: Gate,
+        shared: WebSocketShared,
+        *,
+        max_head_size: int = 16_384,
+        handshake_timeout: float = 10.0,
+        pages: Mapping[str, tuple[str, bytes]] | None = None,
+        rules: EntryRules | None = None,
+        compression: bool = False,
+        handshake: "Callable[[Admission], Handshake] | None" = None,
+        ports: Ports | None = None,
+    ) -> None:
+        self.gate = gate
+        self.compression = compression
+        self.shared = shared
+        self.max_head_size = max_head_size
+        self.handshake_timeout = handshake_timeout
+        self.pages: Mapping[str, tuple[str, bytes]] = {} if pages is None else pages
+        self.rules = rules or EntryRules(AllowedOrigins(), counters=shared.counters)
+        self.handshakes: set[Handshake] = set()
+        self.lingering: set[Handshake] = set()
+        self.reading: Crowd[Handshake] = Crowd(self.rules.max_handshakes, handshake_timeout)
+        self.closed = False
+        self.make = handshake or Handshake
+        self.ports = ports or Ports()
+
+    def __len__(self) -> int:
+        """How many connections are no WebSocket, or not yet."""
+        return len(self.handshakes) + len(self.lingering)
+
+    def protocol_factory(self) -> "Handshake":
+        """Return the protocol of a new connection."""
+        return self.make(self)
+
+    def after_tls(self, place: Place | None, began: float) -> "Handshake":
+        """Return the protocol of one that has its place among those of its address, and was accepted at that time."""
+        handshake = self.make(self)
+        handshake.take_over(place, began)
+        return handshake
+
+    def is_ready(self) -> bool:
+        """Tell whether a client would be let in now, as far as it is not about the client. Never raises."""
+        try:
+            return not self.closed and self.gate.is_ready()
+        except Exception:
+            logger.exception("readiness could not be told")
+            return False
+
+    def make_room(self, host: str) -> None:
+        """If as many connections as may be are without a verdict, drop one that makes room for one of that address.
+
+        See :class:`Crowd` for which. Counted as `handshake_displaced`.
+        """
+        if self.rules.is_crowded(len(self.handshakes)):
+            one = self.reading.who_gives_way(self.rules.key(host), self.shared.loop.time(), is_full=True)
+            if one is not None:
+                self.shared.counters["handshake_displaced"] += 1
+                one.give_up()
+
+    def close(self) -> None:
+        """Answer 503 to all that wait, and to all that still come. The gate hears that those it had are gone."""
+        self.closed = True
+        for handshake in list(self.handshakes):
+            handshake.stop()
+
+
+class Handshake(asyncio.Protocol):
+    """One connection until it is a WebSocket, or has had its answer.
+
+    The gate may read `path` (as sent, without the query), `query_string` (as sent), `headers` (canonical names),
+    `remote_addr` (`ip:port`) and `subprotocols` (as offered, in order of preference). The first call of `accept()` or
+    `refuse()` counts; later ones, and those after the client has left, do nothing.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_agreement",
+        "_buffer",
+        "_key",
+        "_peer",
+        "_place",
+        "_state",
+        "_timer",
+        "_transport",
+        "_ws",
+        "began",
+        "headers",
+        "path",
+        "query_string",
+        "remote_addr",
+        "subprotocols",
+    )
+
+    def __init__(self, admission: Admission) -> None:
+        self.path = ""
+        self.query_string = ""
+        self.headers: dict[str, list[str]] = {}
+        self.remote_addr = ""
+        self.subprotocols: list[str] = []
+        self._admission = admission
+        self.began = admission.shared.loop.time()
+        self._state = _READING
+        self._agreement: Agreement | None = None  # on compression
+        self._buffer = bytearray()
+        self._key = ""
+        self._peer: Peer = ("", 0)
+        self._place: Place | None = None
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ws: WebSocket | None = None
+
+    def take_over(self, place: Place | None, began: float) -> None:
+        """Take what a connection had before its TLS handshake was done."""
+        self._place = place
+        self.began = began
+
+    # What the budget asks, and the crowd.
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has come of a request."""
+        return not self._buffer
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of a request, or sent before its answer, are kept."""
+        return len(self._buffer)
+
+    def give_up(self) -> None:
+        """Drop the connection, and what it has sent."""
+        self._buffer.clear()
+        if self._state == _READING:
+            self._state = _DONE
+            self._leave()
+        if self._transport is not None:
+            cut(self._transport, reset=True)
+
+    # The verdict.
+
+    def accept(self, subprotocol: str | None = None, headers: Sequence[tuple[str, str]] = ()) -> WebSocket | None:
+        """Answer 101 and return the WebSocket, or None if the client has left.
+
+        The WebSocket sends at once; it receives, or hears of its end, from the loop's next turn on. A `subprotocol`
+        that the client did not offer is not named in the answer, nor is a header that is not valid or not the gate's.
+        """
+        transport = self._transport
+        if self._state != _DECIDING or transport is None:
+            return None
+        if transport.is_closing():
+            self._state = _DONE
+            return None
+        self._state = _ACCEPTED
+        if subprotocol not in self.subprotocols:
+            subprotocol = None
+        shared, agreement, extensions = self._admission.shared, self._agreement, None
+        if agreement is None:
+            ws = WebSocket(shared, transport, self.remote_addr, self._place)
+        else:
+            ws = CompressedWebSocket(shared, transport, self.remote_addr, self._place, agreement.window_bits)
+            extensions = agreement.answer
+        self._ws = ws
+        transport.write(upgrade.switching_protocols(self._key, subprotocol, headers, extensions))
+        # Not here: this may be within data_received(), where a protocol of another kind can't be put in.
+        shared.loop.call_soon(self._hand_over)
+        return ws
+
+    def refuse(self, status: int, reason: str = "", headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Answer with an HTTP status (300 to 599, or else it is 403) and close. `reason` becomes the body."""
+        if self._state == _DECIDING:
+            self._admission.shared.counters["handshake_refused"] += 1
+            self._respond(status if 300 <= status <= 599 else 403, reason, headers)
+
+    def stop(self) -> None:
+        """Answer 503 if there has been no answer yet."""
+        waiting = self._state == _DECIDING
+        if waiting or self._state == _READING:
+            self._refuse(503, "the server is going down")
+        if waiting:
+            self._tell_gone()
+
+    # The transport's protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read the request."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        peername = transport.get_extra_info("peername")
+        if isinstance(peername, tuple) and len(peername) >= 2:
+            self._peer = peername[:2]
+            self.remote_addr = address_text(self._peer)
+        admission = self._admission
+        if self._place is None:
+            self._place = admission.rules.place()
+        admission.make_room(self._peer[0])
+        answer = admission.rules.turn_away(self._peer[0], len(admission.handshakes), self._place)
+        if answer is not None:
+            self._finish(answer)
+            return
+        admission.handshakes.add(self)
+        admission.reading.enter(self, admission.rules.key(self._peer[0]))
+        self._timer = admission.shared.loop.call_at(self.began + admission.handshake_timeout, self._timed_out)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of the request, or what a client sends before it has its answer."""
+        try:
+            if self._state == _READING:
+                self._read_head(data)
+            elif self._state != _DONE:
+                self._buffer += data
+                meter = self._admission.shared.meter
+                meter.grown += len(data)
+                if meter.grown > meter.mark:
+                    meter.over()
+                if len(self._buffer) > _MAX_EARLY and self._transport is not None:
+                    self._transport.pause_reading()
+        except Exception:
+            logger.exception("a request could not be handled")
+            if self._transport is not None:
+                cut(self._transport, reset=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Clean up; the gate is told if it was about to decide."""
+        state, self._state = self._state, _DONE
+        self._leave()
+        self._transport = None
+        if state == _DECIDING:
+            self._tell_gone()
+        elif state == _ACCEPTED and self._ws is not None:
+            self._ws.connection_lost()
+        if self._place is not None:
+            self._place.leave()
+        self._ws = None
+
+    def pause_writing(self) -> None:
+        """Pass it on, in the loop turn before the WebSocket is the transport's protocol."""
+        if self._ws is not None:
+            self._ws.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        if self._ws is not None:
+            self._ws.resume_writing()
+
+    # The request.
+
+    def _read_head(self, data: bytes) -> None:
+        buffer = self._buffer
+        searched = max(0, len(buffer) - 3)
+        buffer += data if buffer else data.lstrip(b"\r\n")  # RFC 9112, section 2.2
+        limit = self._admission.max_head_size
+        end = buffer.find(b"\r\n\r\n", searched) + 4
+        if end > limit or (end == 3 and len(buffer) > limit):
+            self._refuse(431, "the request's head is too large")
+        elif buffer and not 0x41 <= buffer[0] <= 0x5A:  # every method begins with a capital letter
+            if buffer[0] == _TLS_HANDSHAKE and self._transport is not None:
+                self._admission.shared.counters["handshake_bad_request"] += 1
+                cut(self._transport, reset=False)
+            elif buffer[0] == _JSON:
+                self._refuse(400, self._admission.ports.backend_at("WebSocket clients", self.remote_addr))
+            else:
+                self._refuse(400, "this is not HTTP")
+        elif end > 3:
+            head = bytes(buffer[:end])
+            del buffer[:end]
+            self._on_head(head)
+
+    def _on_head(self, head: bytes) -> None:
+        try:
+            request = upgrade.parse_request(head)
+        except upgrade.BadRequestError as error:
+            self._refuse(400, str(error))
+            return
+        if not request.wants_websocket:
+            self._answer_plainly(request)
+            return
+        refusal = upgrade.check_upgrade(request) or self._agree(request)
+        if refusal is not None:
+            self._refuse(refusal.status, refusal.reason, refusal.headers)
+        elif self._admission.closed:
+            self._refuse(503, "the server is going down")
+        elif self._may_ask(request):
+            self._ask(request)
+
+    def _agree(self, request: upgrade.Request) -> upgrade.Refusal | None:
+        """Choose from the extensions that the client offers."""
+        if self._admission.compression:
+            try:
+                self._agreement = negotiate(request.headers.get("Sec-Websocket-Extensions", ()))
+            except upgrade.BadRequestError as error:
+                return upgrade.Refusal(400, str(error))
+        return None
+
+    def _may_ask(self, request: upgrade.Request) -> bool:
+        rules = self._admission.rules
+        client = rules.client(self._peer, request)
+        if client is not self._peer:
+            self.remote_addr = address_text(client)
+        refusal = rules.refusal(request, self._peer, client, self._place)
+        if refusal is None:
+            return True
+        self._respond(refusal.status, refusal.reason, refusal.headers)
+        return False
+
+    def _ask(self, request: upgrade.Request) -> None:
+        self.path = request.path
+        self.query_string = request.query_string
+        self.headers = request.headers
+        self.subprotocols = request.tokens("Sec-Websocket-Protocol")
+        self._key = request.headers["Sec-Websocket-Key"][0]
+        self._state = _DECIDING
+        self._admission.reading.leave(self)
+        self._cancel_timer()
+        try:
+            self._admission.gate.connection_request(self)
+        except Exception:
+            logger.exception("a client could not be decided on")
+            self.refuse(500)
+
+    def _answer_plainly(self, request: upgrade.Request) -> None:
+        """Answer what is no WebSocket: health checks, pages, people who look at what this port is."""
+        path = request.path
+        without_body = request.method == "HEAD"
+        if request.method in ("GET", "HEAD"):
+            page = self._admission.pages.get(path)
+            if path == "/healthz":
+                page = ("text/plain; charset=utf-8", b"ok\n")
+            elif path == "/readyz":
+                ready = self._admission.is_ready()
+                body = b"ready\n" if ready else b"not ready\n"
+                self._finish(upgrade.response(200 if ready else 503, body, without_body=without_body))
+                return
+            if page is not None:
+                self._finish(upgrade.response(200, page[1], page[0], without_body=without_body))
+                return
+        self._refuse(
+            426,
+            "this is a WebSocket endpoint: connect with a WebSocket client",
+            (("Sec-WebSocket-Version", "13"),),
+            without_body=without_body,
+        )
+
+    # The end.
+
+    def _hand_over(self) -> None:
+        """Make the WebSocket the transport's protocol."""
+        ws = self._ws
+        if ws is None:  # the connection was lost within the turn
+            return
+        early = bytes(self._buffer)
+        self._state = _DONE
+        self._leave()
+        self._ws = self._transport = None
+        ws.attach(early)
+
+    def _refuse(
+        self, status: int, reason: str, headers: Sequence[tuple[str, str]] = (), *, without_body: bool = False
+    ) -> None:
+        self._admission.shared.counters[_COUNTERS[status]] += 1
+        self._respond(status, reason, headers, without_body=without_body)
+
+    def _respond(
+        self, status: int, reason: str, headers: Sequence[tuple[str, str]], *, without_body: bool = False
+    ) -> None:
+        body = f"{reason or upgrade.phrase(status)}\n".encode(errors="replace")
+        self._finish(upgrade.response(status, body, headers=headers, without_body=without_body))
+
+    def _finish(self, response: bytes) -> None:
+        """Write the answer, and see to it that the peer gets it; when many are at that, it has to be quick."""
+        self._state = _DONE
+        self._cancel_timer()
+        transport = self._transport
+        if transport is None:
+            return
+        admission = self._admission
+        admission.handshakes.discard(self)
+        admission.reading.leave(self)
+        admission.lingering.add(self)
+        if not transport.is_closing():
+            transport.write(response)
+        shared = admission.shared
+        self._timer = shared.loop.call_later(shared.close_timeout, cut, transport)
+        if admission.rules.is_crowded(len(admission.lingering)):
+            transport.close()
+        else:
+            finish(transport)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        if self._state == _READING:
+            self._refuse(408, "the request took too long")
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _leave(self) -> None:
+        self._cancel_timer()
+        self._buffer.clear()
+        self._admission.handshakes.discard(self)
+        self._admission.reading.leave(self)
+        self._admission.lingering.discard(self)
+
+    def _tell_gone(self) -> None:
+        try:
+            self._admission.gate.connection_gone(self)
+        except Exception:
+            logger.exception("a client's leaving before its verdict could not be handled")

@@ -1,0 +1,59 @@
+"""What a broker says of itself when a tool asks."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pystrands import __version__
+from pystrands.broker.backends.registry import Backends, Session
+from pystrands.broker.counters import Counters
+from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.hub.rooms import Rooms
+
+__all__ = ["StatusReport"]
+
+
+class StatusReport:
+    """Makes the params of a ``status`` command's result. ``clock`` in seconds; it counts from the making of this."""
+
+    def __init__(
+        self,
+        broker_id: str,
+        rooms: Rooms,
+        backends: Backends,
+        queue: EventQueue,
+        counters: Counters,
+        clock: Callable[[], float],
+    ) -> None:
+        self._broker_id = broker_id
+        self._rooms = rooms
+        self._backends = backends
+        self._queue = queue
+        self._counters = counters
+        self._clock = clock
+        self._started = clock()
+
+    def make(self) -> dict[str, Any]:
+        """Return what there is now, as JSON values."""
+        return {
+            "version": __version__,
+            "broker_id": self._broker_id,
+            "uptime": round(self._clock() - self._started, 3),
+            "clients": len(self._rooms),
+            "rooms": self._rooms.room_count,
+            "backends": [_backend(session) for session in self._backends.sessions],
+            "queue": {"messages": len(self._queue), "bytes": self._queue.size},
+            "counters": {name: count for name, count in sorted(self._counters.items()) if count},
+        }
+
+
+def _backend(session: Session) -> dict[str, Any]:
+    """``in_flight`` is None in protocol 1, where a backend does not say what it has finished."""
+    return {
+        "name": session.name,
+        "clients": len(session.lanes),
+        "in_flight": None if session.stream is None else len(session.unfinished),
+        "protocol": 1 if session.stream is None else 2,
+        "leaving": session.is_leaving,
+        "sends_only": session.sends_only,
+        "linked": session.link is not None,
+    }

@@ -1,0 +1,291 @@
+"""Clients that want to come in: which backend is asked, for how long, and what they hear."""
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from pystrands.broker.admission.handshake import Handshake
+from pystrands.broker.admission.upgrade import RETRY_AFTER
+from pystrands.broker.backends.registry import Session
+from pystrands.broker.counters import Counters
+from pystrands.protocol import wire
+from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
+from pystrands.protocol.messages import NOT_KNOWN, ResponseParams
+
+__all__ = ["Doorkeeper"]
+
+logger = logging.getLogger(__name__)
+
+_STOPPING: Final = "the server is going down"
+_MAX_REASON: Final = 4096
+"""Characters of a backend's reason for a rejection that its client gets to see."""
+_WITHOUT_LINK: Final = 1.0
+"""Seconds that a backend without link keeps a question to itself, before another one is asked (LINK rule 20)."""
+_MUTE: Final = 1.0
+"""The same of one that has never said anything, and may be none."""
+
+
+class _Question:
+    """A client that no backend has decided on yet; ``asked`` are those that may, each with its request id."""
+
+    __slots__ = ("asked", "handshake", "timer", "wants_another", "was_asked")
+
+    def __init__(self, handshake: Handshake, timer: asyncio.TimerHandle) -> None:
+        self.handshake = handshake
+        self.timer = timer
+        self.asked: dict[Session, str] = {}
+        self.was_asked = False
+        self.wants_another = False
+        """Whether those that were asked may be gone, and nobody else was there to ask."""
+
+
+class Choose(Protocol):
+    """Chooses a backend."""
+
+    def __call__(self, besides: Collection[Session] = ()) -> Session | None:
+        """Return the one that should get the next client, but none of ``besides``."""
+        ...
+
+
+class Doorkeeper:
+    """The gate of the WebSocket side. Callbacks only; nothing waits.
+
+    ``hold_time``: seconds that a client waits for a backend to be there (503). ``answer_timeout``: seconds that there
+    are for the answer, however many backends are asked (504). ``admit(session, handshake, answer)`` lets a client in.
+    ``has_backend()``: whether there is one that is known to be one. ``limits``: what a client may have.
+    """
+
+    def __init__(
+        self,
+        choose: Choose,
+        has_backend: Callable[[], bool],
+        admit: Callable[[Session, Handshake, ResponseParams], None],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        hold_time: float,
+        answer_timeout: float,
+        counters: Counters,
+        limits: Limits,
+    ) -> None:
+        self._limits = limits
+        self._choose = choose
+        self._has_backend = has_backend
+        self._admit = admit
+        self._loop = loop
+        self._hold_time = hold_time
+        self._answer_timeout = answer_timeout
+        self._counters = counters
+        self._questions: dict[Handshake, _Question] = {}
+        self._next_request = 1
+        self._stopping = False
+
+    def __len__(self) -> int:
+        """How many clients wait for a decision."""
+        return len(self._questions)
+
+    def stop(self) -> None:
+        """Let nobody in any more."""
+        self._stopping = True
+        for question in list(self._questions.values()):
+            self._refuse(question, 503, _STOPPING, "refused_stopping")
+
+    # --- what clients do ---
+
+    def is_ready(self) -> bool:
+        """Whether a new client would find a backend."""
+        return not self._stopping and self._has_backend()
+
+    def connection_request(self, handshake: Handshake) -> None:
+        """A client wants to come in: ask a backend, or hold it until there is one."""
+        if self._stopping:
+            handshake.refuse(503, _STOPPING, (RETRY_AFTER,))
+            return
+        timer = self._loop.call_later(self._hold_time, self._timed_out, handshake)
+        question = self._questions[handshake] = _Question(handshake, timer)
+        self._ask(question)
+
+    def connection_gone(self, handshake: Handshake) -> None:
+        """The client did not wait for the decision."""
+        question = self._questions.get(handshake)
+        if question is not None:
+            self._forget(question)
+            self._counters["handshakes_abandoned"] += 1
+
+    # --- what sessions do ---
+
+    def available(self) -> None:
+        """A backend is there: ask it about those whom nobody was asked about, or only who may be gone."""
+        for question in list(self._questions.values()):
+            if question.wants_another or not question.asked:
+                self._ask(question)
+
+    def unlinked(self, session: Session) -> None:
+        """A backend that was asked lost its link: ask another one, unless it is soon back."""
+        if session.requests:
+            self._loop.call_later(_WITHOUT_LINK, self._ask_others, session)
+
+    def leaving(self, session: Session) -> None:
+        """A backend that was asked may not answer any more: ask another one as well."""
+        for question in list(session.requests.values()):
+            self._ask(question)
+
+    def died(self, session: Session) -> None:
+        """A backend will not answer: ask another one."""
+        questions = list(session.requests.values())
+        session.requests.clear()
+        for question in questions:
+            del question.asked[session]
+            if not question.asked:
+                self._ask(question)
+
+    def answered(self, session: Session, request_id: str, answer: ResponseParams) -> None:
+        """A backend has decided; the first answer wins, and those about clients that left are ignored."""
+        question = session.requests.get(request_id)
+        if question is None:
+            self._counters["responses_unexpected"] += 1
+        elif not answer.accepted:
+            reason = answer.reason[:_MAX_REASON] or "the connection was rejected"
+            self._refuse(question, _refusal_status(session, answer.status), reason, "refused_by_backend")
+        elif answer.room_id in (None, path := question.handshake.path) and id_problem("room_id", path):
+            text = f"the path is a room's name here, of at most {MAX_ID} bytes"
+            self._refuse(question, 414, text, "refused_long_path")
+        elif self._is_usable(session, request_id, answer, path):
+            self._forget(question)
+            self._admit(session, question.handshake, answer)
+
+    def _is_usable(self, session: Session, request_id: str, answer: ResponseParams, path: str) -> bool:
+        """Whether a client can be let in like this. If it can't, it is refused, and its backend is told why."""
+        try:
+            metadata = _readable(answer.metadata)
+        except (*NOT_KNOWN, OverflowError) as error:
+            self._counters["lines_malformed"] += 1
+            problem = f"the metadata of an answer could not be read, and its client is not let in: {error}"
+        else:
+            if is_deep(bytes(metadata)):
+                metadata = Raw(msgspec.json.encode(pruned(msgspec.json.decode(metadata))))
+                _tell(
+                    session, f"the metadata of an answer has more than {MAX_DEPTH} levels: what is deeper became null"
+                )
+            answer.metadata = metadata
+            problem = self._problem(answer, path)
+        if problem:
+            self.could_not_be_read(session, request_id)
+            _tell(session, problem)
+        return not problem
+
+    def _problem(self, answer: ResponseParams, path: str) -> str:
+        """Return what an answer has more of than a client may have, in words for people; empty when there is none."""
+        client_id, room_id = answer.client_id or "", path if answer.room_id is None else answer.room_id
+        problem = id_problem("client_id", client_id) or id_problem("room_id", room_id)
+        if not problem:
+            size = len(wire.context_json(client_id or " " * 36, room_id, bytes(answer.metadata)))
+            problem = self._limits.context_problem(size)
+        return problem and f"a client is not let in: {problem}"
+
+    def could_not_be_read(self, session: Session, request_id: str) -> None:
+        """A backend has answered what can't be used."""
+        if (question := session.requests.get(request_id)) is not None:
+            self._refuse(question, 502, "the backend's answer can't be used", "refused_bad_answer")
+
+    # --- how ---
+
+    def _ask(self, question: _Question) -> None:
+        """Put the question to the least loaded backend that has not heard it, under a request id of its own."""
+        session = self._choose(question.asked)
+        question.wants_another = session is None
+        if session is None:
+            return
+        if not question.was_asked:  # one deadline over all backends that get to hear it
+            question.was_asked = True
+            question.timer.cancel()
+            question.timer = self._loop.call_later(self._answer_timeout, self._timed_out, question.handshake)
+        request_id = str(self._next_request)
+        self._next_request += 1
+        question.asked[session] = request_id
+        session.was_asked = True
+        if session.is_mute and len(question.asked) == 1:
+            self._loop.call_later(_MUTE, self._ask_besides_mute, question)
+        session.requests[request_id] = question
+        shake = question.handshake
+        session.write(
+            wire.connection_request(request_id, shake.path, shake.query_string, shake.headers, shake.remote_addr)
+        )
+
+    def _ask_others(self, session: Session) -> None:
+        if session.link is None:
+            for question in list(session.requests.values()):
+                self._ask(question)
+
+    def _ask_besides_mute(self, question: _Question) -> None:
+        """Those that were asked are perhaps no backends: ask one that is, or else all that may be; who comes, too."""
+        while question.handshake in self._questions and not question.wants_another and _all_mute(question.asked):
+            self._ask(question)
+
+    def _forget(self, question: _Question) -> None:
+        question.timer.cancel()
+        del self._questions[question.handshake]
+        for session, request_id in question.asked.items():
+            session.requests.pop(request_id, None)
+
+    def _refuse(self, question: _Question, status: int, reason: str, counter: str) -> None:
+        self._forget(question)
+        self._counters[counter] += 1
+        question.handshake.refuse(status, reason, (RETRY_AFTER,) if status == 503 else ())
+
+    def _timed_out(self, handshake: Handshake) -> None:
+        question = self._questions[handshake]
+        asked = list(question.asked)
+        if _all_mute(asked):
+            self._refuse(question, 503, "no backend is connected; try again soon", "refused_no_backend")
+        else:
+            self._refuse(question, 504, "the backend did not answer in time", "refused_no_answer")
+        for session in asked:
+            if not session.unresponsive:
+                session.unresponsive = True
+                logger.warning(
+                    "%s left a connection request unanswered for %g s (--answer-timeout): "
+                    "it gets no new clients until it speaks",
+                    session.name,
+                    self._answer_timeout,
+                )
+
+
+def _all_mute(sessions: Iterable[Session]) -> bool:
+    """Tell whether none of them is known to be a backend; so it is when there are none."""
+    return all(session.is_mute for session in sessions)
+
+
+def _refusal_status(session: Session, status: int) -> int:
+    if 400 <= status <= 599:
+        return status
+    logger.warning("%s rejected a client with status %d, which refuses nobody: it got 403", session.name, status)
+    return 403
+
+
+def _tell(session: Session, text: str) -> None:
+    """Tell a backend of what is wrong with an answer of its own."""
+    logger.warning("%s: %s", session.name, text)
+    session.write(wire.error(wire.NOBODY, text))
+
+
+def _readable(metadata: Raw) -> Raw:
+    """Return metadata that every backend can read, since others may get it. Raises what decoding raises.
+
+    JSON sets no bounds to numbers. What is beyond a double becomes the largest one.
+    """
+    try:
+        msgspec.json.decode(metadata)
+    except msgspec.ValidationError:
+        value = json.loads(bytes(metadata), parse_float=_as_double)
+        return Raw(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+    return metadata
+
+
+def _as_double(number: str) -> float:
+    return max(-sys.float_info.max, min(float(number), sys.float_info.max))

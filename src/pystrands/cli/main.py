@@ -1,0 +1,254 @@
+"""The command ``pystrands``: ``server`` and ``demo``, and the tools for a running broker.
+
+Each option comes from its flag, else from the environment, else from the TOML file, else from its default.
+Exit codes: 0 after an orderly end, 1 when the broker can't start, 2 for a value that can't work; always with one line.
+"""
+
+import asyncio
+import errno
+import gc
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pystrands import __version__
+from pystrands.broker.config import BrokerConfig, options
+from pystrands.broker.option import Option
+from pystrands.build import BUILD
+from pystrands.cli.logs import FORMATS, log_to_stderr
+from pystrands.cli.options import (
+    Command,
+    Failure,
+    Group,
+    WrongValue,
+    add_options,
+    label,
+    read_file,
+    resolve,
+    service_links,
+    tell,
+)
+from pystrands.cli.signals import Hangups, stop_event
+from pystrands.cli.tools import COMMANDS
+from pystrands.environment import tell_of_unknown_variables
+from pystrands.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pystrands.broker.server import Broker
+
+__all__ = ["DEMO_OPTIONS", "SERVER_OPTIONS", "Failure", "WrongValue", "main", "read_file", "resolve", "why_not_started"]
+
+log = logging.getLogger(__name__)
+
+LOG_LEVEL = Option(
+    name="log_level", default="info", help="how much is logged to stderr", choices=("debug", "info", "warning", "error")
+)
+LOG_FORMAT = Option(
+    name="log_format", default="text", help="lines for people, or one JSON object a line", choices=FORMATS
+)
+SERVER_OPTIONS = (*options(), LOG_LEVEL, LOG_FORMAT)
+DEMO_OPTIONS = tuple(
+    each
+    for each in SERVER_OPTIONS
+    if each.name in {"ws_host", "ws_port", "tcp_host", "tcp_port", "allow_insecure_backends"}
+)
+
+
+def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConfig:
+    try:
+        return BrokerConfig(**values)
+    except ConfigError as error:
+        flag = "--" + error.option.replace("_", "-")
+        raise WrongValue(f"{label(flag, sources.get(error.option, ''))}: {error.problem}") from None
+
+
+# ---- the commands
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pystrands", message=f"%(prog)s, version %(version)s, {BUILD}")
+def main() -> None:
+    """PyStrands: WebSockets that stay open while your Python code comes and goes."""
+
+
+for each_command in COMMANDS:
+    main.add_command(each_command)
+
+
+@main.command(
+    cls=Command,
+    epilog="Each option can also be set in the environment (PYSTRANDS_WS_PORT=8080) or in the file (ws-port = 8080)."
+    " A flag wins over the environment, and the environment over the file."
+    " SIZE is a number of bytes, or one with KiB, MiB or GiB.",
+)
+@add_options(SERVER_OPTIONS)
+@click.option("--config", metavar="FILE", help="TOML file with options.  [PYSTRANDS_CONFIG]")
+def server(config: str | None, **flags: str | None) -> None:
+    """Run the broker: WebSocket clients on one port, backends on the other."""
+    with Hangups() as hangups:
+        file: Mapping[str, object] = {}
+        path = config if config is not None else os.environ.get("PYSTRANDS_CONFIG", "")
+        if path or config is not None:
+            file = read_file(path, SERVER_OPTIONS, "" if config is not None else "PYSTRANDS_CONFIG")
+        values, sources = resolve(SERVER_OPTIONS, flags, os.environ, file, path)
+        level = str(values.pop(LOG_LEVEL.name, LOG_LEVEL.default))
+        log_format = str(values.pop(LOG_FORMAT.name, LOG_FORMAT.default))
+        broker_config = _config(values, sources)
+        raise_file_limit()
+
+        from pystrands.broker.server import Broker  # noqa: PLC0415 - picows and uvloop are not needed for --help
+
+        def on_start(broker: "Broker") -> None:
+            log_to_stderr(level, log_format)
+            log.info("PyStrands %s, %s", __version__, BUILD)
+            _warn_of_environment(SERVER_OPTIONS)
+            say = log.info if log_format == "json" else _say
+            say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")
+            say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")
+            if broker.admin_port >= 0:
+                say(f"metrics: http://{_address(broker_config.admin_host, broker.admin_port)}/metrics")
+
+        _run(broker_config, Broker(broker_config), on_start, hangups=hangups, long_lived=True)
+
+
+@main.command(cls=Command)
+@add_options(DEMO_OPTIONS)
+def demo(**flags: str | None) -> None:
+    """Run a chat to try out: the broker, a backend and a web page, in one process."""
+    config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))
+    raise_file_limit()
+
+    from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
+
+    def on_start(broker: "Broker") -> None:
+        log_to_stderr("warning", "text")
+        _warn_of_environment(DEMO_OPTIONS)
+        host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
+        _say(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
+        _say("Ctrl+C ends the demo")
+
+    _run(config, serve(config), on_start)
+
+
+def _warn_of_environment(known: Iterable[Option]) -> None:
+    if links := service_links(known, os.environ):
+        log.warning("%s", links)
+    tell_of_unknown_variables(log)
+
+
+def _say(line: str) -> None:
+    if problem := tell(line):
+        log.warning("stdout can't be written, so this is not there: %s (%s)", line, problem.strerror)
+
+
+# ---- the process
+
+
+def _run(
+    config: BrokerConfig,
+    serving: "AbstractAsyncContextManager[Broker]",
+    on_start: "Callable[[Broker], None]",
+    *,
+    hangups: Hangups | None = None,
+    long_lived: bool = False,
+) -> None:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_until_signal(config, serving, on_start, hangups, long_lived=long_lived))
+
+
+async def _until_signal(
+    config: BrokerConfig,
+    serving: "AbstractAsyncContextManager[Broker]",
+    on_start: "Callable[[Broker], None]",
+    hangups: Hangups | None,
+    *,
+    long_lived: bool,
+) -> None:
+    """Serve until a signal comes; without ``hangups`` SIGHUP, which a terminal sends when it is closed, is one."""
+    stop = stop_event(with_hangup=hangups is None)
+    async with AsyncExitStack() as stack:
+        try:
+            broker = await stack.enter_async_context(serving)
+        except ConfigError as error:
+            raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
+        except OSError as error:
+            raise why_not_started(config, error) from None
+        on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
+        if long_lived:
+            # What exists now lives as long as the process: collections need not look at it again. Clients that
+            # go leave nothing to collect, and what they have while they are there is looked at in small parts: a
+            # full collection over many of them would stop everything for some fifty milliseconds.
+            gc.collect()
+            gc.freeze()
+            # On asyncio's own loop they leave something, their transports; there the collector runs as it always does.
+            if not type(asyncio.get_running_loop()).__module__.startswith("asyncio"):
+                gc.set_threshold(5_000, 5, 1_000)
+        with hangups.serving(broker) if hangups is not None else nullcontext():
+            await stop.wait()
+        log.info("Stopping; a second signal ends the process at once")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - absent on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def raise_file_limit() -> None:
+    """Raise this process's limit of open files as far as it may go: each connection takes one."""
+    try:
+        import resource  # noqa: PLC0415 - absent on Windows
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:  # macOS takes no "unlimited"
+            log.warning("The limit of open files stays at %d: %s", soft, error)
+
+
+def why_not_started(config: BrokerConfig, error: OSError) -> Failure:
+    """Return what to tell when the broker could not listen: which address it is, and what to change.
+
+    ``error`` alone does not say which of the addresses it was, so each is tried again.
+    """
+    addresses = [("ws", config.ws_host, config.ws_port), ("tcp", config.tcp_host, config.tcp_port)]
+    if config.admin_port >= 0:
+        addresses.append(("admin", config.admin_host, config.admin_port))
+    for side, host, port in addresses:
+        problem = _bind_problem(host, port)
+        address = _address(host, port)
+        if isinstance(problem, socket.gaierror) or getattr(problem, "errno", 0) == errno.EADDRNOTAVAIL:
+            return WrongValue(f"--{side}-host: {host!r} is not an address of this machine")
+        if problem is not None and problem.errno == errno.EADDRINUSE:
+            return Failure(f"{address} is in use by another program: end it, or choose another --{side}-port")
+        if problem is not None:
+            return Failure(f"can't listen on {address}: {problem.strerror}; choose another --{side}-port")
+    return Failure(f"can't listen: {error}")
+
+
+def _bind_problem(host: str, port: int) -> OSError | None:
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                # As the event loop does it; on Windows the option would let two programs share the port.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
+                probe.bind(address)
+                probe.listen(1)
+    except OSError as error:
+        return error
+    return None
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,507 @@
+"""Runs handlers: each client's in order, different clients' at the same time, up to a bound."""
+
+import asyncio
+import contextvars
+import inspect
+import itertools
+import logging
+import math
+import sys
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any, Final, cast
+
+from pystrands.client.handlers.calls import Call, answer, is_undecided, misplaced, refusal, unoffered_subprotocol
+from pystrands.client.handlers.clock import clock
+from pystrands.client.handlers.lanes import Lanes
+
+__all__ = ["EAGER", "Dispatcher", "NotBegun", "current_runner", "in_handler"]
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING: Final = 10_000
+"""Events that wait for a handler before the links are paused."""
+MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
+"""The same in bytes of their lines."""
+SLICE_EVENTS: Final = 50
+SLICE_SECONDS: Final = 0.002
+"""A runner goes on for so many events and so long, then lets the loop read and write."""
+
+BLOCKING_SECONDS: Final = 0.25
+"""A plain handler that holds the event loop for longer is told of."""
+
+EAGER: Final = sys.version_info >= (3, 12)
+"""Whether a task can begin where it is made, without a turn of the loop."""
+
+_AT_ONCE: Final[dict[str, Any]] = {"eager_start": True}
+
+_HELD: Final = -1
+"""In the place of the next runner's number: none may start."""
+_GATHERING: Final = -2
+"""In the same place: :meth:`Dispatcher.begin` starts what is needed."""
+_LOOKING: Final = -3
+"""In the same place: one starts in the loop's next turn if it is needed then."""
+
+_COROUTINE: Final = CoroutineType  # needed for every event: a constant costs no look-up
+
+_runner_numbers = itertools.count(1)
+_handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
+
+
+class NotBegun(Exception):  # noqa: N818 - what happened; it never leaves the library
+    """A handler was to begin somewhere else, and the lease was over when its turn came there."""
+
+
+def in_handler() -> bool:
+    """Whether this code was called by a handler, directly or on its behalf."""
+    return _handled_by.get() != 0
+
+
+def current_runner() -> int:
+    """Return the number of the runner on whose handler's behalf this code runs, or 0."""
+    return _handled_by.get()
+
+
+class Dispatcher:
+    """Takes calls and runs them through ``invoke(name, args)``, which returns a result or an awaitable of one.
+
+    A task for each event would cost more than most handlers. So *runner* tasks take calls one after the other: a
+    handler that never suspends costs no task. Before a runner starts a handler while more is ready, it makes sure that
+    one successor goes on with the rest if the handler suspends. While no handler is suspended, the loop looks in its
+    next turn whether one is needed, which costs less than a task. Where some are, others will be: then it is scheduled
+    at once, and may find nothing to do. Between :meth:`gather` and :meth:`begin` nothing is scheduled.
+
+    ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
+    False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
+    When the handler of a numbered event has ended, by itself or with an exception, its number goes to ``call.done``,
+    and ``tell_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds; None:
+    never.
+
+    No handler begins when the :attr:`lease` is over. What waits is *held* then, which ``lapsed()`` is told once, until
+    :meth:`renew`. An ``invoke`` that looks again, later, raises NotBegun, and the call waits again.
+    """
+
+    def __init__(
+        self,
+        invoke: Callable[[str, tuple[Any, ...]], Any],
+        *,
+        concurrency: int,
+        context: contextvars.Context,
+        flow: Callable[[bool], None],
+        abandoned: Callable[[], bool],
+        tell_done: Callable[[], None] = lambda: None,
+        lapsed: Callable[[], None] = lambda: None,
+        timeout: float | None = None,
+        slice_seconds: float = SLICE_SECONDS,
+        max_waiting: int = MAX_WAITING,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        self.full = False
+        self.stale: set[int] = set()
+        """Runners with a handler that began before :meth:`forget` was called."""
+        self.lease = math.inf
+        """Until when handlers may begin, by :data:`clock`."""
+        self._invoke = invoke
+        self._context = context
+        self._flow = flow
+        self._abandoned = abandoned
+        self._tell_done = tell_done
+        self._lapsed = lapsed
+        self._timeout = timeout
+        self._slice_seconds = slice_seconds
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting_bytes = 0
+        self._lanes: Lanes[Call] = Lanes(concurrency)
+        self._loop = asyncio.get_running_loop()
+        self._runners: dict[int, asyncio.Task[None]] = {}
+        self._successor = 0  # the runner that is scheduled and has not started; 0: none; or one of the above
+        self._leaving: set[int] = set()
+        self._stopped = False
+        self._told_blocking: set[str] = set()
+        self._told_undecided = self._told_unoffered = self._told_misplaced = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # -- what comes in
+
+    def put(self, call: Call, *, late: bool = False) -> None:
+        """Have ``call`` run when its turn comes; after :meth:`stop` only where it is ``late``."""
+        if self._stopped and not late:
+            return
+        self._lanes.put(call)
+        self._waiting_bytes += call.size
+        if not self._successor and self._lanes.runnable:
+            self._schedule()
+        if not self.full and (self._lanes.waiting > self._max_waiting or self._waiting_bytes > self._max_waiting_bytes):
+            self.full = True
+            self._flow(True)
+
+    def _is_there_room(self) -> None:
+        if self._lanes.waiting * 2 <= self._max_waiting and self._waiting_bytes * 2 <= self._max_waiting_bytes:
+            self.full = False
+            self._flow(False)
+
+    def gather(self) -> None:
+        """Let what is put wait for :meth:`begin`, which the caller calls before anybody else's turn comes."""
+        if not self._successor:
+            self._successor = _GATHERING
+
+    def begin(self) -> None:
+        """Run what was gathered before this returns, for one slice; the loop has the rest. Only where :data:`EAGER`."""
+        if self._successor != _GATHERING:
+            return
+        try:
+            until = clock() + self._slice_seconds
+            for _ in range(SLICE_EVENTS):
+                if not (self._lanes.runnable and self._begin_one() and clock() < until):
+                    break
+        finally:
+            if self._successor == _GATHERING:
+                self._successor = 0
+                if self._lanes.runnable:
+                    self._schedule()
+
+    def _begin_one(self) -> bool:
+        """Start a runner at once; return whether another one may follow: its handler suspended, and nothing is held."""
+        number, context = self._next()
+        runner = self._run_at_once(number, context)
+        task = asyncio.Task(runner, loop=self._loop, context=context, name=_name(number), **_AT_ONCE)
+        return not task.done() and self._successor == _GATHERING
+
+    async def _run_at_once(self, number: int, context: contextvars.Context) -> None:
+        self._runners[number] = cast("asyncio.Task[None]", asyncio.current_task())
+        try:
+            await self._run(number, context)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._loop.call_soon(_raise, error)  # uvloop would take it for a failure of the connection
+
+    # -- runners
+
+    def _next(self) -> tuple[int, contextvars.Context]:
+        number = next(_runner_numbers)
+        context = self._context.copy()
+        context.run(_handled_by.set, number)
+        return number, context
+
+    def _schedule(self) -> None:
+        number, context = self._next()
+        # Not through the loop's task factory: an eager one would start it inside of its predecessor.
+        task = asyncio.Task(self._run(number, context), loop=self._loop, context=context, name=_name(number))
+        self._runners[number] = task
+        self._successor = number
+        task.add_done_callback(self._never_started, context=self._context)
+
+    async def _run(self, number: int, context: contextvars.Context) -> None:
+        task = self._runners[number]
+        task.remove_done_callback(self._never_started)  # each such call costs a turn of the loop
+        try:
+            await self._run_some(number, task, context)
+        except Exception:
+            logger.exception("a runner of handlers failed; this is a bug in PyStrands")
+        finally:
+            self._ended(number)
+
+    def _prepare_successor(self) -> None:
+        if len(self._runners) == 1:
+            self._successor = _LOOKING
+            self._loop.call_soon(self._look)
+        else:
+            self._schedule()
+
+    def _look(self) -> None:
+        if self._successor == _LOOKING:
+            self._successor = 0
+            if self._lanes.runnable and not self._abandoned():
+                self._schedule()
+
+    async def _run_some(self, number: int, task: "asyncio.Task[None]", context: contextvars.Context) -> None:
+        if self._successor == number:
+            self._successor = 0
+        clean = context.copy()
+        lanes, invoke, read_clock = self._lanes, self._invoke, clock
+        count, started = 0, (now := read_clock())
+        while now < self.lease and (call := lanes.take()) is not None:
+            self._waiting_bytes -= call.size
+            if self.full:
+                self._is_there_room()
+            if not self._successor and lanes.runnable:
+                self._prepare_successor()
+            successor = self._successor
+            begun, is_async = True, False
+            try:
+                try:
+                    result = invoke(call.name, call.args)
+                    if is_async := type(result) is _COROUTINE or inspect.isawaitable(result):
+                        result = await (result if self._timeout is None else self._in_time(result))
+                    if call.request is not None:
+                        self._answer(call, result)
+                except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
+                    begun = not await self._went_wrong(number, call, error)
+                done = call.done
+                if begun and done is not None:
+                    if not done:
+                        self._tell_done()
+                    done.append(call.seq)
+            finally:
+                lanes.finish(call)
+                if self._leaving:
+                    self._leaving.discard(number)
+                if self.stale:
+                    self.stale.discard(number)
+            if not begun:
+                break
+            # The next handler must not inherit what this one left in its context, or its cancellation.
+            try:
+                if context != clean or task.cancelling():
+                    break
+            except Exception:  # noqa: BLE001 - it compares values of the user's, whose == may do anything
+                break
+            count += 1
+            now = read_clock()
+            if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
+                count, started = 0, now
+            elif count >= SLICE_EVENTS or now - started > self._slice_seconds:
+                self._tell_blocking(call.name, 0.0 if is_async else now - started)
+                break
+        if now >= self.lease:
+            self._hold()
+
+    def _tell_blocking(self, name: str, seconds: float) -> None:
+        if seconds > BLOCKING_SECONDS and name not in self._told_blocking:
+            self._told_blocking.add(name)
+            logger.warning(
+                "%s, a plain def, held the event loop for %.1f s, and with it all clients: make it async def and await "
+                "what takes long, or use PyStrandsClient, which calls it on a thread; this is said once",
+                name,
+                seconds,
+            )
+
+    def _hold(self) -> None:
+        if self._successor in (0, _GATHERING) and self._lanes.runnable:
+            self._successor = _HELD
+            self._lapsed()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what waits may not begin before :meth:`renew`."""
+        return self._successor == _HELD
+
+    @property
+    def lease_is_over(self) -> bool:
+        """Whether others may have been given what waits."""
+        return clock() >= self.lease
+
+    def mark_repeats(self) -> None:
+        """Mark what waits: it may have been handled elsewhere."""
+        for call in self._lanes.drain():
+            if call.seq:
+                call.context.redelivered = True
+            self._lanes.put(call)
+
+    def renew(self, until: float) -> None:
+        """Handlers may begin until then, which may be over already."""
+        self.lease = until
+        if self._successor == _HELD and clock() < until:
+            self._successor = 0
+            if self._lanes.runnable:
+                self._schedule()
+
+    def _never_started(self, task: asyncio.Task[None]) -> None:
+        number = next(number for number, runner in self._runners.items() if runner is task)
+        if self._successor == number:
+            self._successor = 0
+        self._ended(number)
+
+    def _ended(self, number: int) -> None:
+        del self._runners[number]
+        self._leaving.discard(number)
+        if not self._successor and self._lanes.runnable and not self._abandoned():
+            self._schedule()
+        self._tell_change()
+
+    async def _went_wrong(self, number: int, call: Call, error: BaseException) -> bool:
+        """Tell of what a handler raised; raise again what is not its own: the end of the program, or of the client.
+
+        Return True where it had not begun: then it waits again, if its session lives.
+        """
+        if isinstance(error, NotBegun):
+            if number not in self.stale and not self._stopped:
+                self._lanes.put_back(call)
+                self._waiting_bytes += call.size
+            return True
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        if isinstance(error, asyncio.CancelledError):
+            if self._stopped or self._abandoned():
+                raise error
+            _uncancel()
+        await self._failed(call, error)
+        return False
+
+    async def _in_time(self, result: Any) -> Any:
+        async with asyncio.timeout(self._timeout) as limit:
+            try:
+                return await result
+            except asyncio.CancelledError:
+                if limit.expired():
+                    raise TimeoutError(f"it took more than {self._timeout:g} s (handler_timeout)") from None
+                raise
+
+    def _answer(self, call: Call, result: Any) -> None:
+        if not self._told_misplaced and (what := misplaced(call)):
+            self._told_misplaced = True
+            logger.warning("on_connection_request set %s; this is said once", what)
+        _reply(call, answer(call, result))
+        if not self._told_undecided and is_undecided(call, result):
+            self._told_undecided = True
+            logger.warning(
+                "on_connection_request returned None and touched nothing, so the client is let in: return True or "
+                "False, or request.reject(); this is said once"
+            )
+        if not self._told_unoffered and (chosen := unoffered_subprotocol(call)):
+            self._told_unoffered = True
+            logger.warning(
+                "on_connection_request chose the subprotocol %r, which the client did not offer: it gets none, and "
+                "a browser that offered others fails the connection; this is said once",
+                chosen,
+            )
+
+    async def _failed(self, call: Call, error: BaseException) -> None:
+        client_id = call.context.client_id
+        if call.request is not None:
+            _reply(call, refusal(call))
+        trace = (type(error), error, None if _is_our_own(error) else error.__traceback__)
+        logger.error("%s failed for client %r", call.name, client_id, exc_info=trace)
+        if call.name == "on_error":
+            return
+        try:
+            call.context.__dict__["exception"] = error
+            text = f"{call.name} failed: {type(error).__name__}: {_text_of(error)}"
+            result = self._invoke("on_error", (text, call.context))
+            if inspect.isawaitable(result):
+                await result
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except asyncio.CancelledError:
+            if self._stopped or self._abandoned():
+                raise
+            _uncancel()
+            logger.exception("on_error was cancelled for client %r", client_id)
+        except BaseException:
+            logger.exception("on_error failed for client %r", client_id)
+
+    # -- the end
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not self._runners and not self._lanes
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a handler."""
+        return self._lanes.waiting
+
+    @property
+    def only_leavers(self) -> bool:
+        """Whether the only handlers left are those that asked for the end."""
+        return all(number in self._leaving for number in self._runners)
+
+    def caller(self) -> int:
+        """Return the number of the runner whose handler this code runs in, or 0."""
+        number = _handled_by.get()
+        return number if number in self._runners else 0
+
+    def leave(self, number: int) -> None:
+        """The handler of runner ``number`` is the one that asked for the end: nobody waits for it or cancels it."""
+        self._leaving.add(number)
+        self._tell_change()
+
+    async def others_finished(self) -> None:
+        """Wait until no handler runs but those that asked for the end."""
+        while not self.only_leavers:
+            await self._change()
+
+    async def finished(self) -> None:
+        """Wait until nothing runs or waits."""
+        while not self.idle:
+            await self._change()
+
+    async def _change(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    def _tell_change(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def release(self) -> list[Call]:
+        """Take out and return what the broker sent and no handler has begun with; what is our own stays."""
+        released = []
+        for call in self._lanes.drain():
+            if call.seq or call.request is not None:
+                self._waiting_bytes -= call.size
+                released.append(call)
+            else:
+                self._lanes.put(call)
+        self._tell_change()
+        return released
+
+    def forget(self) -> list[Call]:
+        """Take out what :meth:`release` does; the handlers that run now are :attr:`stale` until they end."""
+        self.stale |= self._runners.keys() - {self._successor}
+        return self.release()
+
+    def stop(self) -> int:
+        """Cancel what runs, but for who asked for the end, drop what waits, take no more; return how many those are."""
+        self._stopped = True
+        running = [task for number, task in self._runners.items() if number not in self._leaving]
+        handlers = self._lanes.running - len(self._leaving)
+        dropped = len(self._lanes.drain())
+        self._waiting_bytes = 0
+        for task in running:
+            task.cancel()
+        return max(handlers, 0) + dropped
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - a library's exception may do anything
+        return f"<its str() raised {type(another).__name__}>"
+
+
+def _name(number: int) -> str:
+    return f"pystrands-runner-{number}"
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _is_our_own(error: BaseException) -> bool:
+    """Whether this was raised about what a handler has returned, not in it: its text says all that there is to say."""
+    trace = error.__traceback__
+    if trace is None or error.__cause__ is not None or error.__context__ is not None:
+        return False
+    while trace is not None:
+        if not str(trace.tb_frame.f_globals.get("__name__", "")).startswith("pystrands."):
+            return False
+        trace = trace.tb_next
+    return True
+
+
+def _reply(call: Call, line: bytes) -> None:
+    if call.reply is not None:
+        call.reply(line)
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

@@ -1,0 +1,290 @@
+"""The lines that a client's methods send, and what is checked before. No I/O."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from pystrands.client.connection.peer import Peer
+from pystrands.context import Context, check_json
+from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
+from pystrands.protocol import wire
+from pystrands.protocol.messages import RecipientParams
+from pystrands.protocol.plain import text
+
+__all__ = [
+    "AT_ONCE",
+    "TO_EVERYONE",
+    "Confirmation",
+    "Encode",
+    "broadcast",
+    "check_message",
+    "disconnect_client",
+    "is_client",
+    "join_room",
+    "leave_room",
+    "private_message",
+    "room_members",
+    "room_message",
+    "to_client",
+    "to_recipient",
+    "to_room",
+    "update_metadata",
+    "volatile_key",
+]
+
+logger = logging.getLogger(__name__)
+
+TO_EVERYONE: Final = "*"
+"""Names everyone as the recipient of a message; see :func:`to_client`."""
+AT_ONCE: Final = "!"
+"""Stands in the place of a recipient for a volatile message, which waits for nobody and nothing."""
+
+Encode = Callable[[str], bytes]
+"""Gives the line of a command that asks for an answer, from its request id."""
+
+
+class Confirmation(NamedTuple):
+    """What became of a message at the broker: how many clients it was for, how many missed it for being too slow."""
+
+    matched: int
+    skipped: int
+
+
+def check_message(message: Any, peer: Peer | None) -> str | bytes:
+    """Return a message as ``str`` or ``bytes``. Raises what one that can't be sent to ``peer`` deserves.
+
+    A peer of None is not connected.
+
+    TypeError: neither str nor bytes. MessageTooBig: more bytes (a str's in UTF-8) than the broker takes.
+    BinaryNotSupported: bytes, to a broker that only knows text.
+    """
+    content: str | bytes
+    if isinstance(message, str):
+        content = message if type(message) is str else text(message)
+        if peer is None or not peer.max_message_size or len(content) * 4 <= peer.max_message_size:
+            return content
+        try:
+            size = len(content) if content.isascii() else len(content.encode())
+        except UnicodeEncodeError:
+            return content  # the encoder says it better
+    elif isinstance(message, bytes | bytearray | memoryview):
+        content = bytes(message)
+        if peer is None:
+            return content
+        if not peer.binary:
+            raise BinaryNotSupported(
+                "the message is bytes, and this broker only knows text: send a str, or use the broker of PyStrands 2"
+            )
+        size = len(content)
+    else:
+        raise TypeError(
+            f"a message is str or bytes, not {type(message).__name__}; json.dumps() makes a str of most values"
+        )
+    if peer.max_message_size and size > peer.max_message_size:
+        raise MessageTooBig(
+            f"the message has {size} bytes and the broker takes {peer.max_message_size}: "
+            "send less, or raise the broker's --max-message-size"
+        )
+    return content
+
+
+def check_id(parameter: str, value: Any) -> str:
+    """Return ``value``, the argument ``parameter``, as a str. Raises TypeError if it is none."""
+    if not isinstance(value, str):
+        has = "room_id" if parameter == "room_id" else "client_id"
+        hint = f": its {has} is one" if isinstance(value, Context) else ""
+        raise TypeError(f"{parameter} must be a str, not {type(value).__name__}{hint}")
+    return value if type(value) is str else text(value)
+
+
+def check_length(parameter: str, value: str, peer: Peer | None) -> None:
+    """Raise ValueError on an id that is longer than the broker takes; a peer of None is not connected."""
+    limit = peer.max_id if peer is not None else 0
+    if not limit or len(value) * 4 <= limit:
+        return
+    size = len(value.encode(errors="surrogatepass"))
+    if size > limit:
+        raise ValueError(f"{parameter} has {size} bytes in UTF-8 and the broker takes {limit}: choose a shorter one")
+
+
+def _excluded(exclude: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the client ids to leave out. Raises TypeError on what is no str."""
+    given: Any = exclude  # whatever it is: compiled code would look first, and say less
+    ids: Any = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else given
+    return tuple([check_id("exclude", each) for each in ids])
+
+
+def to_client(client_id: str) -> str:
+    """Name a client as the recipient of a message; no room has the same name."""
+    if type(client_id) is not str:  # to what template engines derive from it a plus means something else
+        client_id = check_id("client_id", client_id)
+    return "c" + client_id
+
+
+def is_client(to: str) -> bool:
+    """Whether a recipient is a client."""
+    return to.startswith("c")
+
+
+def to_room(room_id: str) -> str:
+    """Name a room as the recipient of a message."""
+    if type(room_id) is not str:
+        room_id = check_id("room_id", room_id)
+    return "r" + room_id
+
+
+def to_recipient(params: RecipientParams) -> str:
+    """Name the recipient that the broker speaks of."""
+    if params.client_id is not None:
+        return to_client(params.client_id)
+    return TO_EVERYONE if params.room_id is None else to_room(params.room_id)
+
+
+def volatile_key(volatile: bool, key: Any) -> str | None:
+    """Return what :mod:`pystrands.protocol.wire` takes as the key: None for a message that is not volatile.
+
+    Raises TypeError on a key that is no str, and ValueError on an empty one.
+    """
+    if key is None:
+        return "" if volatile else None
+    name = check_id("key", key)
+    if not name:
+        raise ValueError("key must not be empty: leave it out where a message replaces no other")
+    return name
+
+
+def broadcast(
+    message: Any,
+    peer: Peer | None,
+    exclude: str | Iterable[str] = (),
+    confirm_as: str = "",
+    key: str | None = None,
+) -> bytes:
+    """Return the line of a broadcast; raises as :func:`check_message` does. ``key``: see :func:`volatile_key`."""
+    message = check_message(message, peer)
+    try:
+        return wire.broadcast(message, _excluded(exclude), confirm_as, key)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def room_message(
+    room_id: Any,
+    message: Any,
+    peer: Peer | None,
+    exclude: str | Iterable[str] = (),
+    confirm_as: str = "",
+    key: str | None = None,
+) -> bytes:
+    """Return the line of a message to a room; as :func:`broadcast` otherwise."""
+    if type(room_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
+        room_id, message = check_id("room_id", room_id), check_message(message, peer)
+    to: str = room_id
+    if to.startswith("{"):
+        _swapped("room_id", room_id, message)
+    try:
+        return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as, key)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def private_message(
+    client_id: Any, message: Any, peer: Peer | None, confirm_as: str = "", key: str | None = None
+) -> bytes:
+    """Return the line of a message to one client; as :func:`broadcast` otherwise."""
+    if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
+        client_id, message = check_id("client_id", client_id), check_message(message, peer)
+    to: str = client_id
+    if to.startswith("{"):
+        _swapped("client_id", client_id, message)
+    try:
+        return wire.message_to_connection(client_id, message, confirm_as, key)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+_told_swapped: Final[set[str]] = set()
+
+
+def _swapped(parameter: str, value: str, message: Any) -> None:
+    """Log a warning, once for each parameter, when an id is a JSON object and the message beside it is none."""
+    if parameter in _told_swapped or (isinstance(message, str) and message[:1] == "{"):
+        return
+    try:
+        msgspec.json.decode(value)
+    except (ValueError, RecursionError):
+        return
+    _told_swapped.add(parameter)
+    logger.warning("a message was sent with the %s %.100r: are %s and message swapped?", parameter, value, parameter)
+
+
+def _not_text(error: UnicodeEncodeError) -> MessageError:
+    return MessageError(f"the text can't be written in UTF-8 ({error.reason} at position {error.start})")
+
+
+def _request(action: str, params: dict[str, Any]) -> Encode:
+    for name in ("client_id", "room_id", "reason"):
+        if name in params:
+            params[name] = check_id(name, params[name])
+
+    def encode(request_id: str) -> bytes:
+        try:
+            return wire.request(action, request_id, params)
+        except UnicodeEncodeError as error:
+            raise _not_text(error) from None
+
+    return encode
+
+
+def join_room(client_id: Any, room_id: Any, peer: Peer | None) -> Encode:
+    """Return what puts a client into a room. Raises TypeError on what is no str, ValueError on what is too long."""
+    check_id("room_id", room_id)
+    check_length("room_id", room_id, peer)
+    return _request("join_room", {"client_id": client_id, "room_id": room_id})
+
+
+def leave_room(client_id: Any, room_id: Any) -> Encode:
+    """Return what takes a client out of a room. Raises TypeError on what is no str."""
+    return _request("leave_room", {"client_id": client_id, "room_id": room_id})
+
+
+def room_members(room_id: Any) -> Encode:
+    """Return what asks who is in a room. Raises TypeError on what is no str."""
+    return _request("room_members", {"room_id": room_id})
+
+
+def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
+    """Return what closes a client's WebSocket. Raises ValueError on a code that a close frame can't have."""
+    if not isinstance(code, int) or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
+        raise ValueError(
+            f"code must be 1000, or 3000 to 4999, or another that RFC 6455 lets a server send, not {code!r}"
+        )
+    return _request("disconnect_client", {"client_id": client_id, "code": code, "reason": reason})
+
+
+_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
+
+
+def update_metadata(client_id: Any, metadata: Any, peer: Peer | None) -> Encode:
+    """Return what sets keys of a client's metadata. Raises TypeError on what is no dict, or not made of JSON values.
+
+    What it returns raises MessageTooBig on what no client's metadata can hold.
+    """
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a dict of the keys to set, not {type(metadata).__name__}")
+    changes = check_json(dict(metadata), "metadata", caller="update_metadata")
+    encode = _request("update_metadata", {"client_id": client_id, "metadata": changes})
+    limit = peer.max_context if peer is not None else 0
+
+    def encode_within(request_id: str) -> bytes:
+        line = encode(request_id)
+        if 0 < limit < len(line) and (size := len(wire.json(changes))) > limit:
+            raise MessageTooBig(
+                f"the metadata has {size} bytes as JSON, and the broker takes {limit} for all of a client's ids, rooms "
+                "and metadata: keep less in it"
+            )
+        return line
+
+    return encode_within

@@ -1,0 +1,1222 @@
+import asyncio
+import itertools
+import socket
+import sys
+import threading
+
+import picows
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.ws.frames import binary_frame, ping_frame, text_frame
+from pystrands.broker.ws.incoming import BACKPRESSURE, TOO_FAST
+from pystrands.broker.ws.keepalive import MessageWatch
+from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
+from tests.broker.ws.support import (
+    BINARY,
+    CLOSE,
+    CONT,
+    KINDS,
+    PATIENCE,
+    PING,
+    PONG,
+    TEXT,
+    AcceptAll,
+    Double,
+    Echo,
+    Front,
+    close,
+    frame,
+)
+
+LIMIT = 100_000
+EURO = "\N{EURO SIGN}"
+MIXED = "k\u00f6\u20ac\U0001f600\u0000\uffff\U0010ffff"  # every length of UTF-8, and its ends
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def echo(request):
+    with Front(request.param, max_message_size=LIMIT) as front:
+        yield front
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def client(echo):
+    with echo.connect() as client:
+        yield client
+    while echo.receiver.count < echo.gate.count:  # nothing of this test's client is left for the next
+        echo.turn()
+    for waiting in (echo.receiver.closed, echo.receiver.messages, echo.gate.websockets):
+        while not waiting.empty():
+            waiting.get()
+
+
+# Messages.
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 128, 4095, 4096, 65535, 65536, LIMIT])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_message_of_any_size_comes_whole(client, opcode, size):
+    payload = (b"0123456789" * (size // 10 + 1))[:size]
+    client.send_frame(opcode, payload)
+    assert client.frame() == (opcode, payload)
+
+
+def test_text_is_str_and_binary_is_bytes(echo, client):
+    client.send(frame(TEXT, MIXED) + frame(BINARY, b"\xff\x00"))
+    assert client.frame() == (TEXT, MIXED.encode())
+    assert client.frame() == (BINARY, b"\xff\x00")
+    assert echo.receiver.messages.get(timeout=PATIENCE) == MIXED
+    assert echo.receiver.messages.get(timeout=PATIENCE) == b"\xff\x00"
+
+
+def test_many_messages_in_one_segment_come_in_order(client):
+    client.send(b"".join(frame(TEXT, str(n)) for n in range(2000)))
+    assert [client.frame() for _ in range(2000)] == [(TEXT, str(n).encode()) for n in range(2000)]
+
+
+def test_frames_may_come_octet_by_octet(client):
+    for octet in frame(TEXT, MIXED) + frame(PING, b"p") + frame(BINARY, b"x" * 130) + close(1000):
+        client.send(bytes([octet]))
+    assert client.frames_to_end() == [
+        (TEXT, MIXED.encode()),
+        (PONG, b"p"),
+        (BINARY, b"x" * 130),
+        (CLOSE, b"\x03\xe8"),
+    ]
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_fragments_are_joined(client, opcode):
+    client.send(frame(opcode, b"", fin=False) + frame(CONT, b"one ", fin=False) + frame(CONT, b"", fin=False))
+    client.send(frame(CONT, b"two", fin=False) + frame(CONT, b""))
+    client.send_frame(TEXT, "next")
+    assert [client.frame(), client.frame()] == [(opcode, b"one two"), (TEXT, b"next")]
+
+
+def test_control_frames_may_come_between_fragments(client):
+    client.send(frame(TEXT, "a", fin=False) + frame(PING, b"1") + frame(CONT, "b", fin=False))
+    assert client.frame() == (PONG, b"1")
+    client.send(frame(PONG, b"unasked for") + frame(CONT, "c"))
+    assert client.frame() == (TEXT, b"abc")
+
+
+def test_a_message_may_have_many_fragments(client):
+    client.send(frame(BINARY, b"x", fin=False) + frame(CONT, b"y", fin=False) * 5000 + frame(CONT, b"z"))
+    assert client.frame() == (BINARY, b"x" + b"y" * 5000 + b"z")
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_split_of_the_stream_gives_the_same_messages(data):
+    messages = data.draw(st.lists(st.one_of(st.text(max_size=300), st.binary(max_size=5000)), min_size=1, max_size=8))
+    stream = b""
+    for message in messages:
+        raw = message.encode() if isinstance(message, str) else message
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=3)))
+        edges = [0, *cuts, len(raw)]
+        parts = [raw[a:b] for a, b in itertools.pairwise(edges)]
+        for index, part in enumerate(parts):
+            opcode = CONT if index else (TEXT if isinstance(message, str) else BINARY)
+            stream += frame(opcode, part, fin=index == len(parts) - 1)
+            if data.draw(st.booleans()):
+                stream += frame(PING, b"between")
+    loop, receiver = FakeLoop(), Recorder()
+    ws, transport = fake_websocket(loop, receiver)
+    for cut in [*sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10))), len(stream)]:
+        feed(transport, stream[: cut - transport.fed])
+        stream = stream[cut - transport.fed :]
+        transport.fed = cut
+        loop.run()
+    assert receiver.messages == messages
+    assert ws.is_open
+
+
+# Limits.
+
+
+def test_a_frame_above_the_limit_is_refused_before_it_is_read(echo, client):
+    client.send(frame(BINARY, b"x" * (LIMIT + 1))[:14])
+    assert client.closing() == ([], 1009)
+    assert echo.closed()[0] == 1009
+    assert echo.counters["message_too_big"]
+
+
+def test_fragments_above_the_limit_are_refused(echo, client):
+    client.send(frame(TEXT, b"x" * LIMIT, fin=False) + frame(CONT, b"", fin=False) + frame(CONT, b"y", fin=False))
+    assert client.closing() == ([], 1009)
+    assert echo.closed()[0] == 1009
+
+
+# UTF-8.
+
+BROKEN = [
+    b"\xff",
+    b"\x80",
+    b"\xc0\xaf",
+    b"\xc3",
+    b"\xe2\x82",
+    b"\xed\xa0\x80",
+    b"\xf4\x90\x80\x80",
+    b"\xf0\x9f\x98",
+    b"\xf5",
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("around", [b"", EURO.encode()])
+def test_text_must_be_utf8(echo, client, broken, around):
+    client.send_frame(TEXT, around + broken)
+    assert client.closing() == ([], 1007)
+    assert echo.closed()[0] == 1007
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_text_is_checked_over_fragments(echo, client, broken):
+    whole = EURO.encode() + broken
+    client.send(frame(TEXT, b"", fin=False))
+    client.send(b"".join(frame(CONT, bytes([octet]), fin=False) for octet in whole) + frame(CONT, b"a", fin=True))
+    assert client.closing() == ([], 1007)
+    assert echo.closed()[0] == 1007
+
+
+def test_text_is_refused_at_the_fragment_that_breaks_it(client):
+    client.send(frame(TEXT, EURO.encode()[:1], fin=False) + frame(CONT, b"\xff", fin=False))
+    assert client.closing() == ([], 1007)
+
+
+def test_a_character_may_be_split_at_every_byte(client):
+    raw = MIXED.encode()
+    for cut in range(len(raw) + 1):
+        client.send(frame(TEXT, raw[:cut], fin=False) + frame(CONT, raw[cut:]))
+        assert client.frame() == (TEXT, raw)
+
+
+def test_binary_is_not_checked(client):
+    client.send(frame(BINARY, b"\xff", fin=False) + frame(CONT, b"\xc0"))
+    assert client.frame() == (BINARY, b"\xff\xc0")
+
+
+# What the protocol forbids.
+
+
+@pytest.mark.parametrize("opcode", [3, 4, 5, 6, 7, 11, 12, 13, 14, 15])
+def test_reserved_opcodes_are_refused(echo, client, opcode):
+    client.send(frame(TEXT, "before") + frame(opcode, b"x") + frame(TEXT, "after"))
+    assert client.closing() == ([(TEXT, b"before")], 1002)
+    assert echo.closed()[0] == 1002
+    assert echo.receiver.messages.get(timeout=PATIENCE) == "before"
+    assert echo.receiver.messages.empty()
+
+
+@pytest.mark.parametrize("rsv", range(1, 8))
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, CONT, CLOSE, PING, PONG])
+def test_reserved_bits_are_refused(echo, client, opcode, rsv):
+    client.send(frame(TEXT, "before"))
+    if opcode == CONT:
+        client.send(frame(TEXT, "", fin=False))
+    client.send_frame(opcode, b"", rsv=rsv)
+    assert client.closing() == ([(TEXT, b"before")], 1002)
+    assert echo.closed()[0] == 1002
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        frame(CONT, "nothing to continue"),
+        frame(CONT, "nothing to continue", fin=False),
+        frame(TEXT, "a", fin=False) + frame(TEXT, "b"),
+        frame(TEXT, "a", fin=False) + frame(BINARY, "b", fin=False),
+        frame(TEXT, "a", fin=False) + frame(CONT, "b") + frame(CONT, "c"),
+        frame(PING, b"x", fin=False),
+        frame(PONG, b"x", fin=False),
+        frame(CLOSE, b"", fin=False),
+        frame(PING, b"x" * 126),
+        frame(PONG, b"x" * 126),
+        frame(CLOSE, b"\x03\xe8" + b"x" * 124),
+        frame(TEXT, "unmasked", mask=False),
+        frame(CLOSE, b"", mask=False),
+        b"\x81\xfe\x00\x05",  # a 16-bit length for 5 bytes
+        b"\x81\xff\x00\x00\x00\x00\x00\x00\x00\x05",
+        b"\x81\xff\x80\x00\x00\x00\x00\x00\x00\x05",
+    ],
+)
+def test_protocol_errors_are_refused(echo, client, wrong):
+    client.send(wrong)
+    frames, code = client.closing()
+    assert code == 1002
+    assert frames in ([], [(TEXT, b"ab")])
+    assert echo.closed()[0] == 1002
+
+
+def test_a_parser_error_in_a_later_segment_is_refused(echo, client):
+    client.send_frame(TEXT, "one")
+    assert client.frame() == (TEXT, b"one")
+    client.send_frame(3)
+    assert client.closing() == ([], 1002)
+
+
+def test_nothing_is_delivered_after_an_error(echo, client):
+    client.send(frame(TEXT, b"\xff") + frame(TEXT, "after") * 50)
+    assert client.closing() == ([], 1007)
+    assert echo.receiver.messages.empty()
+
+
+# Control frames.
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x00\xff\xfe", b"x" * 125])
+def test_a_ping_is_answered_with_its_payload(client, payload):
+    client.send_frame(PING, payload)
+    assert client.frame() == (PONG, payload)
+
+
+def test_ten_pings_get_ten_pongs(client):
+    client.send(b"".join(frame(PING, bytes([n])) for n in range(10)))
+    assert [client.frame() for _ in range(10)] == [(PONG, bytes([n])) for n in range(10)]
+
+
+def test_pongs_are_ignored(client):
+    client.send(frame(PONG) + frame(PONG, b"x") + frame(PING))
+    assert client.frame() == (PONG, b"")
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
+def test_a_close_is_answered_with_its_code(echo, client, code):
+    client.send(close(code, b"because"))
+    assert client.frames_to_end() == [(CLOSE, code.to_bytes(2, "big"))]
+    assert echo.receiver.closed.get(timeout=PATIENCE) == (code, "because", False)
+
+
+@pytest.mark.parametrize("code", [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
+def test_an_invalid_close_code_is_a_protocol_error(echo, client, code):
+    client.send(close(code, b"because"))
+    assert client.closing() == ([], 1002)
+    assert echo.receiver.closed.get(timeout=PATIENCE)[::2] == (1002, True)
+
+
+def test_an_empty_close_is_answered_by_one(echo, client):
+    client.send(close())
+    assert client.frames_to_end() == [(CLOSE, b"")]
+    assert echo.closed() == (1005, "")
+
+
+def test_a_close_of_one_byte_is_a_protocol_error(client):
+    client.send_frame(CLOSE, b"\x03")
+    assert client.closing() == ([], 1002)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_close_reason_must_be_utf8(echo, client, broken):
+    client.send(close(1000, b"x" + broken))
+    assert client.closing() == ([], 1007)
+    assert echo.closed()[0] == 1007
+
+
+def test_what_follows_a_close_is_ignored(echo, client):
+    client.send(frame(TEXT, "a") + close(4000) + frame(TEXT, "b") + frame(PING) + close(4001))
+    assert client.closing() == ([(TEXT, b"a")], 4000)
+    assert echo.closed()[0] == 4000
+
+
+def test_a_close_before_a_parser_error_wins(echo, client):
+    client.send(close(4000) + frame(3))
+    assert client.closing() == ([], 4000)
+
+
+def test_a_close_within_a_fragmented_message_drops_it(echo, client):
+    client.send(frame(TEXT, "a", fin=False) + close(1001))
+    assert client.closing() == ([], 1001)
+    assert echo.receiver.messages.empty()
+
+
+# Endings.
+
+
+@pytest.mark.parametrize("way", ["close", "shutdown", "reset"])
+def test_a_connection_that_vanishes_is_a_1006(echo, client, way):
+    client.send_frame(TEXT, "x")
+    assert client.frame() == (TEXT, b"x")
+    if way == "reset":
+        client.reset()
+    elif way == "close":
+        client.close()
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.frames_to_end() == []
+    assert echo.closed() == (1006, "")
+    ws = echo.websocket()
+    assert not ws.is_open
+    assert not echo.call(ws.send, text_frame("late"))
+
+
+def test_our_close_comes_after_what_was_sent(echo, client):
+    ws = echo.websocket()
+
+    def end():
+        ws.send(text_frame("last words"))
+        ws.close(4001, "enough")
+        ws.close(4002)
+        assert not ws.is_open
+        assert not ws.send(text_frame("too late"))
+        return echo.receiver.closed.get_nowait()
+
+    assert echo.call(end) == (4001, "enough", True)
+    assert client.frame() == (TEXT, b"last words")
+    client.send(frame(TEXT, "crossing") + close(4001))
+    assert client.frames_to_end() == [(CLOSE, (4001).to_bytes(2, "big") + b"enough")]
+    client.close()
+    echo.turn()
+    assert echo.receiver.closed.empty()
+    assert echo.receiver.messages.empty()
+
+
+def test_a_code_that_must_not_be_sent_becomes_1011(echo, client):
+    echo.call(echo.websocket().close, 1006)
+    assert client.closing() == ([], 1011)
+
+
+def test_an_abort_is_a_1006_and_happens_once(echo, client):
+    ws = echo.websocket()
+    echo.call(ws.abort)
+    echo.call(ws.abort)
+    assert echo.closed() == (1006, "")
+    with pytest.raises(ConnectionResetError):
+        client.frame()
+
+
+def test_our_close_arrives_though_we_left_much_unread(kind):
+    with Front(kind, close_timeout=30) as front, front.connect() as client:
+        ws = front.websocket()
+        front.call(ws.pause_reading)
+        client.send(frame(TEXT, "x" * 50_000) * 4)
+        front.call(ws.close, 1012)
+        frames, code = client.closing()
+        assert code == 1012
+        assert frames in ([], [(TEXT, b"x" * 50_000)])
+
+
+def test_a_peer_that_does_not_answer_our_close_is_cut_off(kind):
+    with Front(kind, close_timeout=0.05) as front, front.connect() as client:
+        ws = front.websocket()
+        front.call(ws.close, 1001)
+        assert client.closing() == ([], 1001)
+        while front.call(lambda: ws.transport) is not None:  # the peer never closes its side
+            front.turn()
+
+
+def test_a_peer_that_does_not_read_is_cut_off(kind):
+    with Front(kind, close_timeout=0.05, send_limit=1 << 30) as front:
+        client = front.connect(receive_buffer=4096)
+        ws = front.websocket()
+        front.call(fill, ws)
+        front.call(ws.close, 1001)
+        while front.call(lambda: ws.transport) is not None:
+            front.turn()
+        with pytest.raises(ConnectionResetError):
+            client.to_end()
+        client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what the peer has acknowledged")
+def test_a_peer_that_reads_what_is_before_our_close_gets_all(kind):
+    with Front(kind, close_timeout=PATIENCE, send_limit=1 << 30) as front:
+        with front.connect(receive_buffer=65_536) as client:
+            ws = front.websocket()
+            front.call(lambda: [ws.send(binary_frame(bytes(1 << 20))) for _ in range(12)])
+            front.call(ws.close, 4000)
+            for _ in range(9):
+                assert client.frame() == (BINARY, bytes(1 << 20))
+                front.call(ws._on_timer)
+            frames, code = client.closing()
+            assert (len(frames), code) == (3, 4000)
+        with front.connect(receive_buffer=65_536) as client:
+            ws = front.websocket()
+            front.call(lambda: [ws.send(binary_frame(bytes(1 << 20))) for _ in range(12)])
+            front.call(ws.close, 4000)
+            while front.call(lambda: ws.transport) is not None:  # it does not read
+                front.call(ws._on_timer)
+
+
+def test_an_exception_of_the_receiver_closes_with_1011(kind):
+    class Broken(Echo):
+        def client_message(self, ws, message):
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, "the receiver's own")
+
+    with Front(kind, receiver=Broken()) as front:
+        for opcode in (TEXT, BINARY):
+            with front.connect() as client:
+                client.send(frame(opcode, "a") + frame(opcode, "b"))
+                assert client.closing() == ([], 1011)
+                assert front.closed()[0] == 1011
+        assert front.counters["internal_error"] == 2
+
+
+def test_an_exception_in_client_closed_is_contained(kind):
+    class Broken(Echo):
+        def client_closed(self, ws, code, reason):
+            super().client_closed(ws, code, reason)
+            raise RuntimeError
+
+    with Front(kind, receiver=Broken()) as front, front.connect() as client:
+        client.send(close(1000))
+        assert client.closing() == ([], 1000)
+        assert front.closed()[0] == 1000
+
+
+def test_the_receiver_may_close_in_the_middle(kind):
+    class Closer(Echo):
+        def client_message(self, ws, message):
+            super().client_message(ws, message)
+            ws.close(4000)
+
+    with Front(kind, receiver=Closer()) as front:
+        for stream in (frame(TEXT, "a") + frame(TEXT, "b"), frame(TEXT, "a") + frame(3), frame(TEXT, "a" * 5000)):
+            with front.connect() as client:
+                client.send(stream)
+                frames, code = client.closing()
+                assert code == 4000
+                assert len(frames) == 1
+                assert front.closed()[0] == 4000
+
+
+# Backpressure.
+
+
+def fill(ws):
+    """Send until the transport holds back."""
+    big = text_frame("x" * 50_000)
+    while not ws.flags & 4:
+        assert ws.send(big)
+        ws._shared.outbox._flush()
+
+
+def test_a_client_that_does_not_read_is_held_back_and_then_gets_all(kind):
+    with Front(kind) as front, front.connect(receive_buffer=4096) as client:
+        ws = front.websocket()
+        front.call(fill, ws)
+        for n in range(100):
+            assert front.call(ws.send, text_frame(str(n)))
+        front.turn()
+        assert front.call(lambda: (len(ws.out), ws.queued)) == (100, sum(2 + len(str(n)) for n in range(100)))
+        seen = []
+        while len(seen) < 100:
+            _, payload = client.frame()
+            if len(payload) < 50_000:
+                seen.append(payload.decode())
+        assert seen == [str(n) for n in range(100)]
+        front.turn()
+        assert front.call(lambda: (len(ws.out), ws.queued, ws.flags)) == (0, 0, 0)
+
+
+def test_a_client_that_is_too_slow_is_closed(kind):
+    with Front(kind, send_limit=10_000, close_timeout=0.05) as front:
+        client = front.connect(receive_buffer=4096)
+        ws = front.websocket()
+        front.call(fill, ws)
+        assert all(front.call(ws.send, text_frame("x" * 996)) for _ in range(20)), "who is behind is waited for"
+        front.call(front.shared.outbox.pressure.give_up, ws)
+        assert not front.call(ws.send, text_frame("x"))
+        assert front.closed() == (1013, "too slow")
+        assert front.counters["slow_consumer_closed"] == 1
+        assert ws.queued == 0
+        client.close()
+
+
+def test_pings_of_a_client_that_does_not_read_grow_nothing(kind):
+    settings = {"send_limit": 10_000, "max_controls": 10_000}
+    with Front(kind, **settings) as front, front.connect(receive_buffer=4096) as client:
+        ws = front.websocket()
+        front.call(fill, ws)
+        client.send(frame(PING, b"x" * 100) * 3000 + frame(PING, b"last") + frame(TEXT, "end"))
+        assert front.receiver.messages.get(timeout=PATIENCE) == "end"
+        assert front.call(lambda: (ws.queued, len(ws.out))) == (6 + 5, 2)
+        opcode, payload = client.frame()
+        while opcode != PONG:
+            opcode, payload = client.frame()
+        assert payload == b"last"
+
+
+def test_pausing_stops_reading_and_resuming_goes_on(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        for _ in range(2):
+            front.call(ws.pause_reading)
+        client.send_frame(TEXT, "later")
+        front.turn()
+        assert front.receiver.messages.empty()
+        assert ws.paused
+        for _ in range(2):
+            front.call(ws.resume_reading)
+        assert client.frame() == (TEXT, b"later")
+
+
+def test_reading_goes_on_when_nobody_has_a_reason_left_not_to(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        front.call(ws.pause_reading, BACKPRESSURE)
+        front.call(ws.pause_reading, TOO_FAST)
+        client.send_frame(TEXT, "later")
+        front.call(ws.resume_reading, BACKPRESSURE)
+        front.call(ws.resume_reading, BACKPRESSURE)
+        front.turn()
+        assert front.receiver.messages.empty()
+        assert ws.paused == TOO_FAST
+        front.call(ws.pause_reading)
+        front.call(ws.resume_reading, TOO_FAST)
+        front.turn()
+        assert front.receiver.messages.empty()
+        front.call(ws.resume_reading)
+        assert client.frame() == (TEXT, b"later")
+        assert ws.paused == 0
+
+
+class Pausing(Echo):
+    """Takes one message at a time."""
+
+    def client_message(self, ws, message):
+        super().client_message(ws, message)
+        assert not ws.paused & BACKPRESSURE
+        ws.pause_reading()
+
+
+def test_what_was_read_waits_while_reading_is_paused(kind):
+    with Front(kind, receiver=Pausing()) as front, front.connect() as client:
+        ws = front.websocket()
+        messages = [str(number) * 5 for number in range(50)]
+        client.send(b"".join(frame(TEXT, message) for message in messages) + frame(PING, b"at once"))
+        assert client.frame() == (TEXT, messages[0].encode())
+        assert client.frame() == (PONG, b"at once")
+        assert front.receiver.messages.get(timeout=PATIENCE) == messages[0]
+        for message in messages[1:]:
+            front.turn()
+            assert front.receiver.messages.empty()
+            front.call(ws.resume_reading)
+            assert client.frame() == (TEXT, message.encode())
+            assert front.receiver.messages.get(timeout=PATIENCE) == message
+        front.call(ws.resume_reading)
+        client.send_frame(TEXT, "next")
+        assert client.frame() == (TEXT, b"next")
+        assert front.call(lambda: ws._backlog) is None
+
+
+@pytest.mark.parametrize("way", ["close frame", "close", "reset", "wrong frame"])
+def test_what_was_read_before_the_client_went_is_handled_before_its_end(kind, way):
+    with Front(kind, receiver=Pausing()) as front:
+        client = front.connect()
+        ws = front.websocket()
+        last = {"close frame": close(1000, b"bye"), "wrong frame": frame(3)}.get(way, b"")
+        client.send(b"".join(frame(TEXT, str(number)) for number in range(5)) + last)
+        front.until(lambda: ws._backlog)
+        if not last:
+            getattr(client, way)()
+        code, reason = front.closed()
+        assert code == {"close frame": 1000, "wrong frame": 1002}.get(way, 1006)
+        front.turn()
+        for number in range(5):
+            assert front.receiver.messages.get(timeout=PATIENCE) == str(number)
+            assert front.receiver.messages.empty()
+            if number < 4:
+                assert front.receiver.over.empty()
+                front.call(ws.resume_reading)
+        assert front.receiver.over.get(timeout=PATIENCE) == (code, reason)
+        assert not front.shared.leaving
+        if last:
+            assert client.closing()[1] == code
+            client.close()
+        assert not front.shared.hangups._fds
+
+
+def test_a_read_into_a_buffer_that_has_grown_is_bounded(kind):
+    """One of all of it would bring 150,000 small messages at once."""
+    with Front(kind, receiver=Pausing(), max_message_size=1 << 20) as front, front.connect() as client:
+        ws = front.websocket()
+        big, small = frame(BINARY, bytes(1_000_000)), frame(TEXT, "x")
+        client.send(big[:-1])
+        front.until(lambda: ws.held == len(big) - 1)
+        assert front.call(lambda: len(ws._parser.get_buffer(-1))) <= 65_536
+        sending = threading.Thread(target=client.send, args=(big[-1:] + small * 100_000,))
+        sending.start()
+        front.until(lambda: ws._backlog)
+        front.turn()
+        assert front.call(lambda: len(ws._backlog)) <= 65_536 // len(small) * 3
+        front.receiver.client_message = lambda ws, message: None
+        front.call(ws.resume_reading)
+        sending.join(PATIENCE)
+        assert not sending.is_alive()
+
+
+@pytest.mark.parametrize("way", ["close", "reset"])
+def test_the_leaving_of_a_paused_client_is_noticed(kind, way):
+    with Front(kind) as front:
+        for _ in range(3):
+            client = front.connect()
+            ws = front.websocket()
+            front.call(ws.pause_reading)
+            if way == "reset":
+                client.send_frame(TEXT, "unread")
+            getattr(client, way)()
+            assert front.closed()[0] == 1006
+        assert not front.shared.hangups._fds
+
+
+def test_what_a_client_sent_before_it_left_is_read_though_it_was_paused(kind):
+    with Front(kind) as front:
+        client = front.connect()
+        ws = front.websocket()
+        front.call(ws.pause_reading)
+        client.send_frame(TEXT, "sent in time")
+        client.close()
+        front.call(lambda: None)
+        front.call(ws.resume_reading)
+        assert front.closed()[0] == 1006
+        assert front.receiver.messages.get_nowait() == "sent in time"
+        assert not front.shared.hangups._fds
+
+
+def test_a_paused_client_that_left_something_unread_is_gone_when_it_is_sent_to(kind):
+    with Front(kind) as front:
+        client = front.connect()
+        ws = front.websocket()
+        front.call(ws.pause_reading)
+        client.send_frame(TEXT, "unread")
+        client.close()
+        while front.receiver.closed.empty():  # the kernel answers the first with a reset
+            front.call(ws.send, text_frame("anybody there?"))
+        assert front.closed()[0] == 1006
+        assert not front.shared.hangups._fds
+
+
+def test_a_client_that_was_paused_and_resumed_is_not_watched(kind):
+    with Front(kind) as front:
+        with front.connect() as client:
+            ws = front.websocket()
+            front.call(ws.pause_reading)
+            front.call(ws.resume_reading)
+            client.send(close(1000))
+            assert client.closing() == ([], 1000)
+        assert front.closed()[0] == 1000
+        assert not front.shared.hangups._fds
+
+
+def test_a_paused_client_can_be_closed(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        front.call(ws.pause_reading)
+        front.call(ws.close, 1012)
+        assert client.closing() == ([], 1012)
+        assert not front.shared.hangups._fds
+
+
+# Memory.
+
+
+def test_a_big_message_gets_the_client_a_fresh_parser(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        first = front.call(lambda: ws._parser)
+        small = front.call(lambda: len(ws._parser.get_buffer(-1)))
+        client.send_frame(BINARY, b"x" * 60_000)
+        assert client.frame() == (BINARY, b"x" * 60_000)
+        second = front.call(lambda: ws._parser)
+        assert second is not first
+        assert front.call(lambda: len(ws._parser.get_buffer(-1))) == small
+        for _ in range(3):  # too soon for another
+            client.send_frame(BINARY, b"y" * 60_000)
+            assert client.frame() == (BINARY, b"y" * 60_000)
+        assert front.call(lambda: ws._parser) is second
+        front.call(setattr, ws, "_slimmed", 0.0)
+        client.send_frame(PING)
+        assert client.frame() == (PONG, b"")
+        assert front.call(lambda: ws._parser) is not second
+        client.send(frame(TEXT, "a", fin=False) + frame(CONT, "b") + frame(3))
+        assert client.closing() == ([(TEXT, b"ab")], 1002)
+
+
+def test_a_part_of_a_frame_counts_as_life_and_for_the_budget(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        assert front.call(lambda: (ws.held_bytes, ws.has_unfinished)) == (0, False)
+        front.call(setattr, ws, "silent", 1)
+        data = frame(BINARY, b"x" * 100_000)
+        client.send(data[:5])
+        front.until(lambda: ws.held_bytes == 5)
+        assert front.call(lambda: (ws.silent, ws.has_unfinished)) == (0, True)
+        client.send(data[5:90_000])
+        front.until(lambda: ws.held_bytes == 90_000)
+        client.send(data[90_000:] + b"\x81")  # and the beginning of another
+        assert client.frame() == (BINARY, b"x" * 100_000)
+        front.until(lambda: ws.held == 1)
+        assert front.call(lambda: ws.held_bytes) >= 90_000, "the parser's buffer has grown"
+        client.send(frame(TEXT, "a")[1:])
+        assert client.frame() == (TEXT, b"a")
+        front.until(lambda: (ws.held_bytes, ws.has_unfinished) == (0, False))
+
+
+def test_a_buffer_that_has_grown_is_given_back_when_it_holds_nothing(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        for _ in range(2):  # the second one is too soon for a fresh parser
+            client.send_frame(BINARY, bytes(60_000))
+            assert client.frame() == (BINARY, bytes(60_000))
+        assert front.call(lambda: ws.held_bytes) >= 50_000
+        client.send(b"\x81")
+        front.until(lambda: ws.held == 1)
+        front.call(ws.trim)
+        assert front.call(lambda: ws in front.shared.fat), "it holds something"
+        client.send(frame(TEXT, "a")[1:])
+        assert client.frame() == (TEXT, b"a")
+        front.call(ws.trim)
+        assert front.call(lambda: (ws.held_bytes, len(front.shared.fat))) == (0, 0)
+        client.send_frame(TEXT, "b")
+        assert client.frame() == (TEXT, b"b")
+
+
+def test_fragments_count_for_the_budget_until_their_message_is_whole_or_its_client_closed(kind):
+    with Front(kind) as front, front.connect() as client:
+        ws = front.websocket()
+        client.send(frame(TEXT, "x" * 50_000, fin=False) + frame(CONT, "y" * 10_000, fin=False) + frame(PING))
+        assert client.frame() == (PONG, b"")
+        assert front.call(lambda: (ws.held_bytes, ws.has_unfinished)) == (60_000, True)
+        client.send_frame(CONT, "z")
+        assert len(client.frame()[1]) == 60_001
+        assert front.call(lambda: (ws.held_bytes, ws.has_unfinished)) == (0, False)
+        client.send(frame(TEXT, "x" * 50_000, fin=False) + frame(PING))
+        assert client.frame() == (PONG, b"")
+        front.call(ws.give_up)
+        assert client.closing() == ([], 1013)
+        assert front.call(lambda: ws.held_bytes) == 0
+
+
+def test_what_a_closed_client_does_not_read_counts_until_it_is_gone(kind):
+    with Front(kind, close_timeout=PATIENCE, send_limit=1 << 30) as front:
+        client = front.connect(receive_buffer=4096)
+        ws = front.websocket()
+        front.call(fill, ws)
+        front.call(ws.close, 1001)
+        assert front.call(lambda: (ws in front.shared.lingering, ws.held_bytes > 1000)) == (True, True)
+        front.call(ws.give_up)
+        front.until(lambda: not front.shared.lingering)
+        assert front.call(lambda: ws.held_bytes) == 0
+        client.close()
+
+
+# Floods.
+
+
+def test_a_flood_of_pings_is_closed_and_counted(kind):
+    with Front(kind, max_controls=100) as front, front.connect() as good, front.connect() as bad:
+        for _ in range(2):
+            good.send(frame(PING) * 50)
+            assert [good.frame() for _ in range(50)] == [(PONG, b"")] * 50
+            good.send_frame(TEXT, "hello")
+            assert good.frame() == (TEXT, b"hello")
+        bad.send(frame(PING) * 60 + frame(PONG) * 100)
+        frames, code = bad.closing()
+        assert (len(frames), code) == (60, 1008)
+        assert front.counters["control_flood"] == 1
+        good.send_frame(TEXT, "hello")
+        assert good.frame() == (TEXT, b"hello")
+
+
+def test_fragments_without_end_are_closed_and_counted(kind, monkeypatch):
+    monkeypatch.setattr("pystrands.broker.ws.assembly.MAX_FRAGMENTS", 1000)
+    with Front(kind) as front, front.connect() as good, front.connect() as bad:
+        for opcode in (TEXT, BINARY):
+            good.send(frame(opcode, b"", fin=False) + frame(CONT, b"", fin=False) * 998 + frame(CONT, b"x"))
+            assert good.frame() == (opcode, b"x")
+        bad.send(frame(TEXT, b"", fin=False) + frame(CONT, b"", fin=False) * 1000)
+        assert bad.closing() == ([], 1008)
+        assert front.counters["too_many_fragments"] == 1
+
+
+def test_a_message_that_takes_too_long_is_closed_and_counted(kind):
+    watches: list[MessageWatch] = []
+    with Front(kind, watches=watches) as front:
+        watch = MessageWatch(8, front.counters)
+        watches.append(watch)
+
+        def pass_time(start):
+            for second in range(start, start + 4):
+                watch.tick(second)
+
+        with front.connect() as good, front.connect() as drip, front.connect() as parts:
+            good.send_frame(TEXT, "a", fin=False)
+            data = frame(TEXT, "x" * 100)
+            drip.send(data[:1])
+            parts.send_frame(TEXT, "", fin=False)
+            for turn in range(4):
+                good.send(frame(CONT, "b") + frame(TEXT, "a", fin=False))
+                assert good.frame() == (TEXT, b"ab")
+                drip.send(data[turn + 1 : turn + 2])
+                parts.send(frame(CONT, "", fin=False) + frame(PING))
+                if turn < 2:
+                    assert parts.frame() == (PONG, b"")
+                front.call(pass_time, 4 * turn)
+            assert drip.closing() == ([], 1008)
+            assert parts.closing()[1] == 1008
+            good.send(frame(CONT, "b"))
+            assert good.frame() == (TEXT, b"ab")
+        assert front.counters["message_timeout"] == 2
+
+
+# A peer that others wrote.
+
+
+def test_the_websockets_library_is_content(kind):
+    class OneProtocol(AcceptAll):
+        def decide(self, handshake):
+            self.accept(handshake, "chat")
+
+    with Front(kind, gate=OneProtocol()) as front:
+        url = front.url("/room")
+        with connect(
+            url,
+            subprotocols=[Subprotocol("other"), Subprotocol("chat")],
+            compression=None,
+            open_timeout=PATIENCE,
+            ssl=front.tls,
+        ) as peer:
+            assert peer.subprotocol == "chat"
+            peer.send(MIXED)
+            assert peer.recv(PATIENCE) == MIXED
+            peer.send([b"in ", b"parts"])
+            assert peer.recv(PATIENCE) == b"in parts"
+            assert peer.ping(b"x").wait(PATIENCE)
+            front.call(front.websocket().send, ping_frame(b"ours"))
+        assert front.closed() == (1000, "")
+
+
+def test_the_websockets_library_hears_our_close(kind):
+    with Front(kind) as front:
+        url = front.url("/")
+        with connect(url, open_timeout=PATIENCE, ssl=front.tls) as peer:  # it offers compression, which we pass over
+            front.call(front.websocket().close, 4321, "gr\u00fc\u00df")
+            with pytest.raises(ConnectionClosed) as closed:
+                peer.recv(PATIENCE)
+        assert closed.value.rcvd.code == 4321
+        assert closed.value.rcvd.reason == "gr\u00fc\u00df"
+        assert closed.value.rcvd_then_sent
+
+
+# The contract with picows, on a transport that records.
+
+
+@pytest.mark.parametrize("kind", picows.WSMsgType)
+def test_frames_have_the_kinds_that_picows_exports(kind):
+    frame = picows.picows._make_test_ws_frame(kind, b"", True, False)
+    assert frame.msg_type is kind
+    assert f"WSFrame({kind.name}, " in str(frame)
+
+
+def test_a_kind_is_looked_up_without_a_detour():
+    assert not hasattr(type(picows.picows.WSMsgType), "__getattr__")
+
+
+class FakeLoop(Double):
+    """Runs what is called soon when told to; its clock stands still."""
+
+    def __init__(self):
+        self.ready = []
+        self.now = 0.0
+
+    def call_soon(self, function, *args):
+        self.ready.append((function, args))
+
+    def call_later(self, delay, function, *args):
+        return asyncio.TimerHandle(delay, function, args, self)
+
+    def get_debug(self):
+        return False
+
+    def _timer_handle_cancelled(self, handle):
+        pass
+
+    def create_future(self):
+        return asyncio.Future(loop=self)
+
+    def time(self):
+        return self.now
+
+    def run(self):
+        while self.ready:
+            ready, self.ready = self.ready, []
+            for function, args in ready:
+                function(*args)
+
+
+class FakeTransport(Double):
+    def __init__(self):
+        self.calls = []
+        self.written = b""
+        self.protocol = None
+        self.fed = 0
+
+    def write(self, data):
+        self.calls.append("write")
+        self.written += data
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
+    def set_write_buffer_limits(self, high, low):
+        self.limits = (high, low)
+
+    def get_extra_info(self, name, default=None):
+        return default
+
+    def is_closing(self):
+        return False
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        self.calls.append("write_eof")
+
+    def get_write_buffer_size(self):
+        return 0
+
+    def pause_reading(self):
+        self.calls.append("pause_reading")
+
+    def resume_reading(self):
+        self.calls.append("resume_reading")
+
+    def abort(self):
+        self.calls.append("abort")
+
+
+class Recorder(Receiver):
+    def __init__(self):
+        self.messages = []
+        self.closed = []
+
+    def client_message(self, ws, message):
+        assert not self.closed
+        self.messages.append(message)
+
+    def client_closed(self, ws, code, reason):
+        self.closed.append(code)
+
+
+def fake_websocket(loop, receiver):
+    asyncio._set_running_loop(loop)
+    try:
+        transport = FakeTransport()
+        shared = WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop))
+        ws = WebSocket(shared, transport, "192.0.2.1:5000")
+        ws.attach(b"")
+    finally:
+        asyncio._set_running_loop(None)
+    return ws, transport
+
+
+def feed(transport, data):
+    asyncio._set_running_loop(transport.protocol)
+    try:
+        while data:
+            buffer = transport.protocol.get_buffer(-1)
+            size = min(len(buffer), len(data))
+            buffer[:size] = data[:size]
+            transport.protocol.buffer_updated(size)
+            data = data[size:]
+    finally:
+        asyncio._set_running_loop(None)
+
+
+def test_the_frame_before_a_parser_error_is_delivered_before_the_close_frame():
+    loop, receiver = FakeLoop(), Recorder()
+    ws, transport = fake_websocket(loop, receiver)
+    assert transport.limits == (65536, 16384)
+    assert not transport.written, "picows' own 101 is not sent"
+    parser = transport.protocol
+    feed(transport, frame(TEXT, "one") + frame(11, b"reserved") + frame(TEXT, "never"))
+    assert transport.protocol is not parser, "nothing is parsed after the error"
+    assert receiver.messages == ["one"]
+    assert not receiver.closed
+    assert ws.send(text_frame("answer"))
+    assert not transport.written
+    loop.run()
+    assert receiver.closed == [1002]
+    assert receiver.messages == ["one"]
+    assert transport.written.startswith(text_frame("answer") + b"\x88")
+    assert transport.written[len(text_frame("answer")) + 2 :][:2] == b"\x03\xea"
+    assert transport.calls == ["resume_reading", "write", "resume_reading", "write_eof"]
+    transport.protocol.connection_lost(None)
+    assert ws.transport is None
+    assert receiver.closed == [1002]
+
+
+def test_a_close_before_the_close_frame_of_a_parser_error_does_not_replace_it():
+    """picows calls its transport's close() ten milliseconds after an error, which may be in the very next turn."""
+    loop, receiver = FakeLoop(), Recorder()
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "one") + frame(11, b"x"))
+    ws._parser.transport.disconnect()
+    loop.run()
+    assert receiver.messages == ["one"]
+    assert receiver.closed == [1002]
+    assert ws._shared.counters["protocol_error"] == 1
+    assert transport.written.count(b"\x03\xea") == 1
+
+
+def test_a_connection_lost_before_the_close_frame_of_a_parser_error_is_a_1006():
+    loop, receiver = FakeLoop(), Recorder()
+    _, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(11))
+    transport.protocol.connection_lost(None)
+    loop.run()
+    assert receiver.closed == [1006]
+    assert not transport.written
+
+
+def test_a_connection_lost_before_the_parser_was_there_is_a_1006():
+    loop, receiver = FakeLoop(), Recorder()
+    transport = FakeTransport()
+    ws = WebSocket(WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop)), transport, "")
+    ws.connection_lost()
+    ws.attach(b"early")
+    assert receiver.closed == [1006]
+    assert transport.protocol is None
+
+
+# What waits with its sender, on a transport that records.
+
+
+class Stepping(Receiver):
+    """Takes so many messages before it pauses, and writes all down in the order in which it is told."""
+
+    def __init__(self, step):
+        self.step = self.left = step
+        self.told = []
+
+    def client_message(self, ws, message):
+        assert not ws.paused & BACKPRESSURE
+        self.told.append(message)
+        self.left -= 1
+        if not self.left:
+            ws.pause_reading()
+
+    def client_closed(self, ws, code, reason):
+        self.told.append(code)
+
+    def client_over(self, ws, code, reason):
+        self.told.append("over")
+
+    def go_on(self, loop, ws):
+        """Let it take as many more, as often as it will."""
+        while True:
+            self.left = self.step
+            before = len(self.told)
+            ws.resume_reading()
+            loop.run()
+            if len(self.told) == before:
+                return
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.integers(1, 4), st.data())
+def test_whatever_the_pauses_messages_come_in_order_and_the_end_after_them(kinds, step, data):
+    loop, receiver = FakeLoop(), Stepping(step)
+    ws, transport = fake_websocket(loop, receiver)
+    stream = b""
+    expected: list[str | bytes] = []
+    for number, kind in enumerate(kinds):
+        if kind < 3:
+            stream += frame(TEXT, str(number))
+            expected.append(str(number))
+        elif kind < 5:
+            stream += frame(BINARY, b"a", fin=False) + frame(PING) + frame(CONT, b"%d" % number)
+            expected.append(b"a%d" % number)
+        else:
+            stream += frame(PONG)
+    stream += data.draw(st.sampled_from([b"", close(1000), frame(3)]))
+    parts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=4)))
+    for start, end in itertools.pairwise([0, *parts, len(stream)]):
+        while ws.paused and transport.protocol is ws._parser:  # a transport would not be read from
+            receiver.left = step
+            ws.resume_reading()
+            loop.run()
+        feed(transport, stream[start:end])
+    if data.draw(st.booleans()):
+        loop.run()
+    if ws.is_open:
+        ws.connection_lost()
+    loop.run()
+    receiver.go_on(loop, ws)
+    (code,) = [each for each in receiver.told if isinstance(each, int)]
+    assert receiver.told[-1] == "over"
+    assert [each for each in receiver.told[:-1] if each != code] == expected
+    assert not ws._shared.leaving
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_an_error_in_what_waited_ends_it(is_gone):
+    loop, receiver = FakeLoop(), Stepping(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b") + frame(TEXT, b"\xff") + frame(TEXT, "never"))
+    if is_gone:
+        ws.connection_lost()
+    receiver.go_on(loop, ws)
+    assert receiver.told == (["a", 1006, "b", "over"] if is_gone else ["a", "b", 1007, "over"])
+    assert ws._shared.counters["bad_utf8"] == (not is_gone)
+    assert not ws.held_bytes
+
+
+def test_a_receiver_that_closes_at_what_waited_gets_no_more():
+    class Closing(Stepping):
+        def client_message(self, ws, message):
+            super().client_message(ws, message)
+            if message == "b":
+                ws.close(1008)
+
+    loop, receiver = FakeLoop(), Closing(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b") + frame(TEXT, "never"))
+    receiver.go_on(loop, ws)
+    assert receiver.told == ["a", "b", 1008, "over"]
+
+
+def test_a_close_from_elsewhere_loses_nothing_that_was_read():
+    loop, receiver = FakeLoop(), Stepping(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b") + frame(TEXT, "c"))
+    ws.close(1012)
+    assert ws in ws._shared.leaving
+    receiver.go_on(loop, ws)
+    assert receiver.told == ["a", 1012, "b", "c", "over"]
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_what_waits_can_be_dropped_and_is_by_who_is_short_of_memory(is_gone):
+    loop, receiver = FakeLoop(), Stepping(1)
+    ws, transport = fake_websocket(loop, receiver)
+    feed(transport, frame(TEXT, "a") + frame(TEXT, "b" * 10_000))
+    if is_gone:
+        ws.connection_lost()
+    assert ws.held_bytes > 10_000
+    ws.give_up()
+    assert receiver.told == ["a", 1006 if is_gone else 1013, "over"]
+    assert not ws.held_bytes
+    assert not ws._shared.leaving
+
+
+def test_who_is_gone_is_not_paused_for_its_speed():
+    loop, receiver = FakeLoop(), Stepping(100)
+    ws, transport = fake_websocket(loop, receiver)
+    ws.pause_reading(TOO_FAST)
+    feed(transport, frame(TEXT, "a") + close(1000))
+    assert receiver.told == [1000]
+    loop.run()
+    assert receiver.told == [1000, "a", "over"]

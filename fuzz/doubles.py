@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from pystrands.broker.backends.gate import Gate
+from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.link import LinkShared, link_factory
-from pystrands.broker.backends.registry import Backends
+from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
@@ -242,14 +242,14 @@ class Broker:
         self.router = Router(
             self.rooms, self.queue, commands, some_loop, hold_time=5, answer_timeout=5, counters=counters
         )
-        self.backends = Backends(self.router, some_loop, resume_window=5, heartbeat=15, counters=counters)
+        self.backends = SessionRegistry(self.router, some_loop, resume_window=5, heartbeat=15, counters=counters)
         self.router.backends = self.backends
         commands.status = lambda: {"version": "fuzzed"}
         self.make_link = link_factory(
             LinkShared(
                 loop=some_loop,
                 owner=self.backends,
-                gate=Gate(clock=loop.time, counters=counters),
+                gate=LinkAuthenticator(clock=loop.time, counters=counters),
                 hello=wire.hello(HelloParams(protocol=2, binary=True, broker_id="b", resume_window=5)),
                 max_line=max_line,
                 link_buffer=10**6,

@@ -16,13 +16,13 @@ from tests.broker.doubles import FakeHandshake
 from fuzz.doubles import Broker, Input, Loop, Transport, nothing_logged, pieces
 from pystrands.broker.admission.handshake import Admission, Handshake
 from pystrands.broker.admission.origins import AllowedOrigins
+from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.proxies import TrustedProxies
-from pystrands.broker.admission.rules import EntryRules
 from pystrands.broker.admission.upgrade import BadRequestError, check_upgrade, parse_request
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.ws.assembly import Assembly, BadMessageError
-from pystrands.broker.ws.deflate import Compressor, DeflatedAssembly, negotiate
+from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, negotiate
 from pystrands.broker.ws.frames import binary_frame, close_code_is_valid, payload_of, text_frame
+from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.client.connection.session import BackendSession
 from pystrands.errors import MalformedLine
@@ -206,7 +206,7 @@ def link(data: bytes) -> None:
             operation = source.byte()
             if operation == ord("+"):
                 clients.append(FakeHandshake(broker.router))
-                broker.router.doorkeeper.connection_request(clients[-1])  # type: ignore[arg-type]
+                broker.router.connection_requests.connection_request(clients[-1])  # type: ignore[arg-type]
             elif operation == ord("-") and clients and (ws := clients.pop(0).ws) is not None:
                 ws.gone()
             elif operation == ord("!") and clients and (ws := clients[-1].ws) is not None and ws.is_open:
@@ -238,7 +238,7 @@ def link(data: bytes) -> None:
             if client.ws is not None:
                 client.ws.gone()
         loop.advance(3600)
-        assert len(broker.rooms) == broker.rooms.room_count == len(broker.router.doorkeeper) == 0
+        assert len(broker.rooms) == broker.rooms.room_count == len(broker.router.connection_requests) == 0
         assert all(each.is_expired for each in broker.backends.sessions)  # they wait for who takes their clients over
         last = Transport(broker.make_link())
         last.receive(wire.hello(HelloParams(protocol=2, session_id="the last one")))
@@ -295,7 +295,7 @@ def _admission(loop: Loop, receiver: _Receiver) -> Admission:
         max_message_size=MAX_MESSAGE,
         max_controls=20,
     )
-    rules = EntryRules(
+    rules = AdmissionPolicy(
         AllowedOrigins(local=True),
         TrustedProxies(["127.0.0.0/8", "::1"]),
         max_clients=1,
@@ -388,7 +388,7 @@ def assembly(data: bytes) -> None:
     source = Input(data)
     text, limit, sizes, content = source.byte() % 2 == 1, source.number(), source.take(source.byte() % 8), source.rest()
     parts = [*pieces(content, sizes), b""]
-    whole = Assembly(text=text, limit=limit)
+    whole = Reassembly(text=text, limit=limit)
     result = _assembled(whole, parts)
     expected: str | bytes | int = content
     if text:
@@ -407,7 +407,7 @@ def deflate(data: bytes) -> None:
     """Nothing inflates to more than the limit; what zlib makes of a message is read as that message."""
     source = Input(data)
     text, limit, sizes, content = source.byte() % 2 == 1, source.number(), source.take(source.byte() % 8), source.rest()
-    result = _assembled(DeflatedAssembly(text=text, limit=limit), [*pieces(content, sizes), b""])
+    result = _assembled(DeflatedReassembly(text=text, limit=limit), [*pieces(content, sizes), b""])
     if isinstance(result, str | bytes):
         assert len(result if isinstance(result, bytes) else result.encode()) <= limit
         if not text:
@@ -419,13 +419,13 @@ def deflate(data: bytes) -> None:
     sent = Compressor(1 + limit % 9, limit % 100, counters).compress(frame, 9 + limit % 7)
     assert len(sent) <= len(frame)
     if sent[0] & 0x40:
-        inflating = DeflatedAssembly(text=False, limit=len(content))
+        inflating = DeflatedReassembly(text=False, limit=len(content))
         assert _assembled(inflating, [*pieces(payload_of(sent), sizes), b""]) == content
     else:
         assert sent == frame
     at = limit % (len(content) + 1)
     blocks = _last_block(content[:at]) + _last_block(content[at:], content[:at][-32768:]) + b"\x00"
-    assert _assembled(DeflatedAssembly(text=False, limit=len(content)), [*pieces(blocks, sizes), b""]) == content
+    assert _assembled(DeflatedReassembly(text=False, limit=len(content)), [*pieces(blocks, sizes), b""]) == content
 
 
 def _last_block(data: bytes, before: bytes = b"") -> bytes:
@@ -435,7 +435,7 @@ def _last_block(data: bytes, before: bytes = b"") -> bytes:
     return deflating.compress(data) + deflating.flush()
 
 
-def _assembled(message: Assembly, parts: list[bytes]) -> str | bytes | int | None:
+def _assembled(message: Reassembly, parts: list[bytes]) -> str | bytes | int | None:
     """Return the message, or the code with which its sender is closed."""
     for part in parts[:-1]:
         try:

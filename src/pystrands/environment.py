@@ -9,7 +9,7 @@ from typing import Final
 
 from pystrands.protocol.printable import printable
 
-__all__ = ["PREFIX", "tell_of_unknown_variables", "unknown_variables"]
+__all__ = ["PREFIX", "unknown_variables", "warn_of_unknown_variables"]
 
 PREFIX: Final = "PYSTRANDS_"
 _OTHERS: Final = ("CONFIG", "TOKEN", "HOST", "COMPILE", "COMPILED")
@@ -22,7 +22,7 @@ _LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _told = False
 
 
-def tell_of_unknown_variables(logger: logging.Logger) -> None:
+def warn_of_unknown_variables(logger: logging.Logger) -> None:
     """Log a warning for each of :func:`unknown_variables`, once in a process."""
     global _told  # noqa: PLW0603 - there is one environment
     if not _told:

@@ -16,7 +16,7 @@ from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.address import about_http
 from pystrands.protocol.framing import LineSplitter
-from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, Refused, Watched, WatchedParams
+from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, LinkRefused, Watched, WatchedParams
 from pystrands.protocol.printable import printable
 
 __all__ = ["Sent", "Tool", "ToolError"]
@@ -43,7 +43,7 @@ class _Result(Struct, tag="result", tag_field="action"):
     request_id: str
 
 
-_Line = Hello | Heartbeat | Watched | _Result | Refused
+_Line = Hello | Heartbeat | Watched | _Result | LinkRefused
 _LINES: Final[Decoder[_Line]] = Decoder(_Line)
 
 
@@ -263,7 +263,7 @@ class Tool:
                     line = _LINES.decode(self._lines.popleft())
                 except MalformedLine:
                     raise self._no_broker() from None
-                if type(line) is Refused:
+                if type(line) is LinkRefused:
                     reason = printable(" ".join(line.params.reason.split()))
                     raise ToolError(f"the broker at {self.address} refuses: {reason}")
                 if isinstance(line, _Line):

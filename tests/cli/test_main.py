@@ -29,7 +29,7 @@ from pystrands.cli.main import (
     main,
     read_file,
     resolve,
-    why_not_started,
+    start_problem,
 )
 from pystrands.cli.options import Command, add_options, is_service_link, service_links
 from pystrands.cli.signals import Hangups
@@ -258,19 +258,19 @@ def test_a_wrong_value_for_the_demo():
 
 def test_a_host_that_is_none():
     for host in ("no.such.host.invalid", "192.0.2.1", "1.2.3.4.5"):
-        failure = why_not_started(BrokerConfig(ws_host=host, ws_port=0), OSError("?"))
+        failure = start_problem(BrokerConfig(ws_host=host, ws_port=0), OSError("?"))
         assert isinstance(failure, WrongValue)
         assert failure.message == f"--ws-host: {host!r} is not an address of this machine"
 
 
 def test_any_other_reason_is_told_as_it_is(monkeypatch):
-    failure = why_not_started(BrokerConfig(ws_port=0, tcp_port=0), OSError("no more of it"))
+    failure = start_problem(BrokerConfig(ws_port=0, tcp_port=0), OSError("no more of it"))
     assert (failure.message, failure.exit_code) == ("can't listen: no more of it", 1)
     monkeypatch.setattr(module, "_bind_problem", lambda _host, _port: PermissionError(13, "Permission denied"))
-    failure = why_not_started(BrokerConfig(ws_port=80), OSError("?"))
+    failure = start_problem(BrokerConfig(ws_port=80), OSError("?"))
     assert failure.message == "can't listen on 127.0.0.1:80: Permission denied; choose another --ws-port"
     assert failure.exit_code == 1
-    assert "[::1]:80" in why_not_started(BrokerConfig(ws_host="::1", ws_port=80), OSError("?")).message
+    assert "[::1]:80" in start_problem(BrokerConfig(ws_host="::1", ws_port=80), OSError("?")).message
 
 
 def test_a_message_is_always_one_line():

@@ -735,7 +735,7 @@ async def test_past_the_timeout_handlers_are_cancelled(broker, caplog):
 
 
 async def test_a_handler_that_ignores_its_cancellation_is_left_behind(broker, monkeypatch):
-    monkeypatch.setattr("pystrands.client.life.CANCEL_GRACE", 0)
+    monkeypatch.setattr("pystrands.client.lifetime.CANCEL_GRACE", 0)
     gate, started = asyncio.Event(), asyncio.Event()
 
     class Stubborn(AsyncPyStrandsClient):
@@ -827,7 +827,7 @@ def test_a_handler_may_end_the_program(factory, suspends, error):
 
 
 async def test_disconnect_with_a_broker_that_never_closes(broker, monkeypatch):
-    monkeypatch.setattr("pystrands.client.life.LINGER", 0)
+    monkeypatch.setattr("pystrands.client.lifetime.LINGER", 0)
     async with up(broker) as (client, connection):
         connection.pause()
         await client.broadcast_message("x")

@@ -10,7 +10,7 @@ import pytest
 
 from pystrands import PyStrandsClient
 from pystrands.client.base import HANDLERS, options_of
-from pystrands.client.core import Core
+from pystrands.client.core import ClientCore
 from pystrands.client.handlers import dispatch
 from pystrands.client.handlers.clock import clock
 from pystrands.client.threads import Bridge, Gone, Mailbox, Workers, new_event_loop
@@ -98,7 +98,7 @@ async def test_threads_are_started_as_needed_up_to_the_bound():
 
 
 async def test_a_bridge_that_is_closed_takes_no_calls():
-    core = Core(partial(options_of, PyStrandsClient()), lambda name, args: None)
+    core = ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
     bridge = Bridge(core, 1)
     started = threading.Event()
 
@@ -121,7 +121,7 @@ async def test_a_bridge_that_is_closed_takes_no_calls():
 
 
 async def test_what_a_call_raises_comes_to_the_caller():
-    bridge = Bridge(Core(partial(options_of, PyStrandsClient()), lambda name, args: None), 1)
+    bridge = Bridge(ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None), 1)
 
     async def fail():
         raise LookupError("here")
@@ -142,10 +142,10 @@ def test_clients_have_every_handler():
 
 
 async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not_begin(monkeypatch):
-    core = Core(partial(options_of, PyStrandsClient()), lambda name, args: None)
+    core = ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
     bridge = Bridge(core, 1)
     dispatcher = SimpleNamespace(lease=math.inf)
-    monkeypatch.setattr(Core, "life", SimpleNamespace(dispatcher=dispatcher))
+    monkeypatch.setattr(ClientCore, "life", SimpleNamespace(dispatcher=dispatcher))
     begun, release = threading.Event(), threading.Event()
 
     def slow():

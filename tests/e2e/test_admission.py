@@ -70,7 +70,7 @@ async def test_without_a_backend_a_client_waits_and_then_hears_503():
 async def test_a_held_client_gets_in_when_a_backend_comes():
     async with testing.broker(hold_time=30.0) as broker:
         opening = asyncio.ensure_future(asyncio.wait_for(connect(broker), 20))
-        await testing.until(lambda: len(broker._router.doorkeeper))
+        await testing.until(lambda: len(broker._router.connection_requests))
         async with testing.backend(broker):
             await (await opening).close()
 

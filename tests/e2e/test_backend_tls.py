@@ -6,7 +6,7 @@ import re
 import ssl
 
 from pystrands import AsyncPyStrandsClient, testing
-from pystrands.broker.backends.gate import WRONG
+from pystrands.broker.backends.authenticator import WRONG
 
 from .raw_peer import TOKEN, knocking, peer
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient, Refused, testing
-from pystrands.broker.backends.gate import MISSING, WRONG
+from pystrands.broker.backends.authenticator import MISSING, WRONG
 from pystrands.tools import Tool, ToolError
 from tests.inside import core_of
 

@@ -211,7 +211,7 @@ async def test_floods_of_pings():
 
 
 async def test_fragments_without_end(monkeypatch):
-    monkeypatch.setattr("pystrands.broker.ws.assembly.MAX_FRAGMENTS", 5000)
+    monkeypatch.setattr("pystrands.broker.ws.reassembly.MAX_FRAGMENTS", 5000)
     async with a_good_client() as broker:
         clients = await attackers(broker, 20)
         flood = frame(1, b"", fin=False) + frame(0, b"", fin=False) * 5000

@@ -56,7 +56,7 @@ async def status_of(broker, headers="", address="127.0.0.1"):
 
 
 def logged(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "pystrands.broker.admission.rules"]
+    return [record.getMessage() for record in caplog.records if record.name == "pystrands.broker.admission.policy"]
 
 
 # Origins.
@@ -264,7 +264,7 @@ async def test_those_that_wait_for_a_verdict_count_too():
 
     async with testing.broker(max_handshakes=2) as broker, testing.backend(broker, Slow):
         waiting = [asyncio.ensure_future(connected(broker)) for _ in range(2)]
-        await testing.until(lambda: len(broker._router.doorkeeper) == 2)
+        await testing.until(lambda: len(broker._router.connection_requests) == 2)
         assert await status_of(broker) == 503
         answers.set()
         for one in waiting:

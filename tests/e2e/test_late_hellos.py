@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pystrands import AsyncPyStrandsClient, Refused, testing
-from pystrands.broker.backends.gate import LATE, WRONG
+from pystrands.broker.backends.authenticator import LATE, WRONG
 from pystrands.protocol import wire
 from tests.client.fake_broker import Connection, line, soon, until
 from tests.inside import core_of

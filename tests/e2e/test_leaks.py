@@ -68,7 +68,7 @@ async def test_10000_clients_that_come_and_go_leave_nothing():
         assert after - before < 200_000, "bytes of Python's memory: 22 for each client, coverage's own included"
         assert process.memory_info().rss - rss < 16_000_000
         assert broker._rooms.room_count == 0
-        assert len(broker._router.doorkeeper) == 0
+        assert len(broker._router.connection_requests) == 0
         assert client.connected
 
 

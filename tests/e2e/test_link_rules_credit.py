@@ -144,7 +144,7 @@ async def test_rule_08_a_link_of_protocol_1_that_does_not_answer_is_asked_no_mor
                 statuses.append(rejected.value.status)
             assert statuses == [504, 503, 503]
             assert (await probe.next_line())["action"] == "connection_request"
-            broker._router.doorkeeper._answer_timeout = 10.0
+            broker._router.connection_requests._answer_timeout = 10.0
             probe.raw(raw_line("heartbeat"))
             connecting = asyncio.ensure_future(_connect(broker))
             asked = await probe.next_line()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pystrands import testing
-from pystrands.broker.backends.gate import LATE, MISSING, OLD, TOO_LONG, WRONG
+from pystrands.broker.backends.authenticator import LATE, MISSING, OLD, TOO_LONG, WRONG
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
 from pystrands.errors import ConfigError

@@ -292,7 +292,7 @@ async def test_a_connection_counts_for_its_address_before_its_tls_handshake(auth
 
 
 async def test_a_silent_connection_makes_room_for_one_of_its_own_address(authority, files, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.net.crowd._SILENCE", 0.0)
+    monkeypatch.setattr("pystrands.broker.net.pending._SILENCE", 0.0)
     async with testing.broker(max_connections_per_address=3, **files) as broker, testing.backend(broker, Echo):
         silent = open_sockets(broker.ws_port, 3)
         await testing.until(lambda: broker._servers[0].handshakes == 3)

@@ -6,9 +6,9 @@ from typing import Final, cast
 
 from pystrands.broker.admission.handshake import Handshake
 from pystrands.broker.backends.registry import Session
-from pystrands.broker.events.ledger import Event, Kind, Lane
+from pystrands.broker.events.assignments import ClientEvent, ClientStream, Kind
 from pystrands.broker.events.queue import cost
-from pystrands.broker.hub.rooms import Client
+from pystrands.broker.hub.rooms import ConnectedClient
 from pystrands.broker.ws.websocket import WebSocket
 
 __all__ = ["Account", "Accounts"]
@@ -47,8 +47,8 @@ class Accounts:
         closed: Callable[[], Iterable[WebSocket]],
         handshakes: Callable[[], Iterable[Handshake]],
         sessions: Callable[[], Iterable[Session]],
-        orphans: Callable[[], Iterable[Lane]],
-        give_up_client: Callable[[Client], None],
+        orphans: Callable[[], Iterable[ClientStream]],
+        give_up_client: Callable[[ConnectedClient], None],
         give_up_session: Callable[[Session], None],
     ) -> None:
         self._sockets = sockets
@@ -61,7 +61,7 @@ class Accounts:
 
     def take(self) -> tuple[list[Account], int]:
         """Return all accounts, and the bytes that are on nobody's."""
-        of_clients: dict[Client, Account] = {}
+        of_clients: dict[ConnectedClient, Account] = {}
         others: list[Account] = []
         nobodys = 0
         for session in self._sessions():
@@ -70,7 +70,7 @@ class Accounts:
             if session.link is not None:
                 nobodys += session.link.unsent_bytes  # copies of what is charged already
         for lane in self._orphans():
-            self._of(cast("Client", lane), of_clients)
+            self._of(cast("ConnectedClient", lane), of_clients)
         for ws in self._sockets():
             if ws.client is not None:
                 self._of(ws.client, of_clients)
@@ -80,33 +80,33 @@ class Accounts:
         others += [Account(handshake.give_up, handshake.held_bytes) for handshake in self._handshakes()]
         return [*of_clients.values(), *others], nobodys
 
-    def _of(self, client: Client, of_clients: dict[Client, Account]) -> Account:
+    def _of(self, client: ConnectedClient, of_clients: dict[ConnectedClient, Account]) -> Account:
         account = of_clients.get(client)
         if account is None:
             account = of_clients[client] = Account(partial(self._give_up_client, client))
         return account
 
-    def _charge(self, session: Session, of_clients: dict[Client, Account]) -> int:
+    def _charge(self, session: Session, of_clients: dict[ConnectedClient, Account]) -> int:
         """Charge clients with what a session has of theirs, which stays until it is done; return what is its own."""
         stream = session.stream
         own = stream.kept_bytes if stream is not None else 0
         for number, event in session.unfinished.items():
             line = stream.kept_size(number) if stream is not None else 0
             own -= line
-            account = self._of(cast("Client", event.lane), of_clients)
+            account = self._of(cast("ConnectedClient", event.lane), of_clients)
             size = cost(event) + line
             account.own += size
             account.fixed += size
         for lane in session.lanes:
-            self._of(cast("Client", lane), of_clients)
+            self._of(cast("ConnectedClient", lane), of_clients)
         if session.link is not None:
             own += session.link.unread_bytes
         return own
 
 
-def _add_own(client: Client, account: Account) -> None:
+def _add_own(client: ConnectedClient, account: Account) -> None:
     """Charge a client with what waits, with its connection's buffers, and with what is known of it."""
-    waiting: Iterable[Event] = client.waiting or ()
+    waiting: Iterable[ClientEvent] = client.waiting or ()
     for event in waiting:
         size = cost(event)
         account.own += size

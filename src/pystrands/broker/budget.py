@@ -11,10 +11,10 @@ from typing import Final, Protocol
 
 from pystrands.broker.accounts import Account
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.ledger import HOLDER_BYTES
+from pystrands.broker.events.assignments import HOLDER_BYTES
 from pystrands.broker.meter import Meter
 
-__all__ = ["Budget", "Holder", "backend_bytes", "be_frugal", "give_back", "settle"]
+__all__ = ["Budget", "MemoryHolder", "backend_bytes", "be_frugal", "give_back", "settle"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _TRIM_AFTER: Final = 0.2
 """Seconds from closing somebody to giving memory back to the system."""
 
 
-class Holder(Protocol):
+class MemoryHolder(Protocol):
     """Something that bytes are kept for."""
 
     @property
@@ -64,7 +64,7 @@ class Budget:
         limit: int,
         meter: Meter,
         *,
-        holders: Callable[[], Iterable[Holder]],
+        holders: Callable[[], Iterable[MemoryHolder]],
         others: Callable[[], int],
         accounts: Callable[[], tuple[list[Account], int]],
         trim: Callable[[int, int], None] = lambda _count, _size: None,
@@ -108,7 +108,7 @@ class Budget:
         self._looks += 1
         self._look_on(iter(self._holders()), -self._meter.grown, self._looks)
 
-    def _look_on(self, rest: Iterator[Holder], size: int, look: int) -> None:
+    def _look_on(self, rest: Iterator[MemoryHolder], size: int, look: int) -> None:
         """Look at the next few, and at the others in later turns of the loop: thousands take some ten milliseconds.
 
         What comes in between is added, unless another look has been done by then: that one is newer.
@@ -162,7 +162,7 @@ def backend_bytes(limit: int) -> int:
     return min(HOLDER_BYTES, limit // _STEP) if limit else HOLDER_BYTES
 
 
-def _sum(holders: Iterable[Holder]) -> int:
+def _sum(holders: Iterable[MemoryHolder]) -> int:
     return sum(holder.held_bytes for holder in holders)
 
 

@@ -13,12 +13,12 @@ from typing import Final, Self
 from pystrands.broker.accounts import Accounts
 from pystrands.broker.admission.handshake import Admission
 from pystrands.broker.admission.origins import AllowedOrigins
+from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.proxies import TrustedProxies
-from pystrands.broker.admission.rules import EntryRules
-from pystrands.broker.backends.gate import Gate, read_tokens
+from pystrands.broker.backends.authenticator import LinkAuthenticator, read_tokens
 from pystrands.broker.backends.link import LinkShared, link_factory
-from pystrands.broker.backends.registry import Backends
-from pystrands.broker.budget import Budget, Holder, backend_bytes
+from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.budget import Budget, MemoryHolder, backend_bytes
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.counters import new_counters
 from pystrands.broker.events.queue import EventQueue
@@ -39,8 +39,8 @@ from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
-from pystrands.broker.ws.restraint import IdleLimited, RateLimited
-from pystrands.broker.ws.websocket import Receiver, Watch, WebSocket, WebSocketShared
+from pystrands.broker.ws.throttle import IdleLimited, RateLimited
+from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared, WebSocketWatch
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
 from pystrands.errors import ConfigError
@@ -85,7 +85,7 @@ class Broker:
         """What happened how often: see the docs for the names."""
         self._engine: Engine = engine or MemoryEngine()
         self._pages = dict(pages or {})
-        self._gate = Gate(clock=time.monotonic, counters=self.counters)
+        self._gate = LinkAuthenticator(clock=time.monotonic, counters=self.counters)
         self._stop: asyncio.Task[None] | None = None
         self._ports = Ports()
         self._servers: list[asyncio.Server | TlsServer] = []
@@ -339,7 +339,7 @@ class Broker:
 
     def _wire_backends(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
-        self._backends = Backends(
+        self._backends = SessionRegistry(
             self._router,
             loop,
             resume_window=config.resume_window,
@@ -380,12 +380,12 @@ class Broker:
             close_timeout=config.close_timeout,
         )
         self._admission = Admission(
-            self._router.doorkeeper,
+            self._router.connection_requests,
             self._shared,
             max_head_size=config.max_head_size,
             handshake_timeout=config.handshake_timeout,
             pages=self._pages,
-            rules=EntryRules(
+            rules=AdmissionPolicy(
                 AllowedOrigins(config.allowed_origins, local=is_loopback(config.ws_host)),
                 TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None,
                 max_handshakes=config.max_handshakes,
@@ -399,8 +399,8 @@ class Broker:
         )
 
     def _restrain(
-        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, watches: list[Watch]
-    ) -> tuple[Receiver, list[Watch]]:
+        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, watches: list[WebSocketWatch]
+    ) -> tuple[Receiver, list[WebSocketWatch]]:
         """Put before a receiver what the options ask for; what is off is not there and costs no message anything."""
         config = self.config
         if config.client_message_rate or config.client_byte_rate:
@@ -431,7 +431,7 @@ class Broker:
             size -= ws.grown
             ws.trim()
 
-    def _holders(self) -> tuple[Holder, ...]:
+    def _holders(self) -> tuple[MemoryHolder, ...]:
         """Return all that bytes are kept for: on the way in, on the way out, and to and from backends."""
         return (
             *self._rooms.sockets,
@@ -505,7 +505,7 @@ class Broker:
         await asyncio.shield(self._stop)
 
     async def _stop_in_order(self) -> None:
-        self._router.doorkeeper.stop()
+        self._router.connection_requests.stop()
         self._admission.close()
         for server in self._servers[1:]:
             server.close()

@@ -35,13 +35,13 @@ from pystrands.cli.options import (
 )
 from pystrands.cli.signals import Hangups, stop_event
 from pystrands.cli.tools import COMMANDS
-from pystrands.environment import tell_of_unknown_variables
+from pystrands.environment import warn_of_unknown_variables
 from pystrands.errors import ConfigError
 
 if TYPE_CHECKING:
     from pystrands.broker.server import Broker
 
-__all__ = ["DEMO_OPTIONS", "SERVER_OPTIONS", "Failure", "WrongValue", "main", "read_file", "resolve", "why_not_started"]
+__all__ = ["DEMO_OPTIONS", "SERVER_OPTIONS", "Failure", "WrongValue", "main", "read_file", "resolve", "start_problem"]
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def demo(**flags: str | None) -> None:
 def _warn_of_environment(known: Iterable[Option]) -> None:
     if links := service_links(known, os.environ):
         log.warning("%s", links)
-    tell_of_unknown_variables(log)
+    warn_of_unknown_variables(log)
 
 
 def _say(line: str) -> None:
@@ -177,7 +177,7 @@ async def _until_signal(
         except ConfigError as error:
             raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
         except OSError as error:
-            raise why_not_started(config, error) from None
+            raise start_problem(config, error) from None
         on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:
             # What exists now lives as long as the process: collections need not look at it again. Clients that
@@ -215,7 +215,7 @@ def raise_file_limit() -> None:
             log.warning("The limit of open files stays at %d: %s", soft, error)
 
 
-def why_not_started(config: BrokerConfig, error: OSError) -> Failure:
+def start_problem(config: BrokerConfig, error: OSError) -> Failure:
     """Return what to tell when the broker could not listen: which address it is, and what to change.
 
     ``error`` alone does not say which of the addresses it was, so each is tried again.

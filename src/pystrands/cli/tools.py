@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from pystrands.broker.backends.gate import read_tokens
+from pystrands.broker.backends.authenticator import read_tokens
 from pystrands.broker.config import options
 from pystrands.broker.option import Option
 from pystrands.cli.options import Command, Failure, WrongValue, add_options, label, resolve, service_links, tell

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
-from pystrands.environment import tell_of_unknown_variables
+from pystrands.environment import warn_of_unknown_variables
 
 __all__ = ["advise"]
 
@@ -48,7 +48,7 @@ def advise(kind: type, callbacks: Collection[str], *, overridden: bool) -> None:
         _advised.add(kind)
         for problem in _problems(kind, callbacks) if overridden else _methods(kind, callbacks):
             logger.warning("%s", problem)
-    tell_of_unknown_variables(logger)
+    warn_of_unknown_variables(logger)
 
 
 def _own(kind: type) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pystrands.client.base import (
     check_whole,
     options_of,
 )
-from pystrands.client.core import REQUEST_TIMEOUT, Core
+from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import (
     ClientHandler,
@@ -75,7 +75,7 @@ class PyStrands(BaseClient):
     the client or the room that the message is for.
     """
 
-    __core: Core = NOT_MADE
+    __core: ClientCore = NOT_MADE
     __bridge: Bridge | None = NOT_MADE
     __handlers: dict[str, tuple[Handler, bool]] = NOT_MADE
 
@@ -114,7 +114,7 @@ class PyStrands(BaseClient):
         advise(type(self), HANDLERS, overridden=False)
         self.max_workers = max_workers
         self.__handlers = {}
-        self.__core = Core(partial(options_of, self), self.__invoke)
+        self.__core = ClientCore(partial(options_of, self), self.__invoke)
         self.__bridge = None
 
     # -- handlers

@@ -14,7 +14,7 @@ from pystrands.client.base import (
     BaseClient,
     options_of,
 )
-from pystrands.client.core import REQUEST_TIMEOUT, Core
+from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
 from pystrands.client.handlers.calls import methods_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.signatures import Message, ToMany, ToOne, may_be_plain
@@ -56,7 +56,7 @@ class AsyncPyStrandsClient(BaseClient):
     connection of its own.
     """
 
-    __core: Core = NOT_MADE
+    __core: ClientCore = NOT_MADE
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class AsyncPyStrandsClient(BaseClient):
             ssl=ssl,
         )
         advise(type(self), HANDLERS, overridden=True)
-        self.__core = Core(partial(options_of, self), methods_of(self))
+        self.__core = ClientCore(partial(options_of, self), methods_of(self))
 
     @property
     def connected(self) -> bool:

@@ -8,24 +8,24 @@ from collections.abc import Callable
 from functools import partial
 
 from pystrands.client.base import Options
+from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
-from pystrands.client.connection.link import Link
+from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
-from pystrands.client.connection.peer import Peer
-from pystrands.client.life import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, Invoke, Life
+from pystrands.client.lifetime import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, ClientLifetime, Invoke
 from pystrands.client.requests import AT_ONCE, Confirmation, Encode
 from pystrands.client.signals import (
     end_all,
     ended_by_sigterm,
     handling_sigterm,
     interrupted,
-    tell_if_the_program_goes_on,
+    warn_if_the_program_goes_on,
 )
 from pystrands.context import Context
 from pystrands.errors import NotConnected, NotSupported, Refused
 from pystrands.protocol.messages import ResultParams
 
-__all__ = ["REQUEST_TIMEOUT", "Core", "Outage"]
+__all__ = ["REQUEST_TIMEOUT", "ClientCore", "Outage"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +71,14 @@ class Outage:
         return NotConnected(f"{self.why}, and this needs its answer")
 
 
-class Core:
+class ClientCore:
     """The methods of a client, on one event loop at a time; ``options()`` is asked at each connect."""
 
     def __init__(self, options: Callable[[], Options], invoke: Invoke, outage: Outage | None = None) -> None:
         self.outage = outage or Outage()
         self._options = options
         self._invoke = invoke
-        self._life: Life | None = None
+        self._life: ClientLifetime | None = None
         self.outgoing: Outgoing | None = None
         """The way out of the last life, which may be over: then it takes nothing."""
         forgets_in_children(self)
@@ -91,7 +91,7 @@ class Core:
         return life
 
     @property
-    def life(self) -> Life | None:
+    def life(self) -> ClientLifetime | None:
         """The life that goes on, on whatever loop; None after its end."""
         life = self._life
         if life is not None and (life.closed.done() or life.loop.is_closed()):
@@ -99,7 +99,7 @@ class Core:
         return life
 
     @property
-    def link(self) -> Link | None:
+    def link(self) -> BrokerLink | None:
         """The link that commands go to now; None when not connected."""
         life = self.life
         if life is None:
@@ -108,7 +108,7 @@ class Core:
         return link if link is not None and link.is_open else None
 
     @property
-    def peer(self) -> Peer | None:
+    def peer(self) -> BrokerInfo | None:
         """What is known of the broker, from its link or the last one; None before the first."""
         life = self._life
         return None if life is None or life.is_over else life.outgoing.peer
@@ -125,12 +125,12 @@ class Core:
         life = self.life
         return life is not None and life.stopping
 
-    def _begin(self, *, persistent: bool) -> Life:
+    def _begin(self, *, persistent: bool) -> ClientLifetime:
         life = self.life
         if life is not None:
             _check_loop(life)
         if life is None or life.stopping:
-            life = self._life = Life(self._options(), self._invoke, persistent=persistent)
+            life = self._life = ClientLifetime(self._options(), self._invoke, persistent=persistent)
             self.outgoing = life.outgoing
             self.outage.why = NOT_CONNECTED
         elif persistent:
@@ -170,7 +170,7 @@ class Core:
                 # After Ctrl+C it returns, as after SIGTERM: asyncio.run() would end with a traceback of this library.
                 if not by_ctrl_c or task is None or task.uncancel():
                     raise
-        tell_if_the_program_goes_on(life.loop)
+        warn_if_the_program_goes_on(life.loop)
         if life.supervisor.refusal:
             raise Refused(life.supervisor.refusal)
 
@@ -249,7 +249,7 @@ class Core:
         return Confirmation(answer.matched, answer.skipped)
 
 
-def _check_loop(life: Life) -> None:
+def _check_loop(life: ClientLifetime) -> None:
     """Raise RuntimeError on any other event loop than that of the connection, where nothing of it may be touched."""
     if life.loop is not asyncio.get_running_loop():
         raise RuntimeError(
@@ -263,6 +263,6 @@ def _check_timeout(timeout: float | None) -> None:
         raise TypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
 
 
-def _close_soon(life: Life) -> None:
+def _close_soon(life: ClientLifetime) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed
         life.loop.call_soon_threadsafe(life.begin_closing, DISCONNECT_TIMEOUT)

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pystrands.client.connection.peer import Peer
+from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.context import Context, check_json
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
 from pystrands.protocol import wire
@@ -52,7 +52,7 @@ class Confirmation(NamedTuple):
     skipped: int
 
 
-def check_message(message: Any, peer: Peer | None) -> str | bytes:
+def check_message(message: Any, peer: BrokerInfo | None) -> str | bytes:
     """Return a message as ``str`` or ``bytes``. Raises what one that can't be sent to ``peer`` deserves.
 
     A peer of None is not connected.
@@ -99,7 +99,7 @@ def check_id(parameter: str, value: Any) -> str:
     return value if type(value) is str else text(value)
 
 
-def check_length(parameter: str, value: str, peer: Peer | None) -> None:
+def check_length(parameter: str, value: str, peer: BrokerInfo | None) -> None:
     """Raise ValueError on an id that is longer than the broker takes; a peer of None is not connected."""
     limit = peer.max_id if peer is not None else 0
     if not limit or len(value) * 4 <= limit:
@@ -157,7 +157,7 @@ def volatile_key(volatile: bool, key: Any) -> str | None:
 
 def broadcast(
     message: Any,
-    peer: Peer | None,
+    peer: BrokerInfo | None,
     exclude: str | Iterable[str] = (),
     confirm_as: str = "",
     key: str | None = None,
@@ -173,7 +173,7 @@ def broadcast(
 def room_message(
     room_id: Any,
     message: Any,
-    peer: Peer | None,
+    peer: BrokerInfo | None,
     exclude: str | Iterable[str] = (),
     confirm_as: str = "",
     key: str | None = None,
@@ -191,7 +191,7 @@ def room_message(
 
 
 def private_message(
-    client_id: Any, message: Any, peer: Peer | None, confirm_as: str = "", key: str | None = None
+    client_id: Any, message: Any, peer: BrokerInfo | None, confirm_as: str = "", key: str | None = None
 ) -> bytes:
     """Return the line of a message to one client; as :func:`broadcast` otherwise."""
     if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
@@ -238,7 +238,7 @@ def _request(action: str, params: dict[str, Any]) -> Encode:
     return encode
 
 
-def join_room(client_id: Any, room_id: Any, peer: Peer | None) -> Encode:
+def join_room(client_id: Any, room_id: Any, peer: BrokerInfo | None) -> Encode:
     """Return what puts a client into a room. Raises TypeError on what is no str, ValueError on what is too long."""
     check_id("room_id", room_id)
     check_length("room_id", room_id, peer)
@@ -267,7 +267,7 @@ def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
 _CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
-def update_metadata(client_id: Any, metadata: Any, peer: Peer | None) -> Encode:
+def update_metadata(client_id: Any, metadata: Any, peer: BrokerInfo | None) -> Encode:
     """Return what sets keys of a client's metadata. Raises TypeError on what is no dict, or not made of JSON values.
 
     What it returns raises MessageTooBig on what no client's metadata can hold.

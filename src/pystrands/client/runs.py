@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from pystrands.client.base import BaseClient, Options, options_of
+from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
-from pystrands.client.connection.peer import Peer
-from pystrands.client.core import Core, Outage
+from pystrands.client.core import ClientCore, Outage
 from pystrands.client.handlers.dispatch import in_handler
 from pystrands.client.threads import Gone, LoopThread, wait_for
 
@@ -22,8 +22,8 @@ JOIN_TIMEOUT: Final = 2.0
 EXIT_TIMEOUT: Final = 0.5
 """Seconds that handlers have at the interpreter's exit."""
 
-Method = Callable[[Core], Callable[..., Coroutine[Any, Any, T]]]
-"""Names a method of the Core, of whichever is there then."""
+Method = Callable[[ClientCore], Callable[..., Coroutine[Any, Any, T]]]
+"""Names a method of the ClientCore, of whichever is there then."""
 
 
 class Runs:
@@ -51,16 +51,16 @@ class Runs:
         running, self.running = self.running, None
         return running
 
-    def _make_core(self, thread: LoopThread) -> Core:
+    def _make_core(self, thread: LoopThread) -> ClientCore:
         client = self._client
 
         def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
             return thread.bridge.run_plain(name, getattr(client, name), args)
 
-        return Core(self.options, invoke, self._outage)
+        return ClientCore(self.options, invoke, self._outage)
 
     def start(self, method: Method[T]) -> Any:
-        """Start a method of the Core, on the thread there is or on a new one."""
+        """Start a method of the ClientCore, on the thread there is or on a new one."""
         with self._lock:
             running = self.running
             if running is not None and not running.core.stopping:
@@ -70,7 +70,7 @@ class Runs:
             return running.start(method(running.core))
 
     @property
-    def peer(self) -> Peer | None:
+    def peer(self) -> BrokerInfo | None:
         """What is known of the broker; None before the first link."""
         running = self.running
         return None if running is None else running.core.peer
@@ -81,7 +81,7 @@ class Runs:
         return self._outage.unsent() if running is None else running.bridge.send(line, to, timeout)
 
     def ask(self, method: Method[T], *args: Any) -> T:
-        """Call a method of the Core that waits for the broker, and return what it returns."""
+        """Call a method of the ClientCore that waits for the broker, and return what it returns."""
         running = self.running
         if running is not None:
             with contextlib.suppress(Gone):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
-__all__ = ["end_all", "ended_by_sigterm", "handling_sigterm", "interrupted", "tell_if_the_program_goes_on"]
+__all__ = ["end_all", "ended_by_sigterm", "handling_sigterm", "interrupted", "warn_if_the_program_goes_on"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
     end_all()
 
 
-def tell_if_the_program_goes_on(loop: asyncio.AbstractEventLoop) -> None:
+def warn_if_the_program_goes_on(loop: asyncio.AbstractEventLoop) -> None:
     """Have a warning logged if SIGTERM has ended the clients, and in a while their event loop still runs."""
     global _came  # noqa: PLW0603 - it is told once
     if _came:

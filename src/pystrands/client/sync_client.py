@@ -16,7 +16,7 @@ from pystrands.client.base import (
     check_whole,
 )
 from pystrands.client.core import REQUEST_TIMEOUT
-from pystrands.client.life import CANCELLED_TIMEOUT
+from pystrands.client.lifetime import CANCELLED_TIMEOUT
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.runs import Runs
 from pystrands.client.signals import end_all, handling_sigterm

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.outgoing import Outgoing
-from pystrands.client.core import Core
+from pystrands.client.core import ClientCore
 from pystrands.client.greenlets import no_threads
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.dispatch import NotBegun
@@ -186,7 +186,7 @@ class Workers:
 class Bridge:
     """Lets threads use a Core, and the Core use threads. Made on the Core's running loop, and closed there."""
 
-    def __init__(self, core: Core, max_workers: int, *, may_await: bool = True) -> None:
+    def __init__(self, core: ClientCore, max_workers: int, *, may_await: bool = True) -> None:
         check_threads()
         self._core = core
         self._may_await = may_await
@@ -367,9 +367,9 @@ class LoopThread:
     NotSupported where threads are greenlets.
     """
 
-    def __init__(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
+    def __init__(self, make_core: Callable[["LoopThread"], ClientCore], max_workers: int) -> None:
         check_threads()
-        self.core: Core
+        self.core: ClientCore
         self.bridge: Bridge
         self._started = threading.Event()
         self._nudge: asyncio.Event
@@ -382,7 +382,7 @@ class LoopThread:
         if self._problem is not None:
             raise self._problem
 
-    def _serve(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
+    def _serve(self, make_core: Callable[["LoopThread"], ClientCore], max_workers: int) -> None:
         try:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(self._main(make_core, max_workers))
@@ -392,7 +392,7 @@ class LoopThread:
             self._problem = error  # there is no loop, for want of descriptors for example: who waits for it hears why
             self._started.set()
 
-    async def _main(self, make_core: Callable[["LoopThread"], Core], max_workers: int) -> None:
+    async def _main(self, make_core: Callable[["LoopThread"], ClientCore], max_workers: int) -> None:
         self._nudge = asyncio.Event()
         self.core = make_core(self)
         self.bridge = Bridge(self.core, max_workers, may_await=False)
@@ -418,7 +418,7 @@ class LoopThread:
             loop.call_soon(loop.call_soon, self._nudge.set)
 
     def start(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> concurrent.futures.Future[T]:
-        """Start a method of the Core. Raises Gone when the thread is at its end."""
+        """Start a method of the ClientCore. Raises Gone when the thread is at its end."""
         return self.bridge.start(self._nudging, function, args)
 
     def join(self, timeout: float) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "Leave",
     "LeaveRoom",
     "Leaving",
+    "LinkRefused",
     "MessageToConnection",
     "MessageToRoom",
     "NewConnection",
@@ -54,7 +55,6 @@ __all__ = [
     "Ready",
     "Received",
     "RecipientParams",
-    "Refused",
     "RefusedParams",
     "Released",
     "Request",
@@ -168,7 +168,7 @@ class RefusedParams(Struct):
     final: bool | None = None
 
 
-class Refused(Struct, tag="refused", tag_field="action"):
+class LinkRefused(Struct, tag="refused", tag_field="action"):
     """The broker's answer to a first line that it does not accept; the link's last line."""
 
     params: RefusedParams
@@ -385,7 +385,7 @@ Event = (
     | Heartbeat
     | Hello
     | Welcome
-    | Refused
+    | LinkRefused
     | Received
 )
 

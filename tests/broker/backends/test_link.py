@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pystrands.broker.backends.gate import Gate
+from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.link import LinkShared, link_factory
 from tests.broker.doubles import FakeTransport
 
@@ -98,7 +98,7 @@ def owner(loop):
 @pytest.fixture
 def link(loop, owner):
     clock: Any = loop.time
-    some: Any = {"loop": loop, "owner": owner, "gate": Gate(clock=clock, counters={})}
+    some: Any = {"loop": loop, "owner": owner, "gate": LinkAuthenticator(clock=clock, counters={})}
     made: Any = link_factory(LinkShared(**some, hello=b"hello\n", max_line=10**6, link_buffer=10**6))()
     made.connection_made(Transport())
     made.data_received(b'{"action":"heartbeat","request_id":"","params":{}}\n')

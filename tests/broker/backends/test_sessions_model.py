@@ -17,10 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pystrands.broker.backends.gate import Gate
+from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.link import LinkShared, link_factory
-from pystrands.broker.backends.registry import Backends
-from pystrands.broker.events import ledger
+from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.events import assignments
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
@@ -105,14 +105,14 @@ class Broker:
         queue = EventQueue(10**6, 10**9, "backpressure", counters)
         times: dict[str, Any] = {"hold_time": NEVER, "answer_timeout": NEVER}
         self.router: Any = Router(rooms, queue, Commands(engine, rooms, counters), loop, **times, counters=counters)
-        self.backends = Backends(self.router, loop, resume_window=RESUME_WINDOW, heartbeat=15, counters=counters)
+        self.backends = SessionRegistry(self.router, loop, resume_window=RESUME_WINDOW, heartbeat=15, counters=counters)
         self.router.backends = self.backends
         hello = wire.hello(
             messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id, resume_window=RESUME_WINDOW)
         )
         self.make_link = link_factory(
-            LinkShared(loop=loop, owner=self.backends, gate=Gate(clock=loop.time, counters=counters), hello=hello,
-                       max_line=10**6, link_buffer=10**6,
+            LinkShared(loop=loop, owner=self.backends, gate=LinkAuthenticator(clock=loop.time, counters=counters),
+                       hello=hello, max_line=10**6, link_buffer=10**6,
                        decision_time=NEVER, counters=counters)
         )  # fmt: skip
 
@@ -366,7 +366,7 @@ class Sessions(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(ledger, "MAX_DELIVERIES", 10**9)  # rule 21 has tests of its own
+        self.patch.setattr(assignments, "MAX_DELIVERIES", 10**9)  # rule 21 has tests of its own
         self.loop = FakeLoop()
         self.engine = Engine()
         self.count = itertools.count(1)
@@ -451,7 +451,7 @@ class Sessions(RuleBasedStateMachine):
         self.next_id = f"fresh {next(self.count)}" if client_id == "fresh" else client_id
         handshake = FakeHandshake(self.broker.router)
         self.handshakes.append(handshake)
-        self.broker.router.doorkeeper.connection_request(handshake)
+        self.broker.router.connection_requests.connection_request(handshake)
         if let_in:
             self.all_bytes_move()
 
@@ -690,7 +690,7 @@ class Sessions(RuleBasedStateMachine):
 
     @staticmethod
     def note_gone(client, event):
-        if event.kind is ledger.Kind.GONE:
+        if event.kind is assignments.Kind.GONE:
             assert client.events.setdefault("gone", event.number) == event.number
 
     def teardown(self):
@@ -704,7 +704,7 @@ class Sessions(RuleBasedStateMachine):
         self.backends.append(Backend(self, "the last one"))
         for handshake in self.handshakes:  # those that were never let in
             if handshake.ws is None and handshake.refused is None:
-                self.broker.router.doorkeeper.connection_gone(handshake)
+                self.broker.router.connection_requests.connection_gone(handshake)
         quiet = 0
         for _ in range(200):
             if quiet == 3:

@@ -5,7 +5,7 @@ import pytest
 
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.delivery import Delivery
-from pystrands.broker.hub.rooms import Client, Rooms
+from pystrands.broker.hub.rooms import ConnectedClient, Rooms
 from pystrands.engine.base import Audience
 from tests.broker.doubles import FakeWebSocket
 from tests.broker.fanout.test_outbox import Loop
@@ -34,7 +34,7 @@ def loop():
 def rooms(loop):
     rooms = Rooms(Outbox(loop), lambda _: None, lambda _: None)
     for number in range(500):
-        client = Client(number, Id(f"c{number}"), "r", b"{}", FakeWebSocket(Echo()))
+        client = ConnectedClient(number, Id(f"c{number}"), "r", b"{}", FakeWebSocket(Echo()))
         client.ws.client = client
         rooms.add(client)
         rooms.join(client, "r" if number else "elsewhere")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.net.limits import ConnectionLimits, Place, is_milestone
+from pystrands.broker.net.limits import ConnectionLimits, ConnectionSlot, is_milestone
 
 
 def test_all_clients():
@@ -60,7 +60,7 @@ def test_what_counts_as_one_address(one, other, same):
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.booleans()), max_size=60))
 def test_it_is_as_if_all_were_counted_anew_each_time(steps):
     limits = ConnectionLimits(clients=4, per_address=2)
-    inside: list[tuple[str, Place]] = []
+    inside: list[tuple[str, ConnectionSlot]] = []
     for address, comes in steps:
         if comes:
             place = limits.place()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.events.ledger import Event, Holder, Keeper, Kind, Lane
+from pystrands.broker.events.assignments import ClientEvent, ClientStream, Consumer, Keeper, Kind
 from pystrands.broker.ops.timing import Timings, timed_parts
 from tests.broker.ops.test_timing import Clock
 
@@ -19,7 +19,7 @@ class World(Keeper):
     def __init__(self):
         self.clock = Clock()
         self.timings = Timings()
-        self.holders = [Holder()]
+        self.holders = [Consumer()]
         self.holders[0].is_up = True
         self.sent = {}
         self.events = 0
@@ -45,7 +45,7 @@ class World(Keeper):
     caught_up = over = gave_up = taken
 
     def put(self, lane=None):
-        assert self.ledger.submit(Event(lane or Lane(), Kind.MESSAGE, self.new_number()))
+        assert self.ledger.submit(ClientEvent(lane or ClientStream(), Kind.MESSAGE, self.new_number()))
 
     @property
     def count(self):
@@ -73,7 +73,7 @@ def test_what_is_released_or_dies_is_not_timed():
     world.ledger.released(world.holders[0], [(16, 16)])
     world.ledger.done(world.holders[0], [(1, 31)])
     assert world.count == 0
-    world.holders.append(Holder())
+    world.holders.append(Consumer())
     world.ledger.died(world.holders[0])
     world.ledger.done(world.holders[0], [(32, 32)])
     assert world.count == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pystrands import testing
 from pystrands.broker.admission.handshake import Handshake
-from pystrands.broker.events.ledger import Ledger
+from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.fanout.groups import Recipient
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.ops.timed import Histogram
@@ -41,10 +41,10 @@ def test_bounds_go_up(histogram):
 async def test_where_nobody_asks_nothing_is_timed():
     async with testing.broker() as broker:
         assert type(broker._outbox) is Outbox
-        assert type(broker._router._ledger) is Ledger
+        assert type(broker._router._ledger) is Assignments
         assert type(broker._admission.protocol_factory()) is Handshake
         assert broker.admin_port == -1
-    assert Parts() == Parts(Handshake, Ledger, Outbox)
+    assert Parts() == Parts(Handshake, Assignments, Outbox)
 
 
 async def test_the_timed_parts_time():

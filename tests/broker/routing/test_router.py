@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pystrands import testing
-from pystrands.broker.backends.gate import Gate
-from pystrands.broker.backends.link import Link, LinkShared, link_factory
-from pystrands.broker.backends.registry import Backends
+from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.link import BackendLink, LinkShared, link_factory
+from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
@@ -54,7 +54,7 @@ class Peer:
 
     def __init__(self, world: "World", *, hello: bool = True, binary: bool = True) -> None:
         self.world = world
-        self.link: Link = world.make_link()
+        self.link: BackendLink = world.make_link()
         self.transport = FakeTransport()
         self.link.connection_made(self.transport)
         if hello:
@@ -109,11 +109,11 @@ class World:
             self.rooms, self.queue, Commands(self.engine, self.rooms, self.counters), loop,
             **({"hold_time": 5.0, "answer_timeout": 10.0} | options), counters=self.counters,
         )  # fmt: skip
-        self.gate: Any = self.router.doorkeeper
-        self.backends = Backends(self.router, loop, resume_window=5, heartbeat=15, counters=self.counters)
+        self.gate: Any = self.router.connection_requests
+        self.backends = SessionRegistry(self.router, loop, resume_window=5, heartbeat=15, counters=self.counters)
         self.router.backends = self.backends
         self.links = LinkShared(
-            loop=loop, owner=self.backends, gate=Gate(clock=loop.time, counters=self.counters),
+            loop=loop, owner=self.backends, gate=LinkAuthenticator(clock=loop.time, counters=self.counters),
             hello=b'{"action":"hello","params":{"protocol":1}}\n',
             max_line=10_000, link_buffer=1000, decision_time=1000, counters=self.counters,
         )  # fmt: skip

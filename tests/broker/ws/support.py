@@ -21,7 +21,7 @@ import uvloop
 
 from pystrands.broker.admission.handshake import Admission, Handshake
 from pystrands.broker.admission.origins import AllowedOrigins
-from pystrands.broker.admission.rules import EntryRules
+from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.net.tls import Tls
 from pystrands.broker.net.tls_server import TlsServer
@@ -122,7 +122,7 @@ class Front:
         self._admission_settings = {name: settings.pop(name) for name in names if name in settings}
         if "rules" in self._admission_settings:
             rules = {"origins": AllowedOrigins()} | self._admission_settings["rules"]
-            self._admission_settings["rules"] = EntryRules(**rules, counters=self.counters)
+            self._admission_settings["rules"] = AdmissionPolicy(**rules, counters=self.counters)
         self._settings = settings
         self.problems = []
 
@@ -232,7 +232,7 @@ class Front:
         server = TlsServer(
             lambda _place, _began: factory(),
             tls,
-            EntryRules(AllowedOrigins(), counters=Counter()),
+            AdmissionPolicy(AllowedOrigins(), counters=Counter()),
             handshake_timeout=PATIENCE,
             shutdown_timeout=PATIENCE,
             max_handshakes=100,

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pystrands.broker.admission.upgrade import BadRequestError
-from pystrands.broker.ws.assembly import BadMessageError
-from pystrands.broker.ws.deflate import Compressor, DeflatedAssembly, negotiate, wire_limit
+from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, negotiate, wire_limit
 from pystrands.broker.ws.frames import binary_frame, close_frame, payload_of, ping_frame, text_frame
+from pystrands.broker.ws.reassembly import BadMessageError
 
 LIMIT = 1000
 TEXT = "The quick brown fox jumps over the lazy dog. " * 20
@@ -31,7 +31,7 @@ def inflated(data, *, wbits=15):
 
 
 def assemble(*parts, text=False, limit=LIMIT):
-    assembly = DeflatedAssembly(text=text, limit=limit)
+    assembly = DeflatedReassembly(text=text, limit=limit)
     for part in parts[:-1]:
         assert assembly.add(part, last=False) is None
     return assembly.add(parts[-1], last=True)
@@ -39,7 +39,7 @@ def assemble(*parts, text=False, limit=LIMIT):
 
 def refusal(*parts, text=False, limit=LIMIT):
     """Return the code and the counter, and how many parts it took."""
-    assembly = DeflatedAssembly(text=text, limit=limit)
+    assembly = DeflatedReassembly(text=text, limit=limit)
     for index, part in enumerate(parts):
         try:
             assembly.add(part, last=index == len(parts) - 1)

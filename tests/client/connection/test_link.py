@@ -1,6 +1,6 @@
 import asyncio
 
-from pystrands.client.connection.link import Link
+from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from tests.client.fake_broker import soon, until
 
@@ -45,7 +45,7 @@ class FakeTransport(asyncio.Transport):
 
 def make(**options):
     received = []
-    link = Link(asyncio.get_running_loop(), lambda link, lines: received.extend(lines), **options)
+    link = BrokerLink(asyncio.get_running_loop(), lambda link, lines: received.extend(lines), **options)
     transport = FakeTransport()
     link.connection_made(transport)
     return link, transport, received
@@ -129,7 +129,7 @@ async def test_pause_and_resume_reading_twice():
     link.pause_reading()
     link.pause_reading()
     assert not transport.reading
-    link.deafen()
+    link.stop_receiving()
     assert transport.reading
     link.pause_reading()
     assert transport.reading

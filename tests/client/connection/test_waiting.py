@@ -6,7 +6,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from pystrands.client.connection.link import Link
+from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.session import BackendSession
 from pystrands.client.requests import to_client, to_room
@@ -52,7 +52,7 @@ class Sending(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.outgoing: Any = Outgoing(self.loop, lambda: 0)
-        self.links: list[Link] = []
+        self.links: list[BrokerLink] = []
         self.transports: list[FakeTransport] = []
         self.full: set[str] = set()
         self.sends: list[tuple[str, int, asyncio.Task[bool]]] = []
@@ -66,7 +66,7 @@ class Sending(RuleBasedStateMachine):
         self.link()
 
     def link(self):
-        link = Link(self.loop, lambda *_: None)
+        link = BrokerLink(self.loop, lambda *_: None)
         transport: Any = FakeTransport()
         link.connection_made(transport)
         self.links.append(link)
@@ -125,10 +125,10 @@ class Sending(RuleBasedStateMachine):
     def told(self, to, is_full):
         if is_full:
             self.full.add(to)
-            self.outgoing.hear_full(to)
+            self.outgoing.on_full(to)
         else:
             self.full.discard(to)
-            self.outgoing.hear_ready(to)
+            self.outgoing.on_ready(to)
         self.turn()
 
     @precondition(lambda self: self.is_up)

@@ -4,9 +4,9 @@ from uuid import uuid4
 import pytest
 
 from pystrands import BinaryNotSupported, Context, MessageTooBig
+from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.ownership import Ownership
-from pystrands.client.connection.peer import Peer
-from pystrands.client.handlers.calls import Call, answer, call_for, is_undecided, unoffered_subprotocol
+from pystrands.client.handlers.calls import HandlerCall, answer, call_for, is_undecided, unoffered_subprotocol
 from pystrands.client.requests import check_message
 from pystrands.context import ConnectionRequestContext
 from pystrands.protocol.messages import COMMANDS, EVENTS
@@ -18,7 +18,7 @@ def event(raw):
 
 
 def test_every_event_has_its_call():
-    peer = Peer()
+    peer = BrokerInfo()
     expected = {
         message("x"): ("on_message", ("x", Context("c1", "r1"))),
         line("new_connection", {"context": context()}): ("on_new_connection", (Context("c1", "r1"),)),
@@ -33,7 +33,7 @@ def test_every_event_has_its_call():
 
 
 def test_a_request_has_no_lane():
-    call = call_for(event(request("q7", query_string="a=1")), Peer())
+    call = call_for(event(request("q7", query_string="a=1")), BrokerInfo())
     assert call is not None
     assert (call.name, call.lane, call.request_id) == ("on_connection_request", None, "q7")
     assert call.request is not None
@@ -46,7 +46,7 @@ def test_a_request_has_no_lane():
 )
 def test_only_the_original_nesting_is_unwrapped(metadata):
     raw = line("new_connection", {"context": {"client_id": "c", "room_id": "r", "metadata": metadata}})
-    call = call_for(event(raw), Peer())
+    call = call_for(event(raw), BrokerInfo())
     assert call is not None
     assert call.context.metadata == metadata
 
@@ -63,7 +63,7 @@ class TrueLike:
 
 
 def make_call(request):
-    call = Call("on_connection_request", (request,), request.context, None)
+    call = HandlerCall("on_connection_request", (request,), request.context, None)
     call.request, call.request_id = request, "q"
     return call
 
@@ -258,17 +258,17 @@ def test_contexts_that_cannot_be_sent(field, value, told):
 
 
 def test_sizes_are_those_of_utf_8():
-    peer = Peer()
+    peer = BrokerInfo()
     peer.binary, peer.max_message_size = True, 10
     for fits in ("x" * 10, "ü" * 5, b"x" * 10, "€€€"):
         check_message(fits, peer)
     for too_big in ("x" * 11, "ü" * 6, b"x" * 11, "€€€€"):
         with pytest.raises(MessageTooBig, match=r"1[12] bytes and the broker takes 10"):
             check_message(too_big, peer)
-    check_message("x" * 10**6, Peer())
+    check_message("x" * 10**6, BrokerInfo())
     check_message(b"x", None)
     with pytest.raises(BinaryNotSupported):
-        check_message(b"", Peer())
+        check_message(b"", BrokerInfo())
     check_message("\ud800" * 10, peer)  # left to the encoder
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pystrands import Context
 from pystrands.client.handlers import dispatch
-from pystrands.client.handlers.calls import Call
+from pystrands.client.handlers.calls import HandlerCall
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.dispatch import EAGER, SLICE_EVENTS, Dispatcher, current_runner, in_handler
 from tests.client.fake_broker import soon, until
@@ -63,7 +63,7 @@ class Hostile:
 
 
 def call(lane="c1", *args, name="on_message"):
-    return Call(name, args, Context(client_id=lane or ""), lane)
+    return HandlerCall(name, args, Context(client_id=lane or ""), lane)
 
 
 def make(invoke, **options):

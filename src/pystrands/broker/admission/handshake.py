@@ -7,12 +7,12 @@ from typing import Final, Protocol, cast
 
 from pystrands.broker.admission import upgrade
 from pystrands.broker.admission.origins import AllowedOrigins
-from pystrands.broker.admission.proxies import Peer, address_text
-from pystrands.broker.admission.rules import EntryRules
+from pystrands.broker.admission.policy import AdmissionPolicy
+from pystrands.broker.admission.proxies import PeerAddress, address_text
 from pystrands.broker.hub.compressed_outbox import CompressedWebSocket
-from pystrands.broker.net.crowd import Crowd
-from pystrands.broker.net.limits import Place
-from pystrands.broker.net.linger import cut, finish
+from pystrands.broker.net.limits import ConnectionSlot
+from pystrands.broker.net.lingering_close import cut, finish
+from pystrands.broker.net.pending import PendingConnections
 from pystrands.broker.net.ports import Ports
 from pystrands.broker.ws.deflate import Agreement, negotiate
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
@@ -34,7 +34,7 @@ _COUNTERS: Final = {
 }
 
 
-class Gate(Protocol):
+class AdmissionDecider(Protocol):
     """Who decides on clients. What it raises is logged, and refuses the client with 500."""
 
     def connection_request(self, handshake: "Handshake", /) -> None:
@@ -75,13 +75,13 @@ class Admission:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: AdmissionDecider,
         shared: WebSocketShared,
         *,
         max_head_size: int = 16_384,
         handshake_timeout: float = 10.0,
         pages: Mapping[str, tuple[str, bytes]] | None = None,
-        rules: EntryRules | None = None,
+        rules: AdmissionPolicy | None = None,
         compression: bool = False,
         handshake: "Callable[[Admission], Handshake] | None" = None,
         ports: Ports | None = None,
@@ -92,10 +92,10 @@ class Admission:
         self.max_head_size = max_head_size
         self.handshake_timeout = handshake_timeout
         self.pages: Mapping[str, tuple[str, bytes]] = {} if pages is None else pages
-        self.rules = rules or EntryRules(AllowedOrigins(), counters=shared.counters)
+        self.rules = rules or AdmissionPolicy(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()
-        self.reading: Crowd[Handshake] = Crowd(self.rules.max_handshakes, handshake_timeout)
+        self.reading: PendingConnections[Handshake] = PendingConnections(self.rules.max_handshakes, handshake_timeout)
         self.closed = False
         self.make = handshake or Handshake
         self.ports = ports or Ports()
@@ -108,7 +108,7 @@ class Admission:
         """Return the protocol of a new connection."""
         return self.make(self)
 
-    def after_tls(self, place: Place | None, began: float) -> "Handshake":
+    def after_tls(self, place: ConnectionSlot | None, began: float) -> "Handshake":
         """Return the protocol of one that has its place among those of its address, and was accepted at that time."""
         handshake = self.make(self)
         handshake.take_over(place, began)
@@ -125,7 +125,7 @@ class Admission:
     def make_room(self, host: str) -> None:
         """If as many connections as may be are without a verdict, drop one that makes room for one of that address.
 
-        See :class:`Crowd` for which. Counted as `handshake_displaced`.
+        See :class:`PendingConnections` for which. Counted as `handshake_displaced`.
         """
         if self.rules.is_crowded(len(self.handshakes)):
             one = self.reading.who_gives_way(self.rules.key(host), self.shared.loop.time(), is_full=True)
@@ -179,13 +179,13 @@ class Handshake(asyncio.Protocol):
         self._agreement: Agreement | None = None  # on compression
         self._buffer = bytearray()
         self._key = ""
-        self._peer: Peer = ("", 0)
-        self._place: Place | None = None
+        self._peer: PeerAddress = ("", 0)
+        self._place: ConnectionSlot | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ws: WebSocket | None = None
 
-    def take_over(self, place: Place | None, began: float) -> None:
+    def take_over(self, place: ConnectionSlot | None, began: float) -> None:
         """Take what a connection had before its TLS handshake was done."""
         self._place = place
         self.began = began
@@ -252,7 +252,7 @@ class Handshake(asyncio.Protocol):
         if waiting or self._state == _READING:
             self._refuse(503, "the server is going down")
         if waiting:
-            self._tell_gone()
+            self._notify_gone()
 
     # The transport's protocol.
 
@@ -299,7 +299,7 @@ class Handshake(asyncio.Protocol):
         self._leave()
         self._transport = None
         if state == _DECIDING:
-            self._tell_gone()
+            self._notify_gone()
         elif state == _ACCEPTED and self._ws is not None:
             self._ws.connection_lost()
         if self._place is not None:
@@ -476,7 +476,7 @@ class Handshake(asyncio.Protocol):
         self._admission.reading.leave(self)
         self._admission.lingering.discard(self)
 
-    def _tell_gone(self) -> None:
+    def _notify_gone(self) -> None:
         try:
             self._admission.gate.connection_gone(self)
         except Exception:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-__all__ = ["Peer", "TrustedProxies", "address_text"]
+__all__ = ["PeerAddress", "TrustedProxies", "address_text"]
 
-Peer: TypeAlias = tuple[str, int]
+PeerAddress: TypeAlias = tuple[str, int]
 """An address and a port; the port is 0 where nobody has told it."""
 
 _WORD: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -45,7 +45,7 @@ class TrustedProxies:
         """Tell whether an address is a proxy's."""
         return self._is_trusted(host)
 
-    def client(self, peer: Peer, headers: Mapping[str, Sequence[str]]) -> Peer:
+    def client(self, peer: PeerAddress, headers: Mapping[str, Sequence[str]]) -> PeerAddress:
         """Return who is at the other end; ``headers`` has canonical names. Whatever they hold, it never raises.
 
         That is the last address that a trusted proxy has named and that is no trusted proxy's itself. An entry that
@@ -63,7 +63,7 @@ class TrustedProxies:
             return peer
         return names[0]
 
-    def _last_untrusted(self, peer: Peer, hops: Iterator[Peer | None]) -> Peer:
+    def _last_untrusted(self, peer: PeerAddress, hops: Iterator[PeerAddress | None]) -> PeerAddress:
         for hop in hops:
             if hop is None:
                 return peer
@@ -73,7 +73,7 @@ class TrustedProxies:
         return peer
 
 
-def address_text(peer: Peer) -> str:
+def address_text(peer: PeerAddress) -> str:
     """Write an address as ``ip:port``, or ``[ip]:port`` for IPv6."""
     host, port = peer
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -94,7 +94,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return address
 
 
-def _peer(host: str, port: str | None) -> Peer | None:
+def _peer(host: str, port: str | None) -> PeerAddress | None:
     number = int(port or 0)
     try:
         return (str(_address(host)), number) if number <= 65535 else None
@@ -102,13 +102,13 @@ def _peer(host: str, port: str | None) -> Peer | None:
         return None
 
 
-def _node(text: str) -> Peer | None:
+def _node(text: str) -> PeerAddress | None:
     """Read ``192.0.2.7``, ``192.0.2.7:80``, ``[2001:db8::7]`` or ``[2001:db8::7]:80``."""
     found = _NODE.fullmatch(text)
     return None if found is None else _peer(found[1] or found[2], found[3])
 
 
-def _x_forwarded_for(lines: Sequence[str]) -> Iterator[Peer | None]:
+def _x_forwarded_for(lines: Sequence[str]) -> Iterator[PeerAddress | None]:
     """Give the hops of all lines of X-Forwarded-For, the last first; None for what can't be read."""
     for line in reversed(lines):
         for part in reversed(line.split(",")):
@@ -116,7 +116,7 @@ def _x_forwarded_for(lines: Sequence[str]) -> Iterator[Peer | None]:
                 yield _node(text) or (_peer(text, None) if "%" not in text else None)
 
 
-def _forwarded(lines: Sequence[str]) -> Iterator[Peer | None]:
+def _forwarded(lines: Sequence[str]) -> Iterator[PeerAddress | None]:
     """Do the same with Forwarded. A line is read as a whole: quotation marks in it may hide commas."""
     for line in reversed(lines):
         elements = _elements(line)

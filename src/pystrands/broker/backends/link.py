@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from pystrands.broker.admission.upgrade import response
-from pystrands.broker.backends.gate import FIRST_LINE, LATE, TOO_LONG, Gate
+from pystrands.broker.backends.authenticator import FIRST_LINE, LATE, TOO_LONG, LinkAuthenticator
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.meter import Meter
 from pystrands.broker.net.ports import Ports, is_http
@@ -31,7 +31,7 @@ from pystrands.protocol.printable import printable
 if TYPE_CHECKING:
     from pystrands.broker.backends.registry import Session
 
-__all__ = ["Link", "LinkOwner", "LinkShared"]
+__all__ = ["BackendLink", "LinkOwner", "LinkShared"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,27 +57,27 @@ class LinkOwner(ABC):
     """Who gives links their sessions, and hears of what happens on them. Nothing here may raise."""
 
     @abstractmethod
-    def link_opened(self, link: "Link") -> None:
+    def link_opened(self, link: "BackendLink") -> None:
         """A connection was accepted; nothing is known of it yet."""
 
     @abstractmethod
-    def link_decided(self, link: "Link", hello: HelloParams | None) -> None:
+    def link_decided(self, link: "BackendLink", hello: HelloParams | None) -> None:
         """The first line, or silence, has shown what the backend speaks: give the link its session, or close it."""
 
     @abstractmethod
-    def link_hello(self, link: "Link", hello: HelloParams) -> None:
+    def link_hello(self, link: "BackendLink", hello: HelloParams) -> None:
         """A hello came late, on a link that has its session."""
 
     @abstractmethod
-    def link_received(self, link: "Link", commands: list[Command | Unknown | Broken]) -> None:
+    def link_received(self, link: "BackendLink", commands: list[Command | Unknown | Broken]) -> None:
         """These commands came in one read: all but hellos and heartbeats, and broken lines that nobody waits for."""
 
     @abstractmethod
-    def link_flow(self, link: "Link") -> None:
+    def link_flow(self, link: "BackendLink") -> None:
         """The link's ``blocked`` has changed."""
 
     @abstractmethod
-    def link_closed(self, link: "Link") -> None:
+    def link_closed(self, link: "BackendLink") -> None:
         """The connection is gone: the last thing that is told of it."""
 
 
@@ -87,7 +87,7 @@ class LinkShared:
 
     loop: asyncio.AbstractEventLoop
     owner: LinkOwner
-    gate: Gate
+    gate: LinkAuthenticator
     hello: bytes
     max_line: int
     link_buffer: int
@@ -101,7 +101,7 @@ class LinkShared:
     ports: Ports = field(default_factory=Ports)
 
 
-class Link:
+class BackendLink:
     """One TCP connection of a backend: an asyncio.Protocol, if not by name, since what inherits can't be compiled.
 
     It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6), and
@@ -253,7 +253,7 @@ class Link:
             if self._transport is None:
                 return
         if self._held is not None:
-            self._take_first(self._held, data)
+            self._receive_first(self._held, data)
             return
         overlong = self._splitter.overlong
         commands: list[Command | Unknown | Broken] = []
@@ -274,7 +274,7 @@ class Link:
                 if kind is not _HEARTBEAT:
                     commands.append(command)
                 elif cast("Heartbeat", command).params:
-                    self._hear_heartbeat(cast("Heartbeat", command))
+                    self._on_heartbeat(cast("Heartbeat", command))
         if not self.is_open:
             return
         if self._splitter.overlong != overlong:
@@ -306,13 +306,13 @@ class Link:
         elif self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _hear_heartbeat(self, heartbeat: Heartbeat) -> None:
+    def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Answer a backend that asks whether its session lives: while it has this link it does."""
         number = heartbeat.number("ask")
         if number is not None and self.session is not None and self.session.stream is not None:
             self.write(wire.heartbeat_answer(number))
 
-    def _take_first(self, held: bytearray, data: bytes) -> None:
+    def _receive_first(self, held: bytearray, data: bytes) -> None:
         """Take what comes until the first line is whole, which decides. ``held`` is what came before."""
         while data and self._decision is not None and self._held is held:  # else it is refused, or decided on
             if not held:
@@ -328,9 +328,9 @@ class Link:
                     data = bytes(held[end + 1 :])
                     held.clear()
                 else:
-                    self._take_first_line(command, bytes(held[: end + 1]), bytes(held))
+                    self._receive_first_line(command, bytes(held[: end + 1]), bytes(held))
 
-    def _take_first_line(self, command: Command | Unknown | Broken | None, line: bytes, held: bytes) -> None:
+    def _receive_first_line(self, command: Command | Unknown | Broken | None, line: bytes, held: bytes) -> None:
         if isinstance(command, Broken):
             self._shared.counters["lines_malformed"] += 1
             if is_http(line):
@@ -437,7 +437,7 @@ def link_factory(shared: LinkShared) -> Callable[[], asyncio.Protocol]:
     def make() -> asyncio.Protocol:
         nonlocal count
         count += 1
-        link = Link(count, shared)
+        link = BackendLink(count, shared)
         protocol = cast("asyncio.Protocol", link)
         if shared.tls is None:
             return protocol

@@ -10,16 +10,16 @@ from typing import Any, Final
 
 from mypy_extensions import trait
 
-from pystrands.broker.backends.link import Link, LinkOwner
+from pystrands.broker.backends.link import BackendLink, LinkOwner
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.ledger import Holder
+from pystrands.broker.events.assignments import Consumer
 from pystrands.broker.events.queue import EVENT_COST
 from pystrands.broker.hub.taps import ToolOutput
 from pystrands.protocol import messages, wire
 from pystrands.protocol.link import LinkSession, Receipt, is_silent
 from pystrands.protocol.messages import Broken, Command, HelloParams, Unknown
 
-__all__ = ["Backends", "Session", "SessionReceiver", "ToolSession"]
+__all__ = ["Session", "SessionReceiver", "SessionRegistry", "ToolSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class SessionReceiver(ABC):
         """Carrying out that command has raised."""
 
 
-class Session(Holder):
+class Session(Consumer):
     """A backend as its clients' owner. In protocol 1 it lives as long as its link, and ``stream`` is None.
 
     ``requests`` are the connection requests it has not answered, by request id, with what the router keeps for each.
@@ -109,7 +109,7 @@ class Session(Holder):
         self.name = name
         self.session_id = session_id
         self.stream = stream
-        self.link: Link | None = None
+        self.link: BackendLink | None = None
         self.binary = stream is not None
         self.flow = False
         """Whether it understands who is full (LINK rule 25)."""
@@ -197,7 +197,7 @@ class ToolSession(Session):
 
     __slots__ = ("output",)
 
-    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, link: BackendLink, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(link.name, f"tool, link {link.number}", None)
         self.link = link
         self.output = ToolOutput(link, loop)
@@ -213,7 +213,7 @@ class ToolSession(Session):
         return 0
 
 
-class Backends(LinkOwner):
+class SessionRegistry(LinkOwner):
     """All sessions, and the choice among them. ``resume_window`` and ``heartbeat`` in seconds."""
 
     def __init__(
@@ -230,7 +230,7 @@ class Backends(LinkOwner):
         self._resume_window = resume_window
         self._heartbeat = heartbeat
         self._counters = counters
-        self._links: set[Link] = set()
+        self._links: set[BackendLink] = set()
         self._sessions: dict[str, Session] = {}
         self._has_met_protocol_2 = False
         self._dead: OrderedDict[str, int] = OrderedDict()  # id to the last number that was carried out (LINK rule 18)
@@ -285,12 +285,12 @@ class Backends(LinkOwner):
 
     # --- links: what LinkOwner asks for ---
 
-    def link_opened(self, link: Link) -> None:
+    def link_opened(self, link: BackendLink) -> None:
         """A connection was accepted."""
         self._links.add(link)
         self._no_links.clear()
 
-    def link_decided(self, link: Link, hello: HelloParams | None) -> None:
+    def link_decided(self, link: BackendLink, hello: HelloParams | None) -> None:
         """Give the link a session: a new one, or the one that it resumes."""
         if hello is not None and hello.role == messages.TOOL:
             link.session = ToolSession(link, self._loop)
@@ -307,7 +307,7 @@ class Backends(LinkOwner):
         else:
             self._begin_protocol_2(link, hello)
 
-    def link_hello(self, link: Link, hello: HelloParams) -> None:
+    def link_hello(self, link: BackendLink, hello: HelloParams) -> None:
         """Take a late hello where nothing was exchanged yet (LINK rule 7)."""
         session = link.session
         if (
@@ -323,7 +323,7 @@ class Backends(LinkOwner):
         link.introduce(hello)
         self.link_decided(link, hello)
 
-    def link_received(self, link: Link, commands: list[Command | Unknown | Broken]) -> None:
+    def link_received(self, link: BackendLink, commands: list[Command | Unknown | Broken]) -> None:
         """Carry out commands in order, each once. What one of them raises ends that one."""
         session = link.session
         if session is None:
@@ -374,7 +374,7 @@ class Backends(LinkOwner):
         elif stream.unannounced and session.timer is None:
             session.timer = self._loop.call_later(_ACKNOWLEDGE_WITHIN, self._acknowledge, session)
 
-    def link_flow(self, link: Link) -> None:
+    def link_flow(self, link: BackendLink) -> None:
         """A slow link of protocol 1 takes no events, or does again. Protocol 2 goes by credit (LINK rule 11)."""
         session = link.session
         if isinstance(session, ToolSession):
@@ -384,7 +384,7 @@ class Backends(LinkOwner):
             if not link.blocked:
                 self._become_available(session)
 
-    def link_closed(self, link: Link) -> None:
+    def link_closed(self, link: BackendLink) -> None:
         """Wait for the session's next link, where its protocol knows one."""
         self._links.discard(link)
         if not self._links:
@@ -407,7 +407,7 @@ class Backends(LinkOwner):
 
     # --- sessions ---
 
-    def _begin_protocol_2(self, link: Link, hello: HelloParams) -> None:
+    def _begin_protocol_2(self, link: BackendLink, hello: HelloParams) -> None:
         known = self._sessions.get(hello.session_id)
         if hello.resume and known is not None and known.stream is not None:
             missed = known.stream.resume(hello.received)
@@ -440,7 +440,7 @@ class Backends(LinkOwner):
         logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")
         self._become_available(session)
 
-    def _attach(self, session: Session, link: Link) -> None:
+    def _attach(self, session: Session, link: BackendLink) -> None:
         """Make ``link`` the session's; an older one is dropped (LINK rule 19)."""
         older = session.link
         if older is not None:
@@ -521,7 +521,7 @@ class Backends(LinkOwner):
                                session.name, len(session.lanes), len(session.unfinished))  # fmt: skip
         self._receiver.session_died(session)
 
-    def _break(self, link: Link, what: str) -> None:
+    def _break(self, link: BackendLink, what: str) -> None:
         self._counters["links_broken"] += 1
         logger.warning("%s %s; the link is closed", link.name, what)
         link.abort()

@@ -6,7 +6,7 @@ from sys import getsizeof
 from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.ledger import Event, Kind
+from pystrands.broker.events.assignments import ClientEvent, Kind
 from pystrands.broker.meter import Meter
 
 __all__ = ["EVENT_COST", "EventQueue", "Offer", "cost"]
@@ -15,7 +15,7 @@ EVENT_COST: Final = 300
 """Bytes that an event takes beside its content: the object, its number, and its places in a lane and in the queue."""
 
 
-def cost(event: Event) -> int:
+def cost(event: ClientEvent) -> int:
     """Return how many bytes of memory an event takes while it waits."""
     return EVENT_COST + getsizeof(event.content)
 
@@ -54,11 +54,11 @@ class EventQueue:
         """Bytes of memory of all messages that wait, each with what it costs beside its content."""
         self._counters = counters
         self._meter = meter or Meter()
-        self._homeless: OrderedDict[Event, int] = (
+        self._homeless: OrderedDict[ClientEvent, int] = (
             OrderedDict()
         )  # those without a backend, oldest first; what each costs
         self._homeless_size = 0
-        self._kept: dict[Event, int] = {}
+        self._kept: dict[ClientEvent, int] = {}
 
     def __len__(self) -> int:
         """How many messages wait."""
@@ -78,7 +78,7 @@ class EventQueue:
         """Whether clients without a backend are to be read from: what they send is kept, or goes as the policy says."""
         return self.policy != "backpressure" or not self.max_messages or not self.is_full
 
-    def offer(self, event: Event) -> Offer:
+    def offer(self, event: ClientEvent) -> Offer:
         """Decide on a message for which there is no backend; it is counted when it is to wait."""
         if not self.max_messages:
             self._counters["queue_dropped"] += 1
@@ -91,7 +91,7 @@ class EventQueue:
         self._add(size)
         return Offer.FULL if self.policy == "backpressure" and self.is_full else Offer.KEPT
 
-    def overdue(self) -> Event | None:
+    def overdue(self) -> ClientEvent | None:
         """Return the message to drop next to be within the bounds again; the newest is never one."""
         if self.policy != "drop-oldest" or len(self._homeless) < 2:
             return None
@@ -100,7 +100,7 @@ class EventQueue:
         self._counters["queue_dropped"] += 1
         return next(iter(self._homeless))
 
-    def keep(self, event: Event) -> None:
+    def keep(self, event: ClientEvent) -> None:
         """Count a message that waits whatever the policy: its sender is not read from meanwhile."""
         size = self._kept[event] = cost(event)
         self._add(size)
@@ -109,7 +109,7 @@ class EventQueue:
         self.size += size
         self._meter.grown += size  # whoever read it, looks
 
-    def taken(self, event: Event) -> None:
+    def taken(self, event: ClientEvent) -> None:
         """A message waits no longer."""
         if event.kind is not Kind.MESSAGE:
             return

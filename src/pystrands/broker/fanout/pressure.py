@@ -18,7 +18,7 @@ if sys.platform != "win32":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-__all__ = ["Pressure", "SlowPolicy", "Teller", "acknowledged", "outstanding"]
+__all__ = ["FlowListener", "Pressure", "SlowPolicy", "acknowledged", "outstanding"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _TCP_INFO_SIZE: Final = 128
 """Bytes of Linux' tcp_info up to and with tcpi_bytes_acked, which are its last eight."""
 
 
-class Teller(Protocol):
+class FlowListener(Protocol):
     """A backend's session, which is told who is full."""
 
     flow: bool
@@ -182,7 +182,7 @@ class Pressure:
 
     def heed(
         self,
-        session: Teller,
+        session: FlowListener,
         target: Recipient | Group,
         named: RecipientParams,
         confirm_as: str,

@@ -7,11 +7,11 @@ from typing import cast
 
 from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.net.limits import Place
-from pystrands.broker.ws.assembly import Assembly
-from pystrands.broker.ws.deflate import Compressor, DeflatedAssembly, wire_limit
+from pystrands.broker.net.limits import ConnectionSlot
+from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, wire_limit
 from pystrands.broker.ws.frames import MESSAGE_TOO_BIG
-from pystrands.broker.ws.parser import BINARY, CONTINUATION, TEXT, Frame
+from pystrands.broker.ws.parser import BINARY, CONTINUATION, TEXT, PicowsFrame
+from pystrands.broker.ws.reassembly import Reassembly
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
 
 __all__ = ["CompressedOutbox", "CompressedWebSocket"]
@@ -30,13 +30,13 @@ class CompressedWebSocket(WebSocket):
         shared: WebSocketShared,
         transport: asyncio.Transport,
         remote_addr: str,
-        place: Place | None,
+        place: ConnectionSlot | None,
         window_bits: int,
     ) -> None:
         super().__init__(shared, transport, remote_addr, place)
         self.window_bits = window_bits
 
-    def _handle(self, frame: Frame) -> None:
+    def _handle(self, frame: PicowsFrame) -> None:
         if (
             frame.payload_size > self._shared.max_message_size and not frame.rsv1 and frame.msg_type is not CONTINUATION
         ):  # the parser lets more pass, for what is compressed
@@ -44,19 +44,19 @@ class CompressedWebSocket(WebSocket):
         else:
             super()._handle(frame)
 
-    def _on_other_frame(self, frame: Frame) -> None:
+    def _on_other_frame(self, frame: PicowsFrame) -> None:
         if (
             frame.rsv1
             and (frame.msg_type is TEXT or frame.msg_type is BINARY)
             and self._partial is None
             and not (frame.rsv2 or frame.rsv3)
         ):
-            self._partial = DeflatedAssembly(text=frame.msg_type is TEXT, limit=self._shared.max_message_size)
+            self._partial = DeflatedReassembly(text=frame.msg_type is TEXT, limit=self._shared.max_message_size)
             self._add_fragment(self._partial, frame)
         else:
             super()._on_other_frame(frame)
 
-    def _add_fragment(self, partial: Assembly, frame: Frame) -> None:
+    def _add_fragment(self, partial: Reassembly, frame: PicowsFrame) -> None:
         before = partial.size
         super()._add_fragment(partial, frame)
         self._shared.meter.grown += partial.size - before

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
-from pystrands.broker.events.ledger import Lane
+from pystrands.broker.events.assignments import ClientStream
 from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.taps import Taps
@@ -16,7 +16,7 @@ from pystrands.protocol.limits import Limits, id_problem
 if TYPE_CHECKING:
     from pystrands.broker.ws.websocket import WebSocket
 
-__all__ = ["Client", "Rooms"]
+__all__ = ["ConnectedClient", "Rooms"]
 
 _ROOM_BYTES: Final = 800
 """What a room takes beside its name, with one client in it."""
@@ -26,7 +26,7 @@ SMALL: Final = 1024
 _json: Final = msgspec.json.Encoder().encode
 
 
-class Client(Lane):
+class ConnectedClient(ClientStream):
     """One WebSocket peer that was let in, with the lane of its events.
 
     ``number`` is the broker's own, never used twice (LINK rule 24). ``room_id`` is the room it was let into.
@@ -153,7 +153,7 @@ class Rooms:
         self._outbox = outbox
         self._on_first = on_first
         self._on_last = on_last
-        self._by_id: dict[str, Client] = {}
+        self._by_id: dict[str, ConnectedClient] = {}
         self._rooms: dict[str, Group] = {}
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class Rooms:
         return len(self._rooms)
 
     @property
-    def clients(self) -> Collection[Client]:
+    def clients(self) -> Collection[ConnectedClient]:
         """All clients."""
         return self._by_id.values()
 
@@ -175,7 +175,7 @@ class Rooms:
         """The sockets of all clients."""
         return cast("set[WebSocket]", self.everyone.members)
 
-    def find(self, client_id: str) -> Client | None:
+    def find(self, client_id: str) -> ConnectedClient | None:
         """Return the client of that id, if there is one."""
         return self._by_id.get(client_id)
 
@@ -188,13 +188,13 @@ class Rooms:
         group = self._rooms.get(room_id)
         return () if group is None else cast("set[WebSocket]", group.members)
 
-    def add(self, client: Client) -> None:
+    def add(self, client: ConnectedClient) -> None:
         """Take in a client whose id is not in use; it is in no room yet."""
         assert client.client_id not in self._by_id
         self._by_id[client.client_id] = client
         self._outbox.join(client.ws, self.everyone)
 
-    def remove(self, client: Client) -> None:
+    def remove(self, client: ConnectedClient) -> None:
         """Forget a client and take it out of all of its rooms; ``client.rooms`` still says which those were."""
         del self._by_id[client.client_id]
         client.gone(client.rooms)
@@ -202,7 +202,7 @@ class Rooms:
             if group.name is not None:
                 self._was_left(client, group.name, group)
 
-    def why_not(self, client: Client, room_id: str) -> str:
+    def why_not(self, client: ConnectedClient, room_id: str) -> str:
         """Return why a client may not join a room, in words for people; an empty text when it may, or is in it."""
         limits = self.limits
         if problem := id_problem("room_id", room_id):
@@ -217,7 +217,7 @@ class Rooms:
             )
         return limits.context_problem(client.context_size + json_size(room_id))
 
-    def join(self, client: Client, room_id: str) -> bool:
+    def join(self, client: ConnectedClient, room_id: str) -> bool:
         """Put a client into a room; return False when it was in it."""
         group = self._rooms.get(room_id)
         if group is None:
@@ -231,7 +231,7 @@ class Rooms:
             self.taps.moved("joined", client, room_id)
         return True
 
-    def leave(self, client: Client, room_id: str) -> bool:
+    def leave(self, client: ConnectedClient, room_id: str) -> bool:
         """Take a client out of a room; return False when it was not in it."""
         group = self._rooms.get(room_id)
         if group is None or client.ws not in group.members:
@@ -241,7 +241,7 @@ class Rooms:
         self._was_left(client, room_id, group)
         return True
 
-    def _was_left(self, client: Client, room_id: str, group: Group) -> None:
+    def _was_left(self, client: ConnectedClient, room_id: str, group: Group) -> None:
         if not group.members:
             del self._rooms[room_id]
             self._on_last(room_id)

@@ -10,8 +10,8 @@ from pystrands.engine.base import Audience
 from pystrands.protocol import wire
 
 if TYPE_CHECKING:
-    from pystrands.broker.backends.link import Link
-    from pystrands.broker.hub.rooms import Client
+    from pystrands.broker.backends.link import BackendLink
+    from pystrands.broker.hub.rooms import ConnectedClient
 
 __all__ = ["Taps", "ToolOutput"]
 
@@ -26,7 +26,7 @@ class ToolOutput:
 
     __slots__ = ("_dropped", "_held", "_link", "_loop", "_size", "everything", "rooms", "taps")
 
-    def __init__(self, link: "Link", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, link: "BackendLink", loop: asyncio.AbstractEventLoop) -> None:
         self.everything = False
         """Whether all rooms are watched."""
         self.rooms: set[str] = set()
@@ -116,13 +116,13 @@ class Taps:
 
     # --- what flows: to be called only where there are watchers ---
 
-    def message_in(self, client: "Client", message: str | bytes) -> None:
+    def message_in(self, client: "ConnectedClient", message: str | bytes) -> None:
         """A client has sent a message."""
         if watchers := self._of(client.rooms):
             self._tell(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
 
     def message_out(
-        self, audience: Audience, address: str, message: str | bytes, clients: int, client: "Client | None"
+        self, audience: Audience, address: str, message: str | bytes, clients: int, client: "ConnectedClient | None"
     ) -> None:
         """A message went to so many clients; ``client`` is whom a private one is for, where there is one."""
         room_id: str | None = None
@@ -139,7 +139,7 @@ class Taps:
             line = wire.watched("message_out", time.time(), room_id, client_id, message, clients=clients)
             self._tell(watchers, line)
 
-    def moved(self, kind: str, client: "Client", room_id: str) -> None:
+    def moved(self, kind: str, client: "ConnectedClient", room_id: str) -> None:
         """A client has ``joined`` or ``left`` a room."""
         if watchers := self._of((room_id,)):
             self._tell(watchers, wire.watched(kind, time.time(), room_id, client.client_id))

@@ -4,7 +4,7 @@ import ipaddress
 import socket
 from typing import Final
 
-__all__ = ["ConnectionLimits", "Place", "counted_as", "is_milestone"]
+__all__ = ["ConnectionLimits", "ConnectionSlot", "counted_as", "is_milestone"]
 
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
 
@@ -24,12 +24,12 @@ class ConnectionLimits:
         self.clients = 0
         self.addresses: dict[bytes | str, int] = {}
 
-    def place(self) -> "Place":
+    def place(self) -> "ConnectionSlot":
         """Return what a new connection takes its places with."""
-        return Place(self)
+        return ConnectionSlot(self)
 
 
-class Place:
+class ConnectionSlot:
     """What one connection takes of the limits, until it gives it back."""
 
     __slots__ = ("_address", "_is_client", "_limits")

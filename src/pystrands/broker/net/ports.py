@@ -29,16 +29,16 @@ class Ports:
     def backend_at(self, port: str, peer: str) -> str:
         """Return what to tell a backend that has come to the port for something else, which ``port`` names."""
         right = f"backends use {self.tcp} (--tcp-port)"
-        self._tell_once(f"{peer} speaks as backends do to", port, right)
+        self._log_once(f"{peer} speaks as backends do to", port, right)
         return f"this is the port for {port}; {right}"
 
     def client_at_tcp(self, peer: str) -> str:
         """Return what to tell a browser, or another HTTP client, that has come to the port for backends."""
         right = f"WebSocket clients use {self.ws} (--ws-port)"
-        self._tell_once(f"{peer} speaks HTTP to", "backends", right)
+        self._log_once(f"{peer} speaks HTTP to", "backends", right)
         return f"this is the port for backends; {right}"
 
-    def _tell_once(self, who: str, port: str, right: str) -> None:
+    def _log_once(self, who: str, port: str, right: str) -> None:
         if port not in self._told:
             self._told.add(port)
             logger.warning("%s the port for %s; %s. This is told once", who, port, right)

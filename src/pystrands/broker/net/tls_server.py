@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import aiofastnet
 
-from pystrands.broker.admission.rules import EntryRules
+from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.counters import Counters
-from pystrands.broker.net.crowd import Crowd
-from pystrands.broker.net.limits import Place
+from pystrands.broker.net.limits import ConnectionSlot
+from pystrands.broker.net.pending import PendingConnections
 from pystrands.broker.net.tls import Tls
 from pystrands.protocol.printable import printable
 
@@ -35,16 +35,16 @@ class TlsServer:
     It is what an ``asyncio.Server`` is, in so far as the broker uses one. Those of the event loops and of aiofastnet
     tell nobody of a connection before its TLS handshake is done, and let anybody have as many of those as there are
     descriptors. Here there are ``max_handshakes``, and a connection counts for its address from the moment it is
-    accepted: ``rules`` know its limit, and a :class:`Crowd` who has to go when there are too many. More of many
-    addresses wait in the kernel. ``factory`` gets the place among those of its address, and when it was accepted. Times
+    accepted: ``rules`` know its limit, and :class:`PendingConnections` who has to go when there are too many. More of
+    many addresses wait in the kernel. ``factory`` gets the place among those of its address, and when it was accepted. Times
     are in seconds. Counted as ``tls_handshake_failed`` and ``tls_handshake_displaced``.
     """
 
     def __init__(
         self,
-        factory: Callable[[Place | None, float], asyncio.BaseProtocol],
+        factory: Callable[[ConnectionSlot | None, float], asyncio.BaseProtocol],
         tls: Tls,
-        rules: EntryRules,
+        rules: AdmissionPolicy,
         *,
         handshake_timeout: float,
         shutdown_timeout: float,
@@ -60,7 +60,7 @@ class TlsServer:
         self._sockets: list[socket.socket] = []
         self._unmute: Callable[[], None] | None = None
         self._acceptors: list[asyncio.Task[None]] = []
-        self._crowd: Crowd[_Arrival] = Crowd(max_handshakes, handshake_timeout)
+        self._crowd: PendingConnections[_Arrival] = PendingConnections(max_handshakes, handshake_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -151,7 +151,7 @@ class TlsServer:
             self._displace(one)
         return one is not None or not is_full
 
-    def _take_place(self, host: str, key: Hashable, now: float) -> Place | None:
+    def _take_place(self, host: str, key: Hashable, now: float) -> ConnectionSlot | None:
         """Count a connection among those of its address.
 
         Where they are as many as may be one that says nothing goes for it. If there is none it has no place, and hears
@@ -241,7 +241,7 @@ class _Arrival:
 
     __slots__ = ("began", "conn", "is_silent", "place", "timer")
 
-    def __init__(self, conn: socket.socket, began: float, place: Place | None) -> None:
+    def __init__(self, conn: socket.socket, began: float, place: ConnectionSlot | None) -> None:
         self.conn = conn
         self.began = began
         self.place = place

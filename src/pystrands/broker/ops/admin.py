@@ -8,7 +8,7 @@ from typing import Final, cast
 from pystrands.broker.admission import upgrade
 from pystrands.broker.admission.origins import host_is_local
 from pystrands.broker.admission.proxies import address_text
-from pystrands.broker.net.linger import cut, finish
+from pystrands.broker.net.lingering_close import cut, finish
 from pystrands.broker.net.listening import hosts, on_one_port
 from pystrands.broker.net.ports import Ports
 from pystrands.protocol.address import is_loopback

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pystrands import __version__
-from pystrands.broker.backends.registry import Backends, Session
+from pystrands.broker.backends.registry import Session, SessionRegistry
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.hub.rooms import Rooms
@@ -19,7 +19,7 @@ class StatusReport:
         self,
         broker_id: str,
         rooms: Rooms,
-        backends: Backends,
+        backends: SessionRegistry,
         queue: EventQueue,
         counters: Counters,
         clock: Callable[[], float],

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.ledger import Event, Holder, Keeper, Ledger
+from pystrands.broker.events.assignments import Assignments, ClientEvent, Consumer, Keeper
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.fanout.pressure import SlowPolicy
 from pystrands.broker.meter import Meter
 
-__all__ = ["Clock", "Histogram", "TimedLedger", "TimedOutbox"]
+__all__ = ["Clock", "Histogram", "TimedAssignments", "TimedOutbox"]
 
 Clock = Callable[[], float]
 
@@ -37,22 +37,22 @@ class Histogram:
         self.total += value
 
 
-class TimedLedger(Ledger):
+class TimedAssignments(Assignments):
     """Times some events from their sending until their session has finished them; released ones do not count."""
 
     def __init__(self, histogram: Histogram, clock: Clock, keeper: Keeper) -> None:
         super().__init__(keeper)
         self._histogram = histogram
         self._clock = clock
-        self._begun: dict[Holder, dict[int, float]] = {}
+        self._begun: dict[Consumer, dict[int, float]] = {}
 
-    def _send(self, holder: Holder, event: Event) -> int:
+    def _send(self, holder: Consumer, event: ClientEvent) -> int:
         number = super()._send(holder, event)
         if number and not number & _OTHERS:
             self._begun.setdefault(holder, {})[number] = self._clock()
         return number
 
-    def done(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
+    def done(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """Time those of these events that are timed."""
         ranges = tuple(ranges)
         now = self._clock()
@@ -60,18 +60,18 @@ class TimedLedger(Ledger):
             self._histogram.observe(now - began)
         super().done(holder, ranges)
 
-    def released(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
+    def released(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """Forget those of these events that are timed."""
         ranges = tuple(ranges)
         self._taken(holder, ranges)
         super().released(holder, ranges)
 
-    def died(self, holder: Holder) -> None:
+    def died(self, holder: Consumer) -> None:
         """Forget all events of the session."""
         self._begun.pop(holder, None)
         super().died(holder)
 
-    def _taken(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> list[float]:
+    def _taken(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> list[float]:
         """Forget the events in these ranges; return when those that are timed were sent."""
         begun = self._begun.get(holder)
         if not begun:

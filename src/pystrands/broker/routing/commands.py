@@ -8,7 +8,7 @@ import msgspec
 from pystrands.broker.backends.registry import Session, ToolSession
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import Group, Recipient
-from pystrands.broker.hub.rooms import Client, Rooms
+from pystrands.broker.hub.rooms import ConnectedClient, Rooms
 from pystrands.broker.ws.frames import close_code_is_valid
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.protocol import messages, wire
@@ -185,7 +185,7 @@ class Commands:
             return {"watching": True, "error": "a tool can't watch so many rooms: watch all of them"}
         return {"watching": True}
 
-    def _update(self, client: Client, changes: dict[str, Any]) -> str:
+    def _update(self, client: ConnectedClient, changes: dict[str, Any]) -> str:
         """Set keys of a client's metadata; return why that can't be, in words for people, or an empty text."""
         if problem := depth_problem(changes):
             return problem

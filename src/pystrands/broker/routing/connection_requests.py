@@ -18,7 +18,7 @@ from pystrands.protocol import wire
 from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
 from pystrands.protocol.messages import NOT_KNOWN, ResponseParams
 
-__all__ = ["Doorkeeper"]
+__all__ = ["ConnectionRequests"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Choose(Protocol):
         ...
 
 
-class Doorkeeper:
+class ConnectionRequests:
     """The gate of the WebSocket side. Callbacks only; nothing waits.
 
     ``hold_time``: seconds that a client waits for a backend to be there (503). ``answer_timeout``: seconds that there

@@ -7,13 +7,22 @@ from typing import Final, cast
 from uuid import uuid4
 
 from pystrands.broker.admission.handshake import Handshake
-from pystrands.broker.backends.registry import Backends, Session, SessionReceiver
+from pystrands.broker.backends.registry import Session, SessionReceiver, SessionRegistry
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.ledger import HOLDER_BYTES, MAX_DELIVERIES, Event, Holder, Keeper, Kind, Lane, Ledger
+from pystrands.broker.events.assignments import (
+    HOLDER_BYTES,
+    MAX_DELIVERIES,
+    Assignments,
+    ClientEvent,
+    ClientStream,
+    Consumer,
+    Keeper,
+    Kind,
+)
 from pystrands.broker.events.queue import EventQueue, Offer
-from pystrands.broker.hub.rooms import SMALL, Client, Rooms
+from pystrands.broker.hub.rooms import SMALL, ConnectedClient, Rooms
 from pystrands.broker.routing.commands import Commands
-from pystrands.broker.routing.connection_requests import Doorkeeper
+from pystrands.broker.routing.connection_requests import ConnectionRequests
 from pystrands.broker.ws.expiry import NEVER, Expiries
 from pystrands.broker.ws.websocket import Receiver, WebSocket
 from pystrands.errors import MalformedLine
@@ -47,12 +56,13 @@ _FAILURES: Final = frozenset({1002, 1003, 1007, 1009, 1011, 1013})
 class Router(Receiver, SessionReceiver, Keeper):
     """Joins the WebSocket side and the sessions. Everything here is a callback; nothing waits.
 
-    It is the receiver of WebSockets and of sessions, and the keeper of the ledger; its ``doorkeeper`` is the gate.
+    It is the receiver of WebSockets and of sessions, and the keeper of the ledger; its ``connection_requests`` decide
+    on clients.
     ``backends`` is set before the first client can come: the two know each other, so one is made first.
     ``ledger`` makes its ledger.
     """
 
-    backends: Backends
+    backends: SessionRegistry
 
     def __init__(
         self,
@@ -64,7 +74,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         hold_time: float,
         answer_timeout: float,
         counters: Counters,
-        ledger: Callable[[Keeper], Ledger] = Ledger,
+        ledger: Callable[[Keeper], Assignments] = Assignments,
         backend_bytes: int = HOLDER_BYTES,
     ) -> None:
         self._rooms = rooms
@@ -74,12 +84,14 @@ class Router(Receiver, SessionReceiver, Keeper):
         self._loop = loop
         self._counters = counters
         self._expiries = Expiries(loop, counters)
-        self._ending: dict[str, Client] = {}  # clients that are gone, and whose backend has not finished with them
+        self._ending: dict[
+            str, ConnectedClient
+        ] = {}  # clients that are gone, and whose backend has not finished with them
         self._clients = 0
         self._events = 0
         self._ledger = ledger(self)
         self._ledger.holder_bytes = backend_bytes
-        self.doorkeeper = Doorkeeper(
+        self.connection_requests = ConnectionRequests(
             self._choose,
             self._has_backend,
             self._admit,
@@ -109,14 +121,14 @@ class Router(Receiver, SessionReceiver, Keeper):
         if older is not None:
             older.ws.close(1008, "this client_id has connected again")
         self._clients += 1
-        client = ws.client = Client(self._clients, client_id, room_id, bytes(answer.metadata), ws)
+        client = ws.client = ConnectedClient(self._clients, client_id, room_id, bytes(answer.metadata), ws)
         self._rooms.add(client)
         self._rooms.join(client, room_id)
         self._counters["clients_admitted"] += 1
         self._ledger.own(client, session)
         if (ending := self._ending.get(client_id)) is not None:
             self._ledger.succeed(client, ending)
-        self._put(Event(client, Kind.NEW, self.new_number()))
+        self._put(ClientEvent(client, Kind.NEW, self.new_number()))
         if answer.expires_at is not None:
             client.expires_at = answer.expires_at
             if self._is_over(client):
@@ -124,13 +136,13 @@ class Router(Receiver, SessionReceiver, Keeper):
             else:
                 self._expiries.add(ws, answer.expires_at)
 
-    def _is_over(self, client: Client) -> bool:
+    def _is_over(self, client: ConnectedClient) -> bool:
         return client.expires_at < _NEVER and self._expiries.is_over(client.expires_at)
 
     def client_message(self, ws: WebSocket, message: str | bytes) -> None:
         """A client sent a message: it goes to its owner, or waits for credit, or for a backend."""
         self._counters["messages_received"] += 1
-        client: Client = ws.client
+        client: ConnectedClient = ws.client
         if self._taps.watchers:
             self._taps.message_in(client, message)
         if isinstance(message, bytes):
@@ -140,7 +152,7 @@ class Router(Receiver, SessionReceiver, Keeper):
                 return
         self._events += 1
         size = len(message) if client.small else len(message) + _beside(client)
-        event = Event(client, _MESSAGE, self._events, message, size)
+        event = ClientEvent(client, _MESSAGE, self._events, message, size)
         if self._ledger.submit(event):
             return
         holder = cast("Session | None", client.holder)
@@ -151,7 +163,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         else:
             self._wait_for_backend(ws, event)
 
-    def _wait_for_backend(self, ws: WebSocket, event: Event) -> None:
+    def _wait_for_backend(self, ws: WebSocket, event: ClientEvent) -> None:
         offer = self._queue.offer(event)
         if offer is Offer.REFUSED:
             ws.close(1013, "no backend is connected, and the queue is full")
@@ -164,7 +176,7 @@ class Router(Receiver, SessionReceiver, Keeper):
 
     def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:  # noqa: ARG002 - Receiver's
         """A client is gone, and its id is free: who takes it waits until the older one's last event is finished."""
-        client: Client = ws.client
+        client: ConnectedClient = ws.client
         self._rooms.remove(client)
         self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
@@ -175,15 +187,15 @@ class Router(Receiver, SessionReceiver, Keeper):
 
     def client_over(self, ws: WebSocket, code: int, reason: str) -> None:
         """All that was read from a client that is gone has been taken: now its owner is told."""
-        client: Client = ws.client
+        client: ConnectedClient = ws.client
         if code in _FAILURES:
             # The client's own words are for on_disconnect alone: errors get into logs.
             text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
-            self._put(Event(client, Kind.ERROR, self.new_number(), text))
-        self._put(Event(client, Kind.GONE, self.new_number(), reason, code=code))
+            self._put(ClientEvent(client, Kind.ERROR, self.new_number(), text))
+        self._put(ClientEvent(client, Kind.GONE, self.new_number(), reason, code=code))
         ws.client = None  # the two refer to each other: the collector would have to find them
 
-    def give_up(self, client: Client) -> None:
+    def give_up(self, client: ConnectedClient) -> None:
         """Close a client, which may be gone already, for the memory that it takes: what waits of it goes, too."""
         ws = client.ws
         ws.drop_backlog()
@@ -191,16 +203,16 @@ class Router(Receiver, SessionReceiver, Keeper):
         ws.give_up()
 
     @property
-    def orphans(self) -> Collection[Lane]:
+    def orphans(self) -> Collection[ClientStream]:
         """Clients whose events wait, and who have no session."""
         return self._ledger.orphans
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: ClientEvent) -> None:
         """Send a lifecycle event, or have it wait: it is never dropped."""
         if not self._ledger.submit(event):
             self._ledger.wait(event)
 
-    def _only_takes_text(self, client: Client) -> None:  # LINK rule 9
+    def _only_takes_text(self, client: ConnectedClient) -> None:  # LINK rule 9
         client.ws.close(1003, "the backend only takes text")
 
     # --- what the ledger asks for ---
@@ -214,10 +226,10 @@ class Router(Receiver, SessionReceiver, Keeper):
         self._events += 1
         return self._events
 
-    def send(self, holder: Holder, event: Event) -> int:
+    def send(self, holder: Consumer, event: ClientEvent) -> int:
         """Write an event to its session; return its number there."""
         session: Session = holder  # type: ignore[assignment]  # all holders are, and cast() costs a call
-        client: Client = event.lane  # type: ignore[assignment]
+        client: ConnectedClient = event.lane  # type: ignore[assignment]
         kind = event.kind
         if kind is _MESSAGE:
             if client.expires_at < _NEVER and self._expiries.is_over(client.expires_at):
@@ -240,7 +252,7 @@ class Router(Receiver, SessionReceiver, Keeper):
             self._counters["events_redelivered"] += 1
         return session.write_event(line, event.number, event.redelivered)
 
-    def _context(self, session: Session, client: Client) -> bytes:
+    def _context(self, session: Session, client: ConnectedClient) -> bytes:
         """Return what stands for a client's context in an event, where that is big, or was not encoded yet.
 
         A session that keeps contexts is told of a big one in a line of its own, when it is new or has changed.
@@ -257,7 +269,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         client.told = session.number
         return wire.known_context(client.client_id)
 
-    def _is_too_long(self, session: Session, client: Client, size: int) -> None:  # LINK rule 5
+    def _is_too_long(self, session: Session, client: ConnectedClient, size: int) -> None:  # LINK rule 5
         """Count and tell: a message is dropped, any other event goes out without rooms and metadata."""
         self._counters["events_too_long"] += 1
         logger.error(
@@ -269,30 +281,30 @@ class Router(Receiver, SessionReceiver, Keeper):
             session.max_line,
         )
 
-    def taken(self, event: Event) -> None:
+    def taken(self, event: ClientEvent) -> None:
         """A message does not wait any more."""
         self._queue.taken(event)
 
-    def waits_again(self, event: Event) -> None:
+    def waits_again(self, event: ClientEvent) -> None:
         """A message has come back from a session; it was taken once, so that no policy drops it."""
         self._queue.keep(event)
 
-    def caught_up(self, lane: Lane) -> None:
+    def caught_up(self, lane: ClientStream) -> None:
         """Nothing of a client waits any more."""
-        cast("Client", lane).ws.resume_reading()
+        cast("ConnectedClient", lane).ws.resume_reading()
 
-    def over(self, lane: Lane) -> None:
+    def over(self, lane: ClientStream) -> None:
         """A client's last event is finished: the next one of that id may begin (LINK rule 24)."""
-        client = cast("Client", lane)
+        client = cast("ConnectedClient", lane)
         if self._ending.get(client.client_id) is client:
             del self._ending[client.client_id]
 
-    def gave_up(self, event: Event) -> None:
+    def gave_up(self, event: ClientEvent) -> None:
         """A message was in too many sessions that died (LINK rule 21)."""
         self._counters["events_given_up"] += 1
         logger.error(
             "a message of %r was dropped: %d backends died while they were handling it",
-            cast("Client", event.lane).client_id,
+            cast("ConnectedClient", event.lane).client_id,
             MAX_DELIVERIES,
         )
 
@@ -301,22 +313,22 @@ class Router(Receiver, SessionReceiver, Keeper):
     def session_available(self, session: Session) -> None:
         """A backend takes events: it, and others, get what waited."""
         self._ledger.available(session)
-        self.doorkeeper.available()
+        self.connection_requests.available()
 
     def session_unlinked(self, session: Session) -> None:
         """A backend has no link for now: its clients' events wait for it."""
-        self.doorkeeper.unlinked(session)
+        self.connection_requests.unlinked(session)
 
     def session_expired(self, session: Session) -> None:
         """A backend has not come back, and no other is there: its clients go by the queue's bounds now."""
         if self._queue.wants_more:
             for lane in session.lanes:
-                cast("Client", lane).ws.resume_reading()
+                cast("ConnectedClient", lane).ws.resume_reading()
 
     def session_leaving(self, session: Session) -> None:
         """A backend wants no more clients: they go elsewhere as it finishes what it has."""
         self._ledger.leave(session)
-        self.doorkeeper.leaving(session)
+        self.connection_requests.leaving(session)
 
     def session_died(self, session: Session) -> None:
         """A backend is gone for good: its clients, and what it had not finished, go elsewhere."""
@@ -325,8 +337,8 @@ class Router(Receiver, SessionReceiver, Keeper):
         if self._queue.wants_more:  # who was not read from for want of credit goes by the queue's bounds now
             for lane in lanes:
                 if lane.holder is None:
-                    cast("Client", lane).ws.resume_reading()
-        self.doorkeeper.died(session)
+                    cast("ConnectedClient", lane).ws.resume_reading()
+        self.connection_requests.died(session)
 
     def command(self, session: Session, command: Command | Broken) -> None:
         """Carry out what a backend wants; tell it of what can't be read."""
@@ -336,7 +348,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         elif isinstance(command, Done):
             self._ledger.done(session, command.params.events)
         elif isinstance(command, Response):
-            self.doorkeeper.answered(session, command.request_id, command.params)
+            self.connection_requests.answered(session, command.request_id, command.params)
         elif isinstance(command, Released):
             self._ledger.released(session, command.params.events)
         elif not isinstance(command, Broken):
@@ -360,21 +372,21 @@ class Router(Receiver, SessionReceiver, Keeper):
     def _is_lost(self, session: Session, command: Broken, text: str) -> None:
         """Tell a backend that nothing came of what it has sent."""
         if command.action == _RESPONSE:  # an answer has no answer
-            self.doorkeeper.could_not_be_read(session, command.request_id)
+            self.connection_requests.could_not_be_read(session, command.request_id)
         elif command.request_id:
             session.write(wire.result(command.request_id, {"error": text}))
             return
         session.write(wire.error(wire.NOBODY, text))
 
 
-def _beside(client: Client) -> int:
+def _beside(client: ConnectedClient) -> int:
     """Return how many bytes a message has beside it for a big context, where that is in each event."""
     holder = cast("Session | None", client.holder)
     size = 0 if holder is not None and holder.keeps_contexts else client.context_size
     return size if size > SMALL else 0
 
 
-def _of_life(event: Event, context: bytes) -> bytes:
+def _of_life(event: ClientEvent, context: bytes) -> bytes:
     """Return the line of an event that is no message."""
     kind = event.kind
     if kind is Kind.NEW:

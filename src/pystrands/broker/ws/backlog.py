@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from pystrands.broker.ws.parser import BINARY, CONTINUATION, TEXT, Frame
+from pystrands.broker.ws.parser import BINARY, CONTINUATION, TEXT, PicowsFrame
 
 __all__ = ["Backlog", "KeptFrame"]
 
@@ -62,7 +62,7 @@ class Backlog:
         """How many bytes it takes."""
         return len(self._data)
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: PicowsFrame) -> None:
         """Keep a data frame."""
         kind = frame.msg_type
         head = 1 if kind is _TEXT else 2 if kind is _BINARY else 0

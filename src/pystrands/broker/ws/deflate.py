@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from pystrands.broker.admission.upgrade import BadRequestError
 from pystrands.broker.counters import Counters
-from pystrands.broker.ws.assembly import Assembly, BadMessageError
 from pystrands.broker.ws.frames import BINARY, INVALID_PAYLOAD, MESSAGE_TOO_BIG, TEXT, data_frame, payload_of
+from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 
-__all__ = ["Agreement", "Compressor", "DeflatedAssembly", "negotiate", "wire_limit"]
+__all__ = ["Agreement", "Compressor", "DeflatedReassembly", "negotiate", "wire_limit"]
 
 NAME: Final = "permessage-deflate"
 
@@ -92,7 +92,7 @@ class Compressor:
         return data_frame(frame[0] & 0x0F, data[: -len(_SYNC)], compressed=True)
 
 
-class DeflatedAssembly(Assembly):
+class DeflatedReassembly(Reassembly):
     """One compressed message, inflated as its frames come, and never beyond its limit (RFC 7692, section 7.2.2)."""
 
     __slots__ = ("_inflater", "_last_blocks", "_room")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import mypyc_attr
 
 from pystrands.broker.fanout.groups import Recipient
-from pystrands.broker.ws.assembly import Assembly, BadMessageError
 from pystrands.broker.ws.backlog import Backlog
 from pystrands.broker.ws.frames import INTERNAL_ERROR, INVALID_PAYLOAD, POLICY_VIOLATION, PROTOCOL_ERROR
-from pystrands.broker.ws.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, Frame
+from pystrands.broker.ws.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, PicowsFrame
+from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 
 if TYPE_CHECKING:
     from pystrands.broker.ws.websocket import WebSocketShared
@@ -24,7 +24,7 @@ __all__ = [
     "OPEN",
     "OPENING",
     "TOO_FAST",
-    "Incoming",
+    "IncomingFrames",
 ]
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _TEXT: Final = TEXT
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
-class Incoming(Recipient):
+class IncomingFrames(Recipient):
     """What a WebSocket does with the frames that its parser has found; a WebSocket is the only one there is.
 
     A message goes to the receiver, unless reading is paused: then it waits, as the frames that it came in.
@@ -68,7 +68,7 @@ class Incoming(Recipient):
         super().__init__(transport, shared.send_limit)
         self._shared = shared
         self._state = OPENING
-        self._partial: Assembly | None = None  # a message whose last fragment is to come
+        self._partial: Reassembly | None = None  # a message whose last fragment is to come
         self._backlog: Backlog | None = None  # data frames that came while it is paused
         self._handling = False  # one of those
         self.silent = 0  # visits of the keep-alive since a byte was received
@@ -138,7 +138,7 @@ class Incoming(Recipient):
 
     # Frames.
 
-    def _handle(self, frame: Frame) -> None:
+    def _handle(self, frame: PicowsFrame) -> None:
         """Handle a frame. What is raised must not reach picows: it would go on with the next frame."""
         try:
             if (
@@ -162,7 +162,7 @@ class Incoming(Recipient):
             logger.exception("a client's message could not be handled")
             self._fail(INTERNAL_ERROR, "internal error")
 
-    def _keep(self, frame: Frame) -> None:
+    def _keep(self, frame: PicowsFrame) -> None:
         """Keep a frame until its turn comes; a control frame's is now."""
         kind = frame.msg_type
         if kind is not TEXT and kind is not BINARY and kind is not CONTINUATION:
@@ -202,7 +202,7 @@ class Incoming(Recipient):
         if not transport.is_closing():
             transport.resume_reading()
 
-    def _on_other_frame(self, frame: Frame) -> None:
+    def _on_other_frame(self, frame: PicowsFrame) -> None:
         """Handle all but a whole text."""
         kind = frame.msg_type
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
@@ -218,7 +218,7 @@ class Incoming(Recipient):
             elif frame.fin:
                 self._shared.receiver.client_message(self, frame.get_payload_as_bytes())  # type: ignore[arg-type]  # it is one
             else:
-                self._partial = Assembly(text=kind is TEXT, limit=self._shared.max_message_size)
+                self._partial = Reassembly(text=kind is TEXT, limit=self._shared.max_message_size)
                 self._add_fragment(self._partial, frame)
         elif kind is CLOSE:
             self._on_close_frame(frame.get_payload_as_bytes())
@@ -229,7 +229,7 @@ class Incoming(Recipient):
             if kind is PING:
                 self._pong(frame.get_payload_as_bytes())
 
-    def _add_fragment(self, partial: Assembly, frame: Frame) -> None:
+    def _add_fragment(self, partial: Reassembly, frame: PicowsFrame) -> None:
         try:
             message = partial.add(frame.get_payload_as_bytes(), last=frame.fin != 0)
         except BadMessageError as error:

@@ -27,7 +27,7 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not export
 if TYPE_CHECKING:
     from pystrands.broker.ws.websocket import WebSocket
 
-__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "TEXT", "Frame", "Parser", "narrow", "parse"]
+__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "TEXT", "Parser", "PicowsFrame", "narrow", "parse"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ if sys.version_info < (3, 12):  # which has no EnumType.__getattr__
     _hasten_kinds()
 
 
-class Frame(Protocol):
+class PicowsFrame(Protocol):
     """What picows tells of a frame, for as long as `on_ws_frame` runs. What its stubs call bool is an int."""
 
     msg_type: picows.WSMsgType

@@ -14,9 +14,9 @@ from pystrands.broker.fanout.groups import BLOCKED, CLOSED
 from pystrands.broker.fanout.outbox import HIGH_WATER, LOW_WATER, Outbox
 from pystrands.broker.fanout.pressure import acknowledged, outstanding
 from pystrands.broker.meter import Meter
-from pystrands.broker.net.hangup import HangupWatcher
-from pystrands.broker.net.limits import Place
-from pystrands.broker.net.linger import Drain, cut, finish
+from pystrands.broker.net.disconnect_watch import DisconnectWatcher
+from pystrands.broker.net.limits import ConnectionSlot
+from pystrands.broker.net.lingering_close import Drain, cut, finish
 from pystrands.broker.ws.frames import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
@@ -31,8 +31,8 @@ from pystrands.broker.ws.frames import (
     close_frame,
     pong_frame,
 )
-from pystrands.broker.ws.incoming import BACKLOG, BACKPRESSURE, CLOSING, FAILING, LOST, OPEN, OPENING, Incoming
-from pystrands.broker.ws.parser import Frame, Parser, narrow, parse
+from pystrands.broker.ws.incoming import BACKLOG, BACKPRESSURE, CLOSING, FAILING, LOST, OPEN, OPENING, IncomingFrames
+from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Receiver(ABC):
         """
 
 
-class Watch(Protocol):
+class WebSocketWatch(Protocol):
     """Who looks after all WebSockets that are open."""
 
     def add(self, ws: "WebSocket", /) -> None:
@@ -104,7 +104,7 @@ class WebSocketShared:
     loop: asyncio.AbstractEventLoop
     receiver: Receiver
     outbox: Outbox
-    watches: Sequence[Watch] = ()
+    watches: Sequence[WebSocketWatch] = ()
     counters: Counters = field(default_factory=new_counters)
     max_message_size: int = 1_048_576  # bytes of a whole message, in one frame or in many
     send_limit: int = 1_048_576  # bytes waiting for one client before it is too slow
@@ -114,11 +114,11 @@ class WebSocketShared:
     leaving: set["WebSocket"] = field(default_factory=set)  # closed, and what was read is not handled yet
     fat: dict["WebSocket", None] = field(default_factory=dict)  # those whose parser's buffer has grown
     meter: Meter = field(default_factory=Meter)
-    hangups: HangupWatcher = field(init=False)
+    hangups: DisconnectWatcher = field(init=False)
     _spent: Parser | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.hangups = HangupWatcher(self.loop)
+        self.hangups = DisconnectWatcher(self.loop)
 
     def spend(self, parser: Parser | None) -> None:
         """Keep a parser that is done with for as long as it may be running: until the next one is, or the turn is over.
@@ -135,7 +135,7 @@ class WebSocketShared:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
-class WebSocket(Incoming):
+class WebSocket(IncomingFrames):
     """A client's connection from the 101 on: whole messages in, whole frames out. Nothing here blocks or raises.
 
     `send()` works at once, messages come from the loop's next turn on. After `client_closed`, in which `closed_by_us`
@@ -167,7 +167,7 @@ class WebSocket(Incoming):
         shared: WebSocketShared,
         transport: asyncio.Transport,
         remote_addr: str,
-        place: Place | None = None,
+        place: ConnectionSlot | None = None,
     ) -> None:
         super().__init__(shared, transport)
         self.client: Any = None
@@ -366,7 +366,7 @@ class WebSocket(Incoming):
             self._start_timer()  # it would wait for ever for a peer that doesn't read
             self._tell(ABNORMAL_CLOSURE, "")
 
-    def on_ws_frame(self, transport: object, frame: Frame) -> None:  # noqa: ARG002 - picows'
+    def on_ws_frame(self, transport: object, frame: PicowsFrame) -> None:  # noqa: ARG002 - picows'
         """Take a frame from the parser."""
         if self._state >= _CLOSING:
             return
@@ -433,7 +433,7 @@ class WebSocket(Incoming):
         if self.held >= _WIDE and self._parser is not None and self.transport is not None and narrow(self._parser):
             self.transport.set_protocol(self._parser)
 
-    def _slim(self, frame: Frame) -> None:
+    def _slim(self, frame: PicowsFrame) -> None:
         """Replace a parser whose buffer has grown, once it holds nothing."""
         transport = self.transport
         if self._state != _OPEN or transport is None or frame.tail_size or not frame.last_in_buffer:

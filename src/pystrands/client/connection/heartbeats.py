@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Final
 
-from pystrands.client.connection.link import Link
+from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.dispatch import Dispatcher
@@ -42,14 +42,14 @@ class Heartbeats:
         self._window = hello.resume_window
         self._greeted = clock()
 
-    def begin(self, link: Link) -> None:
+    def begin(self, link: BrokerLink) -> None:
         """The broker has welcomed this backend: it had the session when it read our hello."""
         self.close()  # an older link's
         self._sent = clock()  # while there was no link none was due
         self._beat(link)
         self._dispatcher.renew(lease_end(self._greeted, self._window))
 
-    def _beat(self, link: Link) -> None:
+    def _beat(self, link: BrokerLink) -> None:
         """Send a heartbeat, and look for the broker's."""
         if not link.is_open:
             return

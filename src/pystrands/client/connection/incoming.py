@@ -10,12 +10,12 @@ from typing import Final, TypeAlias, cast
 
 from pystrands.client.base import Options
 from pystrands.client.connection.heartbeats import Heartbeats
-from pystrands.client.connection.link import Link
+from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing, max_unnumbered
 from pystrands.client.connection.ownership import Ownership
 from pystrands.client.connection.session import BackendSession
 from pystrands.client.handlers.calls import (
-    Call,
+    HandlerCall,
     call_for,
     call_for_message,
     lost_messages,
@@ -45,11 +45,11 @@ from pystrands.protocol.messages import (
     Hello,
     HelloParams,
     Leaving,
+    LinkRefused,
     NewConnection,
     NewMessage,
     Ready,
     Received,
-    Refused,
     RefusedParams,
     Result,
     ResultParams,
@@ -78,7 +78,7 @@ def new_session_id() -> str:
     return secrets.token_hex(16)
 
 
-def _explain(link: Link, line: bytes) -> Event | Unknown | Broken | None:
+def _explain(link: BrokerLink, line: bytes) -> Event | Unknown | Broken | None:
     """Return what is known of a line that is not as it should be."""
     event = EVENTS.read(line)
     if isinstance(event, Broken):
@@ -116,8 +116,8 @@ class Incoming:
         dispatcher: Dispatcher,
         outgoing: Outgoing,
         heartbeats: Heartbeats,
-        usable: Callable[[Link], None],
-        refused: Callable[[Link, str, bool], None],
+        usable: Callable[[BrokerLink], None],
+        refused: Callable[[BrokerLink, str, bool], None],
     ) -> None:
         self._loop = loop
         self._options = options
@@ -148,7 +148,7 @@ class Incoming:
 
     # --- lines ---
 
-    def receive(self, link: Link, lines: list[bytes]) -> None:
+    def receive(self, link: BrokerLink, lines: list[bytes]) -> None:
         """Take the lines of one read."""
         if not link.heard and not self._begins_well(link, lines):
             return
@@ -165,21 +165,21 @@ class Incoming:
                 stream = session.session
                 if (seq := cast("NewMessage", event).seq) == stream.received + 1:  # as accept() says, without a call
                     stream.received = seq
-                    self._take_message(link, session, cast("NewMessage", event), seq, line)
+                    self._receive_message(link, session, cast("NewMessage", event), seq, line)
                     continue
             if event is None or kind is Heartbeat:
                 if event is not None and event.params:  # type: ignore[union-attr]  # by its kind
                     self._heartbeats.hear(cast("Heartbeat", event))
                 continue
             if kind is Hello:
-                self._hear_hello(link, cast("Hello", event).params)
+                self._on_hello(link, cast("Hello", event).params)
                 session = self._outgoing.session
             elif kind is Welcome:
-                self._hear_welcome(link, cast("Welcome", event).params)
+                self._on_welcome(link, cast("Welcome", event).params)
             elif kind is Received:
-                self._hear_received(link, cast("Received", event).params.seq)
-            elif kind is Refused:
-                self._hear_refused(link, cast("Refused", event).params)
+                self._on_received(link, cast("Received", event).params.seq)
+            elif kind is LinkRefused:
+                self._on_refused(link, cast("LinkRefused", event).params)
             elif link.awaits_welcome:
                 link.reject_line("it came before the welcome")
                 if self._outgoing.link is link:  # our hello was too late: to the broker this is protocol 1
@@ -203,7 +203,7 @@ class Incoming:
         if self._dispatcher.full and self._outgoing.session is None:
             link.pause_reading()  # a link that is newer than the last change of flow, too
 
-    def _begins_well(self, link: Link, lines: list[bytes]) -> bool:
+    def _begins_well(self, link: BrokerLink, lines: list[bytes]) -> bool:
         """Whether it may be a broker that says this first; else close the link."""
         link.heard = True
         line = lines[0]
@@ -219,7 +219,7 @@ class Incoming:
         link.abort()
         return False
 
-    def receive_and_begin(self, link: Link, lines: list[bytes]) -> None:
+    def receive_and_begin(self, link: BrokerLink, lines: list[bytes]) -> None:
         """Do the same, then run the handlers; what they send goes out when this returns. Only with EAGER tasks."""
         dispatcher = self._dispatcher
         dispatcher.gather()
@@ -230,7 +230,7 @@ class Incoming:
             dispatcher.begin()
             link.flush()
 
-    def _is_next(self, link: Link, session: BackendSession, seq: int) -> bool:
+    def _is_next(self, link: BrokerLink, session: BackendSession, seq: int) -> bool:
         """Whether a line is the next of the stream, and so to be handled (LINK rule 2)."""
         receipt = session.session.accept(seq)
         if receipt is Receipt.GAP:
@@ -248,22 +248,24 @@ class Incoming:
         if link is not None and (line := self._outgoing.acknowledgement()):
             link.write(line)
 
-    def _skip(self, link: Link, seq: int) -> None:
+    def _skip(self, link: BrokerLink, seq: int) -> None:
         """Finish an event that can't be handled: or else it would keep its credit, and come again at other backends."""
         if self._outgoing.session is not None and seq:
             self._outgoing.session.finished(seq)
             link.schedule_flush()
 
-    def _fill_in(self, link: Link, session: BackendSession | None, event: OfClient, action: str) -> int:
+    def _fill_in(self, link: BrokerLink, session: BackendSession | None, event: OfClient, action: str) -> int:
         """Give an event a context that came before it; return the bytes of that one's line. 0: it can't be handled."""
         size = self._ownership.fill_in(event.params)
         if not size:
             problem = "it refers to a context that has not come"
             link.reject_line(problem)
-            self._take_broken(link, session, Broken(problem, action, seq=event.seq))
+            self._receive_broken(link, session, Broken(problem, action, seq=event.seq))
         return size
 
-    def _take_message(self, link: Link, session: BackendSession, event: NewMessage, seq: int, line: bytes) -> None:
+    def _receive_message(
+        self, link: BrokerLink, session: BackendSession, event: NewMessage, seq: int, line: bytes
+    ) -> None:
         size, params = len(line), event.params
         if params.known:
             if not (kept := self._fill_in(link, session, event, "new_message")):
@@ -273,7 +275,7 @@ class Incoming:
             call = call_for_message(event, link.peer, size, seq, session.done)
         except MalformedLine as error:
             link.reject_line(error)
-            self._take_broken(link, session, Broken(str(error), "new_message", seq=seq))
+            self._receive_broken(link, session, Broken(str(error), "new_message", seq=seq))
             return
         if not params.known:
             self._ownership.owns(cast("str", call.lane), call.context, line)
@@ -282,7 +284,7 @@ class Incoming:
         else:
             self._dispatcher.put(call)
 
-    def _take_broken(self, link: Link, session: BackendSession | None, line: Broken) -> None:
+    def _receive_broken(self, link: BrokerLink, session: BackendSession | None, line: Broken) -> None:
         """What the broker wanted can't be read: who waits for it hears so, or the broker, or else ``on_error``."""
         if line.action == "result":
             waiter = self.results.get(line.request_id)
@@ -298,10 +300,10 @@ class Incoming:
         else:
             self._skip(link, line.seq)
 
-    def _take(self, link: Link, session: BackendSession | None, event: Event | Broken, line: bytes) -> None:
+    def _take(self, link: BrokerLink, session: BackendSession | None, event: Event | Broken, line: bytes) -> None:
         kind = type(event)
         if isinstance(event, Broken):
-            self._take_broken(link, session, event)
+            self._receive_broken(link, session, event)
             return
         if kind is Result:
             result = cast("Result", event)
@@ -317,10 +319,10 @@ class Incoming:
                 self.left.set_result(None)
             return
         if kind is Full:
-            self._outgoing.hear_full(to_recipient(cast("Full", event).params))
+            self._outgoing.on_full(to_recipient(cast("Full", event).params))
             return
         if kind is Ready:
-            self._outgoing.hear_ready(to_recipient(cast("Ready", event).params))
+            self._outgoing.on_ready(to_recipient(cast("Ready", event).params))
             return
         if kind is ClientContext:
             self._ownership.keep(cast("ClientContext", event), line)
@@ -334,7 +336,7 @@ class Incoming:
             call = call_for(event, link.peer)
         except MalformedLine as error:
             link.reject_line(error)
-            self._take_broken(link, session, Broken(str(error), "new_message", seq=getattr(event, "seq", 0)))
+            self._receive_broken(link, session, Broken(str(error), "new_message", seq=getattr(event, "seq", 0)))
             return
         if call is None:
             return
@@ -355,7 +357,7 @@ class Incoming:
         else:
             self._dispatcher.put(call)
 
-    def _reply_to_original(self, link: Link, call: Call, line: bytes) -> None:
+    def _reply_to_original(self, link: BrokerLink, call: HandlerCall, line: bytes) -> None:
         """Answer the original broker, which knows less of answers than we do."""
         link.write(line)
         asked = call.request
@@ -374,20 +376,20 @@ class Incoming:
         if session is not None and session.session is asked:
             self._outgoing.write(line)
 
-    def tell_done(self) -> None:
+    def notify_done(self) -> None:
         """A handler has ended, the first one since the broker was told: tell it, after what they sent (LINK rule 3)."""
         if self._outgoing.link is not None:
             self._outgoing.link.schedule_flush()
 
     # --- hello and welcome ---
 
-    def _hear_hello(self, link: Link, params: HelloParams) -> None:
+    def _on_hello(self, link: BrokerLink, params: HelloParams) -> None:
         speaks_2 = min(messages.PROTOCOL, params.protocol) >= 2
         # Lines that were written meanwhile don't matter to protocol 2: the broker takes them, and then the hello.
         if link.has_events or link.peer.said_hello or (link.exchanged and not speaks_2):
             logger.debug("the broker's hello came too late and was ignored")
             return
-        link.hear_hello(params)
+        link.on_hello(params)
         only_sends = self._options.send_only or self.is_leaving
         if only_sends and not speaks_2:
             if not self.is_leaving:
@@ -430,9 +432,9 @@ class Incoming:
         if died:
             logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
         if not speaks_2:  # the link is ready, as far as there are such links
-            self.tell_died()
+            self.notify_died()
 
-    def tell_died(self) -> None:
+    def notify_died(self) -> None:
         """Tell handlers of clients that are gone with their broker: now that they can send, or never will."""
         died, self._died = self._died, []
         for context in died:
@@ -451,7 +453,7 @@ class Incoming:
             answer.received = session.session.received
         else:
             self._outgoing.forget_full(are_clients_gone=True)
-            self._tell_lost(session.new_broker(new_session_id()))
+            self._notify_lost(session.new_broker(new_session_id()))
         answer.session_id = session.session.session_id
 
     def _forget_session(self) -> None:
@@ -459,13 +461,13 @@ class Incoming:
         session, self._outgoing.session = self._outgoing.session, None
         self._outgoing.forget_full(are_clients_gone=True)
         if session is not None:
-            self._tell_lost(session.undelivered)
+            self._notify_lost(session.undelivered)
 
-    def _tell_lost(self, count: int) -> None:
+    def _notify_lost(self, count: int) -> None:
         if count:
             self._dispatcher.put(lost_messages(count))
 
-    def _hear_welcome(self, link: Link, params: WelcomeParams) -> None:
+    def _on_welcome(self, link: BrokerLink, params: WelcomeParams) -> None:
         session = self._outgoing.session
         if session is None or not link.awaits_welcome:
             link.reject_line("a welcome that nobody waits for")
@@ -480,7 +482,7 @@ class Incoming:
             lines = self._was_given_up(session, params.received)
         else:
             lines, lost = session.started(max_unnumbered(link.peer.max_line))
-            self._tell_lost(lost)
+            self._notify_lost(lost)
         link.awaits_welcome = False
         self._usable(link)
         for line in lines:
@@ -490,7 +492,7 @@ class Incoming:
         self._see_delivered(session)
         self._heartbeats.begin(link)
         link.is_ready()
-        self.tell_died()
+        self.notify_died()
 
     def _was_given_up(self, session: BackendSession, received: int | None) -> list[bytes]:
         """The broker has given this backend's clients to others meanwhile (LINK rule 18)."""
@@ -500,7 +502,7 @@ class Incoming:
         released += [call.context for call in dropped if call.name == "on_disconnect"]  # theirs to be told of, too
         lines, lost = session.replaced(self._resuming, received)
         self._fail_results(sent_again=lines)
-        self._tell_lost(lost)
+        self._notify_lost(lost)
         if self.is_leaving:  # its clients were to be others' anyway, and may be so since it said bye
             return lines
         logger.warning(
@@ -513,12 +515,12 @@ class Incoming:
         return lines
 
     @staticmethod
-    def _miss_welcome(link: Link) -> None:
+    def _miss_welcome(link: BrokerLink) -> None:
         if link.awaits_welcome and link.is_open:
             logger.warning("the broker did not answer the hello; the link is closed")
             link.abort()
 
-    def _hear_refused(self, link: Link, params: RefusedParams) -> None:
+    def _on_refused(self, link: BrokerLink, params: RefusedParams) -> None:
         if link.awaits_welcome or not (link.peer.said_hello or link.has_events):
             # A broker that does not say whether it is final has judged our hello, if it has heard one.
             final = link.awaits_welcome if params.final is None else params.final
@@ -526,7 +528,7 @@ class Incoming:
         else:
             link.reject_line("a refusal of a link that is welcome")
 
-    def _hear_received(self, link: Link, seq: int) -> None:
+    def _on_received(self, link: BrokerLink, seq: int) -> None:
         session = self._outgoing.session
         if session is None or link.awaits_welcome:
             return
@@ -552,7 +554,7 @@ class Incoming:
         if session.ended and session.is_delivered and not self.delivered.done():
             self.delivered.set_result(None)
 
-    def _release(self, calls: list[Call]) -> None:
+    def _release(self, calls: list[HandlerCall]) -> None:
         session = self._outgoing.session
         if session is not None:
             numbers = [call.seq for call in calls if call.seq and call.done is session.done]
@@ -568,7 +570,7 @@ class Incoming:
             if request_id not in again and not waiter.done():
                 waiter.set_exception(OutcomeUnknown("the broker, or its session with it, ended before the answer came"))
 
-    def link_lost(self, link: Link) -> None:
+    def link_lost(self, link: BrokerLink) -> None:
         """A link is gone; in protocol 1, so are the answers that were to come on it."""
         self._outgoing.detach(link)
         if self._outgoing.session is None:

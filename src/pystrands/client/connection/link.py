@@ -7,14 +7,14 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
-from pystrands.client.connection.peer import Peer
+from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.protocol import wire
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.messages import HelloParams, line_limit
 from pystrands.protocol.printable import printable
 
-__all__ = ["Link"]
+__all__ = ["BrokerLink"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ WRITE_LIMIT: Final = 256 * 1024
 """Bytes that wait to be written before senders wait."""
 
 
-class Link:
+class BrokerLink:
     """One connection, from its first byte to its last; a new connection is a new object.
 
     It is an asyncio.Protocol, if not by name: what inherits can't be compiled.
@@ -38,13 +38,13 @@ class Link:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        receive: Callable[["Link", list[bytes]], None],
+        receive: Callable[["BrokerLink", list[bytes]], None],
         *,
-        opened: Callable[["Link"], None] = lambda _: None,
+        opened: Callable[["BrokerLink"], None] = lambda _: None,
         max_line: int = line_limit(DEFAULT_MAX_MESSAGE_SIZE),
         write_limit: int = WRITE_LIMIT,
     ) -> None:
-        self.peer = Peer()
+        self.peer = BrokerInfo()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.malformed = 0
@@ -140,7 +140,7 @@ class Link:
         level = logging.WARNING if count & (count - 1) == 0 else logging.DEBUG  # 1, 2, 4, 8 ...
         logger.log(level, "the broker sent a malformed line; it was skipped (%d so far): %s", count, reason)
 
-    def hear_hello(self, heard: HelloParams) -> None:
+    def on_hello(self, heard: HelloParams) -> None:
         """Take in what the broker says of itself."""
         self.peer.hear(heard)
         self._splitter.max_line = max(self._splitter.max_line, line_limit(heard.max_message_size))
@@ -158,7 +158,7 @@ class Link:
         self.write(wire.hello(params))
         self.flush()
 
-    def deafen(self) -> None:
+    def stop_receiving(self) -> None:
         """Receive no more lines, for good. Bytes are still read: closing a socket with unread bytes would reset it."""
         self._deaf = True
         self.resume_reading()
@@ -256,7 +256,7 @@ class Link:
 
         Half-closes, then waits for the broker to close its side: until then it may still be reading.
         """
-        self.deafen()
+        self.stop_receiving()
         self.flush()
         self._finished = True
         if self._transport is not None:

@@ -9,8 +9,8 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from pystrands.client import requests
-from pystrands.client.connection.link import Link
-from pystrands.client.connection.peer import Peer
+from pystrands.client.connection.broker_info import BrokerInfo
+from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.session import BackendSession
 from pystrands.client.connection.waiting import FullRecipients, Waiting
 from pystrands.errors import MessageTooBig
@@ -43,10 +43,10 @@ class Outgoing:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, handler: Callable[[], int], stale: AbstractSet[int] = frozenset()
     ) -> None:
-        self.link: Link | None = None
+        self.link: BrokerLink | None = None
         """The link that carries lines; None while there is none."""
         self.session: BackendSession | None = None
-        self.peer: Peer | None = None
+        self.peer: BrokerInfo | None = None
         """What is known of the broker, from its last link."""
         self.discarded = 0
         """Messages of handlers that began in a session that is gone (LINK rule 18)."""
@@ -225,11 +225,11 @@ class Outgoing:
 
     # -- recipients that are full (LINK rules 25, 26)
 
-    def hear_full(self, to: str) -> None:
+    def on_full(self, to: str) -> None:
         """The broker says that a recipient is full."""
         self.full.add(to)
 
-    def hear_ready(self, to: str) -> None:
+    def on_ready(self, to: str) -> None:
         """The broker says that a recipient takes more, or that it is gone."""
         self.full.discard(to)
         self.refill()
@@ -292,7 +292,7 @@ class Outgoing:
         while self._waiting:
             self._refuse(self._waiting.popleft())
 
-    def attach(self, link: Link) -> None:
+    def attach(self, link: BrokerLink) -> None:
         """Send on this link from now on."""
         self.link = link
         self._stop_patience()
@@ -301,7 +301,7 @@ class Outgoing:
         link.collect = self.collect
         link.drained = self.refill
 
-    def detach(self, link: Link) -> None:
+    def detach(self, link: BrokerLink) -> None:
         """That link is gone."""
         if self.link is link:
             self.link = None

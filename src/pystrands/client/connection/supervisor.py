@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from pystrands.client.base import Options
 from pystrands.client.connection import dial
 from pystrands.client.connection.backoff import Backoff
-from pystrands.client.connection.link import Link
+from pystrands.client.connection.link import BrokerLink
 from pystrands.protocol.address import bare
 from pystrands.protocol.printable import printable
 
@@ -47,13 +47,13 @@ class Supervisor:
     def __init__(
         self,
         options: Options,
-        make_link: Callable[[], Link],
+        make_link: Callable[[], BrokerLink],
         *,
         persistent: bool,
-        attach: Callable[[Link], None] = lambda _: None,
+        attach: Callable[[BrokerLink], None] = lambda _: None,
         may_be_old: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.link: Link | None = None
+        self.link: BrokerLink | None = None
         """The link that commands go to; None while there is none."""
         self.persistent = persistent
         """Whether a first attempt that fails is followed by others."""
@@ -116,7 +116,7 @@ class Supervisor:
             self.ended = True
             self._tell(False)
 
-    def usable(self, link: Link) -> None:
+    def usable(self, link: BrokerLink) -> None:
         """Note that commands can go out on a link: handlers may send from now on."""
         if self.link is not link:
             self.link = link
@@ -138,7 +138,7 @@ class Supervisor:
         """Whether :meth:`stop` was called."""
         return self._stopping
 
-    def refused(self, link: Link, reason: str, final: bool) -> None:
+    def refused(self, link: BrokerLink, reason: str, final: bool) -> None:
         """The broker does not let this backend in; if that is ``final``, it would not the next time, either."""
         link.problem = f"refuses this backend: {printable(' '.join(reason.split())[:_REASON])}"
         if final:
@@ -150,8 +150,8 @@ class Supervisor:
         self._stopping = True
         self._hurry.set()
 
-    async def _open(self) -> Link | None:
-        link: Link | None = None
+    async def _open(self) -> BrokerLink | None:
+        link: BrokerLink | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 link = await self._connect()
@@ -184,7 +184,7 @@ class Supervisor:
             return None
         return link
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> BrokerLink:
         host = bare(self._options.host)
         sock = await dial.connect(self._loop, host, self._options.port, CONNECT_TIMEOUT)
         try:
@@ -195,9 +195,9 @@ class Supervisor:
         except BaseException:
             sock.close()
             raise
-        return cast("Link", link)
+        return cast("BrokerLink", link)
 
-    async def _greeted(self, link: Link) -> bool:
+    async def _greeted(self, link: BrokerLink) -> bool:
         """Wait until the link is ready, or what is to be known of it is known; return whether a hello was asked for."""
         await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
         asked = not link.heard and link.is_open
@@ -235,7 +235,7 @@ class Supervisor:
         so_far = f" ({self._failures} attempts so far)" if self._failures > 1 else ""
         logger.log(level, "%s%s", problem, so_far)
 
-    async def _stays_up(self, link: Link) -> bool:
+    async def _stays_up(self, link: BrokerLink) -> bool:
         """Wait for the end of ``link``; return whether it was of use."""
         options = self._options
         started = self._loop.time()

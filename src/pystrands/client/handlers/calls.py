@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
-from pystrands.client.connection.peer import Peer
+from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.handlers.lanes import Laned
 from pystrands.client.requests import check_length
 from pystrands.context import (
@@ -29,7 +29,7 @@ from pystrands.protocol.messages import (
 )
 
 __all__ = [
-    "Call",
+    "HandlerCall",
     "answer",
     "call_for",
     "call_for_message",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-class Call(Laned):
+class HandlerCall(Laned):
     """A handler to be called: its name, its arguments, and whom it is about."""
 
     __slots__ = ("args", "context", "done", "max_line", "name", "peer", "reply", "request", "request_id", "seq", "size")
@@ -76,7 +76,7 @@ class Call(Laned):
         """Takes the answer to a connection request."""
         self.max_line = 0
         """The longest answer that the broker takes, in bytes; 0 where it does not say."""
-        self.peer: Peer | None = None
+        self.peer: BrokerInfo | None = None
         """The broker that asks, with a connection request."""
 
 
@@ -97,7 +97,7 @@ def _unwrap(context: Context) -> None:
 
 
 def _named(
-    context: Context, event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, peer: Peer
+    context: Context, event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, peer: BrokerInfo
 ) -> Context:
     """Return the context that an event came with, which then names the event, where that has a name."""
     if not peer.said_hello:
@@ -119,15 +119,17 @@ def methods_of(owner: Any) -> Callable[[str, tuple[Any, ...]], Any]:
     return invoke
 
 
-def call_for_message(event: NewMessage, peer: Peer, size: int = 0, seq: int = 0, done: list[int] | None = None) -> Call:
+def call_for_message(
+    event: NewMessage, peer: BrokerInfo, size: int = 0, seq: int = 0, done: list[int] | None = None
+) -> HandlerCall:
     """Do what :func:`call_for` does for the ordinary event; ``size``, ``seq`` and ``done`` are the call's."""
     params = event.params
     context = _named(params.context, event, peer)
     content = messages.message_content(params.message, params.binary) if params.binary else params.message
-    return Call("on_message", (content, context), context, context.client_id, size, seq, done)
+    return HandlerCall("on_message", (content, context), context, context.client_id, size, seq, done)
 
 
-def call_for(event: Event, peer: Peer) -> Call | None:
+def call_for(event: Event, peer: BrokerInfo) -> HandlerCall | None:
     """Return the call that ``event`` means, or None when it means none.
 
     Raises MalformedLine when the event holds what can't be read.
@@ -139,7 +141,7 @@ def call_for(event: Event, peer: Peer) -> Call | None:
         request = ConnectionRequestContext(
             headers=asked.headers, url=asked.url, remote_addr=asked.remote_addr, query_string=asked.query_string
         )
-        call = Call("on_connection_request", (request,), request.context, None)
+        call = HandlerCall("on_connection_request", (request,), request.context, None)
         call.request, call.request_id = request, event.request_id or ""
         return call
     if isinstance(event, NewConnection | Disconnected | ClientAdopted):
@@ -147,40 +149,40 @@ def call_for(event: Event, peer: Peer) -> Call | None:
         if isinstance(event, Disconnected):
             context.close_code, context.reason = event.params.code, event.params.reason
         name = _LIFE[type(event)]
-        return Call(name, (context,), context, context.client_id)
+        return HandlerCall(name, (context,), context, context.client_id)
     if isinstance(event, ClientError):
         context = _named(event.params.context, event, peer)
-        return Call("on_error", (event.params.error, context), context, context.client_id or None)
+        return HandlerCall("on_error", (event.params.error, context), context, context.client_id or None)
     return None
 
 
-def synthesised_disconnect(context: Context) -> Call:
+def synthesised_disconnect(context: Context) -> HandlerCall:
     """Return the call that tells of a client that died with its broker."""
-    return Call("on_disconnect", (context,), context, context.client_id)
+    return HandlerCall("on_disconnect", (context,), context, context.client_id)
 
 
-def synthesised_release(context: Context) -> Call:
+def synthesised_release(context: Context) -> HandlerCall:
     """Return the call that tells of a client that was given to another backend meanwhile."""
-    return Call("on_client_released", (context,), context, context.client_id)
+    return HandlerCall("on_client_released", (context,), context, context.client_id)
 
 
 def lost_messages(
     count: int, why: str = "they were on their way when the broker, or its session with it, ended"
-) -> Call:
+) -> HandlerCall:
     """Return the call that tells of messages that were lost with a broker or a session (LINK rule 23)."""
     context = Context()
-    return Call("on_error", (f"{count} messages were lost: {why}", context), context, None)
+    return HandlerCall("on_error", (f"{count} messages were lost: {why}", context), context, None)
 
 
-def unreadable(action: str, problem: str) -> Call:
+def unreadable(action: str, problem: str) -> HandlerCall:
     """Return the call that tells of an event that can't be read, and so is handled by nobody."""
     context = Context()
     what = f"the event {action[:40]!r}" if action else "an event"
     text = f"{what} of the broker could not be read and was skipped: {problem}"
-    return Call("on_error", (text, context), context, None)
+    return HandlerCall("on_error", (text, context), context, None)
 
 
-def answer(call: Call, result: Any) -> bytes:
+def answer(call: HandlerCall, result: Any) -> bytes:
     """Return the line that answers a connection request whose handler returned ``result``.
 
     True and False decide, None leaves it to ``request.accepted``. What is falsy rejects, too. Raises TypeError,
@@ -233,7 +235,7 @@ def answer(call: Call, result: Any) -> bytes:
     return line
 
 
-def _check_limits(request: ConnectionRequestContext, metadata: Any, peer: Peer, size: int) -> None:
+def _check_limits(request: ConnectionRequestContext, metadata: Any, peer: BrokerInfo, size: int) -> None:
     """Raise ValueError or MessageTooBig on more than the broker takes; ``size``: of the answer's line, in bytes.
 
     A path that is too long to be a room is the client's doing: the broker tells it.
@@ -270,12 +272,12 @@ def _verdict(value: Any, how: str) -> bool:
     )
 
 
-def is_undecided(call: Call, result: Any) -> bool:
+def is_undecided(call: HandlerCall, result: Any) -> bool:
     """Whether a client is let in by a handler that returned None and touched nothing: it may have lost its return."""
     return result is None and call.request is not None and call.request._is_untouched  # noqa: SLF001 - as above
 
 
-def misplaced(call: Call) -> str:
+def misplaced(call: HandlerCall) -> str:
     """Return what is the matter with attributes that a handler has set and that nothing reads; mostly nothing."""
     request = call.request
     if request is None:
@@ -291,7 +293,7 @@ def misplaced(call: Call) -> str:
     return ""
 
 
-def unoffered_subprotocol(call: Call) -> str:
+def unoffered_subprotocol(call: HandlerCall) -> str:
     """Return the subprotocol that a request got and did not offer, which the broker leaves out; mostly empty."""
     request = call.request
     if request is None or not request.subprotocol:
@@ -304,6 +306,6 @@ def unoffered_subprotocol(call: Call) -> str:
     return "" if request.subprotocol in offered else str(request.subprotocol)
 
 
-def refusal(call: Call) -> bytes:
+def refusal(call: HandlerCall) -> bytes:
     """Return the line that rejects a connection request whose handler failed."""
     return wire.response(call.request_id, False)

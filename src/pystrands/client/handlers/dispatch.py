@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, Final, cast
 
-from pystrands.client.handlers.calls import Call, answer, is_undecided, misplaced, refusal, unoffered_subprotocol
+from pystrands.client.handlers.calls import HandlerCall, answer, is_undecided, misplaced, refusal, unoffered_subprotocol
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.lanes import Lanes
 
@@ -74,8 +74,8 @@ class Dispatcher:
     ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
     False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
     When the handler of a numbered event has ended, by itself or with an exception, its number goes to ``call.done``,
-    and ``tell_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds; None:
-    never.
+    and ``notify_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds;
+    None: never.
 
     No handler begins when the :attr:`lease` is over. What waits is *held* then, which ``lapsed()`` is told once, until
     :meth:`renew`. An ``invoke`` that looks again, later, raises NotBegun, and the call waits again.
@@ -89,7 +89,7 @@ class Dispatcher:
         context: contextvars.Context,
         flow: Callable[[bool], None],
         abandoned: Callable[[], bool],
-        tell_done: Callable[[], None] = lambda: None,
+        notify_done: Callable[[], None] = lambda: None,
         lapsed: Callable[[], None] = lambda: None,
         timeout: float | None = None,
         slice_seconds: float = SLICE_SECONDS,
@@ -105,14 +105,14 @@ class Dispatcher:
         self._context = context
         self._flow = flow
         self._abandoned = abandoned
-        self._tell_done = tell_done
+        self._notify_done = notify_done
         self._lapsed = lapsed
         self._timeout = timeout
         self._slice_seconds = slice_seconds
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._waiting_bytes = 0
-        self._lanes: Lanes[Call] = Lanes(concurrency)
+        self._lanes: Lanes[HandlerCall] = Lanes(concurrency)
         self._loop = asyncio.get_running_loop()
         self._runners: dict[int, asyncio.Task[None]] = {}
         self._successor = 0  # the runner that is scheduled and has not started; 0: none; or one of the above
@@ -124,7 +124,7 @@ class Dispatcher:
 
     # -- what comes in
 
-    def put(self, call: Call, *, late: bool = False) -> None:
+    def put(self, call: HandlerCall, *, late: bool = False) -> None:
         """Have ``call`` run when its turn comes; after :meth:`stop` only where it is ``late``."""
         if self._stopped and not late:
             return
@@ -240,7 +240,7 @@ class Dispatcher:
                 done = call.done
                 if begun and done is not None:
                     if not done:
-                        self._tell_done()
+                        self._notify_done()
                     done.append(call.seq)
             finally:
                 lanes.finish(call)
@@ -261,12 +261,12 @@ class Dispatcher:
             if successor and not self._successor:  # it has started: the handler suspended, and this is a new turn
                 count, started = 0, now
             elif count >= SLICE_EVENTS or now - started > self._slice_seconds:
-                self._tell_blocking(call.name, 0.0 if is_async else now - started)
+                self._warn_blocking(call.name, 0.0 if is_async else now - started)
                 break
         if now >= self.lease:
             self._hold()
 
-    def _tell_blocking(self, name: str, seconds: float) -> None:
+    def _warn_blocking(self, name: str, seconds: float) -> None:
         if seconds > BLOCKING_SECONDS and name not in self._told_blocking:
             self._told_blocking.add(name)
             logger.warning(
@@ -317,9 +317,9 @@ class Dispatcher:
         self._leaving.discard(number)
         if not self._successor and self._lanes.runnable and not self._abandoned():
             self._schedule()
-        self._tell_change()
+        self._notify_change()
 
-    async def _went_wrong(self, number: int, call: Call, error: BaseException) -> bool:
+    async def _went_wrong(self, number: int, call: HandlerCall, error: BaseException) -> bool:
         """Tell of what a handler raised; raise again what is not its own: the end of the program, or of the client.
 
         Return True where it had not begun: then it waits again, if its session lives.
@@ -347,7 +347,7 @@ class Dispatcher:
                     raise TimeoutError(f"it took more than {self._timeout:g} s (handler_timeout)") from None
                 raise
 
-    def _answer(self, call: Call, result: Any) -> None:
+    def _answer(self, call: HandlerCall, result: Any) -> None:
         if not self._told_misplaced and (what := misplaced(call)):
             self._told_misplaced = True
             logger.warning("on_connection_request set %s; this is said once", what)
@@ -366,7 +366,7 @@ class Dispatcher:
                 chosen,
             )
 
-    async def _failed(self, call: Call, error: BaseException) -> None:
+    async def _failed(self, call: HandlerCall, error: BaseException) -> None:
         client_id = call.context.client_id
         if call.request is not None:
             _reply(call, refusal(call))
@@ -415,7 +415,7 @@ class Dispatcher:
     def leave(self, number: int) -> None:
         """The handler of runner ``number`` is the one that asked for the end: nobody waits for it or cancels it."""
         self._leaving.add(number)
-        self._tell_change()
+        self._notify_change()
 
     async def others_finished(self) -> None:
         """Wait until no handler runs but those that asked for the end."""
@@ -435,12 +435,12 @@ class Dispatcher:
         finally:
             self._waiters.remove(waiter)
 
-    def _tell_change(self) -> None:
+    def _notify_change(self) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def release(self) -> list[Call]:
+    def release(self) -> list[HandlerCall]:
         """Take out and return what the broker sent and no handler has begun with; what is our own stays."""
         released = []
         for call in self._lanes.drain():
@@ -449,10 +449,10 @@ class Dispatcher:
                 released.append(call)
             else:
                 self._lanes.put(call)
-        self._tell_change()
+        self._notify_change()
         return released
 
-    def forget(self) -> list[Call]:
+    def forget(self) -> list[HandlerCall]:
         """Take out what :meth:`release` does; the handlers that run now are :attr:`stale` until they end."""
         self.stale |= self._runners.keys() - {self._successor}
         return self.release()
@@ -496,7 +496,7 @@ def _is_our_own(error: BaseException) -> bool:
     return True
 
 
-def _reply(call: Call, line: bytes) -> None:
+def _reply(call: HandlerCall, line: bytes) -> None:
     if call.reply is not None:
         call.reply(line)
 

@@ -21,7 +21,7 @@ class Paused(Protocol):
         """Hear that the peer has closed its side and left nothing to read, or that the connection is broken."""
 
 
-class HangupWatcher:
+class DisconnectWatcher:
     """A second epoll, itself watched by the loop, for the sockets that the loop itself does not watch.
 
     Event loops notice a disconnect by reading. A descriptor may be in several epolls at once, and EPOLLRDHUP asks for

@@ -10,13 +10,13 @@ from typing import Any, Final
 from pystrands.client.base import Options
 from pystrands.client.connection.heartbeats import Heartbeats
 from pystrands.client.connection.incoming import Incoming
-from pystrands.client.connection.link import Link
+from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.supervisor import Supervisor
 from pystrands.client.handlers.calls import lost_messages
 from pystrands.client.handlers.dispatch import EAGER, Dispatcher, current_runner
 
-__all__ = ["CANCELLED_TIMEOUT", "DISCONNECT_TIMEOUT", "Invoke", "Life"]
+__all__ = ["CANCELLED_TIMEOUT", "DISCONNECT_TIMEOUT", "ClientLifetime", "Invoke"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ NOT_DELIVERED: Final = "disconnected; %d of the messages were not delivered, as 
 TOO_EARLY: Final = ": the event loop has ended before disconnect() was awaited"
 
 
-class Life:
+class ClientLifetime:
     """A client from ``connect()`` to ``disconnect()``: its link, its handlers. The next ``connect()`` makes a new one.
 
     ``closed`` is done when everything of it has ended.
@@ -48,7 +48,7 @@ class Life:
         self._options = options
         self._context = contextvars.copy_context()
         self._own_cancels = 0
-        self._links: set[Link] = set()  # all that may receive; one, or while an old one drains two
+        self._links: set[BrokerLink] = set()  # all that may receive; one, or while an old one drains two
         self._closer: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._expired: asyncio.Future[None] = self.loop.create_future()
@@ -60,7 +60,7 @@ class Life:
             context=self._context,
             flow=self._set_flow,
             abandoned=self._is_abandoned,
-            tell_done=self._tell_done,
+            notify_done=self._notify_done,
             lapsed=self._lapsed,
             timeout=options.handler_timeout,
         )
@@ -82,30 +82,30 @@ class Life:
 
     # -- receiving
 
-    def _make_link(self) -> Link:
+    def _make_link(self) -> BrokerLink:
         receive = self.incoming.receive_and_begin if EAGER else self.incoming.receive
-        return Link(self.loop, receive, opened=self._opened)
+        return BrokerLink(self.loop, receive, opened=self._opened)
 
-    def _opened(self, link: Link) -> None:
+    def _opened(self, link: BrokerLink) -> None:
         self._links.add(link)
         link.closed.add_done_callback(lambda _: self._lost(link))
         if self.stopping and not self.incoming.is_leaving:
-            link.deafen()
+            link.stop_receiving()
 
-    def _usable(self, link: Link) -> None:
+    def _usable(self, link: BrokerLink) -> None:
         self.supervisor.usable(link)
 
-    def _refused(self, link: Link, reason: str, final: bool) -> None:
+    def _refused(self, link: BrokerLink, reason: str, final: bool) -> None:
         self.supervisor.refused(link, reason, final)
 
-    def _lost(self, link: Link) -> None:
+    def _lost(self, link: BrokerLink) -> None:
         self._links.discard(link)
         self.incoming.link_lost(link)
         if self.dispatcher.is_held:
             self._lapsed_at_the_end()
 
-    def _tell_done(self) -> None:
-        self.incoming.tell_done()
+    def _notify_done(self) -> None:
+        self.incoming.notify_done()
 
     def _lapsed(self) -> None:
         if not self._lapsed_at_the_end():
@@ -137,7 +137,7 @@ class Life:
         return self._closer is not None or self.supervisor.ended
 
     @property
-    def link(self) -> Link | None:
+    def link(self) -> BrokerLink | None:
         """The link that commands go to."""
         return self.supervisor.link
 
@@ -212,7 +212,7 @@ class Life:
             else:
                 self.supervisor.stop()
                 for link in self._links:
-                    link.deafen()
+                    link.stop_receiving()
             self._closer = asyncio.Task(self._close(), loop=self.loop, context=self._context, name="pystrands-closer")
             if self.dispatcher.is_held:
                 self._lapsed_at_the_end()
@@ -258,10 +258,10 @@ class Life:
                 if not await link.finish(self._linger()):
                     logger.debug("the broker did not close the link in time")
             await asyncio.wait([self._task])
-            self.incoming.tell_died()
+            self.incoming.notify_died()
             await self._handlers_finished()
             if lost := self.outgoing.undelivered:
-                await self._tell_lost(lost)
+                await self._notify_lost(lost)
         finally:
             self._drop()
 
@@ -297,7 +297,7 @@ class Life:
         self._linger_until = self._linger_until or now + LINGER
         return max(self._linger_until - now, 0)
 
-    async def _tell_lost(self, count: int) -> None:
+    async def _notify_lost(self, count: int) -> None:
         logger.warning(NOT_DELIVERED, count, "")
         why = "the client was disconnected, and the link to the broker was not back in time"
         self.dispatcher.put(lost_messages(count, why), late=True)

@@ -15,7 +15,7 @@ from pystrands.protocol.address import origin
 from pystrands.protocol.messages import HelloParams
 from pystrands.protocol.printable import printable
 
-__all__ = ["FIRST_LINE", "LATE", "TOO_LONG", "Entrant", "Gate", "read_tokens"]
+__all__ = ["FIRST_LINE", "LATE", "TOO_LONG", "LinkAuthenticator", "UnknownLink", "read_tokens"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _BURST: Final = 10.0
 """Refusals that are logged at once; after that one a second."""
 
 
-class Entrant(Protocol):
+class UnknownLink(Protocol):
     """A link that has not said who it is."""
 
     @property
@@ -63,7 +63,7 @@ def read_tokens(path: str) -> tuple[str, ...]:
     return tokens
 
 
-class Gate:
+class LinkAuthenticator:
     """Stands between the backends' port and the backends. It lets everybody in until it is given tokens.
 
     ``clock`` gives the time in seconds. At most ``undecided`` links in all, and ``of_one_origin`` from one address (of
@@ -84,8 +84,8 @@ class Gate:
         self._counters = counters
         self._most = undecided
         self._most_of_one = of_one_origin
-        self._undecided: dict[Entrant, str] = {}  # each with its origin, the oldest first
-        self._by_origin: dict[str, dict[Entrant, None]] = {}
+        self._undecided: dict[UnknownLink, str] = {}  # each with its origin, the oldest first
+        self._by_origin: dict[str, dict[UnknownLink, None]] = {}
         self._guesses = Guesses()
         self._log = _SparingLog(clock)
 
@@ -95,7 +95,7 @@ class Gate:
 
     # --- who waits ---
 
-    def enter(self, link: Entrant, address: str) -> None:
+    def enter(self, link: UnknownLink, address: str) -> None:
         """A link has come from that IP address; perhaps another one has to go for it."""
         place = origin(address)
         self._undecided[link] = place
@@ -110,7 +110,7 @@ class Gate:
             self._log.warning("%s is cut off: too many connections have not said who they are", oldest.name)
             oldest.abort()
 
-    def leave(self, link: Entrant) -> None:
+    def leave(self, link: UnknownLink) -> None:
         """A link is decided on, or gone. May be called twice."""
         place = self._undecided.pop(link, None)
         if place is not None:
@@ -150,7 +150,7 @@ class Gate:
             found |= hmac.compare_digest(given, each)
         return found
 
-    def refuse(self, link: Entrant, address: str, reason: str) -> float:
+    def refuse(self, link: UnknownLink, address: str, reason: str) -> float:
         """Count and log that a link is refused; return the seconds to wait before it is told so."""
         self._log.warning("%s is refused: %s", link.name, reason)
         if reason is TOO_LONG:
@@ -159,7 +159,7 @@ class Gate:
         self._counters["link_without_token"] += 1
         return self._guesses.wrong(origin(address), self._clock()) if reason is WRONG else 0.0
 
-    def tls_failed(self, link: Entrant, error: OSError) -> None:
+    def tls_failed(self, link: UnknownLink, error: OSError) -> None:
         """Count and log that the TLS handshake of a link came to nothing."""
         self._counters["link_tls_failed"] += 1
         self._log.warning("%s did not finish the TLS handshake: %s", link.name, printable(str(error)) or "it is gone")

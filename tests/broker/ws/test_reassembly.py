@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pystrands.broker.ws.assembly import Assembly, BadMessageError
+from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 
 LIMIT = 10
 
@@ -22,40 +22,40 @@ def code_of(assembly, part, *, last=False):
 
 
 def test_the_parts_of_a_message_are_joined():
-    text, binary = Assembly(text=True, limit=LIMIT), Assembly(text=False, limit=LIMIT)
+    text, binary = Reassembly(text=True, limit=LIMIT), Reassembly(text=False, limit=LIMIT)
     for assembly in (text, binary):
         add(assembly, b"", b"one ", b"")
     assert text.add(b"two", last=True) == "one two"
     assert binary.add(b"two", last=True) == b"one two"
-    assert Assembly(text=True, limit=LIMIT).add(b"", last=True) == ""
+    assert Reassembly(text=True, limit=LIMIT).add(b"", last=True) == ""
 
 
 @pytest.mark.parametrize("text", [True, False])
 @pytest.mark.parametrize("last", [True, False])
 def test_a_message_may_have_its_limit_and_not_a_byte_more(text, last):
-    assembly = Assembly(text=text, limit=LIMIT)
+    assembly = Reassembly(text=text, limit=LIMIT)
     add(assembly, b"x" * 9, b"y", b"")
     assert code_of(assembly, b"z", last=last) == 1009
-    assembly = Assembly(text=text, limit=LIMIT)
+    assembly = Reassembly(text=text, limit=LIMIT)
     add(assembly, b"x" * 9)
     assert assembly.add(b"y", last=True) == ("x" * 9 + "y" if text else b"x" * 9 + b"y")
 
 
 def test_text_is_refused_at_the_part_that_breaks_it():
-    assembly = Assembly(text=True, limit=LIMIT)
+    assembly = Reassembly(text=True, limit=LIMIT)
     add(assembly, b"\xe2", b"\x82")
     assert code_of(assembly, b"x") == 1007
-    assembly = Assembly(text=True, limit=LIMIT)
+    assembly = Reassembly(text=True, limit=LIMIT)
     add(assembly, b"\xe2\x82")
     assert code_of(assembly, b"", last=True) == 1007
-    assembly = Assembly(text=False, limit=LIMIT)
+    assembly = Reassembly(text=False, limit=LIMIT)
     add(assembly, b"\xe2\x82")
     assert assembly.add(b"", last=True) == b"\xe2\x82"
 
 
 @given(st.binary(max_size=20) | st.text(max_size=8).map(str.encode), st.lists(st.integers(0, 20), max_size=5))
 def test_wherever_text_is_cut_it_is_taken_exactly_if_it_is_utf8(raw, cuts):
-    assembly = Assembly(text=True, limit=100)
+    assembly = Reassembly(text=True, limit=100)
     edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
     parts = [raw[start:end] for start, end in itertools.pairwise(edges)]
     try:
@@ -90,7 +90,7 @@ def can_become_text(raw):
 )
 @example([b"\xed", b"\xa0"])
 def test_text_is_refused_at_the_first_byte_that_can_not_be_there(octets):
-    assembly = Assembly(text=True, limit=100)
+    assembly = Reassembly(text=True, limit=100)
     taken = b""
     for octet in octets:
         if not can_become_text(taken + octet):

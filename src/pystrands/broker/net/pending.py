@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
-__all__ = ["Crowd", "Newcomer"]
+__all__ = ["PendingConnection", "PendingConnections"]
 
 _SILENCE: Final = 1.0
 """Seconds after which one that has sent nothing at all may have to go: what an honest client sends comes at once."""
@@ -13,7 +13,7 @@ _FEW: Final = 16
 """Connections that any address may have beside others, however full it is."""
 
 
-class Newcomer(Protocol):
+class PendingConnection(Protocol):
     """A connection that has not shown yet what it wants."""
 
     began: float
@@ -25,10 +25,10 @@ class Newcomer(Protocol):
         ...
 
 
-N = TypeVar("N", bound=Newcomer)
+N = TypeVar("N", bound=PendingConnection)
 
 
-class Crowd(Generic[N]):
+class PendingConnections(Generic[N]):
     """Room for ``size`` connections, each of which has ``time`` seconds; it holds those that it is told of.
 
     No address keeps the others out: when it is full, one that has many makes room for one that has fewer, and its own

@@ -5,12 +5,12 @@ from typing import Final
 
 from pystrands.broker.admission import upgrade
 from pystrands.broker.admission.origins import AllowedOrigins
-from pystrands.broker.admission.proxies import Peer, TrustedProxies
+from pystrands.broker.admission.proxies import PeerAddress, TrustedProxies
 from pystrands.broker.admission.upgrade import RETRY_AFTER, Refusal
 from pystrands.broker.counters import Counters
-from pystrands.broker.net.limits import ConnectionLimits, Place, counted_as, is_milestone
+from pystrands.broker.net.limits import ConnectionLimits, ConnectionSlot, counted_as, is_milestone
 
-__all__ = ["EntryRules"]
+__all__ = ["AdmissionPolicy"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _CROWD_ANSWER: Final = upgrade.response(503, f"{_CROWD}\n".encode(), headers=(RE
 _ADDRESS_ANSWER: Final = upgrade.response(429, f"{_FROM_ONE_ADDRESS.reason}\n".encode(), headers=(RETRY_AFTER,))
 
 
-class EntryRules:
+class AdmissionPolicy:
     """The origins, the proxies and the limits of a broker; each refusal is counted, and logged now and then.
 
     ``max_handshakes``: connections that may be without a verdict at once. ``max_clients`` and ``max_per_address`` are
@@ -48,7 +48,7 @@ class EntryRules:
         self._limits = ConnectionLimits(max_clients, max_per_address) if max_clients or max_per_address else None
         self._counters = counters
 
-    def place(self) -> Place | None:
+    def place(self) -> ConnectionSlot | None:
         """Return what a connection takes its places with; None where they are not limited."""
         return None if self._limits is None else self._limits.place()
 
@@ -69,7 +69,7 @@ class EntryRules:
         """Tell whether so many without a verdict are as many as there may be."""
         return 0 < self.max_handshakes <= handshakes
 
-    def turn_away(self, host: str, handshakes: int, place: Place | None) -> bytes | None:
+    def turn_away(self, host: str, handshakes: int, place: ConnectionSlot | None) -> bytes | None:
         """Look at a connection that was just opened; return the answer for one that may not stay."""
         if self.is_crowded(handshakes):
             self._counters["limit_handshakes"] += 1
@@ -85,11 +85,13 @@ class EntryRules:
             return _ADDRESS_ANSWER
         return None
 
-    def client(self, peer: Peer, request: upgrade.Request) -> Peer:
+    def client(self, peer: PeerAddress, request: upgrade.Request) -> PeerAddress:
         """Return the address of who asks, which a trusted proxy may have passed on."""
         return peer if self._proxies is None else self._proxies.client(peer, request.headers)
 
-    def refusal(self, request: upgrade.Request, peer: Peer, client: Peer, place: Place | None) -> Refusal | None:
+    def refusal(
+        self, request: upgrade.Request, peer: PeerAddress, client: PeerAddress, place: ConnectionSlot | None
+    ) -> Refusal | None:
         """Judge a valid request for a WebSocket. None: it may come in, and has its places until it leaves them."""
         proxied = self.is_proxy(peer[0])
         if not self._origins.allow(request.headers, proxied=proxied):

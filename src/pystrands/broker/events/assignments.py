@@ -1,7 +1,7 @@
 """The broker's side of events: in order for each client, bounded by credit, handed over when a backend goes.
 
-A :class:`Lane` is one client's events; a :class:`Holder` is the session of a backend that lanes are given to. The
-:class:`Ledger` moves events between them. No I/O and no clock: its :class:`Keeper` has those.
+A :class:`ClientStream` is one client's events; a :class:`Consumer` is the session of a backend that streams are assigned
+to. The :class:`Assignments` moves events between them. No I/O and no clock: its :class:`Keeper` has those.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from typing import Final
 
 from mypy_extensions import trait
 
-__all__ = ["Event", "Holder", "Keeper", "Kind", "Lane", "Ledger"]
+__all__ = ["Assignments", "ClientEvent", "ClientStream", "Consumer", "Keeper", "Kind"]
 
 HOLDER_EVENTS: Final = 1000
 HOLDER_BYTES: Final = 16 * 1024 * 1024
@@ -46,7 +46,7 @@ _MESSAGE: Final = Kind.MESSAGE  # looked up for every message: a global is cheap
 _GONE: Final = Kind.GONE
 
 
-class Event:
+class ClientEvent:
     """One thing that happened to a client.
 
     ``content`` is the message, the text of an error, or the reason of a close; ``size`` is what it counts for credit,
@@ -57,7 +57,7 @@ class Event:
     __slots__ = ("blamed", "code", "content", "kind", "lane", "number", "redelivered", "size")
 
     def __init__(
-        self, lane: "Lane", kind: Kind, number: int, content: str | bytes = "", size: int = 0, code: int = 0
+        self, lane: "ClientStream", kind: Kind, number: int, content: str | bytes = "", size: int = 0, code: int = 0
     ) -> None:
         self.lane = lane
         self.kind = kind
@@ -72,7 +72,7 @@ class Event:
         """Whether it may have been handled before."""
 
 
-class Lane:
+class ClientStream:
     """One client's events. ``waiting`` are those that no session has; None stands for none."""
 
     __slots__ = (
@@ -87,21 +87,21 @@ class Lane:
     )
 
     def __init__(self) -> None:
-        self.holder: Holder | None = None
-        self.waiting: deque[Event] | None = None
+        self.holder: Consumer | None = None
+        self.waiting: deque[ClientEvent] | None = None
         self.in_flight = 0
         """Events that the holder has and has not finished."""
         self.messages_in_flight = 0
         self.bytes_in_flight = 0
         self.was_held = False
         """Whether a session had it before the present one, so that the next one has to adopt it."""
-        self.after: Lane | None = None
+        self.after: ClientStream | None = None
         """A lane that has to be over before this one begins (LINK rule 24)."""
-        self.before: Lane | None = None
+        self.before: ClientStream | None = None
         """The lane that waits for this one."""
 
 
-class Holder:
+class Consumer:
     """The events of one session: what it may get, and what it has not finished.
 
     ``is_up``: events can be written to it now. ``is_leaving``: it gets no more (LINK rule 16).
@@ -112,12 +112,12 @@ class Holder:
     def __init__(self) -> None:
         self.is_up = False
         self.is_leaving = False
-        self.lanes: dict[Lane, None] = {}
+        self.lanes: dict[ClientStream, None] = {}
         """Those it has, the longest held first: what happens to all of them happens in the same order every time."""
-        self.unfinished: dict[int, Event] = {}
+        self.unfinished: dict[int, ClientEvent] = {}
         self.messages_in_flight = 0
         self.bytes_in_flight = 0
-        self.starved: dict[Lane, None] = {}
+        self.starved: dict[ClientStream, None] = {}
         """Lanes whose next event waits for the session's credit, in the order in which they get it."""
 
 
@@ -126,7 +126,7 @@ class Keeper(ABC):
     """Who keeps the ledger: chooses and writes to sessions, bounds what waits, and is told of what no longer does."""
 
     @abstractmethod
-    def choose_owner(self) -> Holder | None:
+    def choose_owner(self) -> Consumer | None:
         """Return the session that a lane without one is given to, or None."""
 
     @abstractmethod
@@ -134,58 +134,58 @@ class Keeper(ABC):
         """Return a number for an event that the ledger makes itself."""
 
     @abstractmethod
-    def send(self, holder: Holder, event: Event) -> int:
+    def send(self, holder: Consumer, event: ClientEvent) -> int:
         """Write an event; return its number in the session's stream, or 0 where nothing will say that it is done."""
 
     @abstractmethod
-    def taken(self, event: Event) -> None:
+    def taken(self, event: ClientEvent) -> None:
         """A message that waited was sent or dropped."""
 
     @abstractmethod
-    def waits_again(self, event: Event) -> None:
+    def waits_again(self, event: ClientEvent) -> None:
         """A message that was sent has come back, and waits for another session."""
 
     @abstractmethod
-    def caught_up(self, lane: Lane) -> None:
+    def caught_up(self, lane: ClientStream) -> None:
         """Nothing of the lane waits any more: its client may be read from."""
 
     @abstractmethod
-    def over(self, lane: Lane) -> None:
+    def over(self, lane: ClientStream) -> None:
         """The last event of the lane is finished."""
 
     @abstractmethod
-    def gave_up(self, event: Event) -> None:
+    def gave_up(self, event: ClientEvent) -> None:
         """A message was dropped: it was in too many sessions that died."""
 
 
-class Ledger:
+class Assignments:
     """Which session has which lane, and what of it is on its way."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.holder_bytes = HOLDER_BYTES
         """How many bytes of messages one session may have unfinished."""
         self._keeper = keeper
-        self._orphans: dict[Lane, None] = {}  # lanes with waiting events and no holder, oldest first
+        self._orphans: dict[ClientStream, None] = {}  # lanes with waiting events and no holder, oldest first
 
     @property
-    def orphans(self) -> Collection[Lane]:
+    def orphans(self) -> Collection[ClientStream]:
         """Lanes whose events wait, and who have no session."""
         return self._orphans
 
     # --- what happens to clients ---
 
-    def own(self, lane: Lane, holder: Holder) -> None:
+    def own(self, lane: ClientStream, holder: Consumer) -> None:
         """The session let this client in, and owns it from its first event."""
         lane.holder = holder
         holder.lanes[lane] = None
 
-    def succeed(self, lane: Lane, older: Lane) -> None:
+    def succeed(self, lane: ClientStream, older: ClientStream) -> None:
         """Have ``lane`` begin only when ``older`` is over, whose last event may not even have been put (rule 24)."""
         while older.before is not None:
             older = older.before
         lane.after, older.before = older, lane
 
-    def submit(self, event: Event) -> bool:
+    def submit(self, event: ClientEvent) -> bool:
         """Send an event, if its turn has come and there is credit; False when it has to :meth:`wait`."""
         lane = event.lane
         if lane.waiting:
@@ -200,7 +200,7 @@ class Ledger:
                 return False
         return self._sent(holder, lane, event)
 
-    def wait(self, event: Event) -> None:
+    def wait(self, event: ClientEvent) -> None:
         """Append an event to what waits in its lane."""
         lane = event.lane
         if lane.waiting is None:
@@ -209,7 +209,7 @@ class Ledger:
         if lane.holder is None:
             self._orphans[lane] = None
 
-    def drop_waiting(self, event: Event) -> None:
+    def drop_waiting(self, event: ClientEvent) -> None:
         """Take out a message that waits, to make room."""
         waiting = event.lane.waiting
         assert waiting is not None
@@ -218,7 +218,7 @@ class Ledger:
         if not waiting:
             self._caught_up(event.lane)
 
-    def drop_messages(self, lane: Lane) -> int:
+    def drop_messages(self, lane: ClientStream) -> int:
         """Take out all messages that wait in a lane, and return how many; its lifecycle events stay, and go on."""
         waiting = lane.waiting
         if not waiting:
@@ -237,7 +237,7 @@ class Ledger:
 
     # --- what sessions say ---
 
-    def available(self, holder: Holder) -> None:
+    def available(self, holder: Consumer) -> None:
         """The session takes events: those of its own lanes that wait first, then those of lanes without a session."""
         for lane in list(holder.lanes):
             if lane.waiting:
@@ -247,7 +247,7 @@ class Ledger:
                 break
             self._pump(lane)
 
-    def done(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
+    def done(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """The session has finished these events (LINK rule 3)."""
         for event in _take(holder.unfinished, ranges):
             self._uncount(holder, event)
@@ -259,16 +259,16 @@ class Ledger:
         if holder.starved:
             self._feed(holder)
 
-    def leave(self, holder: Holder) -> None:
+    def leave(self, holder: Consumer) -> None:
         """The session gets no more events; lanes of which it has none unfinished have no session from now on."""
         holder.is_leaving = True
         for lane in list(holder.lanes):
             if not lane.in_flight:
                 self._orphan(holder, lane)
 
-    def released(self, holder: Holder, ranges: Iterable[tuple[int, int]]) -> None:
+    def released(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """The session, which is leaving, has not started these events and will not: they go elsewhere, unmarked."""
-        back: dict[Lane, list[Event]] = {}
+        back: dict[ClientStream, list[ClientEvent]] = {}
         for event in _take(holder.unfinished, ranges):
             self._uncount(holder, event)
             events = back.setdefault(event.lane, [])
@@ -280,10 +280,10 @@ class Ledger:
             if not lane.in_flight:
                 self._orphan(holder, lane)
 
-    def died(self, holder: Holder) -> None:
+    def died(self, holder: Consumer) -> None:
         """The session is dead: what it has not finished goes elsewhere, marked (LINK rules 14 to 16, 21)."""
         holder.is_up = False
-        back: dict[Lane, list[Event]] = {}
+        back: dict[ClientStream, list[ClientEvent]] = {}
         for event in holder.unfinished.values():
             self._uncount(holder, event)
             event.redelivered = True
@@ -304,10 +304,10 @@ class Ledger:
 
     # --- how it moves ---
 
-    def _send(self, holder: Holder, event: Event) -> int:
+    def _send(self, holder: Consumer, event: ClientEvent) -> int:
         return self._keeper.send(holder, event)
 
-    def _sent(self, holder: Holder, lane: Lane, event: Event) -> bool:
+    def _sent(self, holder: Consumer, lane: ClientStream, event: ClientEvent) -> bool:
         """Send the next event of a lane, if there is credit; one that waits for its session's is listed as starved."""
         if not holder.is_up or holder.is_leaving or lane.after is not None:
             return False
@@ -342,7 +342,7 @@ class Ledger:
             holder.bytes_in_flight += size
         return True
 
-    def _uncount(self, holder: Holder, event: Event) -> None:
+    def _uncount(self, holder: Consumer, event: ClientEvent) -> None:
         lane = event.lane
         lane.in_flight -= 1
         if event.kind is _MESSAGE:
@@ -351,14 +351,14 @@ class Ledger:
             holder.messages_in_flight -= 1
             holder.bytes_in_flight -= event.size
 
-    def _go_on(self, holder: Holder, lane: Lane) -> None:
+    def _go_on(self, holder: Consumer, lane: ClientStream) -> None:
         """An event of the lane is finished: the next one may go, or, from a session that leaves, the lane elsewhere."""
         if not holder.is_leaving:
             self._pump(lane)
         elif not lane.in_flight:
             self._orphan(holder, lane)
 
-    def _over(self, holder: Holder, lane: Lane) -> None:
+    def _over(self, holder: Consumer, lane: ClientStream) -> None:
         holder.lanes.pop(lane, None)
         holder.starved.pop(lane, None)
         lane.holder = None
@@ -368,7 +368,7 @@ class Ledger:
             successor.after = None
             self._pump(successor)
 
-    def _feed(self, holder: Holder) -> None:
+    def _feed(self, holder: Consumer) -> None:
         """Give the session's credit to lanes that wait for it, in turn."""
         for lane in list(holder.starved):
             del holder.starved[lane]  # one that stays hungry is listed again, behind the others
@@ -376,7 +376,7 @@ class Ledger:
             if holder.messages_in_flight >= HOLDER_EVENTS or holder.bytes_in_flight >= self.holder_bytes:
                 return
 
-    def _pump(self, lane: Lane) -> None:
+    def _pump(self, lane: ClientStream) -> None:
         """Send what waits in a lane, as far as there is credit."""
         holder, waiting = lane.holder, lane.waiting
         if holder is None or not waiting:
@@ -388,14 +388,14 @@ class Ledger:
         if not waiting:
             self._caught_up(lane)
 
-    def _caught_up(self, lane: Lane) -> None:
+    def _caught_up(self, lane: ClientStream) -> None:
         lane.waiting = None
         self._orphans.pop(lane, None)
         if lane.holder is not None:
             lane.holder.starved.pop(lane, None)
         self._keeper.caught_up(lane)
 
-    def _put_back(self, lane: Lane, events: list[Event]) -> None:
+    def _put_back(self, lane: ClientStream, events: list[ClientEvent]) -> None:
         """Have events wait again, each in its place: later ones may have come back before."""
         for event in events:
             if event.kind is _MESSAGE:
@@ -406,7 +406,7 @@ class Ledger:
         else:
             lane.waiting = deque((*events, *waiting))
 
-    def _orphan(self, holder: Holder, lane: Lane) -> None:
+    def _orphan(self, holder: Consumer, lane: ClientStream) -> None:
         """Take a lane away from its session; if events wait in it, another one gets it now."""
         holder.lanes.pop(lane, None)
         holder.starved.pop(lane, None)
@@ -417,7 +417,7 @@ class Ledger:
             if self._assign(lane):
                 self._pump(lane)
 
-    def _assign(self, lane: Lane) -> bool:
+    def _assign(self, lane: ClientStream) -> bool:
         """Give a lane to the least loaded session, which hears of it first (LINK rule 17); False when there is none."""
         holder = self._keeper.choose_owner()
         if holder is None:
@@ -426,20 +426,20 @@ class Ledger:
         lane.holder = holder
         holder.lanes[lane] = None
         if lane.was_held and not (lane.waiting and lane.waiting[0].kind is Kind.ADOPTED):
-            adoption = Event(lane, Kind.ADOPTED, self._keeper.new_number())
+            adoption = ClientEvent(lane, Kind.ADOPTED, self._keeper.new_number())
             if not self._sent(holder, lane, adoption):
                 lane.waiting = deque((adoption, *(lane.waiting or ())))
         return True
 
 
-def _place(event: Event) -> tuple[bool, int]:
+def _place(event: ClientEvent) -> tuple[bool, int]:
     """Return what the events of a lane are ordered by: an adoption comes before all that it is about."""
     return event.kind is not Kind.ADOPTED, event.number
 
 
-def _take(unfinished: dict[int, Event], ranges: Iterable[tuple[int, int]]) -> list[Event]:
+def _take(unfinished: dict[int, ClientEvent], ranges: Iterable[tuple[int, int]]) -> list[ClientEvent]:
     """Take the events of those numbers out, in order of the ranges; numbers that are not there are ignored."""
-    taken: list[Event] = []
+    taken: list[ClientEvent] = []
     pop = unfinished.pop
     in_vain = len(unfinished)  # so many numbers may be looked up that are not there: a peer may say what it likes
     numbers: list[int] | None = None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pystrands.broker.ws.incoming import BACKPRESSURE, TOO_FAST
-from pystrands.broker.ws.restraint import IdleLimited, RateLimited
+from pystrands.broker.ws.throttle import IdleLimited, RateLimited
 from pystrands.broker.ws.websocket import Receiver
 from tests.broker.ws.support import Double
 

@@ -4,10 +4,10 @@ import sys
 
 from pystrands.protocol.messages import HelloParams
 
-__all__ = ["Peer"]
+__all__ = ["BrokerInfo"]
 
 
-class Peer:
+class BrokerInfo:
     """What the broker of one link said of itself in its hello; the defaults are for one that says none."""
 
     __slots__ = ("binary", "broker_id", "fits", "max_context", "max_id", "max_line", "max_message_size", "said_hello")

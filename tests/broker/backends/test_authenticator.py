@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pystrands.broker.backends import gate as gate_module
-from pystrands.broker.backends.gate import MISSING, OLD, TOO_LONG, WRONG, Gate, read_tokens
+from pystrands.broker.backends import authenticator as gate_module
+from pystrands.broker.backends.authenticator import MISSING, OLD, TOO_LONG, WRONG, LinkAuthenticator, read_tokens
 from pystrands.errors import ConfigError
 from pystrands.protocol.messages import SENDER, TOOL, HelloParams
 
@@ -31,7 +31,7 @@ class Clock:
 
 def gate(*tokens, **options: Any):
     defaults: dict[str, Any] = {"clock": Clock(), "counters": Counter()}
-    made = Gate(**(defaults | options))
+    made = LinkAuthenticator(**(defaults | options))
     made.take(tokens)
     return made
 

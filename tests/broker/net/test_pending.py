@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.net.crowd import Crowd
+from pystrands.broker.net.pending import PendingConnections
 
 TIME = 10.0
 
@@ -19,7 +19,7 @@ class One:
 
 def crowded(size, *groups):
     """A crowd with so many of each (key, count, age, is_silent), the oldest first."""
-    crowd = Crowd(size, TIME)
+    crowd = PendingConnections(size, TIME)
     for key, count, age, is_silent in groups:
         for _ in range(count):
             crowd.enter(One(-age, is_silent), key)
@@ -107,7 +107,7 @@ def test_without_a_size_nobody_goes():
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.booleans(), st.floats(0, 1)), max_size=200))
 def test_it_never_holds_more_than_its_size_and_forgets_who_left(steps):
-    crowd, now = Crowd(20, TIME), 0.0
+    crowd, now = PendingConnections(20, TIME), 0.0
     for key, is_silent, later in steps:
         now += later
         if fill(crowd, key, now) is not None:
@@ -122,7 +122,7 @@ def test_it_never_holds_more_than_its_size_and_forgets_who_left(steps):
 
 @pytest.mark.parametrize("attackers", [1, 2, 5])
 def test_whatever_a_few_addresses_do_an_honest_newcomer_is_let_in_at_once(attackers):
-    crowd = Crowd(200, TIME)
+    crowd = PendingConnections(200, TIME)
     for step in range(2000):
         if fill(crowd, step % attackers, now=step / 1000) is not None:
             list(crowd)[-1].is_silent = step % 7 != 0

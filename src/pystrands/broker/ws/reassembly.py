@@ -5,7 +5,7 @@ from typing import Final
 
 from pystrands.broker.ws.frames import INVALID_PAYLOAD, MESSAGE_TOO_BIG, POLICY_VIOLATION
 
-__all__ = ["Assembly", "BadMessageError"]
+__all__ = ["BadMessageError", "Reassembly"]
 
 MAX_FRAGMENTS: Final = 100_000
 """Fragments of one message: those of no bytes have no other bound, and each costs time."""
@@ -23,7 +23,7 @@ class BadMessageError(Exception):
         self.counter = counter
 
 
-class Assembly:
+class Reassembly:
     """One message whose end is still to come. `text`: it has to be UTF-8; `limit`: bytes that it may have in all."""
 
     __slots__ = ("_content", "_decoder", "_fragments", "_limit")

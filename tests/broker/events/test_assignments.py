@@ -7,19 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pystrands.broker.events import ledger
-from pystrands.broker.events.ledger import Event, Holder, Keeper, Kind, Lane, Ledger
+from pystrands.broker.events import assignments
+from pystrands.broker.events.assignments import Assignments, ClientEvent, ClientStream, Consumer, Keeper, Kind
 
 pytestmark = pytest.mark.interpreted
 
 
-class Backend(Holder):
+class Backend(Consumer):
     def __init__(self, name, *, tracked=True):
         super().__init__()
         self.name = name
         self.tracked = tracked
         self.is_up = True
-        self.sent: list[Event] = []
+        self.sent: list[ClientEvent] = []
         self.numbers = 0
         self.handled: set[int] = set()
 
@@ -27,7 +27,7 @@ class Backend(Holder):
         return self.name
 
 
-class Client(Lane):
+class Client(ClientStream):
     def __init__(self, name):
         super().__init__()
         self.name = name
@@ -39,12 +39,12 @@ class Client(Lane):
 class World(Keeper):
     def __init__(self, *names):
         self.backends = [Backend(name) for name in names]
-        self.caught: list[Lane] = []
-        self.given_up: list[Event] = []
-        self.ended: list[Lane] = []
-        self.not_waiting: list[Event] = []
+        self.caught: list[ClientStream] = []
+        self.given_up: list[ClientEvent] = []
+        self.ended: list[ClientStream] = []
+        self.not_waiting: list[ClientEvent] = []
         self.count = 0
-        self.ledger = Ledger(self)
+        self.ledger = Assignments(self)
 
     def choose_owner(self):
         able = [backend for backend in self.backends if backend.is_up and not backend.is_leaving]
@@ -77,7 +77,7 @@ class World(Keeper):
         self.given_up.append(event)
 
     def put(self, client, content="", kind=Kind.MESSAGE):
-        event = Event(client, kind, self.new_number(), content, len(content))
+        event = ClientEvent(client, kind, self.new_number(), content, len(content))
         sent = self.ledger.submit(event)
         if not sent:
             self.ledger.wait(event)
@@ -144,7 +144,7 @@ def test_rule_10_a_client_has_credit_for_256_kib_and_one_message_always_passes()
     assert world.put(ann, "x" * 1_000_000)
     assert not world.put(ann, "y")
     world.ledger.done(one, [(1, 1)])
-    assert world.put(ann, "x" * (ledger.LANE_BYTES - 1))
+    assert world.put(ann, "x" * (assignments.LANE_BYTES - 1))
     assert not world.put(ann, "y")
 
 
@@ -162,11 +162,11 @@ def test_rule_10_a_backend_has_credit_for_1000_events_and_lanes_get_it_in_turn()
 
 
 def test_rule_10_a_backend_has_credit_for_16_mib(monkeypatch):
-    monkeypatch.setattr(ledger, "LANE_BYTES", 1 << 40)
+    monkeypatch.setattr(assignments, "LANE_BYTES", 1 << 40)
     world = World("one")
     (one,) = world.backends
     ann, bob = world.client("ann", one), world.client("bob", one)
-    assert world.put(ann, "x" * (ledger.HOLDER_BYTES - 1))
+    assert world.put(ann, "x" * (assignments.HOLDER_BYTES - 1))
     assert not world.put(bob, "yy")
     world.ledger.done(one, [(1, 1)])
     assert seen(one)[-1] == "yy"
@@ -223,7 +223,7 @@ def test_a_message_that_waits_can_be_dropped_to_make_room():
     (one,) = world.backends
     ann = world.client("ann", one)
     world.drop(one)
-    dropped, kept = (Event(ann, Kind.MESSAGE, number, str(number), 1) for number in (1, 2))
+    dropped, kept = (ClientEvent(ann, Kind.MESSAGE, number, str(number), 1) for number in (1, 2))
     for event in (dropped, kept):
         assert not world.ledger.submit(event)
         world.ledger.wait(event)
@@ -374,7 +374,7 @@ def test_rule_21_what_was_not_being_handled_is_not_given_up_with_the_poison(says
     died = 0
     while crash(world, says_done=says_done):
         died += 1
-    assert died == ledger.MAX_DELIVERIES + (before > 0 and not says_done), "the first time it may not be blamed"
+    assert died == assignments.MAX_DELIVERIES + (before > 0 and not says_done), "the first time it may not be blamed"
     assert [event.content for event in world.given_up] == ["poison"]
     sent = [event.content for backend in world.backends for event in backend.sent if event.lane is ann]
     assert sent[-100:] == texts[-100:]
@@ -449,7 +449,7 @@ def test_messages_that_wait_can_be_dropped_and_the_rest_goes_on():
     world = World("one")
     (one,) = world.backends
     ann = world.client("ann", one)
-    for number in range(ledger.LANE_EVENTS + 2):
+    for number in range(assignments.LANE_EVENTS + 2):
         world.put(ann, str(number))
     world.put(ann, kind=Kind.ERROR)
     world.put(ann, "behind it")
@@ -478,7 +478,7 @@ class Handovers(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.world = World()
-        self.blamed: dict[Event, int] = {}
+        self.blamed: dict[ClientEvent, int] = {}
         self.clients: list[Client] = []
         self.put: dict[Client, list[str]] = {}
         self.handled: dict[Client, list[str]] = {}
@@ -548,7 +548,7 @@ class Handovers(RuleBasedStateMachine):
     def one_after_the_other_dies_of_an_event(self, data):
         busy = [backend for backend in self.world.backends if backend.unfinished]
         poison = next(iter(data.draw(st.sampled_from(busy)).unfinished.values()))
-        for _ in range(ledger.MAX_DELIVERIES):
+        for _ in range(assignments.MAX_DELIVERIES):
             self.backend_comes()
             holder = poison.lane.holder
             if holder is not None and holder.is_up:
@@ -563,14 +563,14 @@ class Handovers(RuleBasedStateMachine):
                 self.die(holder)
 
     def die(self, backend):
-        first: dict[Lane, Event] = {}
+        first: dict[ClientStream, ClientEvent] = {}
         for event in backend.unfinished.values():
             if first.setdefault(event.lane, event) is event:
                 self.blamed[event] = self.blamed.get(event, 0) + 1
         before = len(self.world.given_up)
         self.world.drop(backend)
         for event in self.world.given_up[before:]:
-            assert self.blamed[event] == ledger.MAX_DELIVERIES
+            assert self.blamed[event] == assignments.MAX_DELIVERIES
             self.give_up(event)
 
     def give_up(self, event):
@@ -593,7 +593,7 @@ class Handovers(RuleBasedStateMachine):
     def backend_leaves(self, data, started):
         backend = data.draw(st.sampled_from([backend for backend in self.world.backends if not backend.is_leaving]))
         self.world.ledger.leave(backend)
-        running: set[Lane] = set()
+        running: set[ClientStream] = set()
         not_started = []
         for number in self.not_handled(backend):  # at most the first one of each client is being handled
             lane = backend.unfinished[number].lane
@@ -610,12 +610,12 @@ class Handovers(RuleBasedStateMachine):
             ]
             assert len(having) <= 1
             assert client.in_flight == sum(e.lane is client for b in having for e in b.unfinished.values())
-            assert client.messages_in_flight <= ledger.LANE_EVENTS
+            assert client.messages_in_flight <= assignments.LANE_EVENTS
 
     @invariant()
     def a_repeated_message_is_sent_when_those_before_it_are_finished(self):
         for backend in self.world.backends:
-            first: set[Lane] = set()
+            first: set[ClientStream] = set()
             for event in backend.unfinished.values():
                 assert event.lane not in first or not event.redelivered or event.kind is not Kind.MESSAGE
                 first.add(event.lane)
@@ -674,7 +674,7 @@ class Counted(dict[int, int]):
 )
 def test_done_costs_what_is_there_and_what_is_said(numbers, ranges):
     unfinished: Any = Counted(sorted(numbers))
-    taken = ledger._take(unfinished, ranges)
+    taken = assignments._take(unfinished, ranges)
     expected = dict.fromkeys(number for first, last in ranges for number in sorted(numbers) if first <= number <= last)
     assert taken == list(expected)
     assert set(unfinished.keys()) == numbers - set(expected)
@@ -683,5 +683,5 @@ def test_done_costs_what_is_there_and_what_is_said(numbers, ranges):
 
 def test_many_wide_ranges_cost_no_more_than_they_are_long():
     unfinished: Any = Counted(range(1, 1001))
-    assert len(ledger._take(unfinished, [(1 + (n % 7), 999) for n in range(200_000)])) == 999
+    assert len(assignments._take(unfinished, [(1 + (n % 7), 999) for n in range(200_000)])) == 999
     assert unfinished.cost < 5_000

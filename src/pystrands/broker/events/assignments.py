@@ -1,7 +1,7 @@
 """The broker's side of events: in order for each client, bounded by credit, handed over when a backend goes.
 
-A :class:`ClientStream` is one client's events; a :class:`Consumer` is the session of a backend that streams are assigned
-to. The :class:`Assignments` moves events between them. No I/O and no clock: its :class:`Keeper` has those.
+A :class:`ClientStream` is one client's events; a :class:`Consumer` is the session of a backend that streams are
+assigned to. The :class:`Assignments` move events between them. No I/O and no clock: its :class:`Keeper` has those.
 """
 
 from abc import ABC, abstractmethod

@@ -36,8 +36,8 @@ class TlsServer:
     tell nobody of a connection before its TLS handshake is done, and let anybody have as many of those as there are
     descriptors. Here there are ``max_handshakes``, and a connection counts for its address from the moment it is
     accepted: ``rules`` know its limit, and :class:`PendingConnections` who has to go when there are too many. More of
-    many addresses wait in the kernel. ``factory`` gets the place among those of its address, and when it was accepted. Times
-    are in seconds. Counted as ``tls_handshake_failed`` and ``tls_handshake_displaced``.
+    many addresses wait in the kernel. ``factory`` gets the slot among those of its address, and when it was accepted.
+    Times are in seconds. Counted as ``tls_handshake_failed`` and ``tls_handshake_displaced``.
     """
 
     def __init__(

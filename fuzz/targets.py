@@ -21,12 +21,13 @@ from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.admission.upgrade import BadRequestError, check_upgrade, parse_request
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, negotiate
-from pystrands.broker.ws.frames import binary_frame, close_code_is_valid, payload_of, text_frame
+from pystrands.broker.ws.frames import binary_frame, payload_of, text_frame
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.client.connection.session import BackendSession
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
+from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.link import LinkSession, Receipt
 from pystrands.protocol.messages import COMMANDS, EVENTS, Broken, Heartbeat, HelloParams, Unknown, message_content

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from pystrands import errors, testing
-from pystrands.context import Headers
+from pystrands.headers import Headers
 from pystrands.tools import ToolError
 
 WITH_MORE = [

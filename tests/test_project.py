@@ -51,7 +51,7 @@ def package(name):
     [
         ("protocol", {"protocol", "context", "errors"}),
         ("engine", {"engine", "protocol", "context", "errors"}),
-        ("client", {"client", "protocol", "context", "environment", "errors"}),
+        ("client", {"client", "protocol", "context", "environment", "errors", "headers"}),
     ],
 )
 def test_a_layer_imports_nothing_above_it(layer, allowed):

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient, testing
-from pystrands.context import Headers
 from pystrands.errors import ConfigError
+from pystrands.headers import Headers
 from pystrands.testing import frames
 
 pytest_plugins = ["pytester"]

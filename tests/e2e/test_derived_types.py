@@ -11,7 +11,7 @@ import pytest
 
 from pystrands import AsyncPyStrandsClient, MessageError, PyStrandsClient, testing
 from pystrands.client import requests
-from pystrands.context import Headers
+from pystrands.headers import Headers
 from pystrands.protocol import wire
 from pystrands.testing import backend
 

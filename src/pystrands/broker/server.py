@@ -46,6 +46,7 @@ from pystrands.engine.memory import MemoryEngine
 from pystrands.errors import ConfigError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.address import is_loopback
+from pystrands.protocol.close_codes import SERVICE_RESTART
 from pystrands.protocol.limits import MAX_ID, Limits, context_limit
 
 __all__ = ["Broker"]
@@ -545,7 +546,7 @@ class Broker:
             if first:
                 await asyncio.sleep(_POLL)
             for ws in sockets[first : first + size]:
-                ws.close(1012, "the server is restarting")
+                ws.close(SERVICE_RESTART, "the server is restarting")
 
     async def _wait_for(self, sockets: Sequence[WebSocket]) -> None:
         """Wait until clients have taken their close frames, and others their 503; the close time-out bounds it."""

@@ -10,6 +10,7 @@ from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.context import Context, check_json
 from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
 from pystrands.protocol import wire
+from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.messages import RecipientParams
 from pystrands.protocol.plain import text
 
@@ -257,14 +258,11 @@ def room_members(room_id: Any) -> Encode:
 
 def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
     """Return what closes a client's WebSocket. Raises ValueError on a code that a close frame can't have."""
-    if not isinstance(code, int) or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
+    if not isinstance(code, int) or not close_code_is_valid(code):
         raise ValueError(
             f"code must be 1000, or 3000 to 4999, or another that RFC 6455 lets a server send, not {code!r}"
         )
     return _request("disconnect_client", {"client_id": client_id, "code": code, "reason": reason})
-
-
-_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
 def update_metadata(client_id: Any, metadata: Any, peer: BrokerInfo | None) -> Encode:

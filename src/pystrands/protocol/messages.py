@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from pystrands.context import Context
 from pystrands.errors import MalformedLine
+from pystrands.protocol.close_codes import NORMAL_CLOSURE
 from pystrands.protocol.printable import printable
 from pystrands.protocol.remains import OVERLONG, remains_of
 
@@ -550,7 +551,7 @@ class DisconnectClientParams(Struct):
     """Which client, and what its close frame says."""
 
     client_id: str
-    code: int = 1000
+    code: int = NORMAL_CLOSURE
     reason: str = ""
 
 

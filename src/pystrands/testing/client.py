@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from pystrands.client.connection import dial
-from pystrands.context import Headers
+from pystrands.headers import Headers
 from pystrands.testing import frames
 from pystrands.testing.connection import Closed, Connection, Rejected
 

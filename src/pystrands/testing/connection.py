@@ -7,17 +7,15 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
 from os import urandom
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from pystrands.context import Headers
 from pystrands.errors import PyStrandsError, Reduced
+from pystrands.headers import Headers
+from pystrands.protocol.close_codes import ABNORMAL_CLOSURE, NO_STATUS, PROTOCOL_ERROR
 from pystrands.testing import frames
 from pystrands.testing.frames import Frame, FrameReader, ProtocolError
 
 __all__ = ["Closed", "Connection", "Rejected"]
-
-_ABNORMAL: Final = 1006
-_NO_CODE: Final = 1005
 
 
 class Rejected(PyStrandsError):  # noqa: N818 - what happened
@@ -94,7 +92,7 @@ class Connection(asyncio.Protocol):
     async def write(self, data: bytes) -> None:
         """Write bytes as they are, and wait while the broker does not read. Raises Closed."""
         if self.closed is not None or self._transport is None:
-            raise self.closed or Closed(_ABNORMAL, "")
+            raise self.closed or Closed(ABNORMAL_CLOSURE, "")
         self._transport.write(data)
         await self.wait(lambda: self._is_writable or self.is_lost)
 
@@ -149,14 +147,14 @@ class Connection(asyncio.Protocol):
             else:
                 self.body += data
         except ProtocolError as error:
-            self._end(1002, str(error))
+            self._end(PROTOCOL_ERROR, str(error))
             self.abort()
         self._changed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end."""
         self.is_lost = True
-        self._end(_ABNORMAL, str(exc or "the connection ended without a close frame"))
+        self._end(ABNORMAL_CLOSURE, str(exc or "the connection ended without a close frame"))
         self._changed()
 
     def pause_writing(self) -> None:
@@ -197,7 +195,7 @@ class Connection(asyncio.Protocol):
                 self._read_part(frame)
 
     def _read_close(self, payload: bytes) -> None:
-        code = int.from_bytes(payload[:2], "big") if payload else _NO_CODE
+        code = int.from_bytes(payload[:2], "big") if payload else NO_STATUS
         self._end(code, payload[2:].decode(errors="replace"))
         if not self._has_sent_close:
             self._send_close(payload)

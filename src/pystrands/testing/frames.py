@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha1
 from typing import Final, NamedTuple
 
-from pystrands.context import Headers
+from pystrands.headers import Headers
 
 __all__ = ["Frame", "FrameReader", "ProtocolError", "accept_for", "frame", "parse_head", "upgrade_request"]
 

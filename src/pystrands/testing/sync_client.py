@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from pystrands.context import Headers
+from pystrands.headers import Headers
+from pystrands.protocol.close_codes import ABNORMAL_CLOSURE
 from pystrands.testing import threads
 from pystrands.testing.client import TIMEOUT, Client, Expected, HasClients, connect
 from pystrands.testing.connection import Closed
@@ -149,7 +150,7 @@ class SyncClient:
 
     def _check(self) -> None:
         if not self._has_thread:
-            raise self._client.closed or Closed(1006, "")
+            raise self._client.closed or Closed(ABNORMAL_CLOSURE, "")
 
 
 def connect_sync(

@@ -14,7 +14,7 @@ from typing import Final
 
 import httptools
 
-from pystrands.protocol.fields import field_problem
+from pystrands.headers import field_problem
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, Protocol
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import BLOCKED, CLOSED, TOO_SLOW, Behind, Group, Recipient
-from pystrands.broker.ws.frames import TRY_AGAIN_LATER
 from pystrands.protocol import wire
+from pystrands.protocol.close_codes import TRY_AGAIN_LATER
 from pystrands.protocol.messages import RecipientParams
 
 if sys.platform != "win32":

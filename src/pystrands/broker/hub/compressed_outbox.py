@@ -9,10 +9,10 @@ from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, wire_limit
-from pystrands.broker.ws.frames import MESSAGE_TOO_BIG
 from pystrands.broker.ws.parser import BINARY, CONTINUATION, TEXT, PicowsFrame
 from pystrands.broker.ws.reassembly import Reassembly
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
+from pystrands.protocol.close_codes import MESSAGE_TOO_BIG
 
 __all__ = ["CompressedOutbox", "CompressedWebSocket"]
 

@@ -9,9 +9,9 @@ from pystrands.broker.backends.registry import Session, ToolSession
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import Group, Recipient
 from pystrands.broker.hub.rooms import ConnectedClient, Rooms
-from pystrands.broker.ws.frames import close_code_is_valid
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.protocol import messages, wire
+from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.limits import depth_problem, id_problem
 from pystrands.protocol.messages import (
     Broadcast,

@@ -27,6 +27,15 @@ from pystrands.broker.ws.expiry import NEVER, Expiries
 from pystrands.broker.ws.websocket import Receiver, WebSocket
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
+from pystrands.protocol.close_codes import (
+    INTERNAL_ERROR,
+    INVALID_PAYLOAD,
+    MESSAGE_TOO_BIG,
+    POLICY_VIOLATION,
+    PROTOCOL_ERROR,
+    TRY_AGAIN_LATER,
+    UNSUPPORTED_DATA,
+)
 from pystrands.protocol.messages import (
     Broken,
     Command,
@@ -49,7 +58,9 @@ _NEVER: Final = NEVER
 _TO_ONE: Final = MessageToConnection
 _TO_ROOM: Final = MessageToRoom
 _RESPONSE: Final = "response"
-_FAILURES: Final = frozenset({1002, 1003, 1007, 1009, 1011, 1013})
+_FAILURES: Final = frozenset(
+    {PROTOCOL_ERROR, UNSUPPORTED_DATA, INVALID_PAYLOAD, MESSAGE_TOO_BIG, INTERNAL_ERROR, TRY_AGAIN_LATER}
+)
 """Close codes that a client's backend hears of as an error, before the disconnect."""
 
 
@@ -119,7 +130,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         room_id = handshake.path if answer.room_id is None else answer.room_id
         older = self._rooms.find(client_id)
         if older is not None:
-            older.ws.close(1008, "this client_id has connected again")
+            older.ws.close(POLICY_VIOLATION, "this client_id has connected again")
         self._clients += 1
         client = ws.client = ConnectedClient(self._clients, client_id, room_id, bytes(answer.metadata), ws)
         self._rooms.add(client)
@@ -166,7 +177,7 @@ class Router(Receiver, SessionReceiver, Keeper):
     def _wait_for_backend(self, ws: WebSocket, event: ClientEvent) -> None:
         offer = self._queue.offer(event)
         if offer is Offer.REFUSED:
-            ws.close(1013, "no backend is connected, and the queue is full")
+            ws.close(TRY_AGAIN_LATER, "no backend is connected, and the queue is full")
         elif offer is not Offer.DROPPED:
             self._ledger.wait(event)
             if offer is Offer.FULL:
@@ -213,7 +224,7 @@ class Router(Receiver, SessionReceiver, Keeper):
             self._ledger.wait(event)
 
     def _only_takes_text(self, client: ConnectedClient) -> None:  # LINK rule 9
-        client.ws.close(1003, "the backend only takes text")
+        client.ws.close(UNSUPPORTED_DATA, "the backend only takes text")
 
     # --- what the ledger asks for ---
 

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 from pystrands.broker.admission.upgrade import BadRequestError
 from pystrands.broker.counters import Counters
-from pystrands.broker.ws.frames import BINARY, INVALID_PAYLOAD, MESSAGE_TOO_BIG, TEXT, data_frame, payload_of
+from pystrands.broker.ws.frames import BINARY, TEXT, data_frame, payload_of
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
+from pystrands.protocol.close_codes import INVALID_PAYLOAD, MESSAGE_TOO_BIG
 
 __all__ = ["Agreement", "Compressor", "DeflatedReassembly", "negotiate", "wire_limit"]
 

@@ -9,12 +9,12 @@ from itertools import count
 from typing import Final, Protocol
 
 from pystrands.broker.counters import Counters
+from pystrands.protocol.close_codes import TOKEN_EXPIRED
 
 __all__ = ["NEVER", "Expiries"]
 
 NEVER: Final = math.inf
 """When a client is over that has no such time."""
-TOKEN_EXPIRED: Final = 4401
 _LONGEST_SLEEP: Final = 60.0
 """Seconds after which the clock is looked at again: somebody may have set it."""
 _SHORTEST_SLEEP: Final = 0.01

@@ -3,23 +3,14 @@
 import struct
 from typing import Final
 
+from pystrands.protocol.close_codes import close_code_is_valid
+
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
-
-NORMAL_CLOSURE: Final = 1000
-GOING_AWAY: Final = 1001
-PROTOCOL_ERROR: Final = 1002
-NO_STATUS: Final = 1005  # never on the wire: the peer's close frame was empty
-ABNORMAL_CLOSURE: Final = 1006  # never on the wire: there was no close frame
-INVALID_PAYLOAD: Final = 1007
-POLICY_VIOLATION: Final = 1008
-MESSAGE_TOO_BIG: Final = 1009
-INTERNAL_ERROR: Final = 1011
-TRY_AGAIN_LATER: Final = 1013
 
 MAX_CONTROL_PAYLOAD: Final = 125
 MAX_CLOSE_REASON: Final = MAX_CONTROL_PAYLOAD - 2
@@ -80,11 +71,6 @@ def close_frame(code: int | None = None, reason: str = "") -> bytes:
     if len(text) > MAX_CLOSE_REASON:
         text = text[:MAX_CLOSE_REASON].decode(errors="ignore").encode()
     return _frame(CLOSE, code.to_bytes(2, "big") + text)
-
-
-def close_code_is_valid(code: int) -> bool:
-    """Tell whether a close frame may carry `code` (RFC 6455, section 7.4, and the IANA registry)."""
-    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
 def _control_frame(opcode: int, payload: bytes) -> bytes:

@@ -8,9 +8,9 @@ from mypy_extensions import mypyc_attr
 
 from pystrands.broker.fanout.groups import Recipient
 from pystrands.broker.ws.backlog import Backlog
-from pystrands.broker.ws.frames import INTERNAL_ERROR, INVALID_PAYLOAD, POLICY_VIOLATION, PROTOCOL_ERROR
 from pystrands.broker.ws.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, PicowsFrame
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
+from pystrands.protocol.close_codes import INTERNAL_ERROR, INVALID_PAYLOAD, POLICY_VIOLATION, PROTOCOL_ERROR
 
 if TYPE_CHECKING:
     from pystrands.broker.ws.websocket import WebSocketShared

@@ -9,8 +9,9 @@ from typing import Final
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.fanout.pressure import acknowledged, outstanding
-from pystrands.broker.ws.frames import POLICY_VIOLATION, ping_frame
+from pystrands.broker.ws.frames import ping_frame
 from pystrands.broker.ws.websocket import WebSocket
+from pystrands.protocol.close_codes import POLICY_VIOLATION
 
 logger = logging.getLogger(__name__)
 

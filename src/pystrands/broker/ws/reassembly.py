@@ -3,7 +3,7 @@
 import codecs
 from typing import Final
 
-from pystrands.broker.ws.frames import INVALID_PAYLOAD, MESSAGE_TOO_BIG, POLICY_VIOLATION
+from pystrands.protocol.close_codes import INVALID_PAYLOAD, MESSAGE_TOO_BIG, POLICY_VIOLATION
 
 __all__ = ["BadMessageError", "Reassembly"]
 

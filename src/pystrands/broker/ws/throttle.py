@@ -6,10 +6,10 @@ from collections import OrderedDict
 from typing import Final, Literal
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.ws.frames import GOING_AWAY, POLICY_VIOLATION
 from pystrands.broker.ws.incoming import TOO_FAST
 from pystrands.broker.ws.rates import RateLimit
 from pystrands.broker.ws.websocket import Receiver, WebSocket
+from pystrands.protocol.close_codes import GOING_AWAY, POLICY_VIOLATION
 
 __all__ = ["IdleLimited", "RateLimited", "RatePolicy"]
 

@@ -17,22 +17,20 @@ from pystrands.broker.meter import Meter
 from pystrands.broker.net.disconnect_watch import DisconnectWatcher
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.lingering_close import Drain, cut, finish
-from pystrands.broker.ws.frames import (
+from pystrands.broker.ws.frames import PONG, close_frame, pong_frame
+from pystrands.broker.ws.incoming import BACKLOG, BACKPRESSURE, CLOSING, FAILING, LOST, OPEN, OPENING, IncomingFrames
+from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
+from pystrands.protocol.close_codes import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
     INVALID_PAYLOAD,
     MESSAGE_TOO_BIG,
     NO_STATUS,
     NORMAL_CLOSURE,
-    PONG,
     PROTOCOL_ERROR,
     TRY_AGAIN_LATER,
     close_code_is_valid,
-    close_frame,
-    pong_frame,
 )
-from pystrands.broker.ws.incoming import BACKLOG, BACKPRESSURE, CLOSING, FAILING, LOST, OPEN, OPENING, IncomingFrames
-from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from pystrands.client.requests import check_length
 from pystrands.context import (
     ConnectionRequestContext,
     Context,
-    Headers,
     check_headers,
     check_json,
     check_rejection,
     check_time,
 )
 from pystrands.errors import MessageTooBig
+from pystrands.headers import Headers
 from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import (
     ClientAdopted,

@@ -1,7 +1,6 @@
 """Real-time features for any Python application: the library for backends."""
 
-from importlib.metadata import version
-
+from pystrands.build import VERSION
 from pystrands.client import AsyncPyStrandsClient, Confirmation, PyStrands, PyStrandsClient
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import (
@@ -37,4 +36,4 @@ __all__ = [
     "__version__",
 ]
 
-__version__ = version("pystrands")
+__version__ = VERSION

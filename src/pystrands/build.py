@@ -1,10 +1,12 @@
 """Which build of the package this is: where it was installed, ``hatch_build.py`` compiled it, or could not."""
 
+from importlib.metadata import version
 from typing import Final
 
 from pystrands.protocol import wire
 
-__all__ = ["BUILD"]
+__all__ = ["BUILD", "VERSION"]
 
 BUILD: Final = "interpreted" if wire.__file__.endswith(".py") else "compiled"
 """``compiled`` where what runs for every message is: all of it, or none."""
+VERSION: Final = version("pystrands")

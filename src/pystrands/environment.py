@@ -9,11 +9,66 @@ from typing import Final
 
 from pystrands.protocol.printable import printable
 
-__all__ = ["PREFIX", "unknown_variables", "warn_of_unknown_variables"]
+__all__ = ["OPTIONS", "PREFIX", "unknown_variables", "warn_of_unknown_variables"]
 
 PREFIX: Final = "PYSTRANDS_"
 _OTHERS: Final = ("CONFIG", "TOKEN", "HOST", "COMPILE", "COMPILED")
 """Those that are no option's: the clients', those of the examples, those of the installation and of its tests."""
+OPTIONS: Final = frozenset(
+    {
+        "ADMIN_HOST",
+        "ADMIN_PORT",
+        "ALLOWED_ORIGINS",
+        "ALLOW_INSECURE_BACKENDS",
+        "ANSWER_TIMEOUT",
+        "BACKEND_TLS",
+        "BACKEND_TLS_CA",
+        "BACKEND_TLS_CERT",
+        "BACKEND_TLS_KEY",
+        "BACKEND_TOKEN",
+        "BACKEND_TOKEN_FILE",
+        "CLIENT_BUFFER",
+        "CLIENT_BYTE_RATE",
+        "CLIENT_MESSAGE_RATE",
+        "CLIENT_RATE_POLICY",
+        "CLOSE_TIMEOUT",
+        "COMPRESSION",
+        "COMPRESSION_LEVEL",
+        "COMPRESSION_THRESHOLD",
+        "DRAIN_TIME",
+        "HANDSHAKE_TIMEOUT",
+        "HEARTBEAT_INTERVAL",
+        "HOLD_TIME",
+        "IDLE_TIMEOUT",
+        "LINK_BUFFER",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "MAX_CONNECTIONS",
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        "MAX_HANDSHAKES",
+        "MAX_HEAD_SIZE",
+        "MAX_MESSAGE_SIZE",
+        "MAX_ROOMS_PER_CLIENT",
+        "MEMORY_BUDGET",
+        "MESSAGE_TIMEOUT",
+        "PING_INTERVAL",
+        "PING_MISSED",
+        "QUEUE_BYTES",
+        "QUEUE_POLICY",
+        "QUEUE_SIZE",
+        "RESUME_WINDOW",
+        "SLOW_CLIENT_POLICY",
+        "SLOW_CLIENT_TIME",
+        "TCP_HOST",
+        "TCP_PORT",
+        "TLS_CERT",
+        "TLS_KEY",
+        "TRUSTED_PROXIES",
+        "WS_HOST",
+        "WS_PORT",
+    }
+)
+"""Those of the broker's options, and of the tools': a test keeps them in step. Here, as backends know neither."""
 _OF_KUBERNETES: Final = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?$")
 _CLOSE: Final = 0.75
 _LINK: Final = re.compile(r"(tcp|udp|sctp)://")
@@ -39,10 +94,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     ours = [name for name in environ if name.startswith(PREFIX)]
     if all(name.removeprefix(PREFIX) in _OTHERS for name in ours):
         return []
-    from pystrands.cli.main import SERVER_OPTIONS  # noqa: PLC0415 - mostly not needed, and slow to import
-    from pystrands.cli.tools import TOOL_OPTIONS  # noqa: PLC0415 - the same
-
-    known = {each.env.removeprefix(PREFIX) for each in (*SERVER_OPTIONS, *TOOL_OPTIONS)}.union(_OTHERS)
+    known = OPTIONS.union(_OTHERS)
     told = []
     for name in sorted(ours):
         rest = name.removeprefix(PREFIX)

@@ -3,8 +3,11 @@
 import asyncio
 import functools
 import logging
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -20,6 +23,8 @@ from pystrands import (
     environment,
     testing,
 )
+from pystrands.cli.main import SERVER_OPTIONS
+from pystrands.cli.tools import TOOL_OPTIONS
 from pystrands.client import requests
 from pystrands.client.connection import heartbeats
 from pystrands.environment import unknown_variables
@@ -326,6 +331,26 @@ def test_the_name_of_a_variable_forges_no_line():
     (told_of,) = unknown_variables({"PYSTRANDS_X\nERROR:root:forged\x1b[31m": "1"})
     assert told_of.isprintable()
     assert r"PYSTRANDS_X\nERROR:root:forged\x1b[31m" in told_of
+
+
+def test_the_variable_of_every_option_is_known():
+    names = {option.env.removeprefix(environment.PREFIX) for option in (*SERVER_OPTIONS, *TOOL_OPTIONS)}
+    assert names == environment.OPTIONS, "write them down in environment.py"
+
+
+def test_looking_at_them_does_not_import_the_broker():
+    code = (
+        "import logging, sys; from pystrands.environment import warn_of_unknown_variables as warn;"
+        "warn(logging.getLogger()); print(*(name for name in sys.modules if name.startswith('pystrands.broker')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYSTRANDS_WS_PROT": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout.split(), "did you mean PYSTRANDS_WS_PORT" in done.stderr) == ([], True)
 
 
 def test_which_variables_are_unknown():

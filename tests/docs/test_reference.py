@@ -116,7 +116,7 @@ def test_links_lead_somewhere():
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
     for path in PAGES:
-        assert f": {path.name}\n" in navigation, path.name
+        assert f": {path.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, path.name
 
 
 def test_pictures_have_words_for_who_cannot_see_them():

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pystrands import __version__
 from pystrands.broker.config import BrokerConfig, options
 from pystrands.broker.option import Option
-from pystrands.build import BUILD
+from pystrands.build import BUILD, VERSION
 from pystrands.cli.logs import FORMATS, log_to_stderr
 from pystrands.cli.options import (
     Command,
@@ -71,7 +70,7 @@ def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConf
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="pystrands", message=f"%(prog)s, version %(version)s, {BUILD}")
+@click.version_option(VERSION, prog_name="pystrands", message=f"%(prog)s, version %(version)s, {BUILD}")
 def main() -> None:
     """PyStrands: WebSockets that stay open while your Python code comes and goes."""
 
@@ -105,7 +104,7 @@ def server(config: str | None, **flags: str | None) -> None:
 
         def on_start(broker: "Broker") -> None:
             log_to_stderr(level, log_format)
-            log.info("PyStrands %s, %s", __version__, BUILD)
+            log.info("PyStrands %s, %s", VERSION, BUILD)
             _warn_of_environment(SERVER_OPTIONS)
             say = log.info if log_format == "json" else _say
             say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")

@@ -9,10 +9,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from pystrands import __version__
 from pystrands.broker.counters import Counters
 from pystrands.broker.metrics import COUNTERS, FAMILIES, GAUGES, HISTOGRAMS, PREFIX
 from pystrands.broker.ops.timed import Histogram
+from pystrands.build import VERSION
 
 __all__ = ["CONTENT_TYPE", "Exposition"]
 
@@ -46,7 +46,7 @@ class Exposition(Collector):
     def collect(self) -> Iterator[Metric]:
         """Give the broker's own; called by its registry."""
         info = GaugeMetricFamily(PREFIX + "info", "1; its label is what this broker is", labels=("version",))
-        info.add_metric((__version__,), 1)
+        info.add_metric((VERSION,), 1)
         yield info
         for name, text in GAUGES.items():
             yield GaugeMetricFamily(PREFIX + name, _plain(text), value=self._gauges[name]())

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from pystrands import __version__
 from pystrands.broker.backends.registry import Session, SessionRegistry
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.build import VERSION
 
 __all__ = ["StatusReport"]
 
@@ -35,7 +35,7 @@ class StatusReport:
     def make(self) -> dict[str, Any]:
         """Return what there is now, as JSON values."""
         return {
-            "version": __version__,
+            "version": VERSION,
             "broker_id": self._broker_id,
             "uptime": round(self._clock() - self._started, 3),
             "clients": len(self._rooms),

@@ -14,7 +14,6 @@ PAGE = ROOT / "docs" / "internals" / "architecture.md"
 LEFT = {
     ("broker/backends/link", "broker/admission/upgrade"),
     ("broker/backends/link", "broker/backends/registry"),
-    ("broker/fanout/pressure", "broker/ws/frames"),
     ("broker/fanout/volatile", "broker/fanout/outbox"),
     ("broker/hub/taps", "broker/backends/link"),
     ("broker/hub/taps", "broker/hub/rooms"),
@@ -26,7 +25,6 @@ LEFT = {
     ("client/connection/heartbeats", "client/handlers/dispatch"),
     ("client/connection/incoming", "client/handlers/calls"),
     ("client/connection/incoming", "client/handlers/dispatch"),
-    ("context", "protocol/fields"),
 }
 """Imports that still break the rule. To be emptied, never added to."""
 
@@ -138,7 +136,8 @@ def test_no_modules_import_each_other_in_a_circle():
 
 @pytest.mark.parametrize("arrow", sorted(LEFT))
 def test_what_is_left_is_there_and_breaks_the_rule(arrow):
-    assert arrow in arrows(), "it is mended: take it out of LEFT"
+    is_there = arrow in arrows()
+    assert is_there, "it is mended: take it out of LEFT"
     assert is_upwards(arrow) or circles((arrows() - LEFT) | {arrow}), "it breaks nothing: take it out of LEFT"
 
 

@@ -249,7 +249,7 @@ class Broker:
             LinkShared(
                 loop=some_loop,
                 owner=self.backends,
-                gate=LinkAuthenticator(clock=loop.time, counters=counters),
+                authenticator=LinkAuthenticator(clock=loop.time, counters=counters),
                 hello=wire.hello(HelloParams(protocol=2, binary=True, broker_id="b", resume_window=5)),
                 max_line=max_line,
                 link_buffer=10**6,

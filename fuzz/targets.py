@@ -18,8 +18,9 @@ from pystrands.broker.admission.handshake import Admission, Handshake
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.proxies import TrustedProxies
-from pystrands.broker.admission.upgrade import BadRequestError, check_upgrade, parse_request
+from pystrands.broker.admission.upgrade import check_upgrade
 from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.net.http import BadRequestError, parse_request
 from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, negotiate
 from pystrands.broker.ws.frames import binary_frame, payload_of, text_frame
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
@@ -253,7 +254,7 @@ def link(data: bytes) -> None:
 
 
 class _Receiver(Receiver):
-    """The gate that lets everybody in, and who gets the messages. Text is sent back, binary messages are not."""
+    """The decider that lets everybody in, and who gets the messages. Text is sent back, binary messages are not."""
 
     def __init__(self) -> None:
         self.messages: list[str | bytes] = []
@@ -296,14 +297,14 @@ def _admission(loop: Loop, receiver: _Receiver) -> Admission:
         max_message_size=MAX_MESSAGE,
         max_controls=20,
     )
-    rules = AdmissionPolicy(
+    policy = AdmissionPolicy(
         AllowedOrigins(local=True),
         TrustedProxies(["127.0.0.0/8", "::1"]),
         max_clients=1,
         max_per_address=1,
         counters=shared.counters,
     )
-    return Admission(receiver, shared, max_head_size=MAX_LINE, rules=rules, compression=True)
+    return Admission(receiver, shared, max_head_size=MAX_LINE, policy=policy, compression=True)
 
 
 def admission(data: bytes) -> None:

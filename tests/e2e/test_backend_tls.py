@@ -16,9 +16,9 @@ async def test_a_broker_stops_with_peers_in_every_state(tls):
         async with testing.broker(backend_token=[TOKEN], **options) as broker:
             async with peer(broker), peer(broker) as refused:
                 refused.hello(token="wrong")
-                await testing.until(lambda: len(broker._gate._undecided) == 2)
+                await testing.until(lambda: len(broker._authenticator._undecided) == 2)
                 await broker.stop()
-                await testing.until(lambda: not broker._gate._undecided)
+                await testing.until(lambda: not broker._authenticator._undecided)
                 assert not broker._backends._links
 
 
@@ -26,7 +26,7 @@ async def test_a_backend_over_tls(tls, trusting):
     async with testing.broker(backend_token=[TOKEN], **tls) as broker, peer(broker, ssl=trusting) as chatty:
         chatty.hello(token=TOKEN)
         assert [(await chatty.hear())[0] for _ in range(2)] == ["hello", "welcome"]
-        assert len(broker._gate._undecided) == 0
+        assert len(broker._authenticator._undecided) == 0
     async with testing.broker(backend_token=[TOKEN], **tls) as broker, peer(broker, ssl=trusting) as stranger:
         stranger.hello(token="wrong")
         assert await stranger.rest() == [("hello", None), ("refused", WRONG)]
@@ -49,7 +49,7 @@ async def test_a_peer_without_tls_gets_nothing(tls):
             said = await stranger.reader.read()
         assert b"{" not in said
         await testing.until(lambda: broker.counters["link_tls_failed"] == 1)
-        assert not broker._gate._undecided
+        assert not broker._authenticator._undecided
         assert not broker._backends._links
 
 
@@ -60,7 +60,7 @@ async def test_a_handshake_that_does_not_end_is_ended(tls, trusting, monkeypatch
             half.writer.write(b"\x16\x03\x01\x02\x00\x01")
             await testing.until(lambda: broker.counters["link_tls_failed"] == 2)
             assert await half.reader.read() == b""
-        await testing.until(lambda: not broker._gate._undecided)
+        await testing.until(lambda: not broker._authenticator._undecided)
         assert not broker._backends._links
 
 
@@ -69,34 +69,34 @@ async def test_a_peer_that_goes_during_the_handshake_leaves_nothing(tls):
         for data in (b"", b"\x16\x03\x01\x02\x00\x01"):
             async with peer(broker) as gone:
                 gone.writer.write(data)
-                await testing.until(lambda: len(broker._gate._undecided) == 1)
+                await testing.until(lambda: len(broker._authenticator._undecided) == 1)
                 gone.writer.close()
-                await testing.until(lambda: not broker._gate._undecided)
+                await testing.until(lambda: not broker._authenticator._undecided)
         assert not broker._backends._links
 
 
 async def test_half_open_handshakes_do_not_keep_a_backend_out(tls, trusting):
     async with testing.broker(**tls) as broker:
-        broker._gate._most, broker._gate._most_of_one = 20, 10
+        broker._authenticator._most, broker._authenticator._most_of_one = 20, 10
         silent = [await asyncio.open_connection("127.0.0.1", broker.tcp_port) for _ in range(30)]
         await testing.until(lambda: broker.counters["link_crowded_out"] == 20)
-        assert len(broker._gate._undecided) == 10
+        assert len(broker._authenticator._undecided) == 10
         async with peer(broker, ssl=trusting) as honest:
             honest.hello()
             assert [(await honest.hear())[0] for _ in range(2)] == ["hello", "welcome"]
         for _, writer in silent:
             writer.transport.abort()
-        await testing.until(lambda: not broker._gate._undecided)
+        await testing.until(lambda: not broker._authenticator._undecided)
 
 
 async def test_one_address_keeps_no_backend_out(tls, trusting):
     async with testing.broker(**tls) as broker:
-        broker._gate._most, broker._gate._most_of_one = 20, 10
+        broker._authenticator._most, broker._authenticator._most_of_one = 20, 10
         crowd = []
         for number in range(60):
             local = (f"127.0.0.{2 + number % 3}", 0)
             crowd.append(await asyncio.open_connection("127.0.0.1", broker.tcp_port, local_addr=local))
-        assert len(broker._gate._undecided) <= 20
+        assert len(broker._authenticator._undecided) <= 20
         async with peer(broker, ssl=trusting) as honest:
             for number in range(60):
                 local = (f"127.0.0.{2 + number % 3}", 0)

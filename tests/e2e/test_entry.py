@@ -176,8 +176,8 @@ async def test_one_address_has_its_limit_and_others_are_not_touched(caplog):
         half_open.close()
         client.close()
         await until_one_may_come(broker)
-        await testing.until(lambda: len(broker._admission.rules._limits.addresses) == 1, 10)
-    assert not broker._admission.rules._limits.addresses
+        await testing.until(lambda: len(broker._admission.policy._limits.addresses) == 1, 10)
+    assert not broker._admission.policy._limits.addresses
 
 
 ENDINGS = {
@@ -207,7 +207,7 @@ class Closer(AsyncPyStrandsClient):
 async def test_whatever_ends_a_connection_gives_its_place_back(ending):
     limits = {"max_connections": 9, "max_connections_per_address": 9, "close_timeout": 0.05}
     async with testing.broker(**limits) as broker, testing.backend(broker, Closer):
-        places = broker._admission.rules._limits
+        places = broker._admission.policy._limits
         one = await peer(broker)
         if ending == "before the 101":
             one.writer.write(REQUEST.format("").encode())

@@ -42,7 +42,7 @@ async def test_a_peer_without_the_token_hears_why_and_nothing_else(said, reason)
             assert await stranger.rest() == [("hello", None), ("refused", reason)]
         assert broker.counters["link_without_token"] == 1
         assert broker.backend_count == 0
-        await testing.until(lambda: not broker._gate._undecided)
+        await testing.until(lambda: not broker._authenticator._undecided)
 
 
 async def test_a_peer_of_protocol_1_hears_why_and_nothing_else():
@@ -97,7 +97,7 @@ async def test_wrong_tokens_are_answered_ever_later_and_right_ones_at_once():
             guesser.hello(token="wrong")
             honest.hello(token=TOKEN)
             assert (await honest.hear())[0] == "welcome"
-            assert len(broker._gate._undecided) == 1, "the guesser still waits"
+            assert len(broker._authenticator._undecided) == 1, "the guesser still waits"
 
 
 async def test_the_tokens_are_in_no_log_on_no_repr_and_in_no_status(caplog):
@@ -207,18 +207,18 @@ async def test_half_a_line_before_the_broker_gives_up_waiting_is_not_lost():
 
 async def test_peers_that_say_nothing_do_not_keep_a_backend_out():
     async with testing.broker(backend_token=[TOKEN]) as broker:
-        broker._gate._most, broker._gate._most_of_one = 20, 10
+        broker._authenticator._most, broker._authenticator._most_of_one = 20, 10
         async with peer(broker) as first:
             silent = [await asyncio.open_connection("127.0.0.1", broker.tcp_port) for _ in range(30)]
             await testing.until(lambda: broker.counters["link_crowded_out"] == 21)
             assert (await first.rest())[0][0] == "hello"
-            assert len(broker._gate._undecided) == 10
+            assert len(broker._authenticator._undecided) == 10
             async with peer(broker) as honest:
                 honest.hello(token=TOKEN)
                 assert [(await honest.hear())[0] for _ in range(2)] == ["hello", "welcome"]
             for _, writer in silent:
                 writer.transport.abort()
-        await testing.until(lambda: not broker._gate._undecided)
+        await testing.until(lambda: not broker._authenticator._undecided)
 
 
 async def test_a_refused_peer_that_does_not_leave_is_cut_off():

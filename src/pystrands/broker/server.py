@@ -86,7 +86,7 @@ class Broker:
         """What happened how often: see the docs for the names."""
         self._engine: Engine = engine or MemoryEngine()
         self._pages = dict(pages or {})
-        self._gate = LinkAuthenticator(clock=time.monotonic, counters=self.counters)
+        self._authenticator = LinkAuthenticator(clock=time.monotonic, counters=self.counters)
         self._stop: asyncio.Task[None] | None = None
         self._ports = Ports()
         self._servers: list[asyncio.Server | TlsServer] = []
@@ -190,7 +190,7 @@ class Broker:
 
     def _read_tokens(self) -> None:
         path = self.config.backend_token_file
-        self._gate.take((*self.config.backend_token, *(read_tokens(path) if path else ())))
+        self._authenticator.take((*self.config.backend_token, *(read_tokens(path) if path else ())))
 
     def _read_tokens_again(self) -> None:
         refuse_pipe("backend_token_file", self.config.backend_token_file)
@@ -260,7 +260,7 @@ class Broker:
         server = TlsServer(
             self._admission.after_tls,
             self._tls,
-            self._admission.rules,
+            self._admission.policy,
             handshake_timeout=config.handshake_timeout,
             shutdown_timeout=config.close_timeout,
             max_handshakes=min(config.max_handshakes or _TLS_HANDSHAKES, _TLS_HANDSHAKES),
@@ -351,7 +351,7 @@ class Broker:
         self._link_shared = LinkShared(
             loop=loop,
             owner=self._backends,
-            gate=self._gate,
+            authenticator=self._authenticator,
             tls=self._backend_tls,
             hello=self._hello(),
             meter=self._meter,
@@ -386,7 +386,7 @@ class Broker:
             max_head_size=config.max_head_size,
             handshake_timeout=config.handshake_timeout,
             pages=self._pages,
-            rules=AdmissionPolicy(
+            policy=AdmissionPolicy(
                 AllowedOrigins(config.allowed_origins, local=is_loopback(config.ws_host)),
                 TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None,
                 max_handshakes=config.max_handshakes,
@@ -515,7 +515,7 @@ class Broker:
         await self._close_clients(sockets)
         for server in self._servers[:1]:
             server.close()
-        self._gate.close()
+        self._authenticator.close()
         await self._backends.stop(self.config.close_timeout)
         if self._engine_runs:
             try:

@@ -8,15 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pystrands.broker.admission.handshake import Admission, Handshake
-from pystrands.broker.admission.upgrade import (
-    BadRequestError,
-    Request,
-    canonical_name,
-    check_upgrade,
-    parse_request,
-    response,
-    switching_protocols,
-)
+from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
+from pystrands.broker.net.http import BadRequestError, Request, canonical_name, parse_request, response
 from tests.broker.ws.support import (
     CLOSE,
     KINDS,
@@ -147,7 +140,7 @@ def test_invalid_upgrades(front, changes, status):
         ("http://example.org?q=1", "/", "q=1"),
     ],
 )
-def test_what_the_gate_gets_to_know(front, target, path, query):
+def test_what_the_decider_gets_to_know(front, target, path, query):
     request = upgrade(
         target,
         x_token=["one", " two "],
@@ -158,7 +151,7 @@ def test_what_the_gate_gets_to_know(front, target, path, query):
         client.send(request)
         assert client.head().startswith(b"HTTP/1.1 101 ")
         host, port = client.socket.getsockname()
-    handshake = front.gate.handshakes.queue[-1]
+    handshake = front.decider.handshakes.queue[-1]
     assert (handshake.path, handshake.query_string) == (path, query)
     assert handshake.headers["X-Token"] == ["one", "two", "\xfc"]
     assert handshake.headers["Sec-Websocket-Key"] == ["dGhlIHNhbXBsZSBub25jZQ=="]
@@ -234,17 +227,17 @@ def test_other_methods_are_told_what_this_is(front):
 
 def test_not_being_ready(kind):
     with Front(kind) as front:
-        front.gate.ready = False
+        front.decider.ready = False
         assert ask(front, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")[::2] == (503, b"not ready\n")
         assert ask(front, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 200
 
 
-def test_a_gate_that_cannot_tell_is_not_ready():
+def test_a_decider_that_cannot_tell_is_not_ready():
     class Broken(AcceptAll):
         def is_ready(self):
             raise RuntimeError
 
-    with Front(gate=Broken()) as front:
+    with Front(decider=Broken()) as front:
         assert ask(front, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 503
 
 
@@ -338,17 +331,17 @@ def test_a_peer_that_leaves_early_leaves_nothing(kind, data):
         client.reset()
         while front.call(lambda: len(front.admission.handshakes)):
             front.turn()
-        assert front.gate.gone.empty()
+        assert front.decider.gone.empty()
 
 
 # The verdict.
 
 
 def test_a_verdict_may_come_later_and_counts_once(kind):
-    with Front(kind, gate=Hold()) as front, front.raw() as client:
+    with Front(kind, decider=Hold()) as front, front.raw() as client:
         client.send(upgrade())
-        handshake = front.gate.handshakes.get(timeout=PATIENCE)
-        ws = front.call(front.gate.accept, handshake)
+        handshake = front.decider.handshakes.get(timeout=PATIENCE)
+        ws = front.call(front.decider.accept, handshake)
         assert ws.remote_addr == handshake.remote_addr
         assert front.call(handshake.accept) is None
         front.call(handshake.refuse, 403)
@@ -358,20 +351,20 @@ def test_a_verdict_may_come_later_and_counts_once(kind):
         assert not front.admission.handshakes
 
 
-@pytest.mark.parametrize("gate", [AcceptAll, Hold])
-def test_what_a_client_sends_early_comes_after_the_gate_knows_the_websocket(kind, gate):
-    with Front(kind, gate=gate()) as front, front.raw() as client:
+@pytest.mark.parametrize("decider", [AcceptAll, Hold])
+def test_what_a_client_sends_early_comes_after_the_decider_knows_the_websocket(kind, decider):
+    with Front(kind, decider=decider()) as front, front.raw() as client:
         client.send(upgrade() + frame(TEXT, "one") + frame(TEXT, "two")[:3])
-        if gate is Hold:
-            front.call(front.gate.accept, front.gate.handshakes.get(timeout=PATIENCE))
+        if decider is Hold:
+            front.call(front.decider.accept, front.decider.handshakes.get(timeout=PATIENCE))
         assert client.head().startswith(b"HTTP/1.1 101 ")
         assert client.frame() == (TEXT, b"one")  # the double's receiver checks ws.client
 
 
 def test_early_data_is_limited_and_not_lost(kind):
-    with Front(kind, gate=Hold(), send_limit=1 << 30) as front, front.raw() as client:
+    with Front(kind, decider=Hold(), send_limit=1 << 30) as front, front.raw() as client:
         client.send(upgrade())
-        handshake = front.gate.handshakes.get(timeout=PATIENCE)
+        handshake = front.decider.handshakes.get(timeout=PATIENCE)
         client.socket.setblocking(False)
         stream = b"".join(frame(TEXT, b"x" * 1000) for _ in range(20_000))
         sent = 0
@@ -385,7 +378,7 @@ def test_early_data_is_limited_and_not_lost(kind):
                 blocked += 1
         assert front.call(lambda: len(handshake._buffer)) < 1_000_000
         client.socket.settimeout(PATIENCE)
-        front.call(front.gate.accept, handshake)
+        front.call(front.decider.accept, handshake)
         assert client.head().startswith(b"HTTP/1.1 101 ")
         for _ in range(sent // 1008):
             assert client.frame() == (TEXT, b"x" * 1000)
@@ -399,7 +392,7 @@ def test_a_websocket_that_is_closed_at_once_says_so(kind):
             ws.pause_reading()
             ws.close(4000)
 
-    with Front(kind, gate=Closer()) as front, front.raw() as client:
+    with Front(kind, decider=Closer()) as front, front.raw() as client:
         client.send(upgrade() + frame(TEXT, "never read") + close(1000))
         assert client.head().startswith(b"HTTP/1.1 101 ")
         assert client.frames_to_end() == [(TEXT, b"hi"), (CLOSE, b"\x0f\xa0")]
@@ -412,7 +405,7 @@ def test_a_websocket_that_is_aborted_at_once(kind):
         def decide(self, handshake):
             self.accept(handshake).abort()
 
-    with Front(kind, gate=Aborter()) as front, front.raw() as client:
+    with Front(kind, decider=Aborter()) as front, front.raw() as client:
         client.send(upgrade())
         assert front.closed()[0] == 1006
         with pytest.raises((ConnectionResetError, AssertionError)):
@@ -427,7 +420,7 @@ def test_a_websocket_that_is_closed_at_once_as_its_peer_leaves(kind):
             self.accept(handshake).close(4000)
             handshake._transport.close()  # as the loop does at the peer's end of stream
 
-    with Front(kind, gate=Closer()) as front, front.raw() as client:
+    with Front(kind, decider=Closer()) as front, front.raw() as client:
         client.send(upgrade())
         assert front.closed()[0] == 4000
         ws = front.websocket()
@@ -441,7 +434,7 @@ def test_much_that_is_sent_at_once_arrives(kind):
             for _ in range(100):
                 ws.send(b"\x82\x7e\x27\x10" + b"x" * 10_000)
 
-    with Front(kind, gate=Sender(), send_limit=1 << 30) as front, front.raw(receive_buffer=4096) as client:
+    with Front(kind, decider=Sender(), send_limit=1 << 30) as front, front.raw(receive_buffer=4096) as client:
         client.send(upgrade())
         client.head()
         for _ in range(100):
@@ -450,9 +443,9 @@ def test_much_that_is_sent_at_once_arrives(kind):
 
 @pytest.mark.parametrize(("offered", "chosen"), [("a, b", "b"), ("a", None), (None, None)])
 def test_a_subprotocol_is_named_if_it_was_offered(offered, chosen):
-    with Front(gate=Hold()) as front, front.raw() as client:
+    with Front(decider=Hold()) as front, front.raw() as client:
         client.send(upgrade(sec_websocket_protocol=offered))
-        front.call(front.gate.accept, front.gate.handshakes.get(timeout=PATIENCE), "b", [("X-Node", "7")])
+        front.call(front.decider.accept, front.decider.handshakes.get(timeout=PATIENCE), "b", [("X-Node", "7")])
         head = client.head().decode()
         assert re.findall("Sec-WebSocket-Protocol: (.*)\r\n", head) == ([chosen] if chosen else [])
         assert "X-Node: 7\r\n" in head
@@ -479,7 +472,7 @@ def test_refusals(args, status, body):
             handshake.refuse(500)
             assert handshake.accept() is None
 
-    with Front(gate=Refuser()) as front:
+    with Front(decider=Refuser()) as front:
         got, headers, got_body = ask(front, upgrade())
         assert got == status
         assert got_body == body or status == 403
@@ -489,12 +482,12 @@ def test_refusals(args, status, body):
 
 
 def test_a_refusal_may_come_later(kind):
-    with Front(kind, gate=Hold()) as front, front.raw() as client:
+    with Front(kind, decider=Hold()) as front, front.raw() as client:
         client.send(upgrade() + b"x" * 100_000)
-        front.call(front.gate.handshakes.get(timeout=PATIENCE).refuse, 403, "no")
+        front.call(front.decider.handshakes.get(timeout=PATIENCE).refuse, 403, "no")
         assert client.head().startswith(b"HTTP/1.1 403 Forbidden\r\n")
         assert client.to_end() == b"no\n"
-        assert front.gate.gone.empty()
+        assert front.decider.gone.empty()
 
 
 @pytest.mark.parametrize("name", ["Bad Name", "", "X\r\nY", "Connection", "content-length", "Upgrade", "\u20ac"])
@@ -512,58 +505,58 @@ def test_header_values_cannot_end_their_line(value):
     assert b"X:" not in response(403, b"", headers=[("X", value)])
 
 
-def test_a_gate_that_raises_refuses(kind):
+def test_a_decider_that_raises_refuses(kind):
     class Broken(AcceptAll):
         def decide(self, handshake):
             raise RuntimeError
 
-    with Front(kind, gate=Broken()) as front:
+    with Front(kind, decider=Broken()) as front:
         assert ask(front, upgrade())[0] == 500
 
 
 @pytest.mark.parametrize("way", ["close", "reset"])
-def test_the_gate_hears_of_a_client_that_does_not_wait(kind, way):
-    with Front(kind, gate=Hold()) as front:
+def test_the_decider_hears_of_a_client_that_does_not_wait(kind, way):
+    with Front(kind, decider=Hold()) as front:
         client = front.raw()
         client.send(upgrade())
-        handshake = front.gate.handshakes.get(timeout=PATIENCE)
+        handshake = front.decider.handshakes.get(timeout=PATIENCE)
         getattr(client, way)()
-        assert front.gate.gone.get(timeout=PATIENCE) is handshake
+        assert front.decider.gone.get(timeout=PATIENCE) is handshake
         assert front.call(handshake.accept) is None
         front.call(handshake.refuse, 403)
         assert not front.admission.handshakes
 
 
-def test_an_error_of_the_gate_about_one_that_left_is_contained():
+def test_an_error_of_the_decider_about_one_that_left_is_contained():
     class Broken(Hold):
         def connection_gone(self, handshake):
             super().connection_gone(handshake)
             raise RuntimeError
 
-    with Front(gate=Broken()) as front:
+    with Front(decider=Broken()) as front:
         client = front.raw()
         client.send(upgrade())
-        front.gate.handshakes.get(timeout=PATIENCE)
+        front.decider.handshakes.get(timeout=PATIENCE)
         client.reset()
-        front.gate.gone.get(timeout=PATIENCE)
+        front.decider.gone.get(timeout=PATIENCE)
 
 
 # Stopping.
 
 
 def test_stopping_answers_all_that_wait(kind):
-    with Front(kind, gate=Hold()) as front, front.raw() as reading, front.raw() as deciding, front.raw() as late:
+    with Front(kind, decider=Hold()) as front, front.raw() as reading, front.raw() as deciding, front.raw() as late:
         reading.send(b"GET / HT")
         deciding.send(upgrade())
-        handshake = front.gate.handshakes.get(timeout=PATIENCE)
+        handshake = front.decider.handshakes.get(timeout=PATIENCE)
         while front.call(lambda: len(front.admission.handshakes)) < 3:
             front.turn()
         front.call(front.admission.close)
         for client in (reading, deciding, late):
             assert client.head().startswith(b"HTTP/1.1 503 ")
             assert client.to_end() == b"the server is going down\n"
-        assert front.gate.gone.get(timeout=PATIENCE) is handshake
-        assert front.gate.gone.empty()
+        assert front.decider.gone.get(timeout=PATIENCE) is handshake
+        assert front.decider.gone.empty()
         assert front.counters["handshake_stopping"] == 3
         assert ask(front, upgrade())[0] == 503
         assert ask(front, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 503
@@ -611,15 +604,15 @@ class Shared(Double):
 
 
 def test_a_client_that_left_before_the_loop_says_so_is_not_accepted():
-    gate = Hold()
-    handshake = Handshake(Admission(gate, Shared()))
+    decider = Hold()
+    handshake = Handshake(Admission(decider, Shared()))
     transport = DeadTransport()
     handshake.connection_made(transport)
     handshake.data_received(upgrade())
     transport.closing = True
     assert handshake.accept() is None
     handshake.connection_lost(None)
-    assert gate.gone.empty(), "accept() has said so"
+    assert decider.gone.empty(), "accept() has said so"
 
 
 def test_a_transport_that_fails_is_dropped():
@@ -636,7 +629,7 @@ def test_a_transport_that_fails_is_dropped():
 
 
 def test_one_too_many_is_turned_away_on_every_transport(kind):
-    with Front(kind, rules={"max_handshakes": 2}) as front:
+    with Front(kind, policy={"max_handshakes": 2}) as front:
         good = front.connect()
         with front.raw(), front.raw() as second:
             while front.call(lambda: len(front.admission.handshakes)) < 2:
@@ -653,13 +646,13 @@ def test_one_too_many_is_turned_away_on_every_transport(kind):
 
 
 def test_an_address_is_turned_away_on_every_transport(kind):
-    with Front(kind, rules={"max_per_address": 2}) as front, front.connect() as good:
+    with Front(kind, policy={"max_per_address": 2}) as front, front.connect() as good:
         with front.connect() as second, front.raw() as third:
             assert third.head().startswith(b"HTTP/1.1 429 ")
             third.to_end()
             second.send_frame(CLOSE)
             second.to_end()
-        while front.call(lambda: sum(front.admission.rules._limits.addresses.values())) > 1:
+        while front.call(lambda: sum(front.admission.policy._limits.addresses.values())) > 1:
             front.turn()
         front.connect().close()
         good.send_frame(TEXT, "x")

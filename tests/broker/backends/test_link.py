@@ -98,7 +98,7 @@ def owner(loop):
 @pytest.fixture
 def link(loop, owner):
     clock: Any = loop.time
-    some: Any = {"loop": loop, "owner": owner, "gate": LinkAuthenticator(clock=clock, counters={})}
+    some: Any = {"loop": loop, "owner": owner, "authenticator": LinkAuthenticator(clock=clock, counters={})}
     made: Any = link_factory(LinkShared(**some, hello=b"hello\n", max_line=10**6, link_buffer=10**6))()
     made.connection_made(Transport())
     made.data_received(b'{"action":"heartbeat","request_id":"","params":{}}\n')

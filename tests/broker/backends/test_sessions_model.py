@@ -111,7 +111,8 @@ class Broker:
             messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id, resume_window=RESUME_WINDOW)
         )
         self.make_link = link_factory(
-            LinkShared(loop=loop, owner=self.backends, gate=LinkAuthenticator(clock=loop.time, counters=counters),
+            LinkShared(loop=loop, owner=self.backends,
+                       authenticator=LinkAuthenticator(clock=loop.time, counters=counters),
                        hello=hello, max_line=10**6, link_buffer=10**6,
                        decision_time=NEVER, counters=counters)
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Places: counted, given back once, and nothing kept for addresses that are gone."""
+"""Slots: counted, given back once, and nothing kept for addresses that are gone."""
 
 from collections import Counter
 
@@ -11,29 +11,29 @@ from pystrands.broker.net.limits import ConnectionLimits, ConnectionSlot, is_mil
 
 def test_all_clients():
     limits = ConnectionLimits(clients=2)
-    first, second, third = (limits.place() for _ in range(3))
-    assert first.take() and second.take() and not third.take()
-    third.leave()
-    assert not limits.place().take()
-    first.leave()
-    first.leave()
-    assert third.take() and not limits.place().take()
+    first, second, third = (limits.slot() for _ in range(3))
+    assert first.acquire() and second.acquire() and not third.acquire()
+    third.release()
+    assert not limits.slot().acquire()
+    first.release()
+    first.release()
+    assert third.acquire() and not limits.slot().acquire()
 
 
 def test_one_address():
     limits = ConnectionLimits(per_address=2)
-    first, second, third = (limits.place() for _ in range(3))
-    assert first.take_from("192.0.2.1") and second.take_from("192.0.2.1") and not third.take_from("192.0.2.1")
-    assert third.take_from("192.0.2.2")
-    first.leave()
-    first.leave()
-    assert limits.place().take_from("192.0.2.1") and not limits.place().take_from("192.0.2.1")
+    first, second, third = (limits.slot() for _ in range(3))
+    assert first.acquire_from("192.0.2.1") and second.acquire_from("192.0.2.1") and not third.acquire_from("192.0.2.1")
+    assert third.acquire_from("192.0.2.2")
+    first.release()
+    first.release()
+    assert limits.slot().acquire_from("192.0.2.1") and not limits.slot().acquire_from("192.0.2.1")
 
 
 def test_no_limit_counts_nothing():
     limits = ConnectionLimits(clients=1)
-    place = limits.place()
-    assert place.take_from("192.0.2.1")
+    slot = limits.slot()
+    assert slot.acquire_from("192.0.2.1")
     assert not limits.addresses
 
 
@@ -53,8 +53,8 @@ def test_no_limit_counts_nothing():
 )
 def test_what_counts_as_one_address(one, other, same):
     limits = ConnectionLimits(per_address=1)
-    assert limits.place().take_from(one)
-    assert limits.place().take_from(other) is not same
+    assert limits.slot().acquire_from(one)
+    assert limits.slot().acquire_from(other) is not same
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.booleans()), max_size=60))
@@ -63,16 +63,16 @@ def test_it_is_as_if_all_were_counted_anew_each_time(steps):
     inside: list[tuple[str, ConnectionSlot]] = []
     for address, comes in steps:
         if comes:
-            place = limits.place()
+            slot = limits.slot()
             may = Counter(where for where, _ in inside)[address] < 2
-            assert place.take_from(address) is may
-            if may and place.take():
-                inside.append((address, place))
+            assert slot.acquire_from(address) is may
+            if may and slot.acquire():
+                inside.append((address, slot))
             else:
                 assert not may or len(inside) == 4
-                place.leave()
+                slot.release()
         elif inside:
-            inside.pop(0)[1].leave()
+            inside.pop(0)[1].release()
         assert limits.clients == len(inside) <= 4
         assert limits.addresses == Counter(where for where, _ in inside)
 

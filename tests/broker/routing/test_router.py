@@ -113,7 +113,7 @@ class World:
         self.backends = SessionRegistry(self.router, loop, resume_window=5, heartbeat=15, counters=self.counters)
         self.router.backends = self.backends
         self.links = LinkShared(
-            loop=loop, owner=self.backends, gate=LinkAuthenticator(clock=loop.time, counters=self.counters),
+            loop=loop, owner=self.backends, authenticator=LinkAuthenticator(clock=loop.time, counters=self.counters),
             hello=b'{"action":"hello","params":{"protocol":1}}\n',
             max_line=10_000, link_buffer=1000, decision_time=1000, counters=self.counters,
         )  # fmt: skip

@@ -55,7 +55,7 @@ class Echo(Receiver):
         self.count = 0
 
     def client_message(self, ws, message):
-        assert ws.client == "set by the gate"
+        assert ws.client == "set by the decider"
         self.messages.put(message)
         ws.send(text_frame(message) if isinstance(message, str) else binary_frame(message))
 
@@ -68,7 +68,7 @@ class Echo(Receiver):
 
 
 class AcceptAll:
-    """A gate that lets everyone in."""
+    """A decider that lets everyone in."""
 
     ready = True
 
@@ -88,7 +88,7 @@ class AcceptAll:
     def accept(self, handshake, *args, **kwargs):
         ws = handshake.accept(*args, **kwargs)
         if ws is not None:
-            ws.client = "set by the gate"
+            ws.client = "set by the decider"
             self.count += 1
         self.websockets.put(ws)
         return ws
@@ -101,7 +101,7 @@ class AcceptAll:
 
 
 class Hold(AcceptAll):
-    """A gate that leaves the verdict to the test."""
+    """A decider that leaves the verdict to the test."""
 
     def decide(self, handshake):
         pass
@@ -110,19 +110,21 @@ class Hold(AcceptAll):
 class Front:
     """Admission and WebSockets on a loopback port, on a thread of their own. Use it as a context manager."""
 
-    def __init__(self, kind="uvloop", *, receiver=None, gate=None, host="127.0.0.1", policy="disconnect", **settings):
+    def __init__(
+        self, kind="uvloop", *, receiver=None, decider=None, host="127.0.0.1", slow_policy="disconnect", **settings
+    ):
         self.kind = kind
         self.tls = None
         self.receiver = receiver or Echo()
-        self.gate = gate or AcceptAll()
+        self.decider = decider or AcceptAll()
         self.host = host
         self.counters = Counter()
-        self._policy = policy
-        names = ("max_head_size", "handshake_timeout", "pages", "rules", "compression")
+        self._slow_policy = slow_policy
+        names = ("max_head_size", "handshake_timeout", "pages", "policy", "compression")
         self._admission_settings = {name: settings.pop(name) for name in names if name in settings}
-        if "rules" in self._admission_settings:
-            rules = {"origins": AllowedOrigins()} | self._admission_settings["rules"]
-            self._admission_settings["rules"] = AdmissionPolicy(**rules, counters=self.counters)
+        if "policy" in self._admission_settings:
+            options = {"origins": AllowedOrigins()} | self._admission_settings["policy"]
+            self._admission_settings["policy"] = AdmissionPolicy(**options, counters=self.counters)
         self._settings = settings
         self.problems = []
 
@@ -181,7 +183,7 @@ class Front:
         return self.receiver.closed.get(timeout=PATIENCE)[:2]
 
     def websocket(self):
-        return self.gate.websockets.get(timeout=PATIENCE)
+        return self.decider.websockets.get(timeout=PATIENCE)
 
     def _run(self, started):
         try:
@@ -197,11 +199,11 @@ class Front:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(lambda _, context: self.problems.append(context))
         self._stop = asyncio.Event()
-        self.outbox = Outbox(self.loop, policy=self._policy, counters=self.counters)
+        self.outbox = Outbox(self.loop, policy=self._slow_policy, counters=self.counters)
         self.shared = WebSocketShared(
             loop=self.loop, receiver=self.receiver, outbox=self.outbox, counters=self.counters, **self._settings
         )
-        self.admission = Admission(self.gate, self.shared, **self._admission_settings)
+        self.admission = Admission(self.decider, self.shared, **self._admission_settings)
         transports = set()
 
         def factory():
@@ -230,7 +232,7 @@ class Front:
         with tempfile.TemporaryDirectory() as folder:
             tls = Tls(*authority.write(Path(folder)).values())
         server = TlsServer(
-            lambda _place, _began: factory(),
+            lambda _slot, _began: factory(),
             tls,
             AdmissionPolicy(AllowedOrigins(), counters=Counter()),
             handshake_timeout=PATIENCE,

@@ -10,7 +10,8 @@ from websockets.sync.client import connect
 
 from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub.compressed_outbox import CompressedOutbox, CompressedWebSocket
+from pystrands.broker.hub.compressed_outbox import CompressedOutbox
+from pystrands.broker.ws.compressed import CompressedWebSocket
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.frames import binary_frame, close_frame, payload_of, text_frame
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
@@ -70,9 +71,9 @@ def echo(request):
 def client(echo):
     with echo.connect(extensions=OFFER) as client:
         yield client
-    while echo.receiver.count < echo.gate.count:
+    while echo.receiver.count < echo.decider.count:
         echo.turn()
-    for waiting in (echo.receiver.closed, echo.receiver.messages, echo.gate.websockets):
+    for waiting in (echo.receiver.closed, echo.receiver.messages, echo.decider.websockets):
         while not waiting.empty():
             waiting.get()
 

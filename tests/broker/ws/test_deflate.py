@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.admission.upgrade import BadRequestError
+from pystrands.broker.net.http import BadRequestError
 from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, negotiate, wire_limit
 from pystrands.broker.ws.frames import binary_frame, close_frame, payload_of, ping_frame, text_frame
 from pystrands.broker.ws.reassembly import BadMessageError

@@ -54,9 +54,9 @@ def kind(request):
 def client(echo):
     with echo.connect() as client:
         yield client
-    while echo.receiver.count < echo.gate.count:  # nothing of this test's client is left for the next
+    while echo.receiver.count < echo.decider.count:  # nothing of this test's client is left for the next
         echo.turn()
-    for waiting in (echo.receiver.closed, echo.receiver.messages, echo.gate.websockets):
+    for waiting in (echo.receiver.closed, echo.receiver.messages, echo.decider.websockets):
         while not waiting.empty():
             waiting.get()
 
@@ -878,7 +878,7 @@ def test_the_websockets_library_is_content(kind):
         def decide(self, handshake):
             self.accept(handshake, "chat")
 
-    with Front(kind, gate=OneProtocol()) as front:
+    with Front(kind, decider=OneProtocol()) as front:
         url = front.url("/room")
         with connect(
             url,

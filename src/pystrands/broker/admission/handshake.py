@@ -5,15 +5,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, cast
 
-from pystrands.broker.admission import upgrade
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.proxies import PeerAddress, address_text
-from pystrands.broker.hub.compressed_outbox import CompressedWebSocket
+from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
+from pystrands.broker.net.http import BadRequestError, Refusal, Request, parse_request, phrase, response
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.lingering_close import cut, finish
 from pystrands.broker.net.pending import PendingConnections
 from pystrands.broker.net.ports import Ports
+from pystrands.broker.ws.compressed import CompressedWebSocket
 from pystrands.broker.ws.deflate import Agreement, negotiate
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
 
@@ -51,7 +52,7 @@ class Admission:
     """Makes a `Handshake` of every connection; `protocol_factory` is for `loop.create_server()`.
 
     `max_head_size`: bytes of a request's head (431). `handshake_timeout`: seconds until it must be whole (408).
-    `pages`: content type and body by path, for plain GET and HEAD requests. `rules`: what needs no gate to decide; by
+    `pages`: content type and body by path, for plain GET and HEAD requests. `policy`: what needs no decider; by
     default the origin alone. `compression`: whether to agree to it with clients that offer it. `handshakes` are those
     without an answer, `lingering` those that are taking theirs. `handshake` makes the protocols of
     connections.
@@ -60,42 +61,42 @@ class Admission:
     __slots__ = (
         "closed",
         "compression",
-        "gate",
+        "decider",
         "handshake_timeout",
         "handshakes",
         "lingering",
         "make",
         "max_head_size",
         "pages",
+        "policy",
         "ports",
         "reading",
-        "rules",
         "shared",
     )
 
     def __init__(
         self,
-        gate: AdmissionDecider,
+        decider: AdmissionDecider,
         shared: WebSocketShared,
         *,
         max_head_size: int = 16_384,
         handshake_timeout: float = 10.0,
         pages: Mapping[str, tuple[str, bytes]] | None = None,
-        rules: AdmissionPolicy | None = None,
+        policy: AdmissionPolicy | None = None,
         compression: bool = False,
         handshake: "Callable[[Admission], Handshake] | None" = None,
         ports: Ports | None = None,
     ) -> None:
-        self.gate = gate
+        self.decider = decider
         self.compression = compression
         self.shared = shared
         self.max_head_size = max_head_size
         self.handshake_timeout = handshake_timeout
         self.pages: Mapping[str, tuple[str, bytes]] = {} if pages is None else pages
-        self.rules = rules or AdmissionPolicy(AllowedOrigins(), counters=shared.counters)
+        self.policy = policy or AdmissionPolicy(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()
-        self.reading: PendingConnections[Handshake] = PendingConnections(self.rules.max_handshakes, handshake_timeout)
+        self.reading: PendingConnections[Handshake] = PendingConnections(self.policy.max_handshakes, handshake_timeout)
         self.closed = False
         self.make = handshake or Handshake
         self.ports = ports or Ports()
@@ -108,16 +109,16 @@ class Admission:
         """Return the protocol of a new connection."""
         return self.make(self)
 
-    def after_tls(self, place: ConnectionSlot | None, began: float) -> "Handshake":
-        """Return the protocol of one that has its place among those of its address, and was accepted at that time."""
+    def after_tls(self, slot: ConnectionSlot | None, began: float) -> "Handshake":
+        """Return the protocol of one that has its slot among those of its address, and was accepted at that time."""
         handshake = self.make(self)
-        handshake.take_over(place, began)
+        handshake.take_over(slot, began)
         return handshake
 
     def is_ready(self) -> bool:
         """Tell whether a client would be let in now, as far as it is not about the client. Never raises."""
         try:
-            return not self.closed and self.gate.is_ready()
+            return not self.closed and self.decider.is_ready()
         except Exception:
             logger.exception("readiness could not be told")
             return False
@@ -127,14 +128,14 @@ class Admission:
 
         See :class:`PendingConnections` for which. Counted as `handshake_displaced`.
         """
-        if self.rules.is_crowded(len(self.handshakes)):
-            one = self.reading.who_gives_way(self.rules.key(host), self.shared.loop.time(), is_full=True)
+        if self.policy.is_crowded(len(self.handshakes)):
+            one = self.reading.who_gives_way(self.policy.key(host), self.shared.loop.time(), is_full=True)
             if one is not None:
                 self.shared.counters["handshake_displaced"] += 1
                 one.give_up()
 
     def close(self) -> None:
-        """Answer 503 to all that wait, and to all that still come. The gate hears that those it had are gone."""
+        """Answer 503 to all that wait, and to all that still come. The decider hears that those it had are gone."""
         self.closed = True
         for handshake in list(self.handshakes):
             handshake.stop()
@@ -143,7 +144,7 @@ class Admission:
 class Handshake(asyncio.Protocol):
     """One connection until it is a WebSocket, or has had its answer.
 
-    The gate may read `path` (as sent, without the query), `query_string` (as sent), `headers` (canonical names),
+    The decider may read `path` (as sent, without the query), `query_string` (as sent), `headers` (canonical names),
     `remote_addr` (`ip:port`) and `subprotocols` (as offered, in order of preference). The first call of `accept()` or
     `refuse()` counts; later ones, and those after the client has left, do nothing.
     """
@@ -154,7 +155,7 @@ class Handshake(asyncio.Protocol):
         "_buffer",
         "_key",
         "_peer",
-        "_place",
+        "_slot",
         "_state",
         "_timer",
         "_transport",
@@ -180,14 +181,14 @@ class Handshake(asyncio.Protocol):
         self._buffer = bytearray()
         self._key = ""
         self._peer: PeerAddress = ("", 0)
-        self._place: ConnectionSlot | None = None
+        self._slot: ConnectionSlot | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ws: WebSocket | None = None
 
-    def take_over(self, place: ConnectionSlot | None, began: float) -> None:
+    def take_over(self, slot: ConnectionSlot | None, began: float) -> None:
         """Take what a connection had before its TLS handshake was done."""
-        self._place = place
+        self._slot = slot
         self.began = began
 
     # What the budget asks, and the crowd.
@@ -217,7 +218,8 @@ class Handshake(asyncio.Protocol):
         """Answer 101 and return the WebSocket, or None if the client has left.
 
         The WebSocket sends at once; it receives, or hears of its end, from the loop's next turn on. A `subprotocol`
-        that the client did not offer is not named in the answer, nor is a header that is not valid or not the gate's.
+        that the client did not offer is not named in the answer, nor is a header that is not valid or not for others to
+        set.
         """
         transport = self._transport
         if self._state != _DECIDING or transport is None:
@@ -230,12 +232,12 @@ class Handshake(asyncio.Protocol):
             subprotocol = None
         shared, agreement, extensions = self._admission.shared, self._agreement, None
         if agreement is None:
-            ws = WebSocket(shared, transport, self.remote_addr, self._place)
+            ws = WebSocket(shared, transport, self.remote_addr, self._slot)
         else:
-            ws = CompressedWebSocket(shared, transport, self.remote_addr, self._place, agreement.window_bits)
+            ws = CompressedWebSocket(shared, transport, self.remote_addr, self._slot, agreement.window_bits)
             extensions = agreement.answer
         self._ws = ws
-        transport.write(upgrade.switching_protocols(self._key, subprotocol, headers, extensions))
+        transport.write(switching_protocols(self._key, subprotocol, headers, extensions))
         # Not here: this may be within data_received(), where a protocol of another kind can't be put in.
         shared.loop.call_soon(self._hand_over)
         return ws
@@ -264,15 +266,15 @@ class Handshake(asyncio.Protocol):
             self._peer = peername[:2]
             self.remote_addr = address_text(self._peer)
         admission = self._admission
-        if self._place is None:
-            self._place = admission.rules.place()
+        if self._slot is None:
+            self._slot = admission.policy.slot()
         admission.make_room(self._peer[0])
-        answer = admission.rules.turn_away(self._peer[0], len(admission.handshakes), self._place)
+        answer = admission.policy.turn_away(self._peer[0], len(admission.handshakes), self._slot)
         if answer is not None:
             self._finish(answer)
             return
         admission.handshakes.add(self)
-        admission.reading.enter(self, admission.rules.key(self._peer[0]))
+        admission.reading.enter(self, admission.policy.key(self._peer[0]))
         self._timer = admission.shared.loop.call_at(self.began + admission.handshake_timeout, self._timed_out)
 
     def data_received(self, data: bytes) -> None:
@@ -294,7 +296,7 @@ class Handshake(asyncio.Protocol):
                 cut(self._transport, reset=True)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Clean up; the gate is told if it was about to decide."""
+        """Clean up; the decider is told if it was about to decide."""
         state, self._state = self._state, _DONE
         self._leave()
         self._transport = None
@@ -302,8 +304,8 @@ class Handshake(asyncio.Protocol):
             self._notify_gone()
         elif state == _ACCEPTED and self._ws is not None:
             self._ws.connection_lost()
-        if self._place is not None:
-            self._place.leave()
+        if self._slot is not None:
+            self._slot.release()
         self._ws = None
 
     def pause_writing(self) -> None:
@@ -341,14 +343,14 @@ class Handshake(asyncio.Protocol):
 
     def _on_head(self, head: bytes) -> None:
         try:
-            request = upgrade.parse_request(head)
-        except upgrade.BadRequestError as error:
+            request = parse_request(head)
+        except BadRequestError as error:
             self._refuse(400, str(error))
             return
         if not request.wants_websocket:
             self._answer_plainly(request)
             return
-        refusal = upgrade.check_upgrade(request) or self._agree(request)
+        refusal = check_upgrade(request) or self._agree(request)
         if refusal is not None:
             self._refuse(refusal.status, refusal.reason, refusal.headers)
         elif self._admission.closed:
@@ -356,27 +358,27 @@ class Handshake(asyncio.Protocol):
         elif self._may_ask(request):
             self._ask(request)
 
-    def _agree(self, request: upgrade.Request) -> upgrade.Refusal | None:
+    def _agree(self, request: Request) -> Refusal | None:
         """Choose from the extensions that the client offers."""
         if self._admission.compression:
             try:
                 self._agreement = negotiate(request.headers.get("Sec-Websocket-Extensions", ()))
-            except upgrade.BadRequestError as error:
-                return upgrade.Refusal(400, str(error))
+            except BadRequestError as error:
+                return Refusal(400, str(error))
         return None
 
-    def _may_ask(self, request: upgrade.Request) -> bool:
-        rules = self._admission.rules
-        client = rules.client(self._peer, request)
+    def _may_ask(self, request: Request) -> bool:
+        policy = self._admission.policy
+        client = policy.client(self._peer, request)
         if client is not self._peer:
             self.remote_addr = address_text(client)
-        refusal = rules.refusal(request, self._peer, client, self._place)
+        refusal = policy.refusal(request, self._peer, client, self._slot)
         if refusal is None:
             return True
         self._respond(refusal.status, refusal.reason, refusal.headers)
         return False
 
-    def _ask(self, request: upgrade.Request) -> None:
+    def _ask(self, request: Request) -> None:
         self.path = request.path
         self.query_string = request.query_string
         self.headers = request.headers
@@ -386,12 +388,12 @@ class Handshake(asyncio.Protocol):
         self._admission.reading.leave(self)
         self._cancel_timer()
         try:
-            self._admission.gate.connection_request(self)
+            self._admission.decider.connection_request(self)
         except Exception:
             logger.exception("a client could not be decided on")
             self.refuse(500)
 
-    def _answer_plainly(self, request: upgrade.Request) -> None:
+    def _answer_plainly(self, request: Request) -> None:
         """Answer what is no WebSocket: health checks, pages, people who look at what this port is."""
         path = request.path
         without_body = request.method == "HEAD"
@@ -402,10 +404,10 @@ class Handshake(asyncio.Protocol):
             elif path == "/readyz":
                 ready = self._admission.is_ready()
                 body = b"ready\n" if ready else b"not ready\n"
-                self._finish(upgrade.response(200 if ready else 503, body, without_body=without_body))
+                self._finish(response(200 if ready else 503, body, without_body=without_body))
                 return
             if page is not None:
-                self._finish(upgrade.response(200, page[1], page[0], without_body=without_body))
+                self._finish(response(200, page[1], page[0], without_body=without_body))
                 return
         self._refuse(
             426,
@@ -436,10 +438,10 @@ class Handshake(asyncio.Protocol):
     def _respond(
         self, status: int, reason: str, headers: Sequence[tuple[str, str]], *, without_body: bool = False
     ) -> None:
-        body = f"{reason or upgrade.phrase(status)}\n".encode(errors="replace")
-        self._finish(upgrade.response(status, body, headers=headers, without_body=without_body))
+        body = f"{reason or phrase(status)}\n".encode(errors="replace")
+        self._finish(response(status, body, headers=headers, without_body=without_body))
 
-    def _finish(self, response: bytes) -> None:
+    def _finish(self, answer: bytes) -> None:
         """Write the answer, and see to it that the peer gets it; when many are at that, it has to be quick."""
         self._state = _DONE
         self._cancel_timer()
@@ -451,10 +453,10 @@ class Handshake(asyncio.Protocol):
         admission.reading.leave(self)
         admission.lingering.add(self)
         if not transport.is_closing():
-            transport.write(response)
+            transport.write(answer)
         shared = admission.shared
         self._timer = shared.loop.call_later(shared.close_timeout, cut, transport)
-        if admission.rules.is_crowded(len(admission.lingering)):
+        if admission.policy.is_crowded(len(admission.lingering)):
             transport.close()
         else:
             finish(transport)
@@ -478,6 +480,6 @@ class Handshake(asyncio.Protocol):
 
     def _notify_gone(self) -> None:
         try:
-            self._admission.gate.connection_gone(self)
+            self._admission.decider.connection_gone(self)
         except Exception:
             logger.exception("a client's leaving before its verdict could not be handled")

@@ -3,11 +3,10 @@
 import logging
 from typing import Final
 
-from pystrands.broker.admission import upgrade
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.proxies import PeerAddress, TrustedProxies
-from pystrands.broker.admission.upgrade import RETRY_AFTER, Refusal
 from pystrands.broker.counters import Counters
+from pystrands.broker.net.http import RETRY_AFTER, Refusal, Request, response
 from pystrands.broker.net.limits import ConnectionLimits, ConnectionSlot, counted_as, is_milestone
 
 __all__ = ["AdmissionPolicy"]
@@ -19,8 +18,8 @@ _CROWD: Final = "too many connections are being opened; try again soon"
 _TOO_MANY: Final = "the server has as many clients as it takes; try again later"
 _FROM_ONE_ADDRESS: Final = Refusal(429, "there are too many connections from this address", (RETRY_AFTER,))
 # What is told to those whose request is not even read.
-_CROWD_ANSWER: Final = upgrade.response(503, f"{_CROWD}\n".encode(), headers=(RETRY_AFTER,))
-_ADDRESS_ANSWER: Final = upgrade.response(429, f"{_FROM_ONE_ADDRESS.reason}\n".encode(), headers=(RETRY_AFTER,))
+_CROWD_ANSWER: Final = response(503, f"{_CROWD}\n".encode(), headers=(RETRY_AFTER,))
+_ADDRESS_ANSWER: Final = response(429, f"{_FROM_ONE_ADDRESS.reason}\n".encode(), headers=(RETRY_AFTER,))
 
 
 class AdmissionPolicy:
@@ -48,12 +47,12 @@ class AdmissionPolicy:
         self._limits = ConnectionLimits(max_clients, max_per_address) if max_clients or max_per_address else None
         self._counters = counters
 
-    def place(self) -> ConnectionSlot | None:
-        """Return what a connection takes its places with; None where they are not limited."""
-        return None if self._limits is None else self._limits.place()
+    def slot(self) -> ConnectionSlot | None:
+        """Return what a connection counts with; None where there are no limits."""
+        return None if self._limits is None else self._limits.slot()
 
     def key(self, host: str) -> bytes | str | None:
-        """Return what an address counts as in a :class:`Crowd`; None for a proxy, behind which many are."""
+        """Return what an address counts as in `PendingConnections`; None for a proxy, behind which many are."""
         return None if self.is_proxy(host) else counted_as(host)
 
     def crowded_out(self, host: str) -> None:
@@ -69,7 +68,7 @@ class AdmissionPolicy:
         """Tell whether so many without a verdict are as many as there may be."""
         return 0 < self.max_handshakes <= handshakes
 
-    def turn_away(self, host: str, handshakes: int, place: ConnectionSlot | None) -> bytes | None:
+    def turn_away(self, host: str, handshakes: int, slot: ConnectionSlot | None) -> bytes | None:
         """Look at a connection that was just opened; return the answer for one that may not stay."""
         if self.is_crowded(handshakes):
             self._counters["limit_handshakes"] += 1
@@ -80,29 +79,29 @@ class AdmissionPolicy:
             )
             return _CROWD_ANSWER
         # A proxy's connections are its clients', who are known once the request is read.
-        if place is not None and not self.is_proxy(host) and not place.take_from(host):
+        if slot is not None and not self.is_proxy(host) and not slot.acquire_from(host):
             self._count_address(host)
             return _ADDRESS_ANSWER
         return None
 
-    def client(self, peer: PeerAddress, request: upgrade.Request) -> PeerAddress:
+    def client(self, peer: PeerAddress, request: Request) -> PeerAddress:
         """Return the address of who asks, which a trusted proxy may have passed on."""
         return peer if self._proxies is None else self._proxies.client(peer, request.headers)
 
     def refusal(
-        self, request: upgrade.Request, peer: PeerAddress, client: PeerAddress, place: ConnectionSlot | None
+        self, request: Request, peer: PeerAddress, client: PeerAddress, slot: ConnectionSlot | None
     ) -> Refusal | None:
-        """Judge a valid request for a WebSocket. None: it may come in, and has its places until it leaves them."""
+        """Judge a valid request for a WebSocket. None: it may come in, and counts until its slot is released."""
         proxied = self.is_proxy(peer[0])
         if not self._origins.allow(request.headers, proxied=proxied):
             self._count_origin(request, proxied=proxied)
             return Refusal(403, "pages of this origin may not connect (--allowed-origins)")
-        if place is None:
+        if slot is None:
             return None
-        if proxied and not place.take_from(client[0]):
+        if proxied and not slot.acquire_from(client[0]):
             self._count_address(client[0])
             return _FROM_ONE_ADDRESS
-        if not place.take():
+        if not slot.acquire():
             self._counters["limit_clients"] += 1
             self._warn(
                 self._counters["limit_clients"],
@@ -115,7 +114,7 @@ class AdmissionPolicy:
         """Whether it is a proxy whose word is taken for its clients' addresses."""
         return self._proxies is not None and self._proxies.trust(host)
 
-    def _count_origin(self, request: upgrade.Request, *, proxied: bool) -> None:
+    def _count_origin(self, request: Request, *, proxied: bool) -> None:
         self._counters["origin_refused"] += 1
         page = ascii(", ".join(request.headers["Origin"]))[:_SHOWN]
         if proxied or self._origins.takes_host(request.headers):

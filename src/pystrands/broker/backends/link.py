@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
-from pystrands.broker.admission.upgrade import response
 from pystrands.broker.backends.authenticator import FIRST_LINE, LATE, TOO_LONG, LinkAuthenticator
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.meter import Meter
+from pystrands.broker.net.http import response
 from pystrands.broker.net.ports import Ports, is_http
 from pystrands.broker.net.tls import Tls, TlsStart
 from pystrands.protocol import wire
@@ -87,7 +87,7 @@ class LinkShared:
 
     loop: asyncio.AbstractEventLoop
     owner: LinkOwner
-    gate: LinkAuthenticator
+    authenticator: LinkAuthenticator
     hello: bytes
     max_line: int
     link_buffer: int
@@ -105,7 +105,7 @@ class BackendLink:
     """One TCP connection of a backend: an asyncio.Protocol, if not by name, since what inherits can't be compiled.
 
     It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6), and
-    the gate whether it may. Until then nothing is told to it but the broker's hello. Where the gate wants a hello,
+    the authenticator whether it may. Until then nothing is told to it but the broker's hello. Where a hello is wanted,
     silence tells nothing: a backend may be slow, and is not refused for that before the time for its hello is over.
     """
 
@@ -218,9 +218,9 @@ class BackendLink:
         transport.set_write_buffer_limits(high=shared.link_buffer, low=shared.link_buffer // 4)
         self.heard = shared.loop.time()
         shared.owner.link_opened(self)
-        shared.gate.enter(self, self.peer)
+        shared.authenticator.enter(self, self.peer)
         self.write(shared.hello)
-        wait = shared.decision_time if shared.gate.is_open else shared.hello_time
+        wait = shared.decision_time if shared.authenticator.is_open else shared.hello_time
         self._decision = shared.loop.call_later(wait, self._is_silent)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -236,7 +236,7 @@ class BackendLink:
             if timer is not None:
                 timer.cancel()
         self._decision = self._end = None
-        self._shared.gate.leave(self)
+        self._shared.authenticator.leave(self)
         self._shared.owner.link_closed(self)
 
     def eof_received(self) -> None:
@@ -356,7 +356,7 @@ class BackendLink:
 
     def _is_silent(self) -> None:
         held = self._held
-        if not self._shared.gate.is_open:
+        if not self._shared.authenticator.is_open:
             self._refuse(LATE)
             return
         self._decide(None)
@@ -368,13 +368,13 @@ class BackendLink:
         if not self.is_open:
             return
         shared = self._shared
-        if reason := shared.gate.why_not(hello):
+        if reason := shared.authenticator.why_not(hello):
             self._refuse(reason, final=hello is not None)
             return
         assert self._decision is not None
         self._decision.cancel()
         self._decision = self._held = None
-        shared.gate.leave(self)
+        shared.authenticator.leave(self)
         shared.owner.link_decided(self, hello)
 
     def _refuse(self, reason: str, *, final: bool = False) -> None:
@@ -382,7 +382,7 @@ class BackendLink:
 
         Only what a hello says is ``final``: who is late, or sends something else, may be the right one all the same.
         """
-        delay = self._shared.gate.refuse(self, self.peer, reason)
+        delay = self._shared.authenticator.refuse(self, self.peer, reason)
         self._turn_away(wire.refused(reason, final), delay)
 
     def _turn_away(self, words: bytes, delay: float = 0.0) -> None:
@@ -441,6 +441,6 @@ def link_factory(shared: LinkShared) -> Callable[[], asyncio.Protocol]:
         protocol = cast("asyncio.Protocol", link)
         if shared.tls is None:
             return protocol
-        return TlsStart(protocol, link.name, shared.tls, shared.gate, shared.loop)
+        return TlsStart(protocol, link.name, shared.tls, shared.authenticator, shared.loop)
 
     return make

@@ -1,68 +1,15 @@
-"""WebSockets of clients that compress, and one compressed frame for all of them that a message is for."""
+"""One compressed frame for all who compress and whom a message is for."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import cast
 
 from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.net.limits import ConnectionSlot
-from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, wire_limit
-from pystrands.broker.ws.parser import BINARY, CONTINUATION, TEXT, PicowsFrame
-from pystrands.broker.ws.reassembly import Reassembly
-from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
-from pystrands.protocol.close_codes import MESSAGE_TOO_BIG
+from pystrands.broker.ws.deflate import Compressor
+from pystrands.broker.ws.websocket import WebSocket
 
-__all__ = ["CompressedOutbox", "CompressedWebSocket"]
-
-
-class CompressedWebSocket(WebSocket):
-    """The WebSocket of a client with which permessage-deflate was negotiated, with `window_bits` in the answer.
-
-    What comes in is inflated. What goes out is sent as it is: a `CompressedOutbox` compresses it.
-    """
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        shared: WebSocketShared,
-        transport: asyncio.Transport,
-        remote_addr: str,
-        place: ConnectionSlot | None,
-        window_bits: int,
-    ) -> None:
-        super().__init__(shared, transport, remote_addr, place)
-        self.window_bits = window_bits
-
-    def _handle(self, frame: PicowsFrame) -> None:
-        if (
-            frame.payload_size > self._shared.max_message_size and not frame.rsv1 and frame.msg_type is not CONTINUATION
-        ):  # the parser lets more pass, for what is compressed
-            self._fail(MESSAGE_TOO_BIG, "message too big")
-        else:
-            super()._handle(frame)
-
-    def _on_other_frame(self, frame: PicowsFrame) -> None:
-        if (
-            frame.rsv1
-            and (frame.msg_type is TEXT or frame.msg_type is BINARY)
-            and self._partial is None
-            and not (frame.rsv2 or frame.rsv3)
-        ):
-            self._partial = DeflatedReassembly(text=frame.msg_type is TEXT, limit=self._shared.max_message_size)
-            self._add_fragment(self._partial, frame)
-        else:
-            super()._on_other_frame(frame)
-
-    def _add_fragment(self, partial: Reassembly, frame: PicowsFrame) -> None:
-        before = partial.size
-        super()._add_fragment(partial, frame)
-        self._shared.meter.grown += partial.size - before
-
-    def _max_frame_size(self) -> int:
-        return wire_limit(self._shared.max_message_size)
+__all__ = ["CompressedOutbox"]
 
 
 class CompressedOutbox:

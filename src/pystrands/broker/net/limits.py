@@ -24,13 +24,13 @@ class ConnectionLimits:
         self.clients = 0
         self.addresses: dict[bytes | str, int] = {}
 
-    def place(self) -> "ConnectionSlot":
-        """Return what a new connection takes its places with."""
+    def slot(self) -> "ConnectionSlot":
+        """Return what a new connection counts with."""
         return ConnectionSlot(self)
 
 
 class ConnectionSlot:
-    """What one connection takes of the limits, until it gives it back."""
+    """What one connection counts for, from acquiring it until it is released."""
 
     __slots__ = ("_address", "_is_client", "_limits")
 
@@ -39,7 +39,7 @@ class ConnectionSlot:
         self._address: bytes | str | None = None
         self._is_client = False
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Count among all clients; False when there are as many as may be."""
         limits = self._limits
         if limits.max_clients and limits.clients >= limits.max_clients:
@@ -48,7 +48,7 @@ class ConnectionSlot:
         self._is_client = True
         return True
 
-    def take_from(self, host: str) -> bool:
+    def acquire_from(self, host: str) -> bool:
         """Count among those of an address, once; False when there are as many as may be."""
         limits = self._limits
         if not limits.max_per_address or self._address is not None:
@@ -61,7 +61,7 @@ class ConnectionSlot:
         self._address = address
         return True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give everything back; a second time does nothing."""
         limits = self._limits
         if self._is_client:

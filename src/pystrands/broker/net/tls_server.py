@@ -5,11 +5,10 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiofastnet
 
-from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.counters import Counters
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.pending import PendingConnections
@@ -29,13 +28,26 @@ _RETRY: Final = 0.1
 """Seconds until the next attempt when no connection can be accepted, for want of descriptors or memory."""
 
 
+class AddressPolicy(Protocol):
+    """What one address may have."""
+
+    def key(self, host: str) -> Hashable:
+        """Return what an address counts as; None for a trusted proxy."""
+
+    def slot(self) -> ConnectionSlot | None:
+        """Return what a new connection counts with; None where there are no limits."""
+
+    def crowded_out(self, host: str) -> None:
+        """Hear that a connection was closed as it came: those of its address had too much of the room already."""
+
+
 class TlsServer:
     """Accepts connections and makes protocols of those whose TLS handshake is done within ``handshake_timeout``.
 
     It is what an ``asyncio.Server`` is, in so far as the broker uses one. Those of the event loops and of aiofastnet
     tell nobody of a connection before its TLS handshake is done, and let anybody have as many of those as there are
     descriptors. Here there are ``max_handshakes``, and a connection counts for its address from the moment it is
-    accepted: ``rules`` know its limit, and :class:`PendingConnections` who has to go when there are too many. More of
+    accepted: ``policy`` knows its limit, and :class:`PendingConnections` who has to go when there are too many. More of
     many addresses wait in the kernel. ``factory`` gets the slot among those of its address, and when it was accepted.
     Times are in seconds. Counted as ``tls_handshake_failed`` and ``tls_handshake_displaced``.
     """
@@ -44,7 +56,7 @@ class TlsServer:
         self,
         factory: Callable[[ConnectionSlot | None, float], asyncio.BaseProtocol],
         tls: Tls,
-        rules: AdmissionPolicy,
+        policy: AddressPolicy,
         *,
         handshake_timeout: float,
         shutdown_timeout: float,
@@ -53,7 +65,7 @@ class TlsServer:
     ) -> None:
         self._factory = factory
         self._tls = tls
-        self._rules = rules
+        self._policy = policy
         self._handshake_timeout = handshake_timeout
         self._shutdown_timeout = shutdown_timeout
         self._counters = counters
@@ -132,14 +144,14 @@ class TlsServer:
         with contextlib.ExitStack() as stack:
             stack.callback(conn.close)
             conn.setblocking(False)  # accept() does not pass it on
-            key = self._rules.key(host)
+            key = self._policy.key(host)
             while not self._make_room(key, loop.time()):
                 if self._crowd.is_overrun_by(key):
-                    self._rules.crowded_out(host)
+                    self._policy.crowded_out(host)
                     return
                 await asyncio.sleep(_FULL)
             stack.pop_all()
-        arrival = _Arrival(conn, loop.time(), self._take_place(host, key, loop.time()))
+        arrival = _Arrival(conn, loop.time(), self._acquire_slot(host, key, loop.time()))
         self._crowd.enter(arrival, key)
         self._look(loop, arrival)
 
@@ -151,20 +163,20 @@ class TlsServer:
             self._displace(one)
         return one is not None or not is_full
 
-    def _take_place(self, host: str, key: Hashable, now: float) -> ConnectionSlot | None:
+    def _acquire_slot(self, host: str, key: Hashable, now: float) -> ConnectionSlot | None:
         """Count a connection among those of its address.
 
-        Where they are as many as may be one that says nothing goes for it. If there is none it has no place, and hears
-        so once it can be told, which is after the TLS handshake.
+        Where they are as many as may be one that says nothing goes for it. If there is none it is not counted, and
+        hears so once it can be told, which is after the TLS handshake.
         """
-        place = self._rules.place()
-        if place is None or key is None or place.take_from(host):
-            return place
+        slot = self._policy.slot()
+        if slot is None or key is None or slot.acquire_from(host):
+            return slot
         one = self._crowd.old_and_silent(key, now)
         if one is not None:
             self._displace(one)
-            place.take_from(host)
-        return place
+            slot.acquire_from(host)
+        return slot
 
     def _look(self, loop: asyncio.AbstractEventLoop, arrival: "_Arrival") -> None:
         """Begin the TLS handshake once the peer has begun it: what is silent costs a descriptor and little more."""
@@ -200,7 +212,7 @@ class TlsServer:
         try:
             await aiofastnet.connect_accepted_socket(
                 loop,
-                lambda: self._factory(arrival.place, arrival.began),
+                lambda: self._factory(arrival.slot, arrival.began),
                 arrival.conn,
                 ssl=self._tls.context,
                 ssl_handshake_timeout=max(0.001, arrival.began + self._handshake_timeout - loop.time()),
@@ -232,19 +244,19 @@ class TlsServer:
         if arrival.is_silent:
             arrival.close()
         else:
-            arrival.leave_place()
+            arrival.release_slot()
             _shut_down(arrival.conn)
 
 
 class _Arrival:
     """A connection whose TLS handshake is not done, or has not even begun."""
 
-    __slots__ = ("began", "conn", "is_silent", "place", "timer")
+    __slots__ = ("began", "conn", "is_silent", "slot", "timer")
 
-    def __init__(self, conn: socket.socket, began: float, place: ConnectionSlot | None) -> None:
+    def __init__(self, conn: socket.socket, began: float, slot: ConnectionSlot | None) -> None:
         self.conn = conn
         self.began = began
-        self.place = place
+        self.slot = slot
         self.is_silent = True
         self.timer: asyncio.TimerHandle | None = None
 
@@ -254,16 +266,16 @@ class _Arrival:
             self.timer.cancel()
             loop.remove_reader(self.conn)
 
-    def leave_place(self) -> None:
-        """Give back the place among those of its address."""
-        if self.place is not None:
-            self.place.leave()
+    def release_slot(self) -> None:
+        """Count no more among those of its address."""
+        if self.slot is not None:
+            self.slot.release()
 
     def close(self) -> None:
         """End it."""
         if self.is_silent:
             self.stop_waiting(asyncio.get_running_loop())
-        self.leave_place()
+        self.release_slot()
         self.conn.close()
 
 

@@ -5,9 +5,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
-from pystrands.broker.admission import upgrade
 from pystrands.broker.admission.origins import host_is_local
 from pystrands.broker.admission.proxies import address_text
+from pystrands.broker.net.http import BadRequestError, Fields, parse_request, response
 from pystrands.broker.net.lingering_close import cut, finish
 from pystrands.broker.net.listening import hosts, on_one_port
 from pystrands.broker.net.ports import Ports
@@ -141,8 +141,8 @@ class _Connection(asyncio.Protocol):
 
     def _on_head(self, head: bytes) -> None:
         try:
-            request = upgrade.parse_request(head)
-        except upgrade.BadRequestError as error:
+            request = parse_request(head)
+        except BadRequestError as error:
             self._respond(400, f"{error}\n".encode())
             return
         if request.method not in ("GET", "HEAD"):
@@ -179,14 +179,14 @@ class _Connection(asyncio.Protocol):
         body: bytes,
         content_type: str = "text/plain; charset=utf-8",
         *,
-        headers: upgrade.Headers = (),
+        headers: Fields = (),
         without_body: bool = False,
     ) -> None:
         self.is_answered = True
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(upgrade.response(status, body, content_type, headers=headers, without_body=without_body))
+        transport.write(response(status, body, content_type, headers=headers, without_body=without_body))
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._admin.loop.call_later(_PATIENCE, self.drop)

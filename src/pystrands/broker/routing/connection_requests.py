@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Raw
 
 from pystrands.broker.admission.handshake import Handshake
-from pystrands.broker.admission.upgrade import RETRY_AFTER
 from pystrands.broker.backends.registry import Session
 from pystrands.broker.counters import Counters
+from pystrands.broker.net.http import RETRY_AFTER
 from pystrands.protocol import wire
 from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
 from pystrands.protocol.messages import NOT_KNOWN, ResponseParams
@@ -54,7 +54,7 @@ class Choose(Protocol):
 
 
 class ConnectionRequests:
-    """The gate of the WebSocket side. Callbacks only; nothing waits.
+    """Decides on clients, for the WebSocket side. Callbacks only; nothing waits.
 
     ``hold_time``: seconds that a client waits for a backend to be there (503). ``answer_timeout``: seconds that there
     are for the answer, however many backends are asked (504). ``admit(session, handshake, answer)`` lets a client in.

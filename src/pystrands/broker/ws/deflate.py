@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from pystrands.broker.admission.upgrade import BadRequestError
 from pystrands.broker.counters import Counters
+from pystrands.broker.net.http import BadRequestError
 from pystrands.broker.ws.frames import BINARY, TEXT, data_frame, payload_of
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 from pystrands.protocol.close_codes import INVALID_PAYLOAD, MESSAGE_TOO_BIG

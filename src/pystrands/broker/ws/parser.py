@@ -19,15 +19,12 @@ All that relies on picows' internals is in this module; picows is pinned to a mi
 import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import picows
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not exported; see above
 
-if TYPE_CHECKING:
-    from pystrands.broker.ws.websocket import WebSocket
-
-__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "TEXT", "Parser", "PicowsFrame", "narrow", "parse"]
+__all__ = ["BINARY", "CLOSE", "CONTINUATION", "PING", "TEXT", "Parser", "ParserUser", "PicowsFrame", "narrow", "parse"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +75,34 @@ class PicowsFrame(Protocol):
         """Decode the payload. Raises UnicodeDecodeError."""
 
 
+class ParserUser(Protocol):
+    """Whose frames a parser finds."""
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Have the parser take what the transport has put into its buffer."""
+
+    def on_ws_frame(self, transport: object, frame: PicowsFrame) -> None:
+        """Take a frame."""
+
+    def pause_writing(self) -> None:
+        """Hear that the transport has more than it can send."""
+
+    def resume_writing(self) -> None:
+        """Hear that the transport takes more."""
+
+    def parser_failed(self, last: bytes) -> None:
+        """Take the close frame that the parser answers an error with."""
+
+    def parser_closes(self) -> None:
+        """End the connection."""
+
+    def peer_left(self) -> None:
+        """Hear that the peer has closed its side without a close frame."""
+
+    def connection_lost(self) -> None:
+        """Hear that the transport is gone."""
+
+
 parse: Final[Callable[["Parser", int], None]] = WSProtocol.buffer_updated
 """Parse so many bytes that are new in the parser's buffer, and deliver the frames that are whole with them."""
 
@@ -91,7 +116,7 @@ class Parser(WSProtocol):  # type: ignore[misc]  # not in picows' stubs
 
     __slots__ = ("_ws", "buffer_updated")
 
-    def __init__(self, ws: "WebSocket", max_frame_size: int) -> None:
+    def __init__(self, ws: ParserUser, max_frame_size: int) -> None:
         super().__init__(
             host_port=None,
             ws_path=None,
@@ -148,7 +173,7 @@ class _Listener(picows.WSListener):
 
     __slots__ = ("_ws", "on_ws_frame")
 
-    def __init__(self, ws: "WebSocket") -> None:
+    def __init__(self, ws: ParserUser) -> None:
         self._ws = ws
         self.on_ws_frame = ws.on_ws_frame  # type: ignore[assignment, method-assign]  # see above
 

@@ -155,8 +155,8 @@ class WebSocket(IncomingFrames):
         "client",
         "closed_by_us",
         "held",
-        "place",
         "remote_addr",
+        "slot",
         "window_bits",
     )
 
@@ -165,7 +165,7 @@ class WebSocket(IncomingFrames):
         shared: WebSocketShared,
         transport: asyncio.Transport,
         remote_addr: str,
-        place: ConnectionSlot | None = None,
+        slot: ConnectionSlot | None = None,
     ) -> None:
         super().__init__(shared, transport)
         self.client: Any = None
@@ -173,7 +173,7 @@ class WebSocket(IncomingFrames):
         self.window_bits = 0
         """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""
         self.held = 0  # bytes of a frame that is not whole yet
-        self.place = place
+        self.slot = slot
         self.closed_by_us = False
         self._parser: Parser | None = None
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
@@ -306,8 +306,8 @@ class WebSocket(IncomingFrames):
         self._shared.lingering.discard(self)
         self.transport = self.stuck = None
         self._parser = None
-        if self.place is not None:
-            self.place.leave()
+        if self.slot is not None:
+            self.slot.release()
         if telling:
             self._tell(ABNORMAL_CLOSURE, "")
 

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from pystrands import PyStrandsClient
-from pystrands.client.base import HANDLERS, options_of
+from pystrands.client.base import HANDLERS
 from pystrands.client.core import ClientCore
 from pystrands.client.handlers import dispatch
 from pystrands.client.handlers.clock import clock
+from pystrands.client.options import options_of
 from pystrands.client.threads import Bridge, Gone, Mailbox, Workers, new_event_loop
 from tests.client.fake_broker import PATIENCE, soon
 

@@ -6,7 +6,7 @@ import ssl
 import pytest
 
 from pystrands import AsyncPyStrandsClient, ConfigError, PyStrands, PyStrandsClient, Refused
-from pystrands.client.base import options_of
+from pystrands.client.options import options_of
 from pystrands.protocol import wire
 from tests.client.fake_broker import FakeBroker, line, message, soon
 

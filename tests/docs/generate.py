@@ -6,8 +6,10 @@ from pathlib import Path
 from pystrands.broker.config import options, options_table
 from pystrands.broker.metrics import counters_table, gauges_table
 from pystrands.cli.main import LOG_FORMAT, LOG_LEVEL
+from pystrands.client.options import options_table as client_options_table
 from tests.docs.blocks import README, ROOT
 
+CLIENTS_PAGE = ROOT / "docs" / "clients.md"
 OPTIONS_PAGE = ROOT / "docs" / "options.md"
 PRODUCTION_PAGE = ROOT / "docs" / "production.md"
 
@@ -49,6 +51,7 @@ def generated() -> dict[Path, str]:
         README: with_part(README.read_text("utf-8"), "options", options_table()),
         OPTIONS_PAGE: with_part(page, "names", names_table()),
         PRODUCTION_PAGE: production_page(),
+        CLIENTS_PAGE: with_part(CLIENTS_PAGE.read_text("utf-8"), "options of the clients", client_options_table()),
     }
 
 

@@ -34,6 +34,13 @@ async def asynchronous(client: AsyncPyStrandsClient, flag: bool) -> None:
     print(sent, either)
 
 
+def options(client: AsyncPyStrandsClient) -> None:
+    AsyncPyStrandsClient(port="8081")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    AsyncPyStrandsClient(max_workers=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    PyStrandsClient(max_concurrency=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    client.reconnect_delay = "1"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def threaded(client: PyStrandsClient) -> None:
     client.send_private_message("c")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     client.send_room_message("r", 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,7 @@
 """What type checkers know of every public method; not run. See test_checkers.py."""
 
 from collections.abc import Coroutine
+from ssl import SSLContext
 from typing import Any, assert_type
 
 from pystrands import (
@@ -145,6 +146,22 @@ def threaded(client: PyStrandsClient, confirm: bool) -> None:
     assert_type(client.update_metadata("c", {}), bool)
     client.run_forever()
     client.disconnect(1)
+
+
+def options(client: AsyncPyStrandsClient | PyStrandsClient | PyStrands) -> None:
+    assert_type(client.host, str)
+    assert_type(client.port, int)
+    assert_type(client.auto_reconnect, bool)
+    assert_type(client.reconnect_delay, float)
+    assert_type(client.max_reconnect_delay, float)
+    assert_type(client.reconnect_backoff, float)
+    assert_type(client.max_concurrency, int)
+    assert_type(client.handler_timeout, float | None)
+    assert_type(client.send_only, bool)
+    assert_type(client.name, str | None)
+    assert_type(client.token, str | None)
+    assert_type(client.ssl, SSLContext | bool | None)
+    client.port = 8082
 
 
 # ---- the app with decorators

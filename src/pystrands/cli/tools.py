@@ -20,7 +20,7 @@ from pystrands.broker.config import options
 from pystrands.broker.option import Option
 from pystrands.cli.options import Command, Failure, WrongValue, add_options, label, resolve, service_links, tell
 from pystrands.cli.status_text import PlainPicture
-from pystrands.client.base import TOKEN_VARIABLE
+from pystrands.client.options import TOKEN_VARIABLE
 from pystrands.errors import ConfigError, MalformedLine, PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.messages import WatchedParams

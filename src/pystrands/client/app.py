@@ -13,14 +13,9 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 
 from pystrands.client import requests
 from pystrands.client.advice import advise
-from pystrands.client.base import (
-    HANDLERS,
-    NOT_MADE,
-    BaseClient,
-    check_whole,
-    options_of,
-)
+from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
+from pystrands.client.options import ThreadOptions, options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import (
     ClientHandler,
@@ -50,7 +45,7 @@ def _nothing() -> None:
     """Return None: where nothing is connected there is nothing to disconnect."""
 
 
-class PyStrands(BaseClient):
+class PyStrands(BaseClient, ThreadOptions):
     """A backend in decorator form.
 
     For example::
@@ -96,23 +91,8 @@ class PyStrands(BaseClient):
         token: str | None = None,
         ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
-        check_whole("max_workers", max_workers, 1)
-        super().__init__(
-            host,
-            port,
-            auto_reconnect,
-            reconnect_delay,
-            max_reconnect_delay,
-            reconnect_backoff,
-            max_concurrency=max_concurrency,
-            handler_timeout=handler_timeout,
-            send_only=send_only,
-            name=name,
-            token=token,
-            ssl=ssl,
-        )
+        super().__init__(locals())
         advise(type(self), HANDLERS, overridden=False)
-        self.max_workers = max_workers
         self.__handlers = {}
         self.__core = ClientCore(partial(options_of, self), self.__invoke)
         self.__bridge = None

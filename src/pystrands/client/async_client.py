@@ -8,14 +8,10 @@ from typing import Any, Literal, Unpack, overload
 
 from pystrands.client import requests
 from pystrands.client.advice import advise
-from pystrands.client.base import (
-    HANDLERS,
-    NOT_MADE,
-    BaseClient,
-    options_of,
-)
+from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
 from pystrands.client.handlers.calls import methods_of
+from pystrands.client.options import options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.signatures import Message, ToMany, ToOne, may_be_plain
 from pystrands.context import ConnectionRequestContext, Context
@@ -74,20 +70,7 @@ class AsyncPyStrandsClient(BaseClient):
         token: str | None = None,
         ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
-        super().__init__(
-            host,
-            port,
-            auto_reconnect,
-            reconnect_delay,
-            max_reconnect_delay,
-            reconnect_backoff,
-            max_concurrency=max_concurrency,
-            handler_timeout=handler_timeout,
-            send_only=send_only,
-            name=name,
-            token=token,
-            ssl=ssl,
-        )
+        super().__init__(locals())
         advise(type(self), HANDLERS, overridden=True)
         self.__core = ClientCore(partial(options_of, self), methods_of(self))
 

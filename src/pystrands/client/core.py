@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from pystrands.client.base import Options
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.lifetime import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, ClientLifetime, Invoke
+from pystrands.client.options import Options
 from pystrands.client.requests import AT_ONCE, Confirmation, Encode
 from pystrands.client.signals import (
     end_all,

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from pystrands.client.base import Options
 from pystrands.client.connection.heartbeats import Heartbeats
 from pystrands.client.connection.incoming import Incoming
 from pystrands.client.connection.link import BrokerLink
@@ -15,6 +14,7 @@ from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.supervisor import Supervisor
 from pystrands.client.handlers.calls import lost_messages
 from pystrands.client.handlers.dispatch import EAGER, Dispatcher, current_runner
+from pystrands.client.options import Options
 
 __all__ = ["CANCELLED_TIMEOUT", "DISCONNECT_TIMEOUT", "ClientLifetime", "Invoke"]
 

@@ -7,11 +7,12 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from pystrands.client.base import BaseClient, Options, options_of
+from pystrands.client.base import BaseClient
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.core import ClientCore, Outage
 from pystrands.client.handlers.dispatch import in_handler
+from pystrands.client.options import Options, options_of
 from pystrands.client.threads import Gone, LoopThread, wait_for
 
 __all__ = ["Runs"]

@@ -9,14 +9,10 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 
 from pystrands.client import requests
 from pystrands.client.advice import advise
-from pystrands.client.base import (
-    HANDLERS,
-    NOT_MADE,
-    BaseClient,
-    check_whole,
-)
+from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.core import REQUEST_TIMEOUT
 from pystrands.client.lifetime import CANCELLED_TIMEOUT
+from pystrands.client.options import ThreadOptions
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE, Confirmation
 from pystrands.client.runs import Runs
 from pystrands.client.signals import end_all, handling_sigterm
@@ -32,7 +28,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class PyStrandsClient(BaseClient):
+class PyStrandsClient(BaseClient, ThreadOptions):
     """A backend for threaded code: override the ``on_*`` callbacks, then call :meth:`run_forever` or :meth:`connect`.
 
     The same as :class:`pystrands.AsyncPyStrandsClient` without ``async``. Callbacks are plain functions that run on up
@@ -68,21 +64,7 @@ class PyStrandsClient(BaseClient):
         token: str | None = None,
         ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
-        check_whole("max_workers", max_workers, 1)
-        super().__init__(
-            host,
-            port,
-            auto_reconnect,
-            reconnect_delay,
-            max_reconnect_delay,
-            reconnect_backoff,
-            max_concurrency=max_workers,
-            handler_timeout=handler_timeout,
-            send_only=send_only,
-            name=name,
-            token=token,
-            ssl=ssl,
-        )
+        super().__init__({**locals(), "max_concurrency": max_workers})
         for handler in HANDLERS:
             if inspect.iscoroutinefunction(getattr(self, handler)):
                 raise TypeError(
@@ -90,7 +72,6 @@ class PyStrandsClient(BaseClient):
                     "write def, or use AsyncPyStrandsClient"
                 )
         advise(type(self), HANDLERS, overridden=True)
-        self.max_workers = max_workers
         self.__runs = Runs(self, lambda: self.max_workers)
 
     @property

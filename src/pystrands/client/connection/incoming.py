@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, TypeAlias, cast
 
-from pystrands.client.base import Options
 from pystrands.client.connection.heartbeats import Heartbeats
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing, max_unnumbered
@@ -24,6 +23,7 @@ from pystrands.client.handlers.calls import (
     unreadable,
 )
 from pystrands.client.handlers.dispatch import Dispatcher
+from pystrands.client.options import Options
 from pystrands.client.requests import to_recipient
 from pystrands.context import FORBIDDEN, Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
@@ -410,8 +410,8 @@ class Incoming:
         self._died += [_of_its_end(context, older, is_certain=is_certain) for context in died]
         self._broker_id = params.broker_id
         role = messages.SENDER if only_sends else ""  # which a session that goes on does not mind
-        answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name, role=role)
-        answer.token = self._options.token
+        answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name or "", role=role)
+        answer.token = self._options.token or ""
         answer.flow = speaks_2
         if answer.token and link.is_exposed and not self._has_warned:
             self._has_warned = True

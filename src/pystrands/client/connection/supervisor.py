@@ -6,10 +6,10 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from pystrands.client.base import Options
 from pystrands.client.connection import dial
 from pystrands.client.connection.backoff import Backoff
 from pystrands.client.connection.link import BrokerLink
+from pystrands.client.options import Options
 from pystrands.protocol.address import bare
 from pystrands.protocol.printable import printable
 
@@ -76,8 +76,8 @@ class Supervisor:
         self._trouble: object = None
         """What kind of failure was spoken of last."""
         self._silent_until = 0.0
-        self._tls: ssl.SSLContext | None = options.tls if isinstance(options.tls, ssl.SSLContext) else None
-        if options.tls is True:
+        self._tls: ssl.SSLContext | None = options.ssl if isinstance(options.ssl, ssl.SSLContext) else None
+        if options.ssl is True:
             self._tls = ssl.create_default_context()
 
     async def attempt(self) -> bool:

@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Beside the sources that $(VENV) has: PYTHONPATH chooses it. For each environment its own, as it is for one Python.
 COMPILED := build/compiled$(patsubst .venv%,%,$(notdir $(VENV)))
+# How many processes run the tests of the sources, beside the one that runs those of the compiled package.
+WORKERS ?= 2
+# Tests begin hundreds of processes, which would each compile all that they import.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-source test-beside test-compiled chaos soak fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
@@ -15,16 +19,17 @@ demo: $(VENV)/.ready ## a chat to open in two tabs: the broker, a backend and a 
 	@exec $(BIN)/pystrands demo
 
 test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
-	@$(MAKE) --no-print-directory -j2 lint types $(COMPILED)/.ready
+	@$(MAKE) --no-print-directory -j2 lint types
 	@$(MAKE) --no-print-directory -j2 test-source test-beside
 	@echo "All checks passed."
 
 test-source: $(VENV)/.ready-test
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report=term --durations=10
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
 
-# Tests wait more than they compute: both at once take hardly longer than one.
+# One process more: together they have two cores' worth of work to the end.
 test-beside:
+	@mkdir -p build
 	@$(MAKE) test-compiled >build/test-compiled.log 2>&1 || { cat build/test-compiled.log; exit 1; }
 	@echo "With the compiled package: $$(tail -n 1 build/test-compiled.log)"
 

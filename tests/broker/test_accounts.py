@@ -17,7 +17,7 @@ def accounts(broker):
     return of_clients, others, nobodys
 
 
-async def test_a_client_is_charged_with_what_it_sent_wherever_that_is():
+async def test_rule_29_a_client_is_charged_with_what_it_sent_wherever_that_is():
     async with testing.broker() as broker, RawBackend(broker) as raw:
         ws, idle = await raw.admit("ann"), await raw.admit("bob")
         raw.acknowledge()
@@ -42,7 +42,7 @@ async def test_a_client_is_charged_with_what_it_sent_wherever_that_is():
         await idle.close()
 
 
-async def test_a_backend_is_charged_with_what_it_causes_itself_and_is_ended_for_that():
+async def test_rule_29_a_backend_is_charged_with_what_it_causes_itself_and_is_ended_for_that():
     async with testing.broker() as broker, RawBackend(broker) as raw:
         ws = await raw.admit("ann")
         raw.acknowledge()

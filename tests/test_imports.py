@@ -12,15 +12,11 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
 PAGE = ROOT / "docs" / "internals" / "architecture.md"
 LEFT = {
-    ("broker/backends/link", "broker/admission/upgrade"),
     ("broker/backends/link", "broker/backends/registry"),
     ("broker/fanout/volatile", "broker/fanout/outbox"),
     ("broker/hub/taps", "broker/backends/link"),
     ("broker/hub/taps", "broker/hub/rooms"),
-    ("broker/net/tls_server", "broker/admission/policy"),
-    ("broker/ws/deflate", "broker/admission/upgrade"),
     ("broker/ws/incoming", "broker/ws/websocket"),
-    ("broker/ws/parser", "broker/ws/websocket"),
     ("client/connection/heartbeats", "client/handlers/clock"),
     ("client/connection/heartbeats", "client/handlers/dispatch"),
     ("client/connection/incoming", "client/handlers/calls"),

@@ -45,7 +45,9 @@ class Slow(RawBackend):
                     self.raw(line("heartbeat"))
                 continue
             self.received = heard["seq"]
-            if heard["action"] == "connection_request":
+            if heard["action"] == "connection_request" and heard["params"]["url"] == "/undecided":
+                pass
+            elif heard["action"] == "connection_request":
                 self.say("response", {"accepted": True}, request_id=heard["request_id"])
             elif heard["action"] != "new_message":
                 if heard["action"] == "new_connection" and heard["params"]["context"]["room_id"] == "/bad":
@@ -207,6 +209,45 @@ async def test_what_is_sent_before_the_handshake_is_over():
     async with scene("--hold-time=60", "--max-handshakes=5000", "--max-connections-per-address=0") as it:
         socks = [await asyncio.to_thread(it.raw) for _ in range(100)]
         await it.push(*((sock, b"GET / HTTP/1.1\r\nX: " + b"x" * 15_000) for sock in socks))
+        await it.settled()
+
+
+async def test_requests_of_very_many_headers_that_wait_for_a_verdict():
+    """A header of a few bytes takes many times that once it is read."""
+    many = {f"{number:03x}": "" for number in range(1800)}
+    request = frames.upgrade_request("127.0.0.1", "/undecided", KEY, many, ())
+    assert len(request) < 16_384
+    async with scene() as it:
+        socks = [await asyncio.to_thread(it.raw) for _ in range(300)]
+        for sock in socks:
+            sock.sendall(request)
+            await asyncio.sleep(0)
+        await testing.until(lambda: "caused most" in it.broker.log, PATIENCE)
+        await it.settled()
+
+
+async def test_long_answers_that_are_asked_for_at_once():
+    """A command of a hundred bytes may be answered with megabytes: who does not read them is closed."""
+    async with scene() as it, RawBackend(it.broker, "asks", begin=False) as asks:
+        await asks.begin(role="sender")
+        socks = [await asyncio.to_thread(it.connect) for _ in range(20)]
+        await testing.until(lambda: len(it.backend.others) == len(socks), PATIENCE)
+        for client_id in it.backend.others:
+            asks.say("update_metadata", {"client_id": client_id, "metadata": {"text": "x" * 200_000}})
+            await asks.flushed()
+        for number in range(100):
+            asks.say("room_members", {"room_id": "/bad"}, request_id=str(number))
+        await testing.until(lambda: "caused most" in it.broker.log, PATIENCE)
+        await it.settled()
+
+
+async def test_lines_of_tools_that_do_not_end():
+    async with scene() as it, contextlib.AsyncExitStack() as stack:
+        for _ in range(25):
+            tool = await stack.enter_async_context(RawBackend(it.broker, "tool", begin=False))
+            tool.greet(role="tool")
+            tool.raw(b'{"action": "message_to_room", "params": {"message": "' + b"x" * 5_000_000)
+        await testing.until(lambda: "caused most" in it.broker.log, PATIENCE)
         await it.settled()
 
 

@@ -36,8 +36,8 @@ class Accounts:
     """Makes the accounts of all peers of a broker. What is called is asked each time, and not changed meanwhile.
 
     ``sockets``: those of all clients that are in, or gone with something left. ``closed``: those of which only the last
-    bytes are not out. ``orphans``: clients whose events wait, and who have no session. ``give_up_client`` and
-    ``give_up_session`` end one.
+    bytes are not out. ``tools``: sessions that get no events. ``orphans``: clients whose events wait, and who have no
+    session. ``give_up_client`` and ``give_up_session`` end one.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Accounts:
         closed: Callable[[], Iterable[WebSocket]],
         handshakes: Callable[[], Iterable[Handshake]],
         sessions: Callable[[], Iterable[Session]],
+        tools: Callable[[], Iterable[Session]],
         orphans: Callable[[], Iterable[ClientStream]],
         give_up_client: Callable[[ConnectedClient], None],
         give_up_session: Callable[[Session], None],
@@ -55,6 +56,7 @@ class Accounts:
         self._closed = closed
         self._handshakes = handshakes
         self._sessions = sessions
+        self._tools = tools
         self._orphans = orphans
         self._give_up_client = give_up_client
         self._give_up_session = give_up_session
@@ -66,7 +68,9 @@ class Accounts:
         nobodys = 0
         for session in self._sessions():
             own = self._charge(session, of_clients)
-            others.append(Account(partial(self._give_up_session, session), own))
+            unheard = session.unheard_bytes  # of requests whose clients may be gone
+            nobodys += unheard
+            others.append(Account(partial(self._give_up_session, session), max(own - unheard, 0)))
             if session.link is not None:
                 nobodys += session.link.unsent_bytes  # copies of what is charged already
         for lane in self._orphans():
@@ -77,6 +81,7 @@ class Accounts:
         for client, account in of_clients.items():
             _add_own(client, account)
         others += [_of_closed(ws) for ws in self._closed() if ws.client is None]
+        others += [Account(partial(self._give_up_session, tool), tool.held_bytes) for tool in self._tools()]
         others += [Account(handshake.give_up, handshake.held_bytes) for handshake in self._handshakes()]
         return [*of_clients.values(), *others], nobodys
 
@@ -113,7 +118,7 @@ def _add_own(client: ConnectedClient, account: Account) -> None:
         if event.kind is not _MESSAGE:
             account.fixed += size
     account.own += client.held_bytes
-    account.fixed += len(client.metadata)  # its last event tells it
+    account.fixed += client.told_bytes
     own, account.frames = _of_socket(client.ws)
     account.own += own
 

@@ -291,6 +291,7 @@ class Broker:
             closed=lambda: shared.lingering,
             handshakes=lambda: self._admission.handshakes,
             sessions=lambda: self._backends.sessions,
+            tools=lambda: self._backends.tools,
             orphans=lambda: self._router.orphans,
             give_up_client=self._router.give_up,
             give_up_session=self._backends.give_up,
@@ -323,7 +324,7 @@ class Broker:
             Taps(self.counters),
             Limits(self.config.max_rooms_per_client, context_limit(self.config.max_message_size)),
         )
-        commands = Commands(self._engine, self._rooms, self.counters)
+        commands = Commands(self._engine, self._rooms, self.counters, self._meter)
         self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters, self._meter)
         self._router = Router(
             self._rooms,
@@ -440,6 +441,7 @@ class Broker:
             *(self._shared.lingering | self._shared.leaving),
             *self._admission.handshakes,
             *self._backends.sessions,
+            *self._backends.tools,
         )
 
     def _make_admin(self, loop: asyncio.AbstractEventLoop, timings: Timings) -> AdminServer:

@@ -6,7 +6,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from pystrands.broker.fanout.groups import BLOCKED, CLOSED, Group
+from pystrands.broker.fanout.groups import BLOCKED, CLOSED, KEY_BYTES, Group
 from pystrands.broker.fanout.outbox import Outbox
 from tests.broker.fanout.test_pressure import Client as Plain
 from tests.broker.fanout.test_pressure import Clock
@@ -141,13 +141,22 @@ def test_what_is_no_volatile_message_waits_for_none(loop, outbox):
 
 
 def test_keyed_messages_that_wait_are_bounded_and_nobody_is_too_slow_for_them(loop, outbox, counters):
-    client = Client(limit=8000)
+    client = Client(limit=8 * 10 * (100 + KEY_BYTES + 1))
     outbox.block(client)
     taken = sum(offer(outbox, loop, client, b"x" * 100, str(number)) for number in range(100))
     assert taken == 10
     assert counters == {"volatile_dropped": 90}
     assert client.behind is None
     assert offer(outbox, loop, client, b"y" * 100, "3") == 1
+
+
+def test_long_keys_of_tiny_messages_count(loop, outbox, counters):
+    client = Client(limit=8 * 10_000)
+    outbox.block(client)
+    assert sum(offer(outbox, loop, client, b"x", f"{number:01000}") for number in range(100)) == 8
+    assert client.fresh.keys == 8 * (1000 + KEY_BYTES)
+    outbox.give(client, 3, 3)
+    assert client.fresh.keys == 5 * (1000 + KEY_BYTES)
 
 
 @pytest.mark.parametrize("size", [1, 100])

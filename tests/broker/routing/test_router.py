@@ -5,14 +5,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pystrands import testing
 from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.link import BackendLink, LinkShared, link_factory
-from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.backends.registry import Session, SessionRegistry
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
@@ -20,6 +20,7 @@ from pystrands.broker.routing import connection_requests
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.router import Router
 from pystrands.engine.base import Audience, Delivered, Engine
+from pystrands.protocol.link import LinkSession
 from tests.broker.doubles import FakeHandshake, FakeTransport, FakeWebSocket
 
 
@@ -213,6 +214,45 @@ async def test_no_answer_is_a_504_and_the_silent_link_gets_no_new_clients_until_
     (request,) = await peer.heard()
     peer.say("response", request["request_id"], accepted=True)
     assert held.ws is not None
+
+
+async def test_more_clients_than_a_backend_may_be_asked_about_are_asked_about_as_it_answers():
+    world = World()
+    peer = Peer(world)
+    clients = [world.knock() for _ in range(1003)]
+    requests = await peer.heard()
+    assert len(requests) == 1000
+    for request in requests[:2]:
+        peer.say("response", request["request_id"], accepted=True)
+    more = [line for line in await peer.heard() if line["action"] == "connection_request"]
+    assert len(more) == 2
+    for request in [*requests[2:], *more]:
+        peer.say("response", request["request_id"], accepted=True)
+    (last,) = [line for line in await peer.heard() if line["action"] == "connection_request"]
+    peer.say("response", last["request_id"], accepted=True)
+    assert all(client.ws is not None for client in clients)
+
+
+async def test_requests_that_a_backend_has_not_acknowledged_bound_what_it_is_asked():
+    session = Session("one", "id", stream := LinkSession("id"))
+    session.link = cast("Any", Silent())
+    line = b'{"action": "connection_request", "params": {"url": "' + b"x" * 1_000_000 + b'"}}\n'
+    for _ in range(5):
+        assert session.is_available
+        session.ask(line)
+    assert not session.is_available  # though all of these clients may have gone
+    assert session.unheard_bytes == stream.kept_bytes
+    stream.acknowledge(4)
+    assert session.is_available
+    stream.acknowledge(5)
+    assert session.unheard_bytes == stream.kept_bytes == 0
+
+
+class Silent:
+    """A link that only takes lines."""
+
+    def write(self, line):
+        """Take it."""
 
 
 async def test_a_backend_that_goes_while_it_is_asked_is_replaced():

@@ -21,6 +21,7 @@ from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
 logger = logging.getLogger(__name__)
 
 _MAX_EARLY: Final = 16_384  # bytes kept that a client sends before it has its answer
+_HEADER_BYTES: Final = 300  # what a header takes beside its text: a list, two strings and a place for them
 _TLS_HANDSHAKE: Final = 0x16
 _JSON: Final = 0x7B  # an opening brace
 _READING, _DECIDING, _ACCEPTED, _DONE = range(4)
@@ -153,6 +154,7 @@ class Handshake(asyncio.Protocol):
         "_admission",
         "_agreement",
         "_buffer",
+        "_headers_size",
         "_key",
         "_peer",
         "_slot",
@@ -179,6 +181,7 @@ class Handshake(asyncio.Protocol):
         self._state = _READING
         self._agreement: Agreement | None = None  # on compression
         self._buffer = bytearray()
+        self._headers_size = 0  # bytes of memory, while no verdict is there
         self._key = ""
         self._peer: PeerAddress = ("", 0)
         self._slot: ConnectionSlot | None = None
@@ -200,12 +203,14 @@ class Handshake(asyncio.Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of a request, or sent before its answer, are kept."""
-        return len(self._buffer)
+        """About how many bytes of a request, or sent before its answer, are kept."""
+        return len(self._buffer) + self._headers_size
 
     def give_up(self) -> None:
         """Drop the connection, and what it has sent."""
         self._buffer.clear()
+        self.headers = {}  # now: others are given up in the same turn of the loop
+        self._headers_size = 0
         if self._state == _READING:
             self._state = _DONE
             self._leave()
@@ -284,16 +289,19 @@ class Handshake(asyncio.Protocol):
                 self._read_head(data)
             elif self._state != _DONE:
                 self._buffer += data
-                meter = self._admission.shared.meter
-                meter.grown += len(data)
-                if meter.grown > meter.mark:
-                    meter.over()
+                self._count(len(data))
                 if len(self._buffer) > _MAX_EARLY and self._transport is not None:
                     self._transport.pause_reading()
         except Exception:
             logger.exception("a request could not be handled")
             if self._transport is not None:
                 cut(self._transport, reset=True)
+
+    def _count(self, size: int) -> None:
+        meter = self._admission.shared.meter
+        meter.grown += size
+        if meter.grown > meter.mark:
+            meter.over()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Clean up; the decider is told if it was about to decide."""
@@ -356,7 +364,10 @@ class Handshake(asyncio.Protocol):
         elif self._admission.closed:
             self._refuse(503, "the server is going down")
         elif self._may_ask(request):
+            # Short ones take many times what was sent of them, and are kept until the verdict.
+            self._headers_size = len(head) + _HEADER_BYTES * head.count(b"\n")
             self._ask(request)
+            self._count(self._headers_size)
 
     def _agree(self, request: Request) -> Refusal | None:
         """Choose from the extensions that the client offers."""

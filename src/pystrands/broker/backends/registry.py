@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ _LEAST_LINE: Final = 16_384
 _session_numbers: Final = itertools.count(1)
 _MAX_REQUESTS: Final = 1000
 """Connection requests that one session may have unanswered: the credit of handshakes."""
+_MAX_UNHEARD: Final = 4 * 1024 * 1024
+"""Bytes of connection requests that one session may not have acknowledged, whether or not their clients still wait."""
 
 
 @trait  # compiled, a class has one base that is none: a router's is Receiver
@@ -86,6 +88,8 @@ class Session(Consumer):
     """
 
     __slots__ = (
+        "_unheard",
+        "_unheard_bytes",
         "binary",
         "flow",
         "is_expired",
@@ -130,6 +134,8 @@ class Session(Consumer):
         self.was_asked = False
         """Whether it has been put a question: one that is mute is put a second one only where nobody else is there."""
         self.requests: dict[str, Any] = {}
+        self._unheard: deque[tuple[int, int]] = deque()  # number and size of connection requests, oldest first
+        self._unheard_bytes = 0
         self.timer: asyncio.TimerHandle | None = None
         """When there is a link: to acknowledge. When there is none: the resume window."""
 
@@ -150,7 +156,24 @@ class Session(Consumer):
             and not self.is_leaving
             and not self.unresponsive
             and len(self.requests) < _MAX_REQUESTS
+            and (not self._unheard or self.unheard_bytes < _MAX_UNHEARD)
         )
+
+    @property
+    def unheard_bytes(self) -> int:
+        """How many bytes are kept of connection requests that it has not acknowledged: they are not its own doing."""
+        unheard, stream = self._unheard, self.stream
+        while unheard and (stream is None or unheard[0][0] <= stream.acknowledged):
+            self._unheard_bytes -= unheard.popleft()[1]
+        return self._unheard_bytes
+
+    def ask(self, line: bytes) -> None:
+        """Write a connection request."""
+        number = self.write(line)
+        if self.stream is not None:
+            size = self.stream.kept_size(number)
+            self._unheard.append((number, size))
+            self._unheard_bytes += size
 
     @property
     def is_absent(self) -> bool:
@@ -246,6 +269,11 @@ class SessionRegistry(LinkOwner):
     def sessions(self) -> Iterable[Session]:
         """All sessions that live."""
         return self._sessions.values()
+
+    @property
+    def tools(self) -> Iterable[Session]:
+        """The links of tools."""
+        return [link.session for link in self._links if isinstance(link.session, ToolSession)]
 
     def choose(self, besides: Iterable[Session] = ()) -> Session | None:
         """Return the least loaded session that may get a new client, of equals the one that has waited longest.

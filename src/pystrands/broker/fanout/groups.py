@@ -19,6 +19,11 @@ TOO_SLOW: Final = 16  # about to be closed by the slow-consumer policy
 FEW: Final = 8
 """Who is in more groups than this has them in a dict of its own; all others share tuples."""
 
+FRAME_BYTES: Final = 48
+"""What a frame that waits takes beside its content, with its place: counted so for each of its recipients."""
+KEY_BYTES: Final = 150
+"""What a message with a key takes beside its content and the key, while it waits for one recipient."""
+
 _by_number = itemgetter(0)
 
 
@@ -53,13 +58,26 @@ class Behind:
 class Fresh:
     """What is known of a client that gets volatile messages. Sizes are in bytes."""
 
-    __slots__ = ("credit", "in_kernel", "in_kernel_then", "is_held", "looked", "places", "pushed", "rate", "waiting")
+    __slots__ = (
+        "credit",
+        "in_kernel",
+        "in_kernel_then",
+        "is_held",
+        "keys",
+        "looked",
+        "places",
+        "pushed",
+        "rate",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.places: dict[str, int] = {}
         """Where in `out` the message of a key waits."""
         self.waiting = 0
         """The size of all of them."""
+        self.keys = 0
+        """Bytes that their keys take."""
         self.is_held = False
         """Whether its transport is given nothing for now, though it would take more."""
         self.looked = 0.0
@@ -81,6 +99,7 @@ class Fresh:
         self.places = {key: place - count for key, place in self.places.items() if place >= count}
         out = ws.out
         self.waiting = sum([len(out[place]) for place in self.places.values()])
+        self.keys = sum([KEY_BYTES + len(key) for key in self.places])
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests

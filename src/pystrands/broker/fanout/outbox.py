@@ -73,7 +73,7 @@ class Outbox:
         self._sends_per_slice = max(1, int(slice_seconds / _SECONDS_PER_SEND))
         self._counters = new_counters() if counters is None else counters
         self._clock = clock
-        self._latest = Volatile(self, loop, self._counters, clock)
+        self._latest = Volatile(self, loop, self._counters, clock, self._meter)
         self.pressure = Pressure(loop, self._counters, limit=limit, slow_time=slow_time, policy=policy, clock=clock)
         self._small: list[Recipient] = []
         self._bulk: deque[Recipient] = deque()

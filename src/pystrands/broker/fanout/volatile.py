@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout.groups import BLOCKED, CLOSED, Fresh, Recipient
+from pystrands.broker.fanout.groups import BLOCKED, CLOSED, KEY_BYTES, Fresh, Recipient
 from pystrands.broker.fanout.pressure import outstanding
+from pystrands.broker.meter import Meter
 
 if TYPE_CHECKING:
     from pystrands.broker.fanout.outbox import Outbox
@@ -33,10 +34,11 @@ class Volatile:
 
     Up to date is a client for which nothing waits here, and for which the kernel holds little. Others miss a message,
     but for one that has a key: that one waits, and the next of the same key takes its place. What waits like this is an
-    eighth of a client's limit at most, and never makes it too slow. Counted as `volatile_dropped` and `keyed_replaced`.
+    eighth of a client's limit at most, its keys included, and never makes it too slow. Counted as `volatile_dropped`
+    and `keyed_replaced`.
     """
 
-    __slots__ = ("_clock", "_counters", "_held", "_loop", "_outbox", "_timer")
+    __slots__ = ("_clock", "_counters", "_held", "_loop", "_meter", "_outbox", "_timer")
 
     def __init__(
         self,
@@ -44,8 +46,10 @@ class Volatile:
         loop: AbstractEventLoop,
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
     ) -> None:
         self._outbox = outbox
+        self._meter = meter or Meter()
         self._loop = loop
         self._counters = counters
         self._clock = clock
@@ -68,6 +72,8 @@ class Volatile:
                 taken += 1
             else:
                 self._counters["volatile_dropped"] += 1
+        if self._meter.grown > self._meter.mark:
+            self._loop.call_soon(self._meter.over)  # not here: it closes clients
         return taken + self._outbox.fan_out(up_to_date, frame)
 
     def _is_up_to_date(self, ws: Recipient, size: int, now: float, has_key: bool) -> bool:
@@ -107,7 +113,8 @@ class Volatile:
         size, place = len(frame), fresh.places.get(key)
         if place is not None:
             size -= len(ws.out[place])
-        if fresh.waiting + size > ws.limit >> 3:
+        beside = KEY_BYTES + len(key) if place is None else 0
+        if fresh.waiting + size + fresh.keys + beside > ws.limit >> 3:
             return False
         if place is not None:
             ws.out[place] = frame
@@ -121,6 +128,8 @@ class Volatile:
             ws.out.append(frame)
         ws.queued += size
         fresh.waiting += size
+        fresh.keys += beside
+        self._meter.grown += beside
         return True
 
     # --- clients that the kernel holds too much for ---

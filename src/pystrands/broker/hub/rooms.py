@@ -16,9 +16,9 @@ from pystrands.protocol.limits import Limits, id_problem
 if TYPE_CHECKING:
     from pystrands.broker.ws.websocket import WebSocket
 
-__all__ = ["ConnectedClient", "Rooms"]
+__all__ = ["ROOM_BYTES", "ConnectedClient", "Rooms"]
 
-_ROOM_BYTES: Final = 800
+ROOM_BYTES: Final = 800
 """What a room takes beside its name, with one client in it."""
 SMALL: Final = 1024
 """Bytes of a context that is kept encoded, and repeated in each event."""
@@ -86,7 +86,12 @@ class ConnectedClient(ClientStream):
     def held_bytes(self) -> int:
         """About how many bytes are kept for its rooms and its metadata; a single room with a short name is free."""
         others = len(self.ws.groups) - 2  # all are in the group of everyone; one room is a part of each connection
-        return max(others, 0) * _ROOM_BYTES + self._rooms_size + len(self._metadata) + len(self.small)
+        return max(others, 0) * ROOM_BYTES + self._rooms_size + len(self._metadata) + len(self.small)
+
+    @property
+    def told_bytes(self) -> int:
+        """How many of these bytes its last event tells: they are kept until that is finished."""
+        return self._rooms_size + len(self._metadata)
 
     @property
     def metadata(self) -> bytes:

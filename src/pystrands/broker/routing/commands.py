@@ -8,7 +8,8 @@ import msgspec
 from pystrands.broker.backends.registry import Session, ToolSession
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import Group, Recipient
-from pystrands.broker.hub.rooms import ConnectedClient, Rooms
+from pystrands.broker.hub.rooms import ROOM_BYTES, ConnectedClient, Rooms
+from pystrands.broker.meter import Meter
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.protocol import messages, wire
 from pystrands.protocol.close_codes import close_code_is_valid
@@ -53,11 +54,12 @@ class Commands:
 
     status: Callable[[], dict[str, Any]]
 
-    def __init__(self, engine: Engine, rooms: Rooms, counters: Counters) -> None:
+    def __init__(self, engine: Engine, rooms: Rooms, counters: Counters, meter: Meter | None = None) -> None:
         self._engine = engine
         self._rooms = rooms
         self._pressure = rooms.pressure
         self._counters = counters
+        self._meter = meter or Meter()
 
     def carry_out(self, session: Session, command: Command) -> None:
         """Do what a backend wants. Raises MalformedLine on a message that is none."""
@@ -107,6 +109,10 @@ class Commands:
             error = f"the answer has {len(line)} bytes, and this backend takes {session.max_line}"
             line = wire.result(request_id, {"error": error})
         session.write(line)
+        meter = self._meter
+        meter.grown += len(line)
+        if meter.grown > meter.mark:  # a command of a hundred bytes may be answered with megabytes
+            meter.over()
 
     def _send_volatile(self, session: Session, command: _Message, params: _MessageParams) -> None:
         exclude: tuple[str, ...] = ()
@@ -155,6 +161,7 @@ class Commands:
             if problem := self._rooms.why_not(client, command.params.room_id):
                 return {"found": True, "error": problem}
             self._rooms.join(client, command.params.room_id)
+            self._meter.grown += ROOM_BYTES
         elif isinstance(command, LeaveRoom):
             self._rooms.leave(client, command.params.room_id)
         elif isinstance(command, UpdateMetadata):

@@ -82,6 +82,7 @@ class ConnectionRequests:
         self._answer_timeout = answer_timeout
         self._counters = counters
         self._questions: dict[Handshake, _Question] = {}
+        self._unasked: dict[Handshake, _Question] = {}  # those that no backend could be asked about yet, oldest first
         self._next_request = 1
         self._stopping = False
 
@@ -200,7 +201,10 @@ class ConnectionRequests:
         session = self._choose(question.asked)
         question.wants_another = session is None
         if session is None:
+            if not question.asked:
+                self._unasked[question.handshake] = question
             return
+        self._unasked.pop(question.handshake, None)
         if not question.was_asked:  # one deadline over all backends that get to hear it
             question.was_asked = True
             question.timer.cancel()
@@ -213,7 +217,7 @@ class ConnectionRequests:
             self._loop.call_later(_MUTE, self._ask_besides_mute, question)
         session.requests[request_id] = question
         shake = question.handshake
-        session.write(
+        session.ask(
             wire.connection_request(request_id, shake.path, shake.query_string, shake.headers, shake.remote_addr)
         )
 
@@ -230,8 +234,13 @@ class ConnectionRequests:
     def _forget(self, question: _Question) -> None:
         question.timer.cancel()
         del self._questions[question.handshake]
+        self._unasked.pop(question.handshake, None)
         for session, request_id in question.asked.items():
             session.requests.pop(request_id, None)
+        if not self._stopping:
+            for handshake in self._unasked:  # this has made room
+                self._ask(self._unasked[handshake])
+                break
 
     def _refuse(self, question: _Question, status: int, reason: str, counter: str) -> None:
         self._forget(question)

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from pystrands.broker.counters import Counters, new_counters
-from pystrands.broker.fanout.groups import BLOCKED, CLOSED
+from pystrands.broker.fanout.groups import BLOCKED, CLOSED, FRAME_BYTES
 from pystrands.broker.fanout.outbox import HIGH_WATER, LOW_WATER, Outbox
 from pystrands.broker.fanout.pressure import acknowledged, outstanding
 from pystrands.broker.meter import Meter
@@ -229,7 +229,9 @@ class WebSocket(IncomingFrames):
 
         A parser's buffer counts once it has grown.
         """
-        size = self.queued + max(self.held, self._fat)
+        size = self.queued + FRAME_BYTES * len(self.out) + max(self.held, self._fat)
+        if self.fresh is not None:
+            size += self.fresh.keys
         if self._partial is not None:
             size += self._partial.size
         if self._backlog is not None:

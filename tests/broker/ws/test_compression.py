@@ -15,6 +15,7 @@ from pystrands.broker.ws.compressed import CompressedWebSocket
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.frames import binary_frame, close_frame, payload_of, text_frame
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
+from tests.broker.ws.recording import FakeLoop, FakeTransport, Recorder, Stepping, feed
 from tests.broker.ws.support import (
     BINARY,
     CLOSE,
@@ -30,7 +31,6 @@ from tests.broker.ws.support import (
     frame,
     upgrade,
 )
-from tests.broker.ws.test_websocket import FakeLoop, FakeTransport, Recorder, Stepping, feed
 
 LIMIT = 100_000
 THRESHOLD = 100
@@ -61,9 +61,9 @@ def compressing_front(kind="uvloop", **settings):
     return Front(kind, receiver=CompressedEcho(), compression=True, max_message_size=LIMIT, **settings)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def echo(request):
-    with compressing_front(request.param) as front:
+@pytest.fixture(scope="module")
+def echo():
+    with compressing_front() as front:
         yield front
 
 
@@ -328,10 +328,14 @@ def test_what_is_short_is_not_looked_at_twice():
         ClientPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True),
     ],
 )
-def test_the_websockets_library_is_content(echo, client, offer):
-    with connect(
-        echo.url("/"), extensions=[offer], compression=None, open_timeout=PATIENCE, max_size=None, ssl=echo.tls
-    ) as peer:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_websockets_library_is_content(kind, offer):
+    with (
+        compressing_front(kind) as front,
+        connect(
+            front.url("/"), extensions=[offer], compression=None, open_timeout=PATIENCE, max_size=None, ssl=front.tls
+        ) as peer,
+    ):
         assert [extension.name for extension in peer.protocol.extensions] == ["permessage-deflate"]
         for message in ("", "short", LONG, LONG * 20, b"", b"\xff" * 5000, NOISE, LONG):
             peer.send(message)
@@ -339,7 +343,8 @@ def test_the_websockets_library_is_content(echo, client, offer):
         peer.send([LONG, "", "short", LONG])
         assert peer.recv(PATIENCE) == LONG + "short" + LONG
         assert peer.ping(b"x").wait(PATIENCE)
-    assert echo.closed() == (1000, "")
+        peer.close()
+        assert front.closed() == (1000, "")
 
 
 def test_the_websockets_library_hears_of_a_bad_offer():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pystrands.broker.admission.handshake import Admission, Handshake
 from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
-from pystrands.broker.net.http import BadRequestError, Request, canonical_name, parse_request, response
+from pystrands.broker.net.http import BadRequestError, Request, Response, canonical_name, parse_request
 from tests.broker.ws.support import (
     CLOSE,
     KINDS,
@@ -493,16 +493,16 @@ def test_a_refusal_may_come_later(kind):
 @pytest.mark.parametrize("name", ["Bad Name", "", "X\r\nY", "Connection", "content-length", "Upgrade", "\u20ac"])
 def test_headers_that_would_contradict_are_left_out(name):
     for answer in (
-        response(403, b"", headers=[(name, "v"), ("Good", "1")]),
+        Response(403, b"", headers=[(name, "v"), ("Good", "1")]).render(),
         switching_protocols("x", None, [(name, "v")]),
     ):
         assert f"\r\n{name}: v\r\n".encode() not in answer
-    assert b"\r\nGood: 1\r\n" in response(403, b"", headers=[(name, "v"), ("Good", "1")])
+    assert b"\r\nGood: 1\r\n" in Response(403, b"", headers=[(name, "v"), ("Good", "1")]).render()
 
 
 @pytest.mark.parametrize("value", ["a\r\nInjected: 1", "a\nb", "\x00", "\u20ac"])
 def test_header_values_cannot_end_their_line(value):
-    assert b"X:" not in response(403, b"", headers=[("X", value)])
+    assert b"X:" not in Response(403, b"", headers=[("X", value)]).render()
 
 
 def test_a_decider_that_raises_refuses(kind):
@@ -589,6 +589,7 @@ class DeadTransport(Double):
 class Shared(Double):
     def __init__(self):
         self.loop = self
+        self.close_timeout = 5.0
         self.counters = Counter()
 
     def time(self):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.admission.proxies import TrustedProxies, address_text
+from pystrands.broker.admission.proxies import TrustedProxies
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "192.0.2.1", "fd00::/8"])
 PEER = ("10.0.0.1", 4711)
@@ -108,11 +108,6 @@ def test_headers_that_do_not_agree_do_not_count():
     assert client(x_forwarded_for="203.0.113.7", forwarded="for=198.51.100.1") == PEER
     assert client(x_forwarded_for="203.0.113.7", forwarded="nonsense") == PEER
     assert client(x_forwarded_for="nonsense", forwarded="for=198.51.100.1") == PEER
-
-
-def test_addresses_as_text():
-    assert address_text(("192.0.2.1", 80)) == "192.0.2.1:80"
-    assert address_text(("2001:db8::1", 0)) == "[2001:db8::1]:0"
 
 
 ADDRESSES = st.ip_addresses().map(str)

@@ -6,7 +6,6 @@ import logging
 
 import pytest
 
-from pystrands.broker.ops import admin as module
 from pystrands.broker.ops.admin import AdminServer
 from pystrands.testing import until
 
@@ -19,18 +18,22 @@ class Running:
     ready = True
     body = b"a 1\n"
     error: Exception | None = None
+    hold: asyncio.Event | None = None
 
     async def metrics(self):
         if self.error is not None:
             raise self.error
+        if self.hold is not None:
+            await self.hold.wait()
         return self.body
 
-    def __init__(self, host="127.0.0.1"):
+    def __init__(self, host="127.0.0.1", **options):
         self.host = host
+        self.options = options
 
     async def __aenter__(self):
         loop = asyncio.get_running_loop()
-        self.server = AdminServer(loop, lambda: self.ready, self.metrics, "text/x-metrics")
+        self.server = AdminServer(loop, lambda: self.ready, self.metrics, "text/x-metrics", **self.options)
         await self.server.start(self.host, 0)
         self.writers = []
         return self
@@ -118,10 +121,10 @@ async def test_other_paths_and_methods():
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"\r\n\r\n", 400),
         (b"GET /metrics\r\n\r\n", 400),
         (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
-        (b"\x16\x03\x01\r\n\r\n", 400),
+        (b"\x00\r\n\r\n", 400),
+        (b"\r\n\r\nGET /healthz HTTP/1.1\r\n" + HEAD, 200),
         (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 17_000 + b"\r\n" + HEAD, 431),
         (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 17_000, 431),
         (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 15_000 + b"\r\n" + HEAD, 200),
@@ -131,6 +134,13 @@ async def test_other_paths_and_methods():
 async def test_what_is_no_good_request(request_, status):
     async with Running() as running:
         assert (await running.ask(request_))[0] == status
+
+
+async def test_who_speaks_tls_gets_no_answer_that_it_could_not_read():
+    async with Running() as running:
+        _, writer = await running.open()
+        writer.write(b"\x16\x03\x01\r\n\r\n")
+        await until(lambda: not running.server.connections, 20)
 
 
 async def test_a_request_in_pieces():
@@ -151,9 +161,8 @@ async def test_metrics_that_fail_are_an_answer_and_an_entry_in_the_log(caplog):
         assert "broken gauge" in caplog.text
 
 
-async def test_silent_connections_keep_nobody_out_and_the_oldest_of_them_goes(monkeypatch):
-    monkeypatch.setattr(module, "_MAX_CONNECTIONS", 3)
-    async with Running() as running:
+async def test_silent_connections_keep_nobody_out_and_the_oldest_of_them_goes():
+    async with Running(max_connections=3) as running:
         idle = []
         while len(idle) < 3:
             idle.append(await running.open())
@@ -171,28 +180,20 @@ async def test_silent_connections_keep_nobody_out_and_the_oldest_of_them_goes(mo
             assert (await idle[1][0].read()).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_who_waits_for_an_answer_stays_as_long_as_there_are_silent_ones_to_drop(monkeypatch):
-    monkeypatch.setattr(module, "_MAX_CONNECTIONS", 2)
-    async with Running() as running:
-        hold = asyncio.Event()
-
-        async def metrics():
-            await hold.wait()
-            return b"a 1\n"
-
-        monkeypatch.setattr(running.server, "metrics", metrics)
+async def test_who_waits_for_an_answer_stays_as_long_as_there_are_silent_ones_to_drop():
+    async with Running(max_connections=2) as running:
+        running.hold = asyncio.Event()
         asking = asyncio.create_task(running.get("/metrics"))
         await until(lambda: any(each.is_answered for each in running.server.connections), 20)
         await running.open()
         await until(lambda: len(running.server.connections) == 2, 20)
         assert (await running.get("/healthz"))[0] == 200
-        hold.set()
+        running.hold.set()
         assert (await asking)[0] == 200
 
 
-async def test_those_that_do_not_take_their_answer_keep_nobody_out(monkeypatch):
-    monkeypatch.setattr(module, "_MAX_CONNECTIONS", 2)
-    async with Running() as running:
+async def test_those_that_do_not_take_their_answer_keep_nobody_out():
+    async with Running(max_connections=2) as running:
         running.body = b"x" * (1 << 25)
         for count in (1, 2):
             reader, writer = await running.open()
@@ -203,27 +204,22 @@ async def test_those_that_do_not_take_their_answer_keep_nobody_out(monkeypatch):
         assert (await running.get("/healthz"))[0] == 200
 
 
-async def test_who_takes_too_long_is_cut_off(monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.05)
-    async with Running() as running:
+async def test_who_takes_too_long_is_cut_off():
+    async with Running(patience=0.05) as running:
         reader, writer = await running.open()
         writer.write(b"GET /healthz")
         async with asyncio.timeout(20):
             assert await reader.read() == b""
 
 
-async def test_who_does_not_read_is_cut_off(monkeypatch):
-    async with Running() as running:
+async def test_who_does_not_read_is_cut_off():
+    async with Running(patience=0.5) as running:
         running.body = b"x" * (1 << 25)
         reader, writer = await running.open()
         writer.write(b"GET /metrics HTTP/1.1\r\n" + HEAD)
         async with asyncio.timeout(20):
             await reader.readline()
             writer.transport.pause_reading()
-            monkeypatch.setattr(module, "_PATIENCE", 0.05)
-            (connection,) = running.server.connections
-            connection._timer.cancel()
-            connection._timer = running.server.loop.call_later(0.05, connection.drop)
         await until(lambda: not running.server.connections, 20)
 
 

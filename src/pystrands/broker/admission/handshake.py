@@ -3,15 +3,16 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
-from pystrands.broker.admission.proxies import PeerAddress, address_text
 from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
-from pystrands.broker.net.http import BadRequestError, Refusal, Request, parse_request, phrase, response
+from pystrands.broker.net.http import BadRequestError, Request, Response
+from pystrands.broker.net.http_server import HttpConnection, HttpSettings, Route, health
 from pystrands.broker.net.limits import ConnectionSlot
-from pystrands.broker.net.lingering_close import cut, finish
+from pystrands.broker.net.lingering_close import cut
+from pystrands.broker.net.peers import address_text
 from pystrands.broker.net.pending import PendingConnections
 from pystrands.broker.net.ports import Ports
 from pystrands.broker.ws.compressed import CompressedWebSocket
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_EARLY: Final = 16_384  # bytes kept that a client sends before it has its answer
 _HEADER_BYTES: Final = 300  # what a header takes beside its text: a list, two strings and a place for them
-_TLS_HANDSHAKE: Final = 0x16
-_JSON: Final = 0x7B  # an opening brace
 _READING, _DECIDING, _ACCEPTED, _DONE = range(4)
 
 _COUNTERS: Final = {
@@ -34,6 +33,10 @@ _COUNTERS: Final = {
     431: "handshake_head_too_large",
     503: "handshake_stopping",
 }
+_GOING_DOWN: Final = Response.text(503, "the server is going down")
+_NOT_A_WEBSOCKET: Final = Response.text(
+    426, "this is a WebSocket endpoint: connect with a WebSocket client", (("Sec-WebSocket-Version", "13"),)
+)
 
 
 class AdmissionDecider(Protocol):
@@ -65,13 +68,12 @@ class Admission:
         "decider",
         "handshake_timeout",
         "handshakes",
+        "http",
         "lingering",
         "make",
-        "max_head_size",
-        "pages",
         "policy",
-        "ports",
         "reading",
+        "routes",
         "shared",
     )
 
@@ -91,16 +93,22 @@ class Admission:
         self.decider = decider
         self.compression = compression
         self.shared = shared
-        self.max_head_size = max_head_size
+        self.http = HttpSettings(
+            loop=shared.loop,
+            purpose="WebSocket clients",
+            ports=ports or Ports(),
+            max_head_size=max_head_size,
+            answer_time=shared.close_timeout,
+        )
         self.handshake_timeout = handshake_timeout
-        self.pages: Mapping[str, tuple[str, bytes]] = {} if pages is None else pages
+        self.routes: dict[str, Route] = {path: _page(*page) for path, page in (pages or {}).items()}
+        self.routes |= health(self.is_ready)
         self.policy = policy or AdmissionPolicy(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()
         self.reading: PendingConnections[Handshake] = PendingConnections(self.policy.max_handshakes, handshake_timeout)
         self.closed = False
         self.make = handshake or Handshake
-        self.ports = ports or Ports()
 
     def __len__(self) -> int:
         """How many connections are no WebSocket, or not yet."""
@@ -142,7 +150,7 @@ class Admission:
             handshake.stop()
 
 
-class Handshake(asyncio.Protocol):
+class Handshake(HttpConnection):
     """One connection until it is a WebSocket, or has had its answer.
 
     The decider may read `path` (as sent, without the query), `query_string` (as sent), `headers` (canonical names),
@@ -153,14 +161,10 @@ class Handshake(asyncio.Protocol):
     __slots__ = (
         "_admission",
         "_agreement",
-        "_buffer",
         "_headers_size",
         "_key",
-        "_peer",
         "_slot",
         "_state",
-        "_timer",
-        "_transport",
         "_ws",
         "began",
         "headers",
@@ -171,6 +175,7 @@ class Handshake(asyncio.Protocol):
     )
 
     def __init__(self, admission: Admission) -> None:
+        super().__init__(admission.http)
         self.path = ""
         self.query_string = ""
         self.headers: dict[str, list[str]] = {}
@@ -180,13 +185,9 @@ class Handshake(asyncio.Protocol):
         self.began = admission.shared.loop.time()
         self._state = _READING
         self._agreement: Agreement | None = None  # on compression
-        self._buffer = bytearray()
         self._headers_size = 0  # bytes of memory, while no verdict is there
         self._key = ""
-        self._peer: PeerAddress = ("", 0)
         self._slot: ConnectionSlot | None = None
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._ws: WebSocket | None = None
 
     def take_over(self, slot: ConnectionSlot | None, began: float) -> None:
@@ -251,13 +252,13 @@ class Handshake(asyncio.Protocol):
         """Answer with an HTTP status (300 to 599, or else it is 403) and close. `reason` becomes the body."""
         if self._state == _DECIDING:
             self._admission.shared.counters["handshake_refused"] += 1
-            self._respond(status if 300 <= status <= 599 else 403, reason, headers)
+            self._respond(Response.text(status if 300 <= status <= 599 else 403, reason, headers))
 
     def stop(self) -> None:
         """Answer 503 if there has been no answer yet."""
         waiting = self._state == _DECIDING
         if waiting or self._state == _READING:
-            self._refuse(503, "the server is going down")
+            self._refuse(_GOING_DOWN)
         if waiting:
             self._notify_gone()
 
@@ -265,10 +266,8 @@ class Handshake(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read the request."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        peername = transport.get_extra_info("peername")
-        if isinstance(peername, tuple) and len(peername) >= 2:
-            self._peer = peername[:2]
+        super().connection_made(transport)
+        if self._peer[0]:
             self.remote_addr = address_text(self._peer)
         admission = self._admission
         if self._slot is None:
@@ -276,7 +275,7 @@ class Handshake(asyncio.Protocol):
         admission.make_room(self._peer[0])
         answer = admission.policy.turn_away(self._peer[0], len(admission.handshakes), self._slot)
         if answer is not None:
-            self._finish(answer)
+            self._respond(answer)
             return
         admission.handshakes.add(self)
         admission.reading.enter(self, admission.policy.key(self._peer[0]))
@@ -286,7 +285,9 @@ class Handshake(asyncio.Protocol):
         """Take a part of the request, or what a client sends before it has its answer."""
         try:
             if self._state == _READING:
-                self._read_head(data)
+                request = self._read_request(data)
+                if request is not None:
+                    self._on_request(request)
             elif self._state != _DONE:
                 self._buffer += data
                 self._count(len(data))
@@ -303,11 +304,11 @@ class Handshake(asyncio.Protocol):
         if meter.grown > meter.mark:
             meter.over()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Clean up; the decider is told if it was about to decide."""
         state, self._state = self._state, _DONE
         self._leave()
-        self._transport = None
+        super().connection_lost(exc)
         if state == _DECIDING:
             self._notify_gone()
         elif state == _ACCEPTED and self._ws is not None:
@@ -328,54 +329,36 @@ class Handshake(asyncio.Protocol):
 
     # The request.
 
-    def _read_head(self, data: bytes) -> None:
-        buffer = self._buffer
-        searched = max(0, len(buffer) - 3)
-        buffer += data if buffer else data.lstrip(b"\r\n")  # RFC 9112, section 2.2
-        limit = self._admission.max_head_size
-        end = buffer.find(b"\r\n\r\n", searched) + 4
-        if end > limit or (end == 3 and len(buffer) > limit):
-            self._refuse(431, "the request's head is too large")
-        elif buffer and not 0x41 <= buffer[0] <= 0x5A:  # every method begins with a capital letter
-            if buffer[0] == _TLS_HANDSHAKE and self._transport is not None:
-                self._admission.shared.counters["handshake_bad_request"] += 1
-                cut(self._transport, reset=False)
-            elif buffer[0] == _JSON:
-                self._refuse(400, self._admission.ports.backend_at("WebSocket clients", self.remote_addr))
-            else:
-                self._refuse(400, "this is not HTTP")
-        elif end > 3:
-            head = bytes(buffer[:end])
-            del buffer[:end]
-            self._on_head(head)
+    def _on_tls(self) -> None:
+        self._admission.shared.counters["handshake_bad_request"] += 1
+        super()._on_tls()
 
-    def _on_head(self, head: bytes) -> None:
-        try:
-            request = parse_request(head)
-        except BadRequestError as error:
-            self._refuse(400, str(error))
-            return
+    def _on_bad_request(self, status: int, reason: str) -> None:
+        self._refuse(Response.text(status, reason))
+
+    def _on_request(self, request: Request) -> None:
         if not request.wants_websocket:
-            self._answer_plainly(request)
+            if not self._serve(request, self._admission.routes):
+                self._refuse(_NOT_A_WEBSOCKET, without_body=request.method == "HEAD")
             return
         refusal = check_upgrade(request) or self._agree(request)
         if refusal is not None:
-            self._refuse(refusal.status, refusal.reason, refusal.headers)
+            self._refuse(refusal)
         elif self._admission.closed:
-            self._refuse(503, "the server is going down")
+            self._refuse(_GOING_DOWN)
         elif self._may_ask(request):
             # Short ones take many times what was sent of them, and are kept until the verdict.
-            self._headers_size = len(head) + _HEADER_BYTES * head.count(b"\n")
+            self._headers_size = request.size + _HEADER_BYTES * sum(map(len, request.headers.values()))
             self._ask(request)
             self._count(self._headers_size)
 
-    def _agree(self, request: Request) -> Refusal | None:
+    def _agree(self, request: Request) -> Response | None:
         """Choose from the extensions that the client offers."""
         if self._admission.compression:
             try:
                 self._agreement = negotiate(request.headers.get("Sec-Websocket-Extensions", ()))
             except BadRequestError as error:
-                return Refusal(400, str(error))
+                return Response.text(400, str(error))
         return None
 
     def _may_ask(self, request: Request) -> bool:
@@ -386,7 +369,7 @@ class Handshake(asyncio.Protocol):
         refusal = policy.refusal(request, self._peer, client, self._slot)
         if refusal is None:
             return True
-        self._respond(refusal.status, refusal.reason, refusal.headers)
+        self._respond(refusal)
         return False
 
     def _ask(self, request: Request) -> None:
@@ -404,28 +387,12 @@ class Handshake(asyncio.Protocol):
             logger.exception("a client could not be decided on")
             self.refuse(500)
 
-    def _answer_plainly(self, request: Request) -> None:
-        """Answer what is no WebSocket: health checks, pages, people who look at what this port is."""
-        path = request.path
-        without_body = request.method == "HEAD"
-        if request.method in ("GET", "HEAD"):
-            page = self._admission.pages.get(path)
-            if path == "/healthz":
-                page = ("text/plain; charset=utf-8", b"ok\n")
-            elif path == "/readyz":
-                ready = self._admission.is_ready()
-                body = b"ready\n" if ready else b"not ready\n"
-                self._finish(response(200 if ready else 503, body, without_body=without_body))
-                return
-            if page is not None:
-                self._finish(response(200, page[1], page[0], without_body=without_body))
-                return
-        self._refuse(
-            426,
-            "this is a WebSocket endpoint: connect with a WebSocket client",
-            (("Sec-WebSocket-Version", "13"),),
-            without_body=without_body,
-        )
+    def _serve(self, request: Request, routes: Mapping[str, Route]) -> bool:
+        """Answer what is no WebSocket: health checks, pages for people who look at what this port is."""
+        if not super()._serve(request, routes):
+            return False
+        self._state = _DONE
+        return True
 
     # The end.
 
@@ -440,47 +407,24 @@ class Handshake(asyncio.Protocol):
         self._ws = self._transport = None
         ws.attach(early)
 
-    def _refuse(
-        self, status: int, reason: str, headers: Sequence[tuple[str, str]] = (), *, without_body: bool = False
-    ) -> None:
-        self._admission.shared.counters[_COUNTERS[status]] += 1
-        self._respond(status, reason, headers, without_body=without_body)
+    def _refuse(self, response: Response, *, without_body: bool = False) -> None:
+        self._admission.shared.counters[_COUNTERS[response.status]] += 1
+        self._respond(response, without_body=without_body)
 
-    def _respond(
-        self, status: int, reason: str, headers: Sequence[tuple[str, str]], *, without_body: bool = False
-    ) -> None:
-        body = f"{reason or phrase(status)}\n".encode(errors="replace")
-        self._finish(response(status, body, headers=headers, without_body=without_body))
-
-    def _finish(self, answer: bytes) -> None:
-        """Write the answer, and see to it that the peer gets it; when many are at that, it has to be quick."""
+    def _finish(self, answer: bytes, *, in_haste: bool = False) -> None:
+        """Do so; when many are taking their answers, they have to be quick."""
         self._state = _DONE
-        self._cancel_timer()
-        transport = self._transport
-        if transport is None:
-            return
         admission = self._admission
-        admission.handshakes.discard(self)
-        admission.reading.leave(self)
-        admission.lingering.add(self)
-        if not transport.is_closing():
-            transport.write(answer)
-        shared = admission.shared
-        self._timer = shared.loop.call_later(shared.close_timeout, cut, transport)
-        if admission.policy.is_crowded(len(admission.lingering)):
-            transport.close()
-        else:
-            finish(transport)
+        if self._transport is not None:
+            admission.handshakes.discard(self)
+            admission.reading.leave(self)
+            admission.lingering.add(self)
+        super()._finish(answer, in_haste=in_haste or admission.policy.is_crowded(len(admission.lingering)))
 
     def _timed_out(self) -> None:
         self._timer = None
         if self._state == _READING:
-            self._refuse(408, "the request took too long")
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._refuse(Response.text(408, "the request took too long"))
 
     def _leave(self) -> None:
         self._cancel_timer()
@@ -494,3 +438,9 @@ class Handshake(asyncio.Protocol):
             self._admission.decider.connection_gone(self)
         except Exception:
             logger.exception("a client's leaving before its verdict could not be handled")
+
+
+def _page(content_type: str, body: bytes) -> Route:
+    """Return the route of what is always the same."""
+    response = Response(200, body, content_type)
+    return lambda _: response

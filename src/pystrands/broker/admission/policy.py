@@ -4,22 +4,20 @@ import logging
 from typing import Final
 
 from pystrands.broker.admission.origins import AllowedOrigins
-from pystrands.broker.admission.proxies import PeerAddress, TrustedProxies
+from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.counters import Counters
-from pystrands.broker.net.http import RETRY_AFTER, Refusal, Request, response
+from pystrands.broker.net.http import RETRY_AFTER, Request, Response
 from pystrands.broker.net.limits import ConnectionLimits, ConnectionSlot, counted_as, is_milestone
+from pystrands.broker.net.peers import PeerAddress
 
 __all__ = ["AdmissionPolicy"]
 
 logger = logging.getLogger(__name__)
 
 _SHOWN: Final = 200
-_CROWD: Final = "too many connections are being opened; try again soon"
 _TOO_MANY: Final = "the server has as many clients as it takes; try again later"
-_FROM_ONE_ADDRESS: Final = Refusal(429, "there are too many connections from this address", (RETRY_AFTER,))
-# What is told to those whose request is not even read.
-_CROWD_ANSWER: Final = response(503, f"{_CROWD}\n".encode(), headers=(RETRY_AFTER,))
-_ADDRESS_ANSWER: Final = response(429, f"{_FROM_ONE_ADDRESS.reason}\n".encode(), headers=(RETRY_AFTER,))
+_CROWDED: Final = Response.text(503, "too many connections are being opened; try again soon", (RETRY_AFTER,))
+_FROM_ONE_ADDRESS: Final = Response.text(429, "there are too many connections from this address", (RETRY_AFTER,))
 
 
 class AdmissionPolicy:
@@ -68,7 +66,7 @@ class AdmissionPolicy:
         """Tell whether so many without a verdict are as many as there may be."""
         return 0 < self.max_handshakes <= handshakes
 
-    def turn_away(self, host: str, handshakes: int, slot: ConnectionSlot | None) -> bytes | None:
+    def turn_away(self, host: str, handshakes: int, slot: ConnectionSlot | None) -> Response | None:
         """Look at a connection that was just opened; return the answer for one that may not stay."""
         if self.is_crowded(handshakes):
             self._counters["limit_handshakes"] += 1
@@ -77,11 +75,11 @@ class AdmissionPolicy:
                 "connections were turned away with 503: %d were being opened already (--max-handshakes)",
                 self.max_handshakes,
             )
-            return _CROWD_ANSWER
+            return _CROWDED
         # A proxy's connections are its clients', who are known once the request is read.
         if slot is not None and not self.is_proxy(host) and not slot.acquire_from(host):
             self._count_address(host)
-            return _ADDRESS_ANSWER
+            return _FROM_ONE_ADDRESS
         return None
 
     def client(self, peer: PeerAddress, request: Request) -> PeerAddress:
@@ -90,12 +88,12 @@ class AdmissionPolicy:
 
     def refusal(
         self, request: Request, peer: PeerAddress, client: PeerAddress, slot: ConnectionSlot | None
-    ) -> Refusal | None:
+    ) -> Response | None:
         """Judge a valid request for a WebSocket. None: it may come in, and counts until its slot is released."""
         proxied = self.is_proxy(peer[0])
         if not self._origins.allow(request.headers, proxied=proxied):
             self._count_origin(request, proxied=proxied)
-            return Refusal(403, "pages of this origin may not connect (--allowed-origins)")
+            return Response.text(403, "pages of this origin may not connect (--allowed-origins)")
         if slot is None:
             return None
         if proxied and not slot.acquire_from(client[0]):
@@ -107,7 +105,7 @@ class AdmissionPolicy:
                 self._counters["limit_clients"],
                 "clients were refused with 503: there are as many as may be (--max-connections)",
             )
-            return Refusal(503, _TOO_MANY, (RETRY_AFTER,))
+            return Response.text(503, _TOO_MANY, (RETRY_AFTER,))
         return None
 
     def is_proxy(self, host: str) -> bool:

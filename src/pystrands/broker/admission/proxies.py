@@ -4,12 +4,11 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 
-__all__ = ["PeerAddress", "TrustedProxies", "address_text"]
+from pystrands.broker.net.peers import PeerAddress
 
-PeerAddress: TypeAlias = tuple[str, int]
-"""An address and a port; the port is 0 where nobody has told it."""
+__all__ = ["TrustedProxies"]
 
 _WORD: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
@@ -71,12 +70,6 @@ class TrustedProxies:
             if not self._is_trusted(hop[0]):
                 return peer
         return peer
-
-
-def address_text(peer: PeerAddress) -> str:
-    """Write an address as ``ip:port``, or ``[ip]:port`` for IPv6."""
-    host, port = peer
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

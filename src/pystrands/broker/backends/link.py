@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 from pystrands.broker.backends.authenticator import FIRST_LINE, LATE, TOO_LONG, LinkAuthenticator
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.meter import Meter
-from pystrands.broker.net.http import response
+from pystrands.broker.net.http import Response
 from pystrands.broker.net.ports import Ports, is_http
 from pystrands.broker.net.tls import Tls, TlsStart
 from pystrands.protocol import wire
@@ -335,7 +335,7 @@ class BackendLink:
             self._shared.counters["lines_malformed"] += 1
             if is_http(line):
                 text = self._shared.ports.client_at_tcp(self.name)
-                self._turn_away(response(400, text.encode() + b"\n"))
+                self._turn_away(Response.text(400, text).render())
                 return
             logger.warning(
                 "%s does not speak the protocol of backends and is disconnected: %s", self.name, command.problem

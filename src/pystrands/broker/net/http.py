@@ -17,14 +17,16 @@ __all__ = [
     "RETRY_AFTER",
     "BadRequestError",
     "Fields",
-    "Refusal",
+    "HeadTooLargeError",
+    "NotHttpError",
     "Request",
+    "Response",
     "canonical_name",
     "field_lines",
     "parse_request",
     "phrase",
     "render",
-    "response",
+    "take_request",
 ]
 
 logger = logging.getLogger(__name__)
@@ -39,12 +41,16 @@ _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
 
 @dataclass(slots=True)
 class Request:
-    """The head of an HTTP request. `headers` has canonical names, each with its values in the order of arrival."""
+    """The head of an HTTP request. `headers` has canonical names, each with its values in the order of arrival.
+
+    `size` is how many bytes it had.
+    """
 
     method: str
     version: str
     target: str
     headers: dict[str, list[str]] = field(default_factory=dict)
+    size: int = 0
 
     @property
     def path(self) -> str:
@@ -72,16 +78,71 @@ class Request:
 
 
 @dataclass(slots=True, frozen=True)
-class Refusal:
-    """What is wrong with a request, and how to say so."""
+class Response:
+    """A whole answer, after which the connection closes."""
 
     status: int
-    reason: str
-    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Fields = ()
+
+    @classmethod
+    def text(cls, status: int, reason: str, headers: Fields = ()) -> "Response":
+        """Return one whose body is a line for people; without a reason it is the name of the status."""
+        return cls(status, f"{reason or phrase(status)}\n".encode(errors="replace"), headers=headers)
+
+    def render(self, *, without_body: bool = False) -> bytes:
+        """Return the bytes. `without_body`: the request was HEAD."""
+        body = b"" if self.status == HTTPStatus.NOT_MODIFIED else self.body
+        lines = [
+            f"HTTP/1.1 {self.status} {phrase(self.status)}",
+            f"Content-Type: {self.content_type}",
+            f"Content-Length: {len(body)}",
+            "Cache-Control: no-store",
+            "Connection: close",
+        ]
+        if self.status == HTTPStatus.UPGRADE_REQUIRED:  # RFC 9110, section 15.5.22
+            lines[-1:] = ["Connection: Upgrade, close", "Upgrade: websocket"]
+        return render([*lines, *field_lines(self.headers)]) + (b"" if without_body else body)
 
 
 class BadRequestError(Exception):
-    """The request is no HTTP, or no HTTP that we take. The message is for the peer."""
+    """The request is no HTTP, or no HTTP that we take. The message is for the peer, `status` says what kind it is."""
+
+    status = 400
+
+
+class HeadTooLargeError(BadRequestError):
+    """The head of a request is larger than it may be."""
+
+    status = 431
+
+
+class NotHttpError(BadRequestError):
+    """This is another protocol; `first` is its first byte."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__("this is not HTTP")
+        self.first = first
+
+
+def take_request(buffer: bytearray, data: bytes, max_size: int) -> Request | None:
+    """Add `data` to what has come of a request; once its head is whole, take that out and return it.
+
+    Empty lines before it are skipped (RFC 9112, section 2.2). Raises BadRequestError, and nothing else.
+    """
+    searched = max(0, len(buffer) - 3)
+    buffer += data if buffer else data.lstrip(b"\r\n")
+    end = buffer.find(b"\r\n\r\n", searched) + 4
+    if end > max_size or (end == 3 and len(buffer) > max_size):
+        raise HeadTooLargeError("the request's head is too large")
+    if buffer and not 0x41 <= buffer[0] <= 0x5A:  # every method begins with a capital letter
+        raise NotHttpError(buffer[0])
+    if end == 3:
+        return None
+    head = bytes(buffer[:end])
+    del buffer[:end]
+    return parse_request(head)
 
 
 def parse_request(head: bytes) -> Request:
@@ -103,30 +164,7 @@ def parse_request(head: bytes) -> Request:
     hosts = len(sink.headers.get("Host", ()))
     if hosts > 1 or (hosts == 0 and version == "1.1"):
         raise BadRequestError("there must be one Host header")
-    return Request(method, version, target, sink.headers)
-
-
-def response(
-    status: int,
-    body: bytes,
-    content_type: str = "text/plain; charset=utf-8",
-    *,
-    headers: Fields = (),
-    without_body: bool = False,
-) -> bytes:
-    """Render a whole response, after which the connection closes. `without_body`: the request was HEAD."""
-    if status == HTTPStatus.NOT_MODIFIED:
-        body = b""
-    lines = [
-        f"HTTP/1.1 {status} {phrase(status)}",
-        f"Content-Type: {content_type}",
-        f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
-        "Connection: close",
-    ]
-    if status == HTTPStatus.UPGRADE_REQUIRED:  # RFC 9110, section 15.5.22
-        lines[-1:] = ["Connection: Upgrade, close", "Upgrade: websocket"]
-    return render([*lines, *field_lines(headers)]) + (b"" if without_body else body)
+    return Request(method, version, target, sink.headers, len(head))
 
 
 def phrase(status: int) -> str:

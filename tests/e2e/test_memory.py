@@ -36,6 +36,7 @@ class Slow(RawBackend):
     def __init__(self, broker):
         super().__init__(broker)
         self.others = []
+        self.unfinished = []
 
     async def serve(self):
         while True:
@@ -47,6 +48,11 @@ class Slow(RawBackend):
             self.received = heard["seq"]
             if heard["action"] == "connection_request" and heard["params"]["url"] == "/undecided":
                 pass
+            elif heard["action"] == "connection_request" and heard["params"]["url"] == "/forgotten":
+                answer = {"accepted": True, "metadata": {"text": "x" * 100_000}}
+                self.say("response", answer, request_id=heard["request_id"])
+            elif heard["action"] == "disconnected" and heard["params"]["context"]["room_id"] == "/forgotten":
+                self.unfinished.append(heard)
             elif heard["action"] == "connection_request":
                 self.say("response", {"accepted": True}, request_id=heard["request_id"])
             elif heard["action"] != "new_message":
@@ -239,6 +245,26 @@ async def test_long_answers_that_are_asked_for_at_once():
             asks.say("room_members", {"room_id": "/bad"}, request_id=str(number))
         await testing.until(lambda: "caused most" in it.broker.log, PATIENCE)
         await it.settled()
+
+
+async def test_clients_that_come_and_go_while_nobody_finishes_with_them():
+    """Nobody can be closed for them: no more come in, until the backend goes on."""
+
+    def come_and_go(it):
+        with contextlib.suppress(AssertionError):
+            it.connect(path="/forgotten").close()
+
+    async with scene("--hold-time=0.2") as it:
+        for _ in range(40):
+            await asyncio.gather(*[asyncio.to_thread(come_and_go, it) for _ in range(10)])
+            if "no more are let in" in it.broker.log:
+                break
+        assert "no more are let in" in it.broker.log
+        assert "caused most" not in it.broker.log
+        for heard in it.backend.unfinished:
+            it.backend.done(heard)
+        await it.settled()
+        await asyncio.to_thread(it.connect)
 
 
 async def test_lines_of_tools_that_do_not_end():

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import secrets
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -301,7 +302,7 @@ class Broker:
             self.config.memory_budget,
             self._meter,
             holders=self._holders,
-            others=lambda: self._queue.size,
+            others=lambda: self._queue.size + self._router.ending_bytes,
             accounts=accounts.take,
             trim=self._trim,
             counters=self.counters,
@@ -336,6 +337,7 @@ class Broker:
             counters=self.counters,
             ledger=parts.ledger,
             backend_bytes=backend_bytes(config.memory_budget),
+            ending_limit=config.memory_budget // 4 or sys.maxsize,
         )
         return commands
 

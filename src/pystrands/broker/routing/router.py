@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Collection
 from typing import Final, cast
 from uuid import uuid4
@@ -58,6 +59,8 @@ _NEVER: Final = NEVER
 _TO_ONE: Final = MessageToConnection
 _TO_ROOM: Final = MessageToRoom
 _RESPONSE: Final = "response"
+_ENDING_BYTES: Final = 1000
+"""What a client that is gone takes beside its rooms and metadata, until its backend has finished with it."""
 _FAILURES: Final = frozenset(
     {PROTOCOL_ERROR, UNSUPPORTED_DATA, INVALID_PAYLOAD, MESSAGE_TOO_BIG, INTERNAL_ERROR, TRY_AGAIN_LATER}
 )
@@ -87,6 +90,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         counters: Counters,
         ledger: Callable[[Keeper], Assignments] = Assignments,
         backend_bytes: int = HOLDER_BYTES,
+        ending_limit: int = sys.maxsize,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
@@ -98,6 +102,10 @@ class Router(Receiver, SessionReceiver, Keeper):
         self._ending: dict[
             str, ConnectedClient
         ] = {}  # clients that are gone, and whose backend has not finished with them
+        self.ending_bytes = 0
+        """What is kept for these."""
+        self._ending_limit = ending_limit
+        self._is_behind = False
         self._clients = 0
         self._events = 0
         self._ledger = ledger(self)
@@ -114,6 +122,15 @@ class Router(Receiver, SessionReceiver, Keeper):
         )
 
     def _choose(self, besides: Collection[Session] = ()) -> Session | None:
+        if self.ending_bytes > self._ending_limit:  # nobody can be closed for them, so no more may come, and go
+            if not self._is_behind:
+                self._is_behind = True
+                logger.error(
+                    "%d bytes are kept for clients that are gone, since backends have not finished with them (does "
+                    "on_disconnect return?): no more are let in until it is an eighth of --memory-budget",
+                    self.ending_bytes,
+                )
+            return None
         return self.backends.choose(besides)
 
     def _has_backend(self) -> bool:
@@ -192,6 +209,7 @@ class Router(Receiver, SessionReceiver, Keeper):
         self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
         self._ending[client.client_id] = client
+        self.ending_bytes += client.told_bytes + _ENDING_BYTES
         if self._is_over(client):
             self._counters["expired_dropped"] += self._ledger.drop_messages(client)
             ws.drop_backlog()
@@ -309,6 +327,10 @@ class Router(Receiver, SessionReceiver, Keeper):
         client = cast("ConnectedClient", lane)
         if self._ending.get(client.client_id) is client:
             del self._ending[client.client_id]
+        self.ending_bytes -= client.told_bytes + _ENDING_BYTES
+        if self._is_behind and self.ending_bytes <= self._ending_limit >> 1:
+            self._is_behind = False
+            self._loop.call_soon(self.connection_requests.available)
 
     def gave_up(self, event: ClientEvent) -> None:
         """A message was in too many sessions that died (LINK rule 21)."""

@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pystrands.protocol.link import LEAST_WINDOW, LinkSession, Receipt, ask_interval, is_silent, lease_end, ranges
+from pystrands.protocol.link import (
+    EVENT_NUMBERS,
+    LEAST_WINDOW,
+    NUMBER,
+    LinkSession,
+    Receipt,
+    ask_interval,
+    is_silent,
+    lease_end,
+    max_unnumbered,
+    ranges,
+)
 
 
 def numbered(session, count=1):
@@ -195,3 +206,12 @@ def test_without_a_window_worth_it_there_is_no_end(window):
 def test_the_lease_is_asked_for_several_times_while_it_lasts(heartbeat, window):
     assert ask_interval(heartbeat, window) <= heartbeat
     assert 3 * ask_interval(heartbeat, window) < lease_end(0, window)
+
+
+def test_rule_5_there_is_room_for_the_longest_numbers():
+    longest = (1 << 63) - 1
+    session = LinkSession("s")
+    session.sent = longest - 2
+    assert len(session.number(b'{"a":1}\n')) - len(b'{"a":1}\n') <= NUMBER
+    assert len(session.number_event(b'{"a":1}\n', longest, redelivered=True)) - len(b'{"a":1}\n') <= EVENT_NUMBERS
+    assert (max_unnumbered(1000, NUMBER), max_unnumbered(10, NUMBER), max_unnumbered(0, NUMBER)) == (968, 1, 0)

@@ -4,19 +4,16 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, TypeAlias, cast, get_args
+from typing import cast, get_args
 
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
+from pystrands.broker.policies import QueuePolicy, RatePolicy, SlowPolicy
 from pystrands.errors import ConfigError
 from pystrands.protocol.address import is_loopback
 
 __all__ = ["BrokerConfig", "options", "options_table"]
-
-QueuePolicy: TypeAlias = Literal["backpressure", "drop-oldest", "disconnect"]
-SlowClientPolicy: TypeAlias = Literal["disconnect", "drop"]
-RatePolicy: TypeAlias = Literal["delay", "close"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,10 +205,10 @@ class BrokerConfig:
         above=0,
         maximum=DAY,
     )
-    slow_client_policy: SlowClientPolicy = option(  # noqa: RUF009 - option() gives a field()
+    slow_client_policy: SlowPolicy = option(  # noqa: RUF009 - option() gives a field()
         "disconnect",
         "what happens to a client that is too slow: close it (1013), or let it miss messages until it has caught up",
-        choices=get_args(SlowClientPolicy),
+        choices=get_args(SlowPolicy),
     )
     link_buffer: int = option(
         MIB,

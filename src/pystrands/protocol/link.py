@@ -8,10 +8,34 @@ import math
 from enum import Enum
 from typing import Final
 
-__all__ = ["LEAST_WINDOW", "LinkSession", "Receipt", "ask_interval", "is_silent", "lease_end", "ranges"]
+__all__ = [
+    "BACKEND_ACKNOWLEDGES_AFTER",
+    "BROKER_ACKNOWLEDGES_AFTER",
+    "EVENT_NUMBERS",
+    "LEAST_WINDOW",
+    "NUMBER",
+    "LinkSession",
+    "Receipt",
+    "ask_interval",
+    "is_silent",
+    "lease_end",
+    "max_unnumbered",
+    "ranges",
+]
 
 LEAST_WINDOW: Final = 0.25
 """Seconds: with a shorter resume window there is no lease. An answer would often come too late."""
+
+
+NUMBER: Final = 32
+"""Bytes that :meth:`LinkSession.number` may add to a line: what a backend sends has no other number."""
+EVENT_NUMBERS: Final = 96
+"""Bytes that :meth:`LinkSession.number_event` may add: two numbers, and that it is redelivered."""
+
+BROKER_ACKNOWLEDGES_AFTER: Final = 256
+"""Lines that the broker acknowledges at once: by a write that has nothing else to say, to one of many backends."""
+BACKEND_ACKNOWLEDGES_AFTER: Final = 64
+"""Lines that a backend acknowledges with what a turn writes anyway: sooner, since the broker keeps lines for many."""
 
 
 class Receipt(Enum):
@@ -121,6 +145,14 @@ class LinkSession:
             return None
         self._announced = self.received
         return self.received
+
+
+def max_unnumbered(max_line: int, numbers: int) -> int:
+    """Return how long a line may be before it gets its numbers, which take so many bytes (LINK rule 5).
+
+    ``max_line`` is the longest that the peer takes, 0 where it takes any; so is what is returned.
+    """
+    return max(max_line - numbers, 1) if max_line else 0
 
 
 def is_silent(heard: float, now: float, interval: float) -> bool:

@@ -16,6 +16,7 @@ from pystrands.broker.backends.registry import Session, SessionRegistry
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.policies import QueuePolicy
 from pystrands.broker.routing import connection_requests
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.router import Router
@@ -100,7 +101,7 @@ class Peer:
 class World:
     """A router and what is around it."""
 
-    def __init__(self, queue_size: int = 1000, policy: str = "backpressure", **options: Any) -> None:
+    def __init__(self, queue_size: int = 1000, policy: QueuePolicy = "backpressure", **options: Any) -> None:
         loop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
         self.engine = RecordingEngine()

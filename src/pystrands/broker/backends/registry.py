@@ -16,7 +16,14 @@ from pystrands.broker.events.assignments import Consumer
 from pystrands.broker.events.queue import EVENT_COST
 from pystrands.broker.hub.taps import ToolOutput
 from pystrands.protocol import messages, wire
-from pystrands.protocol.link import LinkSession, Receipt, is_silent
+from pystrands.protocol.link import (
+    BROKER_ACKNOWLEDGES_AFTER,
+    EVENT_NUMBERS,
+    LinkSession,
+    Receipt,
+    is_silent,
+    max_unnumbered,
+)
 from pystrands.protocol.messages import Broken, Command, HelloParams, Unknown
 
 __all__ = ["Session", "SessionReceiver", "SessionRegistry", "ToolSession"]
@@ -30,15 +37,13 @@ _RECEIVED: Final = messages.Received
 _BROKEN: Final = Broken
 _OF_SESSIONS: Final = frozenset({messages.Leave, messages.Released, messages.Bye, Unknown})
 _REMEMBERED_DEAD: Final = 10_000
-_ACKNOWLEDGE_AFTER: Final = 256
-"""Lines that are acknowledged at once; fewer wait for :data:`_ACKNOWLEDGE_WITHIN` seconds."""
+_ACKNOWLEDGE_AFTER: Final = BROKER_ACKNOWLEDGES_AFTER
 _ACKNOWLEDGE_WITHIN: Final = 0.1
+"""Seconds for which fewer lines may wait to be acknowledged."""
 _POLL: Final = 0.02
 """Seconds between two looks at what backends have not finished, at the end."""
 _LAST_WRITE: Final = 0.2
 """Seconds that links have at least to take what waits for them, at the end."""
-_NUMBERS: Final = 96
-"""Bytes that an event's numbers may add to its line (LINK rule 5)."""
 _LEAST_LINE: Final = 16_384
 """Bytes of the shortest line that a backend may announce: any event but a message fits, if without metadata."""
 _session_numbers: Final = itertools.count(1)
@@ -459,7 +464,7 @@ class SessionRegistry(LinkOwner):
             return
         self._has_met_protocol_2 = True
         session = Session(link.name, session_id, LinkSession(session_id))
-        session.max_line = max(hello.max_line - _NUMBERS, 1) if hello.max_line else 0
+        session.max_line = max_unnumbered(hello.max_line, EVENT_NUMBERS)
         session.sends_only = hello.role == messages.SENDER
         session.keeps_contexts = hello.contexts
         session.flow = hello.flow

@@ -8,6 +8,7 @@ from typing import Final
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.assignments import ClientEvent, Kind
 from pystrands.broker.meter import Meter
+from pystrands.broker.policies import QueuePolicy
 
 __all__ = ["EVENT_COST", "EventQueue", "Offer", "cost"]
 
@@ -45,7 +46,7 @@ class EventQueue:
     """
 
     def __init__(
-        self, max_messages: int, max_bytes: int, policy: str, counters: Counters, meter: Meter | None = None
+        self, max_messages: int, max_bytes: int, policy: QueuePolicy, counters: Counters, meter: Meter | None = None
     ) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes

@@ -11,9 +11,10 @@ from typing import Final
 
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, Group, Recipient, missing
-from pystrands.broker.fanout.pressure import Pressure, SlowPolicy
+from pystrands.broker.fanout.pressure import Pressure
 from pystrands.broker.fanout.volatile import Volatile
 from pystrands.broker.meter import Meter
+from pystrands.broker.policies import SlowPolicy
 
 logger = logging.getLogger(__name__)
 

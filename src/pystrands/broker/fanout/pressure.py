@@ -6,10 +6,11 @@ import sys
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import BLOCKED, CLOSED, TOO_SLOW, Behind, Group, Recipient
+from pystrands.broker.policies import SlowPolicy
 from pystrands.protocol import wire
 from pystrands.protocol.close_codes import TRY_AGAIN_LATER
 from pystrands.protocol.messages import RecipientParams
@@ -18,11 +19,10 @@ if sys.platform != "win32":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-__all__ = ["FlowListener", "Pressure", "SlowPolicy", "acknowledged", "outstanding"]
+__all__ = ["FlowListener", "Pressure", "acknowledged", "outstanding"]
 
 logger = logging.getLogger(__name__)
 
-SlowPolicy = Literal["disconnect", "drop"]
 
 _INTERVAL: Final = 0.25
 """Seconds between two looks at who is full, while anybody is."""

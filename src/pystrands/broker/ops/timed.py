@@ -8,8 +8,8 @@ from typing import Final
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.assignments import Assignments, ClientEvent, Consumer, Keeper
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.fanout.pressure import SlowPolicy
 from pystrands.broker.meter import Meter
+from pystrands.broker.policies import SlowPolicy
 
 __all__ = ["Clock", "Histogram", "TimedAssignments", "TimedOutbox"]
 

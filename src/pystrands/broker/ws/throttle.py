@@ -3,19 +3,18 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from typing import Final, Literal
+from typing import Final
 
 from pystrands.broker.counters import Counters
+from pystrands.broker.policies import RatePolicy
 from pystrands.broker.ws.incoming import TOO_FAST
 from pystrands.broker.ws.rates import RateLimit
 from pystrands.broker.ws.websocket import Receiver, WebSocket
 from pystrands.protocol.close_codes import GOING_AWAY, POLICY_VIOLATION
 
-__all__ = ["IdleLimited", "RateLimited", "RatePolicy"]
+__all__ = ["IdleLimited", "RateLimited"]
 
 logger = logging.getLogger(__name__)
-
-RatePolicy = Literal["delay", "close"]
 
 _SHORTEST: Final = 0.05
 """Seconds for which a client that is too fast is not read from, at least: each time costs a few system calls."""

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias, cast
 
 from pystrands.client.connection.heartbeats import Heartbeats
 from pystrands.client.connection.link import BrokerLink
-from pystrands.client.connection.outgoing import Outgoing, max_unnumbered
+from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.ownership import Ownership
 from pystrands.client.connection.session import BackendSession
 from pystrands.client.handlers.calls import (
@@ -29,7 +29,7 @@ from pystrands.context import FORBIDDEN, Context
 from pystrands.errors import MalformedLine, OutcomeUnknown, PyStrandsError
 from pystrands.protocol import messages, wire
 from pystrands.protocol.address import about_http
-from pystrands.protocol.link import LinkSession, Receipt, ranges
+from pystrands.protocol.link import NUMBER, LinkSession, Receipt, max_unnumbered, ranges
 from pystrands.protocol.messages import (
     EVENTS,
     NOT_KNOWN,
@@ -343,7 +343,7 @@ class Incoming:
         link.exchanged = link.has_events = True
         call.size = size
         if kind is ConnectionRequest:
-            call.max_line, call.peer = max_unnumbered(link.peer.max_line), link.peer
+            call.max_line, call.peer = max_unnumbered(link.peer.max_line, NUMBER), link.peer
             call.reply = link.write if session is None else partial(self._reply, session.session)
             if not link.peer.said_hello:
                 call.reply = partial(self._reply_to_original, link, call)
@@ -481,7 +481,7 @@ class Incoming:
         elif self._resuming:
             lines = self._was_given_up(session, params.received)
         else:
-            lines, lost = session.started(max_unnumbered(link.peer.max_line))
+            lines, lost = session.started(max_unnumbered(link.peer.max_line, NUMBER))
             self._notify_lost(lost)
         link.awaits_welcome = False
         self._usable(link)

@@ -15,21 +15,13 @@ from pystrands.client.connection.session import BackendSession
 from pystrands.client.connection.waiting import FullRecipients, Waiting
 from pystrands.errors import MessageTooBig
 from pystrands.protocol import wire
+from pystrands.protocol.link import BACKEND_ACKNOWLEDGES_AFTER, NUMBER, max_unnumbered
 
-__all__ = ["Outgoing", "max_unnumbered"]
+__all__ = ["Outgoing"]
 
-ACKNOWLEDGE_AFTER: Final = 64
-"""Lines received that are acknowledged with the next write; a timer sees to fewer."""
 _this_thread: Final = threading.get_ident
-NUMBER: Final = 32
-"""Bytes that a line's number may add to it."""
 PATIENCE: Final = 5.0
 """Seconds without a link for which what waits for a recipient waits on: the resume window of most brokers."""
-
-
-def max_unnumbered(max_line: int) -> int:
-    """Return how long a line may be before it gets its number, where none may be longer than ``max_line``; 0: any."""
-    return max(max_line - NUMBER, 1) if max_line else 0
 
 
 class Outgoing:
@@ -297,7 +289,7 @@ class Outgoing:
         self.link = link
         self._stop_patience()
         self.peer = link.peer
-        self._longest = max_unnumbered(link.peer.max_line) or sys.maxsize
+        self._longest = max_unnumbered(link.peer.max_line, NUMBER) or sys.maxsize
         link.collect = self.collect
         link.drained = self.refill
 
@@ -331,7 +323,7 @@ class Outgoing:
         if session is None or not session.is_up:
             return b""
         data = session.take_done()
-        if session.session.unannounced >= ACKNOWLEDGE_AFTER:
+        if session.session.unannounced >= BACKEND_ACKNOWLEDGES_AFTER:
             data += self.acknowledgement()
         return data
 

@@ -149,7 +149,8 @@ def test_constraints_cover_the_dependencies_with_names_and_versions_only():
     assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.+]*", line) for line in lines)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     tools = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["tools"]
-    for need in project["project"]["dependencies"] + project["dependency-groups"]["test"] + tools:
+    groups = project["dependency-groups"]
+    for need in [*project["project"]["dependencies"], *groups["test"], *groups["release"], *tools]:
         assert found(r"^[\w-]+", need).lower() in pinned, need
 
 
@@ -160,7 +161,9 @@ def test_no_package_index_is_named():
     me = Path(__file__).resolve()
     for path in ROOT.rglob("*"):
         folder = set(path.relative_to(ROOT).parts)
-        hidden = any(part.startswith(".") and part != ".ci" for part in path.relative_to(ROOT).parts[:-1])
+        hidden = any(
+            part.startswith(".") and part not in {".ci", ".github"} for part in path.relative_to(ROOT).parts[:-1]
+        )
         if folder & IGNORED or hidden or not path.is_file() or path.resolve() == me:
             continue
         try:

@@ -41,7 +41,7 @@ chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers t
 	$(BIN)/pytest -m chaos -s tests/chaos
 
 soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go: nothing may be left over
-	$(BIN)/pytest -m soak -s tests/soak
+	$(BIN)/pytest -m soak -s tests/soak tests/e2e/test_leaks.py
 
 test-compiled: $(COMPILED)/.ready ## the tests of broker, link and clients, on the compiled package
 	PYTHONPATH='$(CURDIR)/$(COMPILED)' PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \

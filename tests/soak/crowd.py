@@ -100,6 +100,7 @@ class Crowd:
         """How often a kind of life was told a code or a status."""
         self.wrong = Counter()
         """Those of them that were others than they should be."""
+        self._turns = Counter()
         self.bad = [self.vanish, self.half_handshake, self.no_http, self.bad_frame, self.oversized, self.never_sent,
                     self.fragments, self.no_reading, self.pings, self.chatter, self.end_of_stream]  # fmt: skip
 
@@ -128,6 +129,11 @@ class Crowd:
                 with contextlib.suppress(*GONE):  # the broker may have been faster
                     await life(client)
         self.lives[life.__name__] += 1
+
+    def next_of(self, life, choices):
+        """Choose each in turn, so that a short run has them all."""
+        self._turns[life] += 1
+        return choices[self._turns[life] % len(choices)]
 
     async def pause(self):
         await asyncio.sleep(self.rng.uniform(0, self.pace))
@@ -188,19 +194,19 @@ class Crowd:
     async def half_handshake(self, client):
         head = upgrade()
         client.writer.write(head[: self.rng.randrange(1, len(head))])
-        if self.rng.random() < 0.5:
+        if self.next_of("half_handshake", (True, False)):
             await self.pause()
         else:
             self.told("half_handshake", await client.status(), 408)
 
     async def no_http(self, client):
-        data, status = self.rng.choice(NO_REQUESTS)
+        data, status = self.next_of("no_http", NO_REQUESTS)
         client.writer.write(data)
         self.told("no_http", await client.status(), status)
 
     async def bad_frame(self, client):
         await self.enter(client)
-        data, code = self.rng.choice(BAD_FRAMES)
+        data, code = self.next_of("bad_frame", BAD_FRAMES)
         client.writer.write(frame(TEXT, "right") + data)
         await self.closed(client, "bad_frame", code)
 
@@ -226,7 +232,7 @@ class Crowd:
         await self.enter(client)
         client.writer.write(frame(TEXT, "flood") * 5)
         await asyncio.sleep(2 * self.pace)
-        if self.rng.random() < 0.5:
+        if self.next_of("no_reading", (True, False)):
             client.reset()
         else:
             await self.closed(client, "no_reading", OVERLOADED, or_cut=True)

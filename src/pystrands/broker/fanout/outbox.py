@@ -12,7 +12,7 @@ from typing import Final
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, Group, Recipient, missing
 from pystrands.broker.fanout.pressure import Pressure
-from pystrands.broker.fanout.volatile import Volatile
+from pystrands.broker.fanout.volatile import FrameWriter, Volatile
 from pystrands.broker.meter import Meter
 from pystrands.broker.policies import SlowPolicy
 
@@ -31,7 +31,7 @@ _MANY: Final = 64
 _SECONDS_PER_SEND: Final = 7e-6
 
 
-class Outbox:
+class Outbox(FrameWriter):
     """Collects frames per client and writes them once per loop turn, joined. Never raises.
 
     Frames leave in the order in which they were appended, whichever way they came. What happens with clients for which

@@ -1,19 +1,17 @@
 """Messages of which only the newest counts: who is not up to date misses them, or gets the newest (LINK rule 28)."""
 
 import time
+from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout.groups import BLOCKED, CLOSED, KEY_BYTES, Fresh, Recipient
+from pystrands.broker.fanout.groups import BLOCKED, CLOSED, KEY_BYTES, Fresh, Group, Recipient
 from pystrands.broker.fanout.pressure import outstanding
 from pystrands.broker.meter import Meter
 
-if TYPE_CHECKING:
-    from pystrands.broker.fanout.outbox import Outbox
-
-__all__ = ["Volatile"]
+__all__ = ["FrameWriter", "Volatile"]
 
 _INTERVAL: Final = 0.05
 """Seconds for which a look at what the kernel holds counts; and between two looks at clients that are waited for."""
@@ -29,6 +27,32 @@ _AT_ONCE: Final = 65_536
 """The same for those without, which would be lost: what one turn of a game sends must not fall short of a client."""
 
 
+class FrameWriter(ABC):
+    """What writes frames to recipients: an outbox. Nothing here raises."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def fan_out(self, recipients: Iterable[Recipient], frame: bytes, group: Group | None = None) -> int:
+        """Queue the same frame for all recipients, and return how many took it."""
+
+    @abstractmethod
+    def catch_up(self, ws: Recipient) -> None:
+        """Queue what was published to the recipient's groups, so that something else can follow."""
+
+    @abstractmethod
+    def block(self, ws: Recipient) -> None:
+        """Hold a recipient's frames back."""
+
+    @abstractmethod
+    def unblock(self, ws: Recipient) -> None:
+        """Let them go again."""
+
+    @abstractmethod
+    def give(self, ws: Recipient, count: int, size: int) -> None:
+        """Write the first ``count`` frames, of ``size`` bytes, to a recipient that is held."""
+
+
 class Volatile:
     """Offers messages to clients: those that are up to date get them, the others do not wait for them.
 
@@ -42,7 +66,7 @@ class Volatile:
 
     def __init__(
         self,
-        outbox: "Outbox",
+        outbox: FrameWriter,
         loop: AbstractEventLoop,
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,

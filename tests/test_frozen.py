@@ -42,5 +42,6 @@ def test_a_frozen_program_finds_all_that_it_imports(tmp_path):
     command += [tmp_path / "work", "--distpath", tmp_path / "dist", source]
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     subprocess.run(command, check=True, cwd=tmp_path, env=unmeasured, capture_output=True)
-    done = subprocess.run([tmp_path / "dist" / "chat" / "chat"], check=False, env=unmeasured, capture_output=True, text=True)
+    program = tmp_path / "dist" / "chat" / "chat"
+    done = subprocess.run([program], check=False, env=unmeasured, capture_output=True, text=True)
     assert done.stdout == f"{BUILD} Confirmation(matched=0, skipped=0)\n", done.stderr

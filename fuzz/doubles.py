@@ -10,14 +10,18 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.link import LinkShared, link_factory
 from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.backends.session import SessionShared
+from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.hub.taps import Taps
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.router import Router
+from pystrands.broker.ws.expiry import Expiries
 from pystrands.protocol import wire
 from pystrands.protocol.messages import HelloParams
 
@@ -238,17 +242,23 @@ class Broker:
         engine: Any = Engine()
         self.rooms = Rooms(Outbox(some_loop), engine.subscribe, engine.unsubscribe, Taps(counters))
         self.queue = EventQueue(20, 10_000, "backpressure", counters)
-        commands = Commands(engine, self.rooms, counters)
+        self.backends = SessionRegistry()
+        shared = SessionShared(loop=some_loop, counters=counters, expiries=Expiries(some_loop, counters))
         self.router = Router(
-            self.rooms, self.queue, commands, some_loop, hold_time=5, answer_timeout=5, counters=counters
+            self.rooms,
+            self.queue,
+            Assignments(self.queue, self.backends.choose_owner, counters),
+            self.backends,
+            Commands(engine, self.rooms, counters, lambda: {"version": "fuzzed"}),
+            shared,
+            hold_time=5,
+            answer_timeout=5,
         )
-        self.backends = SessionRegistry(self.router, some_loop, resume_window=5, heartbeat=15, counters=counters)
-        self.router.backends = self.backends
-        commands.status = lambda: {"version": "fuzzed"}
+        lifecycle = SessionLifecycle(self.backends, self.router, shared, resume_window=5, heartbeat=15)
         self.make_link = link_factory(
             LinkShared(
                 loop=some_loop,
-                owner=self.backends,
+                owner=lifecycle,
                 authenticator=LinkAuthenticator(clock=loop.time, counters=counters),
                 hello=wire.hello(HelloParams(protocol=2, binary=True, broker_id="b", resume_window=5)),
                 max_line=max_line,

@@ -23,6 +23,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.net.http import BadRequestError, parse_request
 from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, negotiate
 from pystrands.broker.ws.frames import binary_frame, payload_of, text_frame
+from pystrands.broker.ws.incoming import IncomingFrames
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.client.connection.session import BackendSession
@@ -276,7 +277,7 @@ class _Receiver(Receiver):
     def connection_gone(self, handshake: Handshake) -> None:
         self.waiting.remove(handshake)
 
-    def client_message(self, ws: WebSocket, message: str | bytes) -> None:
+    def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
         assert not self.closed
         assert len(message if isinstance(message, bytes) else message.encode()) <= MAX_MESSAGE
         self.messages.append(message)

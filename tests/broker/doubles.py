@@ -5,7 +5,18 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pystrands.broker.backends.lifecycle import SessionLifecycle
+from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.backends.session import SessionShared
+from pystrands.broker.counters import Counters
+from pystrands.broker.events.assignments import Assignments
+from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.hub.client import ConnectedClient
+from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.router import Router
+from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
 
 
@@ -59,7 +70,7 @@ class FakeWebSocket(WebSocket):
         return self.is_here
 
     @property
-    def lane(self) -> Any:
+    def stream(self) -> Any:
         """The router's client, also when the router has let go of it."""
         return self.client or self._last
 
@@ -84,6 +95,32 @@ class FakeWebSocket(WebSocket):
             self._last = self.client
             self.router.client_closed(self, code, reason)
             self.router.client_over(self, code, reason)
+
+
+def make_client(number: int, receiver: Any = None) -> ConnectedClient:
+    """Return a client that is let in, and in no room."""
+    return ConnectedClient(number, f"c{number}", "lobby", b"{}", FakeWebSocket(receiver))
+
+
+def make_router(
+    loop: Any,
+    engine: Any,
+    rooms: Rooms,
+    queue: EventQueue,
+    counters: Counters,
+    *,
+    resume_window: float,
+    hold_time: float,
+    answer_timeout: float,
+) -> tuple[Router, SessionLifecycle, SessionRegistry]:
+    """Wire what is between WebSockets and links, as a broker does it."""
+    sessions = SessionRegistry()
+    shared = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
+    router = Router(
+        rooms, queue, Assignments(queue, sessions.choose_owner, counters), sessions,
+        Commands(engine, rooms, counters, dict), shared, hold_time=hold_time, answer_timeout=answer_timeout,
+    )  # fmt: skip
+    return router, SessionLifecycle(sessions, router, shared, resume_window=resume_window, heartbeat=15), sessions
 
 
 class FakeHandshake:

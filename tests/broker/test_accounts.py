@@ -51,7 +51,7 @@ async def test_rule_29_a_backend_is_charged_with_what_it_causes_itself_and_is_en
         raw.raw(b'{"action":"broadcast","params":{"message":"' + b"x" * 100_000)
         await testing.until(lambda: accounts(broker)[1] > 110_000)
         (session,) = broker._backends.sessions
-        broker._backends.give_up(session)
+        broker._lifecycle.give_up(session)
         assert accounts(broker)[1] == 0
         assert not list(broker._backends.sessions)
         assert broker.client_count == 1

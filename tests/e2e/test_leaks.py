@@ -112,7 +112,7 @@ async def test_a_client_that_is_gone_leaves_no_work_for_the_garbage_collector():
         async with no_work_for_the_garbage_collector():
             for number in range(8):
                 await one_life(broker.ws_port, number)
-            await testing.until(lambda: not broker.client_count and not broker._router._ending)
+            await testing.until(lambda: not broker.client_count and not broker._assignments.ending)
 
 
 def turned_away(port: int, data: bytes, *, by_reset: bool) -> None:

@@ -508,8 +508,8 @@ async def clients_of(broker, records, label):
     return sockets, texts
 
 
-def holder(broker):
-    (session,) = [each for each in broker._backends.sessions if each.lanes]
+def consumer(broker):
+    (session,) = [each for each in broker._backends.sessions if each.streams]
     return session
 
 
@@ -530,7 +530,7 @@ async def test_rule_18_a_backend_that_was_frozen_begins_nothing_that_another_has
                 await testing.until(lambda: len(records.handled()) == len(texts), 20)
                 one.cont()
                 await testing.until(lambda: len(records.by("one", "released")) == CLIENTS, 20)
-                await testing.until(lambda: len(holder(broker).unfinished) == 0, 20)
+                await testing.until(lambda: len(consumer(broker).unfinished) == 0, 20)
                 records.check(texts)
                 assert len(records.by("one")) == begun
                 assert "stood still" in one.output or kind == "sync"

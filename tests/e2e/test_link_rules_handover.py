@@ -19,8 +19,8 @@ def sessions(broker):
     return list(broker._backends.sessions)
 
 
-def lanes(broker):
-    return sum(len(session.lanes) for session in sessions(broker))
+def streams(broker):
+    return sum(len(session.streams) for session in sessions(broker))
 
 
 # --- rule 14 ---
@@ -300,7 +300,7 @@ async def test_rule_17_orphans_are_spread_at_their_next_event_and_adopted_first(
             assert await two.so_far() == await three.so_far() == []
             for number, ws in enumerate(sockets):
                 await ws.send("x")
-                await testing.until(lambda: lanes(broker) > number)  # noqa: B023 - called here and now
+                await testing.until(lambda: streams(broker) > number)  # noqa: B023 - called here and now
             for raw in (two, three):
                 assert await raw.messages_so_far() == ["client_adopted", "x"] * 2
             for ws in sockets:

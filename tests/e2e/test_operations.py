@@ -7,9 +7,10 @@ import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.config import BrokerConfig
-from pystrands.broker.events.assignments import ClientEvent, ClientStream, Kind
 from pystrands.broker.events.queue import cost
+from pystrands.broker.events.stream import ClientEvent, Kind
 from pystrands.broker.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from tests.broker.doubles import make_client
 
 PATIENCE = 20
 
@@ -78,7 +79,7 @@ async def test_what_waits_shows_in_the_gauges():
         await testing.until(lambda: broker.queued_messages == 1)
         seen = await samples(broker)
         assert seen["pystrands_queue_messages"] == 1
-        assert seen["pystrands_queue_bytes"] == cost(ClientEvent(ClientStream(), Kind.MESSAGE, 1, "12345"))
+        assert seen["pystrands_queue_bytes"] == cost(ClientEvent(make_client(1), Kind.MESSAGE, 1, "12345"))
         known = sum(client.held_bytes for client in broker._rooms.clients)
         assert seen["pystrands_waiting_bytes"] == seen["pystrands_queue_bytes"] + known
         assert seen["pystrands_backends"] == 0

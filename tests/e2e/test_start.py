@@ -79,7 +79,7 @@ def broker_with(engine, **options):
 
 
 def timers_of(broker):
-    parts = (broker._backends._beat, broker._keepalive._handle, broker._message_watch._handle)
+    parts = (broker._lifecycle._beat, broker._keepalive._handle, broker._message_watch._handle)
     return [each for each in (*parts, broker._idle._timer, broker._budget._timer) if each and not each.cancelled()]
 
 
@@ -140,7 +140,7 @@ async def test_a_port_that_is_taken_leaves_nothing_open(side, at_stop):
         assert engine.calls == ["start", "stop"]
 
 
-@pytest.mark.parametrize("part", ["_backends", "_keepalive", "_message_watch", "_idle", "_budget"])
+@pytest.mark.parametrize("part", ["_lifecycle", "_keepalive", "_message_watch", "_idle", "_budget"])
 async def test_a_part_that_does_not_start_leaves_nothing_open(part, monkeypatch):
     loops, engine = Open(), Engine()
     broker = broker_with(engine)

@@ -224,9 +224,9 @@ async def test_peers_that_say_nothing_do_not_keep_a_backend_out():
 async def test_a_refused_peer_that_does_not_leave_is_cut_off():
     async with testing.broker(backend_token=[TOKEN]) as broker, peer(broker) as stranger:
         stranger.hello()
-        await testing.until(lambda: len(broker._backends._links) == 1)
+        await testing.until(lambda: len(broker._lifecycle.links) == 1)
         await testing.until(lambda: broker.counters["link_without_token"] == 1)
-        await testing.until(lambda: not broker._backends._links)
+        await testing.until(lambda: not broker._lifecycle.links)
 
 
 # ---- addresses

@@ -3,7 +3,8 @@
 import json
 
 from pystrands.protocol import wire
-from tests.broker.hub.test_rooms import make_client, make_rooms
+from tests.broker.doubles import make_client
+from tests.broker.hub.test_rooms import make_rooms
 
 
 def test_a_context_is_encoded_when_it_is_needed_and_not_at_each_join(monkeypatch):

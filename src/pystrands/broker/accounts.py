@@ -5,10 +5,10 @@ from functools import partial
 from typing import Final, cast
 
 from pystrands.broker.admission.handshake import Handshake
-from pystrands.broker.backends.registry import Session
-from pystrands.broker.events.assignments import ClientEvent, ClientStream, Kind
+from pystrands.broker.backends.session import Session
 from pystrands.broker.events.queue import cost
-from pystrands.broker.hub.rooms import ConnectedClient
+from pystrands.broker.events.stream import ClientEvent, ClientStream, Kind
+from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.ws.websocket import WebSocket
 
 __all__ = ["Account", "Accounts"]
@@ -73,11 +73,11 @@ class Accounts:
             others.append(Account(partial(self._give_up_session, session), max(own - unheard, 0)))
             if session.link is not None:
                 nobodys += session.link.unsent_bytes  # copies of what is charged already
-        for lane in self._orphans():
-            self._of(cast("ConnectedClient", lane), of_clients)
+        for stream in self._orphans():
+            self._of(cast("ConnectedClient", stream), of_clients)
         for ws in self._sockets():
             if ws.client is not None:
-                self._of(ws.client, of_clients)
+                self._of(cast("ConnectedClient", ws.client), of_clients)
         for client, account in of_clients.items():
             _add_own(client, account)
         others += [_of_closed(ws) for ws in self._closed() if ws.client is None]
@@ -93,17 +93,17 @@ class Accounts:
 
     def _charge(self, session: Session, of_clients: dict[ConnectedClient, Account]) -> int:
         """Charge clients with what a session has of theirs, which stays until it is done; return what is its own."""
-        stream = session.stream
-        own = stream.kept_bytes if stream is not None else 0
+        link_session = session.link_session
+        own = link_session.kept_bytes if link_session is not None else 0
         for number, event in session.unfinished.items():
-            line = stream.kept_size(number) if stream is not None else 0
+            line = link_session.kept_size(number) if link_session is not None else 0
             own -= line
-            account = self._of(cast("ConnectedClient", event.lane), of_clients)
+            account = self._of(cast("ConnectedClient", event.stream), of_clients)
             size = cost(event) + line
             account.own += size
             account.fixed += size
-        for lane in session.lanes:
-            self._of(cast("ConnectedClient", lane), of_clients)
+        for stream in session.streams:
+            self._of(cast("ConnectedClient", stream), of_clients)
         if session.link is not None:
             own += session.link.unread_bytes
         return own

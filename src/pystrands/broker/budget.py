@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from pystrands.broker.accounts import Account
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.assignments import HOLDER_BYTES
+from pystrands.broker.events.assignments import CONSUMER_BYTES
 from pystrands.broker.meter import Meter
 
 __all__ = ["Budget", "MemoryHolder", "backend_bytes", "be_frugal", "give_back", "settle"]
@@ -159,7 +159,7 @@ def backend_bytes(limit: int) -> int:
 
     Each is kept about three times: as an event, as a line that may have to be sent again, and on its way.
     """
-    return min(HOLDER_BYTES, limit // _STEP) if limit else HOLDER_BYTES
+    return min(CONSUMER_BYTES, limit // _STEP) if limit else CONSUMER_BYTES
 
 
 def _sum(holders: Iterable[MemoryHolder]) -> int:

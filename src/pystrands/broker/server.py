@@ -17,11 +17,14 @@ from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.backends.authenticator import LinkAuthenticator, read_tokens
+from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.link import LinkShared, link_factory
 from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.backends.session import SessionShared
 from pystrands.broker.budget import Budget, MemoryHolder, backend_bytes
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.counters import new_counters
+from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.compressed_outbox import CompressedOutbox
@@ -39,6 +42,7 @@ from pystrands.broker.ops.timing import Parts, Timings, timed_parts
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.deflate import Compressor
+from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.ws.throttle import IdleLimited, RateLimited
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared, WebSocketWatch
@@ -231,7 +235,7 @@ class Broker:
     async def _start_parts(self, loop: asyncio.AbstractEventLoop) -> None:
         await self._engine.start(Delivery(self._rooms, self._compressed(), self.counters))
         self._engine_runs = True
-        self._backends.start()
+        self._lifecycle.start()
         self._keepalive.start(loop)
         self._message_watch.start(loop)
         if self._idle is not None:
@@ -275,11 +279,8 @@ class Broker:
         self._meter = Meter()
         timings = Timings()
         parts = timed_parts(timings) if config.admin_port >= 0 else Parts()
-        commands = self._wire_router(loop, parts)
+        self._wire_router(loop, parts)
         self._wire_backends(loop)
-        commands.status = StatusReport(
-            self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time
-        ).make
         self._wire_clients(loop, parts)
         self._wire_budget(loop)
         if config.admin_port >= 0:
@@ -292,23 +293,23 @@ class Broker:
             closed=lambda: shared.lingering,
             handshakes=lambda: self._admission.handshakes,
             sessions=lambda: self._backends.sessions,
-            tools=lambda: self._backends.tools,
-            orphans=lambda: self._router.orphans,
+            tools=lambda: self._lifecycle.tools,
+            orphans=lambda: self._assignments.orphans,
             give_up_client=self._router.give_up,
-            give_up_session=self._backends.give_up,
+            give_up_session=self._lifecycle.give_up,
         )
         self._budget = Budget(
             loop,
             self.config.memory_budget,
             self._meter,
             holders=self._holders,
-            others=lambda: self._queue.size + self._router.ending_bytes,
+            others=lambda: self._queue.size + self._assignments.ending.bytes,
             accounts=accounts.take,
             trim=self._trim,
             counters=self.counters,
         )
 
-    def _wire_router(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> Commands:
+    def _wire_router(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
         config = self.config
         self._outbox = parts.outbox(
             loop,
@@ -325,35 +326,40 @@ class Broker:
             Taps(self.counters),
             Limits(self.config.max_rooms_per_client, context_limit(self.config.max_message_size)),
         )
-        commands = Commands(self._engine, self._rooms, self.counters, self._meter)
         self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters, self._meter)
+        self._backends = SessionRegistry()
+        self._assignments = parts.assignments(
+            self._queue,
+            self._backends.choose_owner,
+            self.counters,
+            backend_bytes(config.memory_budget),
+            EndingStreams(config.memory_budget // 4 or sys.maxsize),
+        )
+        status = StatusReport(self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time)
+        self._session_shared = SessionShared(loop=loop, counters=self.counters, expiries=Expiries(loop, self.counters))
         self._router = Router(
             self._rooms,
             self._queue,
-            commands,
-            loop,
+            self._assignments,
+            self._backends,
+            Commands(self._engine, self._rooms, self.counters, status.make, self._meter),
+            self._session_shared,
             hold_time=config.hold_time,
             answer_timeout=config.answer_timeout,
-            counters=self.counters,
-            ledger=parts.ledger,
-            backend_bytes=backend_bytes(config.memory_budget),
-            ending_limit=config.memory_budget // 4 or sys.maxsize,
         )
-        return commands
 
     def _wire_backends(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
-        self._backends = SessionRegistry(
+        self._lifecycle = SessionLifecycle(
+            self._backends,
             self._router,
-            loop,
+            self._session_shared,
             resume_window=config.resume_window,
             heartbeat=config.heartbeat_interval,
-            counters=self.counters,
         )
-        self._router.backends = self._backends
         self._link_shared = LinkShared(
             loop=loop,
-            owner=self._backends,
+            owner=self._lifecycle,
             authenticator=self._authenticator,
             tls=self._backend_tls,
             hello=self._hello(),
@@ -443,7 +449,7 @@ class Broker:
             *(self._shared.lingering | self._shared.leaving),
             *self._admission.handshakes,
             *self._backends.sessions,
-            *self._backends.tools,
+            *self._lifecycle.tools,
         )
 
     def _make_admin(self, loop: asyncio.AbstractEventLoop, timings: Timings) -> AdminServer:
@@ -520,7 +526,7 @@ class Broker:
         for server in self._servers[:1]:
             server.close()
         self._authenticator.close()
-        await self._backends.stop(self.config.close_timeout)
+        await self._lifecycle.stop(self.config.close_timeout)
         if self._engine_runs:
             try:
                 await self._engine.stop()

@@ -19,18 +19,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.link import LinkShared, link_factory
-from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.events import assignments
 from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.events.stream import Kind
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
-from pystrands.broker.routing.commands import Commands
-from pystrands.broker.routing.router import Router
 from pystrands.client.connection.session import BackendSession
 from pystrands.protocol import messages, wire
 from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.link import Receipt, lease_end, ranges
-from tests.broker.doubles import FakeHandshake
+from tests.broker.doubles import FakeHandshake, make_router
 
 pytestmark = pytest.mark.interpreted
 
@@ -104,14 +102,15 @@ class Broker:
         rooms = Rooms(Outbox(loop), engine.subscribe, engine.unsubscribe)
         queue = EventQueue(10**6, 10**9, "backpressure", counters)
         times: dict[str, Any] = {"hold_time": NEVER, "answer_timeout": NEVER}
-        self.router: Any = Router(rooms, queue, Commands(engine, rooms, counters), loop, **times, counters=counters)
-        self.backends = SessionRegistry(self.router, loop, resume_window=RESUME_WINDOW, heartbeat=15, counters=counters)
-        self.router.backends = self.backends
+        self.router: Any
+        self.router, lifecycle, self.backends = make_router(
+            loop, engine, rooms, queue, counters, **times, resume_window=RESUME_WINDOW
+        )
         hello = wire.hello(
             messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id, resume_window=RESUME_WINDOW)
         )
         self.make_link = link_factory(
-            LinkShared(loop=loop, owner=self.backends,
+            LinkShared(loop=loop, owner=lifecycle,
                        authenticator=LinkAuthenticator(clock=loop.time, counters=counters),
                        hello=hello, max_line=10**6, link_buffer=10**6,
                        decision_time=NEVER, counters=counters)
@@ -391,8 +390,8 @@ class Sessions(RuleBasedStateMachine):
     def open_sockets(self):
         for handshake in self.handshakes:
             ws = handshake.ws
-            if ws is not None and ws.lane is not None and ws.lane not in self.clients:
-                self.clients[ws.lane] = WebSocket(ws.lane.number)
+            if ws is not None and ws.stream is not None and ws.stream not in self.clients:
+                self.clients[ws.stream] = WebSocket(ws.stream.number)
         return [handshake.ws for handshake in self.handshakes if handshake.ws is not None and handshake.ws.is_open]
 
     def handled(self, backend, event):
@@ -681,17 +680,17 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def the_number_of_each_disconnect_is_noted(self):
         self.open_sockets()
-        for lane, client in self.clients.items():
-            for event in lane.waiting or ():
+        for stream, client in self.clients.items():
+            for event in stream.waiting or ():
                 self.note_gone(client, event)
         for session in self.broker.backends.sessions:
             for event in session.unfinished.values():
-                if event.lane in self.clients:
-                    self.note_gone(self.clients[event.lane], event)
+                if event.stream in self.clients:
+                    self.note_gone(self.clients[event.stream], event)
 
     @staticmethod
     def note_gone(client, event):
-        if event.kind is assignments.Kind.GONE:
+        if event.kind is Kind.GONE:
             assert client.events.setdefault("gone", event.number) == event.number
 
     def teardown(self):
@@ -739,10 +738,10 @@ class Sessions(RuleBasedStateMachine):
         self.those_whose_bye_is_acknowledged_end()
 
     def check_all(self):
-        for lane, client in self.clients.items():
+        for stream, client in self.clients.items():
             assert client.first == client.sent
-            assert not lane.waiting and not lane.in_flight
-            is_open = any(ws.lane is lane for ws in self.open_sockets())
+            assert not stream.waiting and not stream.in_flight
+            is_open = any(ws.stream is stream for ws in self.open_sockets())
             assert bool(client.gone) is not is_open
         self.commands_are_carried_out_once_and_in_order()
         for backend in self.backends:

@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pystrands.broker.counters import new_counters
 from pystrands.broker.events import assignments
-from pystrands.broker.events.assignments import Assignments, ClientEvent, ClientStream, Consumer, Keeper, Kind
+from pystrands.broker.events.assignments import Assignments
+from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind
 
 pytestmark = pytest.mark.interpreted
 
@@ -26,71 +29,99 @@ class Backend(Consumer):
     def __repr__(self):
         return self.name
 
+    is_absent = False
+
+    def send(self, event):
+        self.sent.append(event)
+        if not self.tracked:
+            return 0
+        self.numbers += 1
+        return self.numbers
+
 
 class Client(ClientStream):
-    def __init__(self, name):
-        super().__init__()
+    def __init__(self, name, world=None):
+        super().__init__(name, "room")
         self.name = name
+        self.world = world
 
     def __repr__(self):
         return self.name
 
+    rooms = ("room",)
+    context = b"{}"
+    context_size = told_bytes = 2
 
-class World(Keeper):
-    def __init__(self, *names):
-        self.backends = [Backend(name) for name in names]
-        self.caught: list[ClientStream] = []
-        self.given_up: list[ClientEvent] = []
-        self.ended: list[ClientStream] = []
+    def read_on(self):
+        self.world.caught.append(self)
+
+    def close(self, code, reason):
+        raise AssertionError("nobody closes it")
+
+
+class Queue(EventQueue):
+    """Notes what it is told."""
+
+    def __init__(self, counters):
+        super().__init__(10**6, 10**12, "backpressure", counters)
         self.not_waiting: list[ClientEvent] = []
-        self.count = 0
-        self.ledger = Assignments(self)
 
-    def choose_owner(self):
-        able = [backend for backend in self.backends if backend.is_up and not backend.is_leaving]
-        return min(able, key=lambda backend: len(backend.lanes), default=None)
-
-    def new_number(self):
-        self.count += 1
-        return self.count
-
-    def send(self, holder, event):
-        holder.sent.append(event)
-        if not holder.tracked:
-            return 0
-        holder.numbers += 1
-        return holder.numbers
-
-    def waits_again(self, event):
+    def keep(self, event):
         assert event.kind is Kind.MESSAGE
+        super().keep(event)
 
     def taken(self, event):
         self.not_waiting.append(event)
+        super().taken(event)
 
-    def caught_up(self, lane):
-        self.caught.append(lane)
 
-    def over(self, lane):
-        self.ended.append(lane)
+class Noting(Assignments):
+    """Notes what it gives up."""
 
-    def gave_up(self, event):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.given_up: list[ClientEvent] = []
+
+    def _gave_up(self, event):
+        super()._gave_up(event)
         self.given_up.append(event)
 
+
+class World:
+    def __init__(self, *names):
+        self.backends = [Backend(name) for name in names]
+        self.caught: list[ClientStream] = []
+        self.counters = new_counters()
+        self.queue = Queue(self.counters)
+        self.assignments = Noting(self.queue, self.choose_owner, self.counters)
+
+    @property
+    def not_waiting(self):
+        return self.queue.not_waiting
+
+    @property
+    def given_up(self):
+        return self.assignments.given_up
+
+    def choose_owner(self):
+        able = [backend for backend in self.backends if backend.is_up and not backend.is_leaving]
+        return min(able, key=lambda backend: len(backend.streams), default=None)
+
     def put(self, client, content="", kind=Kind.MESSAGE):
-        event = ClientEvent(client, kind, self.new_number(), content, len(content))
-        sent = self.ledger.submit(event)
+        event = ClientEvent(client, kind, self.assignments.new_number(), content, len(content))
+        sent = self.assignments.submit(event)
         if not sent:
-            self.ledger.wait(event)
+            self.assignments.wait(event)
         return sent
 
     def client(self, name, backend):
-        client = Client(name)
-        self.ledger.own(client, backend)
+        client = Client(name, self)
+        self.assignments.own(client, backend)
         return client
 
     def drop(self, backend):
         self.backends.remove(backend)
-        self.ledger.died(backend)
+        self.assignments.died(backend)
 
 
 def seen(backend):
@@ -115,9 +146,9 @@ def test_rule_3_an_event_is_kept_and_counts_until_it_is_done():
     for content in ("x" * 10, "y" * 20, "z" * 30):
         world.put(ann, content)
     assert (one.messages_in_flight, one.bytes_in_flight, ann.in_flight) == (3, 60, 3)
-    world.ledger.done(one, [(3, 3), (1, 1)])
+    world.assignments.done(one, [(3, 3), (1, 1)])
     assert (one.messages_in_flight, one.bytes_in_flight, ann.in_flight, list(one.unfinished)) == (1, 20, 1, [2])
-    world.ledger.done(one, [(1, 1), (7, 9), (1, 10**15)])
+    world.assignments.done(one, [(1, 1), (7, 9), (1, 10**15)])
     assert (one.messages_in_flight, one.bytes_in_flight, ann.in_flight, list(one.unfinished)) == (0, 0, 0, [])
 
 
@@ -127,10 +158,10 @@ def test_rule_10_a_client_has_credit_for_32_events():
     ann, bob = world.client("ann", one), world.client("bob", one)
     assert [world.put(ann, str(number)) for number in range(34)] == [True] * 32 + [False] * 2
     assert world.put(bob, "b"), "one client's credit is not another one's"
-    world.ledger.done(one, [(1, 1)])
+    world.assignments.done(one, [(1, 1)])
     assert seen(one)[-1] == "32"
     assert world.caught == []
-    world.ledger.done(one, [(2, 2)])
+    world.assignments.done(one, [(2, 2)])
     assert seen(one)[-1] == "33"
     assert world.caught == [ann]
     assert world.put(ann, "34") is False
@@ -143,32 +174,32 @@ def test_rule_10_a_client_has_credit_for_256_kib_and_one_message_always_passes()
     ann = world.client("ann", one)
     assert world.put(ann, "x" * 1_000_000)
     assert not world.put(ann, "y")
-    world.ledger.done(one, [(1, 1)])
-    assert world.put(ann, "x" * (assignments.LANE_BYTES - 1))
+    world.assignments.done(one, [(1, 1)])
+    assert world.put(ann, "x" * (assignments.STREAM_BYTES - 1))
     assert not world.put(ann, "y")
 
 
-def test_rule_10_a_backend_has_credit_for_1000_events_and_lanes_get_it_in_turn():
+def test_rule_10_a_backend_has_credit_for_1000_events_and_streams_get_it_in_turn():
     world = World("one")
     (one,) = world.backends
     clients = [world.client(str(number), one) for number in range(1000)]
     assert all(world.put(client, "x") for client in clients)
     ann, bob = clients[:2]
     assert not any(world.put(client, client.name) for client in (ann, bob, ann))
-    world.ledger.done(one, [(500, 500)])
+    world.assignments.done(one, [(500, 500)])
     assert [event.content for event in one.sent[1000:]] == ["0"]
-    world.ledger.done(one, [(501, 502)])
+    world.assignments.done(one, [(501, 502)])
     assert [event.content for event in one.sent[1000:]] == ["0", "1", "0"]
 
 
 def test_rule_10_a_backend_has_credit_for_16_mib(monkeypatch):
-    monkeypatch.setattr(assignments, "LANE_BYTES", 1 << 40)
+    monkeypatch.setattr(assignments, "STREAM_BYTES", 1 << 40)
     world = World("one")
     (one,) = world.backends
     ann, bob = world.client("ann", one), world.client("bob", one)
-    assert world.put(ann, "x" * (assignments.HOLDER_BYTES - 1))
+    assert world.put(ann, "x" * (assignments.CONSUMER_BYTES - 1))
     assert not world.put(bob, "yy")
-    world.ledger.done(one, [(1, 1)])
+    world.assignments.done(one, [(1, 1)])
     assert seen(one)[-1] == "yy"
 
 
@@ -180,7 +211,7 @@ def test_rule_10_lifecycle_events_have_credit_of_their_own_but_keep_their_place(
         world.put(ann, str(number))
     assert not world.put(ann, kind=Kind.GONE), "behind the message that waits"
     assert all(world.put(bob, kind=kind) for kind in (Kind.NEW, Kind.ERROR, Kind.GONE))
-    world.ledger.done(one, [(1, 1)])
+    world.assignments.done(one, [(1, 1)])
     assert seen(one)[-2:] == ["32", "disconnected"]
 
 
@@ -193,10 +224,10 @@ def test_a_backend_that_never_says_done_has_no_credit_to_run_out_of():
     old.is_up = False
     assert not world.put(ann, "y")
     old.is_up = True
-    world.ledger.available(old)
+    world.assignments.available(old)
     assert seen(old)[-1] == "y"
     world.put(ann, kind=Kind.GONE)
-    assert not old.lanes
+    assert not old.streams
 
 
 def test_rule_12_what_waits_without_any_backend_goes_to_the_first_that_comes_in_order():
@@ -209,11 +240,11 @@ def test_rule_12_what_waits_without_any_backend_goes_to_the_first_that_comes_in_
     world.put(bob, kind=Kind.GONE)
     two = Backend("two")
     world.backends.append(two)
-    world.ledger.available(two)
-    assert [event.content or event.kind.value for event in two.sent if event.lane is ann] == [
+    world.assignments.available(two)
+    assert [event.content or event.kind.value for event in two.sent if event.stream is ann] == [
         "client_adopted", "a1", "a2"
     ]  # fmt: skip
-    assert [event.content or event.kind.value for event in two.sent if event.lane is bob] == [
+    assert [event.content or event.kind.value for event in two.sent if event.stream is bob] == [
         "client_adopted", "b1", "disconnected"
     ]  # fmt: skip
 
@@ -225,15 +256,15 @@ def test_a_message_that_waits_can_be_dropped_to_make_room():
     world.drop(one)
     dropped, kept = (ClientEvent(ann, Kind.MESSAGE, number, str(number), 1) for number in (1, 2))
     for event in (dropped, kept):
-        assert not world.ledger.submit(event)
-        world.ledger.wait(event)
-    world.ledger.drop_waiting(dropped)
+        assert not world.assignments.submit(event)
+        world.assignments.wait(event)
+    world.assignments.drop_waiting(dropped)
     assert world.caught == []
-    world.ledger.drop_waiting(kept)
+    world.assignments.drop_waiting(kept)
     assert world.caught == [ann]
     two = Backend("two")
     world.backends.append(two)
-    world.ledger.available(two)
+    world.assignments.available(two)
     assert two.sent == []
 
 
@@ -242,12 +273,12 @@ def test_rule_15_the_next_owner_waits_until_the_one_that_leaves_has_finished():
     one, two = world.backends
     ann = world.client("ann", one)
     world.put(ann, "a1")
-    world.ledger.leave(one)
+    world.assignments.leave(one)
     assert not world.put(ann, "a2")
     assert seen(two) == []
-    world.ledger.done(one, [(1, 1)])
+    world.assignments.done(one, [(1, 1)])
     assert seen(two) == ["client_adopted", "a2"]
-    assert not one.lanes
+    assert not one.streams
 
 
 def test_rule_16_released_events_go_elsewhere_unmarked_and_in_order():
@@ -257,13 +288,13 @@ def test_rule_16_released_events_go_elsewhere_unmarked_and_in_order():
     for number in range(1, 5):
         world.put(ann, f"a{number}")
     world.put(bob, "b1")
-    world.ledger.leave(one)
+    world.assignments.leave(one)
     world.put(ann, "a5")
-    world.ledger.released(one, [(3, 5)])
+    world.assignments.released(one, [(3, 5)])
     assert seen(two) == ["client_adopted", "b1"], "two of ann's are still being handled"
-    world.ledger.done(one, [(1, 2)])
+    world.assignments.done(one, [(1, 2)])
     assert seen(two) == ["client_adopted", "b1", "client_adopted", "a3", "a4", "a5"]
-    assert not one.lanes
+    assert not one.streams
     assert not one.unfinished
 
 
@@ -271,8 +302,8 @@ def test_rule_16_whom_a_leaving_backend_has_nothing_of_goes_at_its_next_event():
     world = World("one", "two")
     one, two = world.backends
     ann = world.client("ann", one)
-    world.ledger.leave(one)
-    assert ann.holder is None
+    world.assignments.leave(one)
+    assert ann.consumer is None
     assert world.put(ann, "a1")
     assert seen(two) == ["client_adopted", "a1"]
 
@@ -283,10 +314,10 @@ def test_rule_14_16_what_a_dead_session_had_goes_elsewhere_marked_and_in_order()
     ann = world.client("ann", one)
     for number in range(1, 40):
         world.put(ann, f"a{number}")
-    world.ledger.done(one, [(1, 1), (3, 3)])
+    world.assignments.done(one, [(1, 1), (3, 3)])
     world.drop(one)
     while two.unfinished:
-        world.ledger.done(two, [(1, 40)])
+        world.assignments.done(two, [(1, 40)])
     assert seen(two) == [
         "client_adopted", "a2*", *(f"a{n}*" for n in range(4, 35)), *(f"a{n}" for n in range(35, 40))
     ], "those that were sent are marked, credit goes on"  # fmt: skip
@@ -297,10 +328,10 @@ def test_rule_17_orphans_are_assigned_at_their_next_event_each_to_the_least_load
     one, two, three = world.backends
     clients = [world.client(str(number), one) for number in range(4)]
     world.drop(one)
-    assert (len(two.lanes), len(three.lanes)) == (0, 0)
+    assert (len(two.streams), len(three.streams)) == (0, 0)
     for client in clients:
         world.put(client, "x")
-    assert (len(two.lanes), len(three.lanes)) == (2, 2)
+    assert (len(two.streams), len(three.streams)) == (2, 2)
     assert seen(two) == seen(three) == ["client_adopted", "x"] * 2
 
 
@@ -313,7 +344,7 @@ def test_rule_17_an_adoption_that_died_unfinished_is_made_anew_and_not_redeliver
     three = Backend("three")
     world.backends.append(three)
     world.drop(two)
-    world.ledger.done(three, [(1, 1)])
+    world.assignments.done(three, [(1, 1)])
     assert seen(three) == ["client_adopted", "a1*"]
 
 
@@ -323,11 +354,12 @@ def test_rule_21_a_message_that_was_in_three_dead_sessions_is_given_up():
     world.put(ann, "poison")
     for _ in range(3):
         assert world.given_up == []
-        (backend,) = [backend for backend in world.backends if ann in backend.lanes]
+        (backend,) = [backend for backend in world.backends if ann in backend.streams]
         adopted = [number for number, event in backend.unfinished.items() if event.kind is Kind.ADOPTED]
-        world.ledger.done(backend, [(number, number) for number in adopted])
+        world.assignments.done(backend, [(number, number) for number in adopted])
         world.drop(backend)
     assert [event.content for event in world.given_up] == ["poison"]
+    assert world.counters["events_given_up"] == 1
     (four,) = world.backends
     assert seen(four) == []
     assert world.put(ann, "after")
@@ -339,7 +371,7 @@ def test_rule_21_lifecycle_events_are_never_given_up():
     ann = world.client("ann", world.backends[0])
     world.put(ann, kind=Kind.NEW)
     for _ in range(5):
-        world.drop(next(backend for backend in world.backends if ann in backend.lanes))
+        world.drop(next(backend for backend in world.backends if ann in backend.streams))
     (last,) = world.backends
     assert seen(last) == ["client_adopted", "new_connection*"]
     assert world.given_up == []
@@ -358,7 +390,7 @@ def crash(world, *, says_done):
                 return backend
             handled.append(number)
             if says_done or number == list(backend.unfinished)[-1]:
-                world.ledger.done(backend, [(each, each) for each in handled])
+                world.assignments.done(backend, [(each, each) for each in handled])
                 handled.clear()
     return None
 
@@ -376,7 +408,7 @@ def test_rule_21_what_was_not_being_handled_is_not_given_up_with_the_poison(says
         died += 1
     assert died == assignments.MAX_DELIVERIES + (before > 0 and not says_done), "the first time it may not be blamed"
     assert [event.content for event in world.given_up] == ["poison"]
-    sent = [event.content for backend in world.backends for event in backend.sent if event.lane is ann]
+    sent = [event.content for backend in world.backends for event in backend.sent if event.stream is ann]
     assert sent[-100:] == texts[-100:]
     assert not ann.waiting and not ann.in_flight
 
@@ -391,45 +423,63 @@ def test_rule_21_a_repeat_is_sent_when_nothing_else_of_its_client_can_be_blamed(
     assert not world.put(ann, "a3")
     assert seen(two) == ["client_adopted"]
     for number, told in enumerate(["a0*", "a1*"], 1):
-        world.ledger.done(two, [(number, number)])
+        world.assignments.done(two, [(number, number)])
         assert seen(two)[number:] == [told]
-    world.ledger.done(two, [(3, 3)])
+    world.assignments.done(two, [(3, 3)])
     assert seen(two)[3:] == ["a2*", "a3"], "what was sent to nobody before may follow at once"
     assert world.put(ann, "a4")
 
 
-def test_rule_24_a_reused_id_begins_when_the_older_lane_is_over():
+def test_rule_24_a_reused_id_begins_when_the_older_stream_is_over():
     world = World("one", "two")
     one, two = world.backends
     old, new, newer = world.client("old", one), world.client("new", two), world.client("newer", one)
     world.put(old, "o1")
     world.put(old, kind=Kind.GONE)
-    world.ledger.succeed(new, old)
+    world.assignments.succeed(new, old)
     assert not world.put(new, kind=Kind.NEW)
     assert not world.put(new, "n1")
     world.put(new, kind=Kind.GONE)
-    world.ledger.succeed(newer, old)
+    world.assignments.succeed(newer, old)
     assert not world.put(newer, kind=Kind.NEW)
-    world.ledger.done(one, [(1, 1)])
+    world.assignments.done(one, [(1, 1)])
     assert seen(two) == []
-    world.ledger.done(one, [(2, 2)])
+    world.assignments.done(one, [(2, 2)])
     assert seen(two) == ["new_connection", "n1", "disconnected"]
     assert seen(one)[2:] == []
-    world.ledger.done(two, [(1, 3)])
+    world.assignments.done(two, [(1, 3)])
     assert seen(one)[2:] == ["new_connection"]
-    assert world.ended == [old, new]
+    assert old.consumer is new.consumer is None
 
 
-def test_rule_24_an_older_lane_is_waited_for_though_its_last_event_is_not_even_put():
+def test_rule_24_who_takes_the_id_of_one_that_is_gone_waits_for_its_last_event():
+    world = World("one", "two")
+    one, two = world.backends
+    old = world.client("ann", one)
+    world.assignments.ends(old)
+    new, other = world.client("ann", two), world.client("bob", two)
+    assert not world.put(new, kind=Kind.NEW)
+    assert world.put(other, kind=Kind.NEW)
+    assert world.put(old, kind=Kind.GONE)
+    assert seen(two) == ["new_connection"]
+    world.assignments.done(one, [(1, 1)])
+    assert [event.stream for event in two.sent] == [other, new]
+    world.assignments.ends(new)
+    assert world.put(new, kind=Kind.GONE)
+    world.assignments.done(two, [(2, 3)])
+    assert world.put(world.client("ann", one), kind=Kind.NEW), "nobody is ending any more"
+
+
+def test_rule_24_an_older_stream_is_waited_for_though_its_last_event_is_not_even_put():
     """What had been read of it may have to come first."""
     world = World("one")
     (one,) = world.backends
     old, new = world.client("old", one), world.client("new", one)
-    world.ledger.succeed(new, old)
+    world.assignments.succeed(new, old)
     assert not world.put(new, kind=Kind.NEW)
     assert world.put(old)
     assert world.put(old, kind=Kind.GONE)
-    world.ledger.done(one, [(1, 2)])
+    world.assignments.done(one, [(1, 2)])
     assert [event.kind for event in one.sent] == [Kind.MESSAGE, Kind.GONE, Kind.NEW]
 
 
@@ -440,7 +490,7 @@ def test_a_session_without_link_gets_nothing_until_it_is_back():
     one.is_up = False
     assert not world.put(ann, "a1")
     one.is_up = True
-    world.ledger.available(one)
+    world.assignments.available(one)
     assert (seen(one), seen(two)) == (["a1"], [])
     assert world.caught == [ann]
 
@@ -449,21 +499,21 @@ def test_messages_that_wait_can_be_dropped_and_the_rest_goes_on():
     world = World("one")
     (one,) = world.backends
     ann = world.client("ann", one)
-    for number in range(assignments.LANE_EVENTS + 2):
+    for number in range(assignments.STREAM_EVENTS + 2):
         world.put(ann, str(number))
     world.put(ann, kind=Kind.ERROR)
     world.put(ann, "behind it")
     assert len(ann.waiting or ()) == 4
-    assert world.ledger.drop_messages(ann) == 3
+    assert world.assignments.drop_messages(ann) == 3
     assert [event.content for event in world.not_waiting] == ["32", "33", "behind it"]
     assert seen(one)[32:] == ["error"], "it needs no credit"
     assert world.caught == [ann]
-    assert world.ledger.drop_messages(ann) == 0
+    assert world.assignments.drop_messages(ann) == 0
     world.drop(one)
-    assert world.ledger.drop_messages(ann) == 32, "what a backend died with"
+    assert world.assignments.drop_messages(ann) == 32, "what a backend died with"
     assert [event.kind for event in ann.waiting or ()] == [Kind.ERROR]
     world.backends.append(Backend("two"))
-    world.ledger.available(world.backends[0])
+    world.assignments.available(world.backends[0])
     assert seen(world.backends[0]) == ["client_adopted", "error*"]
 
 
@@ -488,9 +538,9 @@ class Handovers(RuleBasedStateMachine):
 
     @rule()
     def backend_comes(self):
-        backend = Backend(f"backend {self.world.new_number()}")
+        backend = Backend(f"backend {self.world.assignments.new_number()}")
         self.world.backends.append(backend)
-        self.world.ledger.available(backend)
+        self.world.assignments.available(backend)
 
     @precondition(lambda self: self.able() is not None)
     @rule()
@@ -520,18 +570,18 @@ class Handovers(RuleBasedStateMachine):
             self.handle(backend.unfinished[number])
             backend.handled.add(number)
         if say:  # or else it is still on the way
-            self.world.ledger.done(backend, [(number, number) for number in numbers])
+            self.world.assignments.done(backend, [(number, number) for number in numbers])
 
     @precondition(lambda self: any(backend.handled for backend in self.world.backends))
     @rule(data=st.data())
     def done_arrives(self, data):
         backend = data.draw(st.sampled_from([each for each in self.world.backends if each.handled]))
         number = data.draw(st.sampled_from(sorted(backend.handled)))
-        self.world.ledger.done(backend, [(number, number)])
+        self.world.assignments.done(backend, [(number, number)])
 
     def handle(self, event):
         if event.kind is Kind.MESSAGE:
-            handled = self.handled[event.lane]
+            handled = self.handled[event.stream]
             if event.content in handled:
                 assert event.redelivered
             else:
@@ -550,22 +600,22 @@ class Handovers(RuleBasedStateMachine):
         poison = next(iter(data.draw(st.sampled_from(busy)).unfinished.values()))
         for _ in range(assignments.MAX_DELIVERIES):
             self.backend_comes()
-            holder = poison.lane.holder
-            if holder is not None and holder.is_up:
-                for number in self.not_handled(holder):  # what comes before it
-                    event = holder.unfinished[number]
+            consumer = poison.stream.consumer
+            if consumer is not None and consumer.is_up:
+                for number in self.not_handled(consumer):  # what comes before it
+                    event = consumer.unfinished[number]
                     if event is poison:
                         break
-                    if event.lane is poison.lane:
+                    if event.stream is poison.stream:
                         self.handle(event)
-                        holder.handled.add(number)
-                        self.world.ledger.done(holder, [(number, number)])
-                self.die(holder)
+                        consumer.handled.add(number)
+                        self.world.assignments.done(consumer, [(number, number)])
+                self.die(consumer)
 
     def die(self, backend):
         first: dict[ClientStream, ClientEvent] = {}
         for event in backend.unfinished.values():
-            if first.setdefault(event.lane, event) is event:
+            if first.setdefault(event.stream, event) is event:
                 self.blamed[event] = self.blamed.get(event, 0) + 1
         before = len(self.world.given_up)
         self.world.drop(backend)
@@ -575,7 +625,7 @@ class Handovers(RuleBasedStateMachine):
 
     def give_up(self, event):
         assert event.kind is Kind.MESSAGE
-        handled = self.handled[event.lane]
+        handled = self.handled[event.stream]
         if event.content not in handled:
             assert event.content == str(len(handled))
             handled.append(event.content)
@@ -586,39 +636,41 @@ class Handovers(RuleBasedStateMachine):
         backend = data.draw(st.sampled_from(self.world.backends))
         backend.is_up = not backend.is_up
         if backend.is_up:
-            self.world.ledger.available(backend)
+            self.world.assignments.available(backend)
 
     @precondition(lambda self: any(not backend.is_leaving for backend in self.world.backends))
     @rule(data=st.data(), started=st.integers(0, 5))
     def backend_leaves(self, data, started):
         backend = data.draw(st.sampled_from([backend for backend in self.world.backends if not backend.is_leaving]))
-        self.world.ledger.leave(backend)
+        self.world.assignments.leave(backend)
         running: set[ClientStream] = set()
         not_started = []
         for number in self.not_handled(backend):  # at most the first one of each client is being handled
-            lane = backend.unfinished[number].lane
-            if lane in running or len(running) >= started:
+            stream = backend.unfinished[number].stream
+            if stream in running or len(running) >= started:
                 not_started.append((number, number))
-            running.add(lane)
-        self.world.ledger.released(backend, not_started)
+            running.add(stream)
+        self.world.assignments.released(backend, not_started)
 
     @invariant()
     def no_two_sessions_have_events_of_one_client(self):
         for client in self.clients:
             having = [
-                backend for backend in self.world.backends if any(e.lane is client for e in backend.unfinished.values())
+                backend
+                for backend in self.world.backends
+                if any(e.stream is client for e in backend.unfinished.values())
             ]
             assert len(having) <= 1
-            assert client.in_flight == sum(e.lane is client for b in having for e in b.unfinished.values())
-            assert client.messages_in_flight <= assignments.LANE_EVENTS
+            assert client.in_flight == sum(e.stream is client for b in having for e in b.unfinished.values())
+            assert client.messages_in_flight <= assignments.STREAM_EVENTS
 
     @invariant()
     def a_repeated_message_is_sent_when_those_before_it_are_finished(self):
         for backend in self.world.backends:
             first: set[ClientStream] = set()
             for event in backend.unfinished.values():
-                assert event.lane not in first or not event.redelivered or event.kind is not Kind.MESSAGE
-                first.add(event.lane)
+                assert event.stream not in first or not event.redelivered or event.kind is not Kind.MESSAGE
+                first.add(event.stream)
 
     def teardown(self):
         """Whatever happened: with a backend that stays, all is handled in the end."""
@@ -626,11 +678,11 @@ class Handovers(RuleBasedStateMachine):
         for backend in list(self.world.backends):
             self.die(backend)
         self.world.backends.append(last)
-        self.world.ledger.available(last)
+        self.world.assignments.available(last)
         while last.unfinished:
             number, event = next(iter(last.unfinished.items()))
             self.handle(event)
-            self.world.ledger.done(last, [(number, number)])
+            self.world.assignments.done(last, [(number, number)])
         for client in self.clients:
             assert self.handled[client] == self.put[client]
             assert not client.waiting
@@ -647,7 +699,7 @@ def test_done_with_any_ranges_never_fails(ranges):
     ann = world.client("ann", one)
     for _ in range(10):
         world.put(ann, "x")
-    world.ledger.done(one, ranges)
+    world.assignments.done(one, ranges)
     finished = {number for first, last in ranges for number in range(first, last + 1)}
     assert set(one.unfinished) == set(range(1, 11)) - finished
 

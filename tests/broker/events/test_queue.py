@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.events.assignments import ClientEvent, ClientStream, Kind
 from pystrands.broker.events.queue import EVENT_COST, EventQueue, Offer, cost
+from pystrands.broker.events.stream import ClientEvent, Kind
+from tests.broker.doubles import make_client
 
+SENDER = make_client(1)
 POLICIES = ("backpressure", "drop-oldest", "disconnect")
 
 
@@ -15,7 +17,7 @@ def make(max_messages, max_bytes, policy):
 
 
 def message(content):
-    return ClientEvent(ClientStream(), Kind.MESSAGE, 1, content, len(content))
+    return ClientEvent(SENDER, Kind.MESSAGE, 1, content, len(content))
 
 
 def size(*contents):
@@ -89,7 +91,7 @@ def test_what_is_no_longer_waiting_is_not_counted_and_lifecycle_events_never_are
     queue = make(2, 1000, "backpressure")
     event = message("x")
     queue.keep(event)
-    queue.taken(ClientEvent(ClientStream(), Kind.GONE, 2))
+    queue.taken(ClientEvent(SENDER, Kind.GONE, 2))
     assert (len(queue), queue.size) == (1, cost(event))
     queue.taken(event)
     queue.taken(event)

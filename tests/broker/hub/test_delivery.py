@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.hub.delivery import Delivery
-from pystrands.broker.hub.rooms import ConnectedClient, Rooms
+from pystrands.broker.hub.rooms import Rooms
 from pystrands.engine.base import Audience
 from tests.broker.doubles import FakeWebSocket
 from tests.broker.fanout.test_outbox import Loop

@@ -5,14 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub.rooms import ConnectedClient, Rooms
-from tests.broker.doubles import FakeWebSocket
+from pystrands.broker.hub.rooms import Rooms
+from tests.broker.doubles import make_client
 from tests.broker.fanout.test_outbox import Loop
-from tests.broker.ws.support import Echo
-
-
-def make_client(number: int) -> ConnectedClient:
-    return ConnectedClient(number, f"c{number}", "lobby", b"{}", FakeWebSocket(Echo()))
 
 
 def make_rooms() -> tuple[Rooms, list[str]]:

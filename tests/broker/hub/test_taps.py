@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from pystrands.broker.backends.registry import ToolSession
+from pystrands.broker.backends.tools import ToolSession
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub import taps
 from pystrands.broker.hub.delivery import Delivery
@@ -229,7 +229,7 @@ async def test_a_tool_does_not_make_the_broker_give_up_a_session_that_is_away(mo
     (session,) = world.backends.sessions
     backend.lose()
     tool = Tool(world)
-    world.backends._expire(session)  # as the timer does after the resume window
+    world.lifecycle._expire(session)  # as the timer does after the resume window
     tool.link.pause_writing()
     tool.link.resume_writing()
     assert list(world.backends.sessions) == [session]
@@ -240,9 +240,9 @@ async def test_a_tool_does_not_make_the_broker_give_up_a_session_that_is_away(mo
 async def test_heartbeats_reach_tools_and_stopping_ends_them():
     world = World()
     tool = Tool(world)
-    world.backends._on_beat()
+    world.lifecycle._on_beat()
     assert [line["action"] for line in await tool.heard()] == ["heartbeat"]
-    stopping = asyncio.ensure_future(world.backends.stop(30))
+    stopping = asyncio.ensure_future(world.lifecycle.stop(30))
     await asyncio.sleep(0)
     assert tool.transport.closed
     tool.lose()
@@ -271,10 +271,10 @@ async def test_a_tool_that_does_not_read_misses_lines_and_hears_how_many():
     assert seen["message"] == "seen"
 
 
-async def test_one_turn_of_the_loop_holds_only_so_much_for_a_tool(monkeypatch):
-    monkeypatch.setattr(taps, "_TURN", 1000)
+async def test_one_turn_of_the_loop_holds_only_so_much_for_a_tool():
     world = World()
     tool, backend = Tool(world), Peer(world)
+    tool.session.output.turn_bytes = 1000
     anna = await world.admit(backend, "anna", room_id="lobby")
     await tool.watch()
     world.router.client_message(anna, "b" * 2000)  # one always passes, however big
@@ -287,10 +287,10 @@ async def test_one_turn_of_the_loop_holds_only_so_much_for_a_tool(monkeypatch):
     assert [each["message"] for each in await tool.watched()] == ["again"]
 
 
-async def test_what_was_dropped_is_told_even_when_the_link_is_full_as_the_turn_ends(monkeypatch):
-    monkeypatch.setattr(taps, "_TURN", 1000)
+async def test_what_was_dropped_is_told_even_when_the_link_is_full_as_the_turn_ends():
     world = World()
     tool, backend = Tool(world), Peer(world)
+    tool.session.output.turn_bytes = 1000
     anna = await world.admit(backend, "anna", room_id="lobby")
     await tool.watch()
     for _ in range(20):
@@ -304,10 +304,10 @@ async def test_what_was_dropped_is_told_even_when_the_link_is_full_as_the_turn_e
     assert await tool.watched() == [{"kind": "dropped", "dropped": 20 - len(held)}]
 
 
-async def test_who_asks_without_reading_is_cut_off(monkeypatch):
-    monkeypatch.setattr(taps, "_TURN", 1000)
+async def test_who_asks_without_reading_is_cut_off():
     world = World()
     tool = Tool(world)
+    tool.session.output.turn_bytes = 1000
     tool.raw(b'{"action":"room_members","request_id":"r","params":{"room_id":"r"}}\n' * 1000)
     assert tool.transport.closed
     tool.lose()

@@ -1,51 +1,55 @@
-"""The ledger that times events. Its keeper is a double, and compiled code takes none: so it is not in tests/broker."""
+"""Assignments that time events. Their consumers are doubles, and compiled code takes none."""
 
+from itertools import count
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.events.assignments import ClientEvent, ClientStream, Consumer, Keeper, Kind
+from pystrands.broker.counters import new_counters
+from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.events.stream import ClientEvent, Consumer, Kind
 from pystrands.broker.ops.timing import Timings, timed_parts
+from tests.broker.doubles import make_client
 from tests.broker.ops.test_timing import Clock
 
 pytestmark = pytest.mark.interpreted
 
 
-class World(Keeper):
-    """A ledger that is timed, with sessions that number what they get."""
+class Session(Consumer):
+    """Numbers what it gets."""
+
+    is_absent = False
+
+    def __init__(self):
+        super().__init__()
+        self.is_up = True
+        self.sent = 0
+
+    def send(self, event):
+        self.sent += 1
+        return self.sent
+
+
+class World:
+    """Assignments that are timed."""
 
     def __init__(self):
         self.clock = Clock()
         self.timings = Timings()
-        self.holders = [Consumer()]
-        self.holders[0].is_up = True
-        self.sent = {}
-        self.events = 0
-        self.ledger: Any = timed_parts(self.timings, self.clock).ledger(self)
+        self.consumers = [Session()]
+        counters = new_counters()
+        queue = EventQueue(100, 1000, "backpressure", counters)
+        self.assignments: Any = timed_parts(self.timings, self.clock).assignments(
+            queue, lambda: next((each for each in self.consumers if each.is_up), None), counters
+        )
+        self.clients = count(1)
 
-    def choose_owner(self):
-        return next((holder for holder in self.holders if holder.is_up), None)
-
-    def send(self, holder, event):
-        self.sent[holder] = self.sent.get(holder, 0) + 1
-        return self.sent[holder]
-
-    def new_number(self):
-        self.events += 1
-        return self.events
-
-    def waits_again(self, event):
-        pass
-
-    def taken(self, event):
-        pass
-
-    caught_up = over = gave_up = taken
-
-    def put(self, lane=None):
-        assert self.ledger.submit(ClientEvent(lane or ClientStream(), Kind.MESSAGE, self.new_number()))
+    def put(self):
+        client = make_client(next(self.clients))
+        event = ClientEvent(client, Kind.MESSAGE, self.assignments.new_number())
+        assert self.assignments.submit(event)
 
     @property
     def count(self):
@@ -57,12 +61,12 @@ def test_one_event_in_sixteen_is_timed_from_its_sending_until_it_is_done():
     for _ in range(40):
         world.put()
         world.clock.now += 1
-    world.ledger.done(world.holders[0], [(1, 15), (17, 31)])
+    world.assignments.done(world.consumers[0], [(1, 15), (17, 31)])
     assert world.count == 0
-    world.ledger.done(world.holders[0], [(16, 16), (32, 40)])
+    world.assignments.done(world.consumers[0], [(16, 16), (32, 40)])
     assert world.count == 2
     assert world.timings.handling.total == (100 + 40 - 115) + (100 + 40 - 131)
-    world.ledger.done(world.holders[0], [(1, 40)])
+    world.assignments.done(world.consumers[0], [(1, 40)])
     assert world.count == 2, "what was done is not done again"
 
 
@@ -70,12 +74,12 @@ def test_what_is_released_or_dies_is_not_timed():
     world = World()
     for _ in range(32):
         world.put()
-    world.ledger.released(world.holders[0], [(16, 16)])
-    world.ledger.done(world.holders[0], [(1, 31)])
+    world.assignments.released(world.consumers[0], [(16, 16)])
+    world.assignments.done(world.consumers[0], [(1, 31)])
     assert world.count == 0
-    world.holders.append(Consumer())
-    world.ledger.died(world.holders[0])
-    world.ledger.done(world.holders[0], [(32, 32)])
+    world.consumers.append(Session())
+    world.assignments.died(world.consumers[0])
+    world.assignments.done(world.consumers[0], [(32, 32)])
     assert world.count == 0
 
 
@@ -84,7 +88,7 @@ def test_a_range_of_any_length_takes_no_time(first, last):
     world = World()
     for _ in range(20):
         world.put()
-    world.ledger.done(world.holders[0], [(first, last)])
+    world.assignments.done(world.consumers[0], [(first, last)])
     assert world.count == (first <= 16 <= last)
 
 
@@ -92,5 +96,5 @@ def test_a_session_that_has_gone_leaves_nothing_behind():
     world = World()
     for _ in range(20):
         world.put()
-    world.ledger.died(world.holders[0])
-    assert not world.ledger._begun
+    world.assignments.died(world.consumers[0])
+    assert not world.assignments._begun

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pystrands.broker.hub.rooms import SMALL
+from pystrands.broker.hub.client import SMALL
 from pystrands.protocol.limits import MAX_DEPTH, Limits
 from tests.broker.routing.test_router import Peer, World
 
@@ -77,7 +77,7 @@ async def test_what_waits_and_is_kept_of_a_big_context_is_one_copy(world):
     ws = await world.admit(backend, "ann", metadata={"history": "x" * 100_000})
     for _ in range(32):
         world.router.client_message(ws, "x")
-    assert backend.session.stream.kept_bytes < 120_000
+    assert backend.session.link_session.kept_bytes < 120_000
     assert ws.client.held_bytes < 110_000
 
 
@@ -112,7 +112,7 @@ async def test_a_big_context_that_is_in_each_event_counts_for_credit(world):
     events = [line["seq"] for line in await backend.heard() if line["action"] == "new_message"]
     assert len(events) == 2, "of 256 KiB"
     assert not ws.reading
-    assert backend.session.stream.kept_bytes < 350_000
+    assert backend.session.link_session.kept_bytes < 350_000
     while events:
         backend.say("done", events=[[events[0], events[-1]]])
         backend.raw(json.dumps({"action": "received", "params": {"seq": events[-1]}}).encode() + b"\n")
@@ -143,7 +143,7 @@ async def test_a_resumed_session_knows_what_it_was_told(world):
     backend = Backend(world)
     ws = await world.admit(backend, "ann", metadata=BIG)
     await backend.heard()
-    seen = backend.session.stream.sent
+    seen = backend.session.link_session.sent
     backend.lose()
     again = Backend(world, "s1", resume=True, next_session_id="s9", received=seen)
     world.router.client_message(ws, "x")

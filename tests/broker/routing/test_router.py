@@ -5,24 +5,23 @@ import json
 import time
 from collections import Counter
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from pystrands import testing
 from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.link import BackendLink, LinkShared, link_factory
-from pystrands.broker.backends.registry import Session, SessionRegistry
+from pystrands.broker.backends.session import Session, SessionShared
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.policies import QueuePolicy
 from pystrands.broker.routing import connection_requests
-from pystrands.broker.routing.commands import Commands
-from pystrands.broker.routing.router import Router
+from pystrands.broker.ws.expiry import Expiries
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.protocol.link import LinkSession
-from tests.broker.doubles import FakeHandshake, FakeTransport, FakeWebSocket
+from tests.broker.doubles import FakeHandshake, FakeTransport, FakeWebSocket, make_router
 
 
 class RecordingEngine(Engine):
@@ -107,15 +106,14 @@ class World:
         self.engine = RecordingEngine()
         self.rooms = Rooms(Outbox(loop), self.engine.subscribe, self.engine.unsubscribe)
         self.queue = EventQueue(queue_size, 1 << 20, policy, self.counters)
-        self.router: Any = Router(
-            self.rooms, self.queue, Commands(self.engine, self.rooms, self.counters), loop,
-            **({"hold_time": 5.0, "answer_timeout": 10.0} | options), counters=self.counters,
-        )  # fmt: skip
+        times = {"hold_time": 5.0, "answer_timeout": 10.0, "resume_window": 5.0} | options
+        self.router: Any
+        self.router, self.lifecycle, self.backends = make_router(
+            loop, self.engine, self.rooms, self.queue, self.counters, **times
+        )
         self.gate: Any = self.router.connection_requests
-        self.backends = SessionRegistry(self.router, loop, resume_window=5, heartbeat=15, counters=self.counters)
-        self.router.backends = self.backends
         self.links = LinkShared(
-            loop=loop, owner=self.backends, authenticator=LinkAuthenticator(clock=loop.time, counters=self.counters),
+            loop=loop, owner=self.lifecycle, authenticator=LinkAuthenticator(clock=loop.time, counters=self.counters),
             hello=b'{"action":"hello","params":{"protocol":1}}\n',
             max_line=10_000, link_buffer=1000, decision_time=1000, counters=self.counters,
         )  # fmt: skip
@@ -158,7 +156,7 @@ async def test_a_client_is_asked_for_admitted_and_announced():
     handshake.ws.gone()
     assert await peer.events() == [("disconnected", "me")]
     assert len(world.rooms) == 0
-    assert not peer.session.lanes
+    assert not peer.session.streams
 
 
 async def test_an_answer_that_says_only_yes_gets_a_fresh_id_and_the_path_as_room():
@@ -235,8 +233,11 @@ async def test_more_clients_than_a_backend_may_be_asked_about_are_asked_about_as
 
 
 async def test_requests_that_a_backend_has_not_acknowledged_bound_what_it_is_asked():
-    session = Session("one", "id", stream := LinkSession("id"))
-    session.link = cast("Any", Silent())
+    world = World()
+    loop = asyncio.get_running_loop()
+    shared = SessionShared(loop=loop, counters=Counter(), expiries=Expiries(loop, Counter()))
+    session = Session("one", "id", stream := LinkSession("id"), shared)
+    session.link = world.make_link()
     line = b'{"action": "connection_request", "params": {"url": "' + b"x" * 1_000_000 + b'"}}\n'
     for _ in range(5):
         assert session.is_available
@@ -247,13 +248,6 @@ async def test_requests_that_a_backend_has_not_acknowledged_bound_what_it_is_ask
     assert session.is_available
     stream.acknowledge(5)
     assert session.unheard_bytes == stream.kept_bytes == 0
-
-
-class Silent:
-    """A link that only takes lines."""
-
-    def write(self, line):
-        """Take it."""
 
 
 async def test_a_backend_that_goes_while_it_is_asked_is_replaced():
@@ -312,7 +306,7 @@ async def test_new_clients_go_to_the_least_loaded_backend_and_their_events_stay_
                 if line["action"] == "connection_request":
                     peer.say("response", line["request_id"], accepted=True)
         sockets.append(handshake.ws)
-    assert [len(peer.session.lanes) for peer in peers] == [3, 3]
+    assert [len(peer.session.streams) for peer in peers] == [3, 3]
     for peer in peers:
         await peer.heard()
     for ws in sockets:
@@ -320,7 +314,7 @@ async def test_new_clients_go_to_the_least_loaded_backend_and_their_events_stay_
     for peer in peers:
         heard = await peer.heard()
         assert len(heard) == 3
-        assert {client.client_id for client in peer.session.lanes} == {line["params"]["message"] for line in heard}
+        assert {client.client_id for client in peer.session.streams} == {line["params"]["message"] for line in heard}
 
 
 async def test_an_owner_that_goes_leaves_its_clients_to_others():
@@ -350,7 +344,7 @@ async def test_what_is_sent_while_no_backend_is_there_waits_in_order():
         ("new_message", "0"), ("new_message", "1"), ("new_message", "2"), ("new_message", "bye"),
         ("disconnected", "leaver"),
     ]  # fmt: skip
-    assert {client.client_id for client in second.session.lanes} == {"me"}
+    assert {client.client_id for client in second.session.streams} == {"me"}
     world.router.client_message(ws, "3")
     assert await second.events() == [("new_message", "3")]
 
@@ -595,7 +589,7 @@ async def test_what_waited_for_a_backend_is_dropped_when_the_time_is_over_and_th
     ann.close(4401, "token expired")
     assert (len(world.queue), world.counters["expired_dropped"]) == (1, 3)
     assert sorted(await Peer(world).events()) == [("disconnected", "ann"), ("new_message", "b1")]
-    assert not world.router._ending
+    assert not world.router._assignments.ending
 
 
 async def test_what_a_client_left_behind_is_dropped_as_well_when_its_time_is_over_before_a_backend_comes():

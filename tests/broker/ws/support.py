@@ -23,6 +23,7 @@ from pystrands.broker.admission.handshake import Admission, Handshake
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.net.tls import Tls
 from pystrands.broker.net.tls_server import TlsServer
 from pystrands.broker.ws.frames import binary_frame, text_frame
@@ -55,7 +56,7 @@ class Echo(Receiver):
         self.count = 0
 
     def client_message(self, ws, message):
-        assert ws.client == "set by the decider"
+        assert ws.client.client_id == "set by the decider"
         self.messages.put(message)
         ws.send(text_frame(message) if isinstance(message, str) else binary_frame(message))
 
@@ -88,7 +89,7 @@ class AcceptAll:
     def accept(self, handshake, *args, **kwargs):
         ws = handshake.accept(*args, **kwargs)
         if ws is not None:
-            ws.client = "set by the decider"
+            ws.client = ConnectedClient(1, "set by the decider", "room", b"{}", ws)
             self.count += 1
         self.websockets.put(ws)
         return ws

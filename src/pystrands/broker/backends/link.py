@@ -6,9 +6,10 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from pystrands.broker.backends.authenticator import FIRST_LINE, LATE, TOO_LONG, LinkAuthenticator
+from pystrands.broker.backends.session import SessionLink
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.meter import Meter
 from pystrands.broker.net.http import Response
@@ -27,9 +28,6 @@ from pystrands.protocol.messages import (
     Unknown,
 )
 from pystrands.protocol.printable import printable
-
-if TYPE_CHECKING:
-    from pystrands.broker.backends.registry import Session
 
 __all__ = ["BackendLink", "LinkOwner", "LinkShared"]
 
@@ -101,7 +99,7 @@ class LinkShared:
     ports: Ports = field(default_factory=Ports)
 
 
-class BackendLink:
+class BackendLink(SessionLink):
     """One TCP connection of a backend: an asyncio.Protocol, if not by name, since what inherits can't be compiled.
 
     It is *undecided* until its first line, or a second of silence, tells which protocol it speaks (LINK rule 6), and
@@ -110,14 +108,11 @@ class BackendLink:
     """
 
     __slots__ = ("_address", "_copied", "_decision", "_end", "_held", "_malformed", "_out", "_rest", "_shared", "_size",
-                 "_splitter", "_transport", "blocked", "heard", "name", "number", "peer", "session")  # fmt: skip
+                 "_splitter", "_transport", "heard", "peer")  # fmt: skip
 
     def __init__(self, number: int, shared: LinkShared) -> None:
-        self.number = number
-        self.name = self._address = f"backend {number}"
-        self.session: Session | None = None
-        self.blocked = False
-        """Whether more waits to be written than should."""
+        super().__init__(number)
+        self._address = self.name
         self.heard = 0.0
         """When the last bytes came, by the loop's clock."""
         self.peer = ""
@@ -174,7 +169,7 @@ class BackendLink:
                 self._copied += self._size
                 transport.write(b"".join(out))
             else:
-                if self.session is None or self.session.stream is None:
+                if self.session is None or self.session.link_session is None:
                     self._copied += self._size
                 transport.writelines(out)
         out.clear()
@@ -309,7 +304,7 @@ class BackendLink:
     def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Answer a backend that asks whether its session lives: while it has this link it does."""
         number = heartbeat.number("ask")
-        if number is not None and self.session is not None and self.session.stream is not None:
+        if number is not None and self.session is not None and self.session.link_session is not None:
             self.write(wire.heartbeat_answer(number))
 
     def _receive_first(self, held: bytearray, data: bytes) -> None:

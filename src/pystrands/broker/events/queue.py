@@ -6,14 +6,14 @@ from sys import getsizeof
 from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.assignments import ClientEvent, Kind
+from pystrands.broker.events.stream import ClientEvent, Kind
 from pystrands.broker.meter import Meter
 from pystrands.broker.policies import QueuePolicy
 
 __all__ = ["EVENT_COST", "EventQueue", "Offer", "cost"]
 
 EVENT_COST: Final = 300
-"""Bytes that an event takes beside its content: the object, its number, and its places in a lane and in the queue."""
+"""Bytes that an event takes beside its content: the object, its number, and its places in a stream and in the queue."""
 
 
 def cost(event: ClientEvent) -> int:
@@ -31,7 +31,7 @@ class Offer(Enum):
 
 
 class EventQueue:
-    """Counts the messages that wait; the lanes hold them.
+    """Counts the messages that wait; the streams hold them.
 
     Those for which no backend is there are bounded: ``max_messages``, and ``max_bytes`` of memory. When such a message
     finds the queue full the ``policy`` says what happens:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from pystrands.broker.backends.registry import Session, SessionRegistry
+from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.backends.session import Session
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.hub.rooms import Rooms
@@ -19,14 +20,14 @@ class StatusReport:
         self,
         broker_id: str,
         rooms: Rooms,
-        backends: SessionRegistry,
+        sessions: SessionRegistry,
         queue: EventQueue,
         counters: Counters,
         clock: Callable[[], float],
     ) -> None:
         self._broker_id = broker_id
         self._rooms = rooms
-        self._backends = backends
+        self._sessions = sessions
         self._queue = queue
         self._counters = counters
         self._clock = clock
@@ -40,7 +41,7 @@ class StatusReport:
             "uptime": round(self._clock() - self._started, 3),
             "clients": len(self._rooms),
             "rooms": self._rooms.room_count,
-            "backends": [_backend(session) for session in self._backends.sessions],
+            "backends": [_backend(session) for session in self._sessions.sessions],
             "queue": {"messages": len(self._queue), "bytes": self._queue.size},
             "counters": {name: count for name, count in sorted(self._counters.items()) if count},
         }
@@ -50,9 +51,9 @@ def _backend(session: Session) -> dict[str, Any]:
     """``in_flight`` is None in protocol 1, where a backend does not say what it has finished."""
     return {
         "name": session.name,
-        "clients": len(session.lanes),
-        "in_flight": None if session.stream is None else len(session.unfinished),
-        "protocol": 1 if session.stream is None else 2,
+        "clients": len(session.streams),
+        "in_flight": None if session.link_session is None else len(session.unfinished),
+        "protocol": 1 if session.link_session is None else 2,
         "leaving": session.is_leaving,
         "sends_only": session.sends_only,
         "linked": session.link is not None,

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.assignments import Assignments, ClientEvent, Consumer, Keeper
+from pystrands.broker.events.assignments import CONSUMER_BYTES, Assignments
+from pystrands.broker.events.ending import EndingStreams
+from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.events.stream import ClientEvent, Consumer
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.meter import Meter
 from pystrands.broker.policies import SlowPolicy
@@ -40,40 +43,49 @@ class Histogram:
 class TimedAssignments(Assignments):
     """Times some events from their sending until their session has finished them; released ones do not count."""
 
-    def __init__(self, histogram: Histogram, clock: Clock, keeper: Keeper) -> None:
-        super().__init__(keeper)
+    def __init__(
+        self,
+        histogram: Histogram,
+        clock: Clock,
+        queue: EventQueue,
+        choose_owner: Callable[[], Consumer | None],
+        counters: Counters,
+        consumer_bytes: int = CONSUMER_BYTES,
+        ending: EndingStreams | None = None,
+    ) -> None:
+        super().__init__(queue, choose_owner, counters, consumer_bytes, ending)
         self._histogram = histogram
         self._clock = clock
         self._begun: dict[Consumer, dict[int, float]] = {}
 
-    def _send(self, holder: Consumer, event: ClientEvent) -> int:
-        number = super()._send(holder, event)
+    def _send(self, consumer: Consumer, event: ClientEvent) -> int:
+        number = super()._send(consumer, event)
         if number and not number & _OTHERS:
-            self._begun.setdefault(holder, {})[number] = self._clock()
+            self._begun.setdefault(consumer, {})[number] = self._clock()
         return number
 
-    def done(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
+    def done(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """Time those of these events that are timed."""
         ranges = tuple(ranges)
         now = self._clock()
-        for began in self._taken(holder, ranges):
+        for began in self._taken(consumer, ranges):
             self._histogram.observe(now - began)
-        super().done(holder, ranges)
+        super().done(consumer, ranges)
 
-    def released(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
+    def released(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """Forget those of these events that are timed."""
         ranges = tuple(ranges)
-        self._taken(holder, ranges)
-        super().released(holder, ranges)
+        self._taken(consumer, ranges)
+        super().released(consumer, ranges)
 
-    def died(self, holder: Consumer) -> None:
+    def died(self, consumer: Consumer) -> None:
         """Forget all events of the session."""
-        self._begun.pop(holder, None)
-        super().died(holder)
+        self._begun.pop(consumer, None)
+        super().died(consumer)
 
-    def _taken(self, holder: Consumer, ranges: Iterable[tuple[int, int]]) -> list[float]:
+    def _taken(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> list[float]:
         """Forget the events in these ranges; return when those that are timed were sent."""
-        begun = self._begun.get(holder)
+        begun = self._begun.get(consumer)
         if not begun:
             return []
         taken = []

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pystrands.broker.admission.handshake import Handshake
-from pystrands.broker.events.assignments import Assignments, Keeper
+from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.ops.timed import Clock, Histogram, TimedAssignments, TimedOutbox
 from pystrands.broker.ws.websocket import WebSocket
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """What makes those parts of a broker that are timed, or not."""
 
     handshake: Callable[..., Handshake] = Handshake
-    ledger: Callable[[Keeper], Assignments] = Assignments
+    assignments: Callable[..., Assignments] = Assignments
     outbox: Callable[..., Outbox] = Outbox
 
 
@@ -40,7 +40,7 @@ def timed_parts(timings: Timings, clock: Clock = time.perf_counter) -> Parts:
     """Return the parts that are timed, by a ``clock`` in seconds."""
     return Parts(
         handshake=partial(_TimedHandshake, timings.handshake, clock),
-        ledger=partial(TimedAssignments, timings.handling, clock),
+        assignments=partial(TimedAssignments, timings.handling, clock),
         outbox=partial(TimedOutbox, timings.flush, clock),
     )
 

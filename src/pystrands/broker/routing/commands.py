@@ -5,10 +5,12 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from pystrands.broker.backends.registry import Session, ToolSession
+from pystrands.broker.backends.session import Session
+from pystrands.broker.backends.tools import ToolSession
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import Group, Recipient
-from pystrands.broker.hub.rooms import ROOM_BYTES, ConnectedClient, Rooms
+from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient
+from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
 from pystrands.engine.base import Audience, Delivered, Engine
 from pystrands.protocol import messages, wire
@@ -47,18 +49,21 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Commands:
-    """Carries out commands. Those that ask for an answer get a ``result``.
+    """Carries out commands. Those that ask for an answer get a ``result``. ``status()`` says what the broker has."""
 
-    ``status`` says what the broker has; it is set once there is a broker.
-    """
-
-    status: Callable[[], dict[str, Any]]
-
-    def __init__(self, engine: Engine, rooms: Rooms, counters: Counters, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        rooms: Rooms,
+        counters: Counters,
+        status: Callable[[], dict[str, Any]],
+        meter: Meter | None = None,
+    ) -> None:
         self._engine = engine
         self._rooms = rooms
         self._pressure = rooms.pressure
         self._counters = counters
+        self._status = status
         self._meter = meter or Meter()
 
     def carry_out(self, session: Session, command: Command) -> None:
@@ -151,7 +156,8 @@ class Commands:
     def _manage(self, command: Command) -> dict[str, Any] | None:
         """Return the result of a command about a client or a room; None when it is none of those."""
         if isinstance(command, RoomMembers):
-            return {"members": [msgspec.Raw(ws.client.context) for ws in self._rooms.members(command.params.room_id)]}
+            members = [ws.client for ws in self._rooms.members(command.params.room_id)]
+            return {"members": [msgspec.Raw(client.context) for client in members if client is not None]}
         if not isinstance(command, JoinRoom | LeaveRoom | DisconnectClient | UpdateMetadata):
             return None
         client = self._rooms.find(command.params.client_id)
@@ -177,7 +183,7 @@ class Commands:
     def _look(self, session: Session, command: Command) -> dict[str, Any] | None:
         """Return the result of a tool's command; None when it is none of those."""
         if isinstance(command, Status):
-            return self.status()
+            return self._status()
         if not isinstance(command, Watch | Unwatch):
             return None
         if not isinstance(session, ToolSession):

@@ -4,15 +4,17 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from pystrands.broker.admission.handshake import Handshake
-from pystrands.broker.backends.registry import Session
+from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.backends.session import Session
 from pystrands.broker.counters import Counters
+from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.net.http import RETRY_AFTER
 from pystrands.protocol import wire
 from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
@@ -45,26 +47,18 @@ class _Question:
         """Whether those that were asked may be gone, and nobody else was there to ask."""
 
 
-class Choose(Protocol):
-    """Chooses a backend."""
-
-    def __call__(self, besides: Collection[Session] = ()) -> Session | None:
-        """Return the one that should get the next client, but none of ``besides``."""
-        ...
-
-
 class ConnectionRequests:
     """Decides on clients, for the WebSocket side. Callbacks only; nothing waits.
 
     ``hold_time``: seconds that a client waits for a backend to be there (503). ``answer_timeout``: seconds that there
     are for the answer, however many backends are asked (504). ``admit(session, handshake, answer)`` lets a client in.
-    ``has_backend()``: whether there is one that is known to be one. ``limits``: what a client may have.
+    ``limits``: what a client may have.
     """
 
     def __init__(
         self,
-        choose: Choose,
-        has_backend: Callable[[], bool],
+        sessions: SessionRegistry,
+        ending: EndingStreams,
         admit: Callable[[Session, Handshake, ResponseParams], None],
         loop: asyncio.AbstractEventLoop,
         *,
@@ -74,8 +68,8 @@ class ConnectionRequests:
         limits: Limits,
     ) -> None:
         self._limits = limits
-        self._choose = choose
-        self._has_backend = has_backend
+        self._sessions = sessions
+        self._ending = ending
         self._admit = admit
         self._loop = loop
         self._hold_time = hold_time
@@ -83,8 +77,10 @@ class ConnectionRequests:
         self._counters = counters
         self._questions: dict[Handshake, _Question] = {}
         self._unasked: dict[Handshake, _Question] = {}  # those that no backend could be asked about yet, oldest first
+        self._asked: dict[str, _Question] = {}  # by request id
         self._next_request = 1
         self._stopping = False
+        ending.listen(self._not_behind)
 
     def __len__(self) -> int:
         """How many clients wait for a decision."""
@@ -100,7 +96,7 @@ class ConnectionRequests:
 
     def is_ready(self) -> bool:
         """Whether a new client would find a backend."""
-        return not self._stopping and self._has_backend()
+        return not self._stopping and self._sessions.choose_owner() is not None
 
     def connection_request(self, handshake: Handshake) -> None:
         """A client wants to come in: ask a backend, or hold it until there is one."""
@@ -133,12 +129,14 @@ class ConnectionRequests:
 
     def leaving(self, session: Session) -> None:
         """A backend that was asked may not answer any more: ask another one as well."""
-        for question in list(session.requests.values()):
+        for question in self._put_to(session):
             self._ask(question)
 
     def died(self, session: Session) -> None:
         """A backend will not answer: ask another one."""
-        questions = list(session.requests.values())
+        questions = self._put_to(session)
+        for request_id in session.requests:
+            del self._asked[request_id]
         session.requests.clear()
         for question in questions:
             del question.asked[session]
@@ -147,7 +145,7 @@ class ConnectionRequests:
 
     def answered(self, session: Session, request_id: str, answer: ResponseParams) -> None:
         """A backend has decided; the first answer wins, and those about clients that left are ignored."""
-        question = session.requests.get(request_id)
+        question = self._question(session, request_id)
         if question is None:
             self._counters["responses_unexpected"] += 1
         elif not answer.accepted:
@@ -191,14 +189,25 @@ class ConnectionRequests:
 
     def could_not_be_read(self, session: Session, request_id: str) -> None:
         """A backend has answered what can't be used."""
-        if (question := session.requests.get(request_id)) is not None:
+        if (question := self._question(session, request_id)) is not None:
             self._refuse(question, 502, "the backend's answer can't be used", "refused_bad_answer")
 
     # --- how ---
 
+    def _not_behind(self) -> None:
+        self._loop.call_soon(self.available)
+
+    def _question(self, session: Session, request_id: str) -> _Question | None:
+        """Return what that session was asked with that id, and has not answered."""
+        return self._asked.get(request_id) if request_id in session.requests else None
+
+    def _put_to(self, session: Session) -> list[_Question]:
+        """Return all that a session was asked, and has not answered."""
+        return [self._asked[request_id] for request_id in session.requests]
+
     def _ask(self, question: _Question) -> None:
         """Put the question to the least loaded backend that has not heard it, under a request id of its own."""
-        session = self._choose(question.asked)
+        session = None if self._ending.is_behind else self._sessions.choose(question.asked)
         question.wants_another = session is None
         if session is None:
             if not question.asked:
@@ -215,7 +224,8 @@ class ConnectionRequests:
         session.was_asked = True
         if session.is_mute and len(question.asked) == 1:
             self._loop.call_later(_MUTE, self._ask_besides_mute, question)
-        session.requests[request_id] = question
+        session.requests[request_id] = None
+        self._asked[request_id] = question
         shake = question.handshake
         session.ask(
             wire.connection_request(request_id, shake.path, shake.query_string, shake.headers, shake.remote_addr)
@@ -223,7 +233,7 @@ class ConnectionRequests:
 
     def _ask_others(self, session: Session) -> None:
         if session.link is None:
-            for question in list(session.requests.values()):
+            for question in self._put_to(session):
                 self._ask(question)
 
     def _ask_besides_mute(self, question: _Question) -> None:
@@ -237,6 +247,7 @@ class ConnectionRequests:
         self._unasked.pop(question.handshake, None)
         for session, request_id in question.asked.items():
             session.requests.pop(request_id, None)
+            self._asked.pop(request_id, None)
         if not self._stopping:
             for handshake in self._unasked:  # this has made room
                 self._ask(self._unasked[handshake])

@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import mypyc_attr
 
-from pystrands.broker.fanout.groups import Recipient
+from pystrands.broker.events.stream import ClientStream
+from pystrands.broker.fanout.groups import CLOSED, Recipient
 from pystrands.broker.ws.backlog import Backlog
 from pystrands.broker.ws.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, PicowsFrame
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
-from pystrands.protocol.close_codes import INTERNAL_ERROR, INVALID_PAYLOAD, POLICY_VIOLATION, PROTOCOL_ERROR
+from pystrands.protocol.close_codes import (
+    INTERNAL_ERROR,
+    INVALID_PAYLOAD,
+    NORMAL_CLOSURE,
+    POLICY_VIOLATION,
+    PROTOCOL_ERROR,
+)
 
 if TYPE_CHECKING:
     from pystrands.broker.ws.websocket import WebSocketShared
@@ -58,6 +65,7 @@ class IncomingFrames(Recipient):
         "_partial",
         "_shared",
         "_state",
+        "client",
         "controls",
         "paused",
         "silent",
@@ -67,6 +75,8 @@ class IncomingFrames(Recipient):
     def __init__(self, shared: "WebSocketShared", transport: asyncio.Transport) -> None:
         super().__init__(transport, shared.send_limit)
         self._shared = shared
+        self.client: ClientStream | None = None
+        """Whose it is, from when that is let in until nothing follows any more: the receiver's to set."""
         self._state = OPENING
         self._partial: Reassembly | None = None  # a message whose last fragment is to come
         self._backlog: Backlog | None = None  # data frames that came while it is paused
@@ -76,7 +86,20 @@ class IncomingFrames(Recipient):
         self.controls = 0  # control frames since its last visit
         self.paused = 0  # the reasons
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `send()` would take a frame, were there room for it."""
+        return self.flags < CLOSED
+
     # What is the WebSocket's.
+
+    def send(self, frame: bytes) -> bool:
+        """Send a whole frame in the next loop turn, after all that was sent before. False if it will not leave."""
+        raise NotImplementedError
+
+    def close(self, code: int = NORMAL_CLOSURE, reason: str = "") -> None:
+        """Send what is queued and a close frame, and end the connection."""
+        raise NotImplementedError
 
     def hung_up(self) -> None:
         """Hear that the peer left while reading was paused."""
@@ -153,7 +176,7 @@ class IncomingFrames(Recipient):
                     self._fail(INVALID_PAYLOAD, "invalid UTF-8")
                     return
                 self.stalled = 0
-                self._shared.receiver.client_message(self, message)  # type: ignore[arg-type]  # it is one
+                self._shared.receiver.client_message(self, message)
             else:
                 self._on_other_frame(frame)
                 if self._partial is None:
@@ -216,7 +239,7 @@ class IncomingFrames(Recipient):
             if self._partial is not None:
                 self._fail(PROTOCOL_ERROR, "message inside a message")
             elif frame.fin:
-                self._shared.receiver.client_message(self, frame.get_payload_as_bytes())  # type: ignore[arg-type]  # it is one
+                self._shared.receiver.client_message(self, frame.get_payload_as_bytes())
             else:
                 self._partial = Reassembly(text=kind is TEXT, limit=self._shared.max_message_size)
                 self._add_fragment(self._partial, frame)
@@ -237,7 +260,7 @@ class IncomingFrames(Recipient):
             return
         if message is not None:
             self._partial = None
-            self._shared.receiver.client_message(self, message)  # type: ignore[arg-type]  # it is one
+            self._shared.receiver.client_message(self, message)
 
 
 def _fileno(transport: asyncio.Transport) -> int:

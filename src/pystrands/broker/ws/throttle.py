@@ -7,7 +7,7 @@ from typing import Final
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.policies import RatePolicy
-from pystrands.broker.ws.incoming import TOO_FAST
+from pystrands.broker.ws.incoming import TOO_FAST, IncomingFrames
 from pystrands.broker.ws.rates import RateLimit
 from pystrands.broker.ws.websocket import Receiver, WebSocket
 from pystrands.protocol.close_codes import GOING_AWAY, POLICY_VIOLATION
@@ -49,10 +49,10 @@ class RateLimited(Receiver):
         self._largest = largest
         self._policy = policy
         self._counters = counters
-        self._limits: dict[WebSocket, RateLimit] = {}
-        self._timers: dict[WebSocket, asyncio.TimerHandle] = {}
+        self._limits: dict[IncomingFrames, RateLimit] = {}
+        self._timers: dict[IncomingFrames, asyncio.TimerHandle] = {}
 
-    def client_message(self, ws: WebSocket, message: str | bytes) -> None:
+    def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
         """Count it, and pass it on."""
         if not ws.is_open:  # what had been read before it went
             self._receiver.client_message(ws, message)
@@ -82,7 +82,7 @@ class RateLimited(Receiver):
         """Pass it on."""
         self._receiver.client_over(ws, code, reason)
 
-    def _delay(self, ws: WebSocket, wait: float) -> None:
+    def _delay(self, ws: IncomingFrames, wait: float) -> None:
         timer = self._timers.pop(ws, None)
         if timer is None:
             self._counters["rate_delayed"] += 1
@@ -91,7 +91,7 @@ class RateLimited(Receiver):
             timer.cancel()
         self._timers[ws] = self._loop.call_later(max(wait, _SHORTEST), self._go_on, ws)
 
-    def _go_on(self, ws: WebSocket) -> None:
+    def _go_on(self, ws: IncomingFrames) -> None:
         del self._timers[ws]
         ws.resume_reading(TOO_FAST)
 
@@ -112,7 +112,7 @@ class IdleLimited(Receiver):
         self._loop = loop
         self._timeout = timeout
         self._counters = counters
-        self._heard: OrderedDict[WebSocket, float] = OrderedDict()  # when last, the oldest first
+        self._heard: OrderedDict[IncomingFrames, float] = OrderedDict()  # when last, the oldest first
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -124,15 +124,15 @@ class IdleLimited(Receiver):
         if self._timer is not None:
             self._timer.cancel()
 
-    def add(self, ws: WebSocket) -> None:
+    def add(self, ws: IncomingFrames) -> None:
         """Give a client its time."""
         self._hear(ws)
 
-    def discard(self, ws: WebSocket) -> None:
+    def discard(self, ws: IncomingFrames) -> None:
         """Leave a client alone."""
         self._heard.pop(ws, None)
 
-    def client_message(self, ws: WebSocket, message: str | bytes) -> None:
+    def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
         """Give its sender its time again, and pass it on."""
         if ws.is_open:
             self._hear(ws)
@@ -146,7 +146,7 @@ class IdleLimited(Receiver):
         """Pass it on."""
         self._receiver.client_over(ws, code, reason)
 
-    def _hear(self, ws: WebSocket) -> None:
+    def _hear(self, ws: IncomingFrames) -> None:
         self._heard[ws] = self._loop.time()
         self._heard.move_to_end(ws)
 

@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
@@ -65,7 +65,7 @@ class Receiver(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def client_message(self, ws: "WebSocket", message: str | bytes) -> None:
+    def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
         """Take a whole message: `str` came as text, `bytes` as binary. None comes while reading is paused.
 
         What was read before the client was gone comes after `client_closed`; then `ws.is_open` is false.
@@ -138,8 +138,7 @@ class WebSocket(IncomingFrames):
 
     `send()` works at once, messages come from the loop's next turn on. After `client_closed`, in which `closed_by_us`
     tells whose the code is, the connection lingers by itself until the peer has got our close frame or `close_timeout`
-    is over, which begins anew while the kernel (Linux) says that the peer takes what was before it. `client` belongs to
-    the router.
+    is over, which begins anew while the kernel (Linux) says that the peer takes what was before it.
     """
 
     __slots__ = (
@@ -152,7 +151,6 @@ class WebSocket(IncomingFrames):
         "_slimmed",
         "_taken",
         "_timer",
-        "client",
         "closed_by_us",
         "held",
         "remote_addr",
@@ -168,7 +166,6 @@ class WebSocket(IncomingFrames):
         slot: ConnectionSlot | None = None,
     ) -> None:
         super().__init__(shared, transport)
-        self.client: Any = None
         self.remote_addr = remote_addr
         self.window_bits = 0
         """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""
@@ -187,11 +184,6 @@ class WebSocket(IncomingFrames):
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
 
     # What the router calls.
-
-    @property
-    def is_open(self) -> bool:
-        """Whether `send()` would take a frame, were there room for it."""
-        return self.flags < CLOSED
 
     def send(self, frame: bytes) -> bool:
         """Send a whole frame in the next loop turn, after all that was sent before. False if it will not leave."""

@@ -1,11 +1,13 @@
-"""A program that PyInstaller has made of one that uses PyStrands, from this build of it: compiled or interpreted."""
+"""A program that PyInstaller has made of one that uses PyStrands: its hook tells what can't be seen in compiled modules."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import pystrands
 from pystrands.build import BUILD
 
 PROGRAM = """\
@@ -34,6 +36,27 @@ asyncio.run(main())
 """
 
 
+HIDDEN = """\
+import runpy
+import sys
+
+import pystrands.broker.server
+
+here = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+told = set(runpy.run_path(sys.argv[1])["hiddenimports"])
+needed = {name for name in here if name.partition(".")[0] in {"picows", "aiofastnet"}}
+compiled = {name for name, file in here.items() if "pystrands" in file and not file.endswith(".py")}
+print(len(needed) > 10, sorted(needed - told), bool(compiled), sorted(compiled - told))
+"""
+
+
+def test_the_hook_tells_of_every_module_that_is_imported_by_compiled_ones():
+    hook = Path(pystrands.__file__).with_name("__pyinstaller") / "hook-pystrands.py"
+    told = subprocess.run([sys.executable, "-c", HIDDEN, hook], check=True, capture_output=True, text=True)
+    assert told.stdout == f"True [] {BUILD == 'compiled'} []\n"
+
+
+@pytest.mark.compiled
 @pytest.mark.timeout(300)  # what PyInstaller does takes twenty seconds of a core
 def test_a_frozen_program_finds_all_that_it_imports(tmp_path):
     source = tmp_path / "chat.py"

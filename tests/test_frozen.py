@@ -1,4 +1,4 @@
-"""A program that PyInstaller has made of one that uses PyStrands: its hook tells what can't be seen in compiled modules."""
+"""A program made by PyInstaller of one that uses PyStrands; a hook tells what it does not see in compiled modules."""
 
 import os
 import subprocess

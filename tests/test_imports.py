@@ -6,14 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
 PAGE = ROOT / "docs" / "internals" / "architecture.md"
-LEFT = {
-    ("broker/ws/incoming", "broker/ws/websocket"),
-}
+LEFT: set[tuple[str, str]] = set()
 """Imports that still break the rule. To be emptied, never added to."""
 
 
@@ -122,11 +118,12 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circles(arrows() - LEFT) == []
 
 
-@pytest.mark.parametrize("arrow", sorted(LEFT))
-def test_what_is_left_is_there_and_breaks_the_rule(arrow):
-    is_there = arrow in arrows()
-    assert is_there, "it is mended: take it out of LEFT"
-    assert is_upwards(arrow) or circles((arrows() - LEFT) | {arrow}), "it breaks nothing: take it out of LEFT"
+def test_what_is_left_is_there_and_breaks_the_rule():
+    for arrow in LEFT:
+        is_there = arrow in arrows()
+        assert is_there, f"{arrow} is mended: take it out of LEFT"
+        breaks = is_upwards(arrow) or circles((arrows() - LEFT) | {arrow})
+        assert breaks, f"{arrow} breaks nothing: take it out of LEFT"
 
 
 def test_every_module_has_a_place():

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from abc import ABC, abstractmethod
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
 from pystrands.broker.events.stream import ClientStream
 from pystrands.broker.fanout.groups import CLOSED, Recipient
+from pystrands.broker.net.disconnect_watch import DisconnectWatcher
 from pystrands.broker.ws.backlog import Backlog
 from pystrands.broker.ws.parser import BINARY, CLOSE, CONTINUATION, PING, TEXT, PicowsFrame
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
@@ -19,9 +21,6 @@ from pystrands.protocol.close_codes import (
     PROTOCOL_ERROR,
 )
 
-if TYPE_CHECKING:
-    from pystrands.broker.ws.websocket import WebSocketShared
-
 __all__ = [
     "BACKLOG",
     "BACKPRESSURE",
@@ -32,6 +31,8 @@ __all__ = [
     "OPENING",
     "TOO_FAST",
     "IncomingFrames",
+    "IncomingShared",
+    "MessageReceiver",
 ]
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,37 @@ LOST: Final = 4
 _TEXT: Final = TEXT
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # those that limit clients, and those of tests
+class MessageReceiver(ABC):
+    """Who gets messages. What it raises is logged, and closes the WebSocket with 1011."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def client_message(self, ws: "IncomingFrames", message: str | bytes) -> None:
+        """Take a whole message: `str` came as text, `bytes` as binary. None comes while reading is paused."""
+
+
+class IncomingShared:
+    """What the incoming sides of all WebSockets of a broker have in common."""
+
+    __slots__ = ("hangups", "loop", "max_controls", "max_message_size", "receiver")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        receiver: MessageReceiver,
+        hangups: DisconnectWatcher,
+        max_message_size: int,
+        max_controls: int,
+    ) -> None:
+        self.loop = loop
+        self.receiver = receiver
+        self.hangups = hangups
+        self.max_message_size = max_message_size
+        self.max_controls = max_controls
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
 class IncomingFrames(Recipient):
     """What a WebSocket does with the frames that its parser has found; a WebSocket is the only one there is.
@@ -62,8 +94,8 @@ class IncomingFrames(Recipient):
     __slots__ = (
         "_backlog",
         "_handling",
+        "_incoming",
         "_partial",
-        "_shared",
         "_state",
         "client",
         "controls",
@@ -72,9 +104,9 @@ class IncomingFrames(Recipient):
         "stalled",
     )
 
-    def __init__(self, shared: "WebSocketShared", transport: asyncio.Transport) -> None:
-        super().__init__(transport, shared.send_limit)
-        self._shared = shared
+    def __init__(self, shared: IncomingShared, transport: asyncio.Transport, limit: int) -> None:
+        super().__init__(transport, limit)
+        self._incoming = shared
         self.client: ClientStream | None = None
         """Whose it is, from when that is let in until nothing follows any more: the receiver's to set."""
         self._state = OPENING
@@ -138,7 +170,7 @@ class IncomingFrames(Recipient):
             return
         self.paused = reason
         transport.pause_reading()
-        self._shared.hangups.watch(self, _fileno(transport))
+        self._incoming.hangups.watch(self, _fileno(transport))
 
     def resume_reading(self, reason: int = BACKPRESSURE) -> None:
         """Read from the peer again, unless it is paused for another reason as well.
@@ -149,7 +181,7 @@ class IncomingFrames(Recipient):
             return
         self.paused &= ~reason
         if self.paused == BACKLOG:
-            self._shared.loop.call_soon(self._handle_backlog)
+            self._incoming.loop.call_soon(self._handle_backlog)
         elif not self.paused:
             self._read_on()
 
@@ -176,7 +208,7 @@ class IncomingFrames(Recipient):
                     self._fail(INVALID_PAYLOAD, "invalid UTF-8")
                     return
                 self.stalled = 0
-                self._shared.receiver.client_message(self, message)
+                self._incoming.receiver.client_message(self, message)
             else:
                 self._on_other_frame(frame)
                 if self._partial is None:
@@ -221,7 +253,7 @@ class IncomingFrames(Recipient):
         if transport is None:
             return
         self.silent = 0
-        self._shared.hangups.forget(self)
+        self._incoming.hangups.forget(self)
         if not transport.is_closing():
             transport.resume_reading()
 
@@ -239,13 +271,13 @@ class IncomingFrames(Recipient):
             if self._partial is not None:
                 self._fail(PROTOCOL_ERROR, "message inside a message")
             elif frame.fin:
-                self._shared.receiver.client_message(self, frame.get_payload_as_bytes())
+                self._incoming.receiver.client_message(self, frame.get_payload_as_bytes())
             else:
-                self._partial = Reassembly(text=kind is TEXT, limit=self._shared.max_message_size)
+                self._partial = Reassembly(text=kind is TEXT, limit=self._incoming.max_message_size)
                 self._add_fragment(self._partial, frame)
         elif kind is CLOSE:
             self._on_close_frame(frame.get_payload_as_bytes())
-        elif self.controls >= self._shared.max_controls:
+        elif self.controls >= self._incoming.max_controls:
             self._fail(POLICY_VIOLATION, "too many pings", "control_flood")
         else:
             self.controls += 1
@@ -260,7 +292,7 @@ class IncomingFrames(Recipient):
             return
         if message is not None:
             self._partial = None
-            self._shared.receiver.client_message(self, message)
+            self._incoming.receiver.client_message(self, message)
 
 
 def _fileno(transport: asyncio.Transport) -> int:

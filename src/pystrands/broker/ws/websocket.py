@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -18,7 +18,18 @@ from pystrands.broker.net.disconnect_watch import DisconnectWatcher
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.lingering_close import Drain, cut, finish
 from pystrands.broker.ws.frames import PONG, close_frame, pong_frame
-from pystrands.broker.ws.incoming import BACKLOG, BACKPRESSURE, CLOSING, FAILING, LOST, OPEN, OPENING, IncomingFrames
+from pystrands.broker.ws.incoming import (
+    BACKLOG,
+    BACKPRESSURE,
+    CLOSING,
+    FAILING,
+    LOST,
+    OPEN,
+    OPENING,
+    IncomingFrames,
+    IncomingShared,
+    MessageReceiver,
+)
 from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
 from pystrands.protocol.close_codes import (
     ABNORMAL_CLOSURE,
@@ -59,17 +70,13 @@ _PONG_BYTE: Final = 0x80 | PONG
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those that limit clients, and those of tests
-class Receiver(ABC):
-    """Who gets a WebSocket's messages. What it raises is logged, and closes the WebSocket with 1011."""
+class Receiver(MessageReceiver):
+    """Who gets a WebSocket's messages, and hears of its end.
+
+    What was read before the client was gone comes after `client_closed`; then `ws.is_open` is false.
+    """
 
     __slots__ = ()
-
-    @abstractmethod
-    def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
-        """Take a whole message: `str` came as text, `bytes` as binary. None comes while reading is paused.
-
-        What was read before the client was gone comes after `client_closed`; then `ws.is_open` is false.
-        """
 
     @abstractmethod
     def client_closed(self, ws: "WebSocket", code: int, reason: str) -> None:
@@ -78,7 +85,7 @@ class Receiver(ABC):
         `code` is the peer's, 1005 if its close frame was empty, 1006 if there was none; if we closed, it is ours.
         """
 
-    def client_over(self, ws: "WebSocket", code: int, reason: str) -> None:  # noqa: B027 - most have nothing to do
+    def client_over(self, ws: "WebSocket", code: int, reason: str) -> None:
         """Hear, once per WebSocket, that no message will follow: after `client_closed`, with the same arguments.
 
         It is at once, unless reading was paused when the client went: what had been read by then comes first.
@@ -113,10 +120,12 @@ class WebSocketShared:
     fat: dict["WebSocket", None] = field(default_factory=dict)  # those whose parser's buffer has grown
     meter: Meter = field(default_factory=Meter)
     hangups: DisconnectWatcher = field(init=False)
+    incoming: IncomingShared = field(init=False)
     _spent: Parser | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.hangups = DisconnectWatcher(self.loop)
+        self.incoming = IncomingShared(self.loop, self.receiver, self.hangups, self.max_message_size, self.max_controls)
 
     def spend(self, parser: Parser | None) -> None:
         """Keep a parser that is done with for as long as it may be running: until the next one is, or the turn is over.
@@ -148,6 +157,7 @@ class WebSocket(IncomingFrames):
         "_held",
         "_parser",
         "_reading",
+        "_shared",
         "_slimmed",
         "_taken",
         "_timer",
@@ -165,7 +175,8 @@ class WebSocket(IncomingFrames):
         remote_addr: str,
         slot: ConnectionSlot | None = None,
     ) -> None:
-        super().__init__(shared, transport)
+        super().__init__(shared.incoming, transport, shared.send_limit)
+        self._shared = shared
         self.remote_addr = remote_addr
         self.window_bits = 0
         """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""

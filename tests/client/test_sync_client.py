@@ -229,7 +229,7 @@ def test_send_blocks_under_backpressure_and_ends_with_the_link():
 
             def look():
                 life = running_of(client).core.life
-                if life is not None and life.outgoing._waiting:
+                if life is not None and life.connection.outgoing._waiting:
                     waiting.set()
                 elif life is not None:
                     asyncio.get_running_loop().call_soon(look)
@@ -275,7 +275,7 @@ def test_at_most_max_workers_handlers_run(broker_thread):
     broker_thread.run(connection.send(b"".join(message("wait", f"c{n}") for n in range(5))))
     for _ in range(2):
         assert client.started.acquire(timeout=PATIENCE)
-    assert running_of(client).core.life.dispatcher._lanes.running == 2
+    assert running_of(client).core.life.dispatcher.slots.running == 2
     client.gate.set()
     assert broker_thread.run(connection.texts(5)) == ["wait"] * 5
     client.disconnect()

@@ -1,6 +1,5 @@
 import asyncio
 import logging
-import math
 import sys
 import threading
 from functools import partial
@@ -12,7 +11,6 @@ from pystrands import PyStrandsClient
 from pystrands.client.base import HANDLERS
 from pystrands.client.core import ClientCore
 from pystrands.client.handlers import dispatch
-from pystrands.client.handlers.clock import clock
 from pystrands.client.options import options_of
 from pystrands.client.threads import Bridge, Gone, Mailbox, Workers, new_event_loop
 from tests.client.fake_broker import PATIENCE, soon
@@ -145,7 +143,7 @@ def test_clients_have_every_handler():
 async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not_begin(monkeypatch):
     core = ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
     bridge = Bridge(core, 1)
-    dispatcher = SimpleNamespace(lease=math.inf)
+    dispatcher = SimpleNamespace(may_begin=True)
     monkeypatch.setattr(ClientCore, "life", SimpleNamespace(dispatcher=dispatcher))
     begun, release = threading.Event(), threading.Event()
 
@@ -159,12 +157,12 @@ async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not
     late = asyncio.ensure_future(bridge.run_plain("on_message", "never called".split, ()))
     error = asyncio.ensure_future(bridge.run_plain("on_error", "an error".split, ()))
     await asyncio.sleep(0)
-    dispatcher.lease = clock()
+    dispatcher.may_begin = False
     release.set()
     assert await soon(running) == "slow"
     with pytest.raises(dispatch.NotBegun):
         await soon(late)
     assert await soon(error) == ["an", "error"]
-    dispatcher.lease += PATIENCE
+    dispatcher.may_begin = True
     assert await soon(bridge.run_plain("on_message", "a b".split, ())) == ["a", "b"]
     bridge.close()

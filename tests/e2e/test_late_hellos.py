@@ -140,7 +140,7 @@ async def test_a_late_hello_that_the_broker_does_not_take_costs_one_link(quiet_b
         await connection.send(line("connection_request", {"url": "/"}, "q"))
     else:
         life = core_of(client).life
-        life.incoming._miss_welcome(life.link)
+        life.connection.incoming._miss_welcome(life.connection.link)
     link = await quiet_broker.begin()
     assert await link.so_far(client) == []
     link.cut()

@@ -10,7 +10,7 @@ import pytest
 
 from pystrands import testing
 from pystrands.client.connection import heartbeats
-from pystrands.client.handlers import dispatch
+from pystrands.client.handlers import dispatch, queue
 from pystrands.protocol import messages
 from tests.client.fake_broker import line, soon, until
 from tests.inside import core_of
@@ -35,6 +35,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(dispatch, "clock", clock)
+    monkeypatch.setattr(queue, "clock", clock)
     monkeypatch.setattr(heartbeats, "clock", clock)
     return clock
 
@@ -57,7 +58,7 @@ async def answer(link, number):
 
 
 async def held(client):
-    await until(lambda: core_of(client).life.dispatcher.is_held)
+    await until(lambda: core_of(client).life.connection.calls.is_held)
 
 
 async def turns():
@@ -161,7 +162,7 @@ async def test_rule_18_a_backend_asks_by_itself_often_enough(raw_broker):
     assert numbers == sorted(numbers)
     assert numbers[2] - numbers[0] >= WINDOW / 2 - 0.01
     await answer(link, numbers[2])
-    lease = core_of(client).life.dispatcher
+    lease = core_of(client).life.connection.calls
     await until(lambda: lease.lease == pytest.approx(numbers[2] + 0.9 * WINDOW))
     link.cut()
     await client.disconnect(0)

@@ -155,7 +155,7 @@ async def test_a_link_that_is_cut_after_the_leave_comes_back_for_what_handlers_s
             for _ in range(2):
                 await down(proxy, client)
                 proxy.accept()
-                await until(lambda: core_of(client).life.link is not None)
+                await until(lambda: core_of(client).life.connection.link is not None)
             await down(proxy, client)
             release.set()
             await until(lambda: core_of(client).life.dispatcher.idle)

@@ -104,14 +104,14 @@ class ClientCore:
         life = self.life
         if life is None:
             return None
-        link = life.link
+        link = life.connection.link
         return link if link is not None and link.is_open else None
 
     @property
     def peer(self) -> BrokerInfo | None:
         """What is known of the broker, from its link or the last one; None before the first."""
         life = self._life
-        return None if life is None or life.is_over else life.outgoing.peer
+        return None if life is None or life.is_over else life.connection.outgoing.peer
 
     @property
     def connected(self) -> bool:
@@ -131,19 +131,20 @@ class ClientCore:
             _check_loop(life)
         if life is None or life.stopping:
             life = self._life = ClientLifetime(self._options(), self._invoke, persistent=persistent)
-            self.outgoing = life.outgoing
+            self.outgoing = life.connection.outgoing
             self.outage.why = NOT_CONNECTED
         elif persistent:
-            life.supervisor.persistent = True
+            life.connection.supervisor.persistent = True
         return life
 
     async def connect(self) -> bool:
         """See :meth:`pystrands.AsyncPyStrandsClient.connect`."""
         life = self._begin(persistent=False)
+        supervisor = life.connection.supervisor
         try:
-            connected = await life.supervisor.attempt()
+            connected = await supervisor.attempt()
         except asyncio.CancelledError:
-            if not life.supervisor.persistent:
+            if not supervisor.persistent:
                 life.begin_closing(0)
             raise
         if not connected and life.stopping:
@@ -171,8 +172,8 @@ class ClientCore:
                 if not by_ctrl_c or task is None or task.uncancel():
                     raise
         warn_if_the_program_goes_on(life.loop)
-        if life.supervisor.refusal:
-            raise Refused(life.supervisor.refusal)
+        if refusal := life.connection.supervisor.refusal:
+            raise Refused(refusal)
 
     async def disconnect(self, timeout: float = DISCONNECT_TIMEOUT) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.disconnect`."""
@@ -191,14 +192,15 @@ class ClientCore:
         if life is not None:
             _check_loop(life)
             _check_timeout(timeout)
+            outgoing = life.connection.outgoing
             try:
-                if await life.outgoing.send(line, to, timeout):
+                if await outgoing.send(line, to, timeout):
                     self.outage.over()
                     return True
             except TimeoutError:
                 logger.debug("there was no room for a message within %s s: send returned False", timeout)
                 return False
-            if to == AT_ONCE and life.outgoing.is_up:
+            if to == AT_ONCE and outgoing.is_up:
                 return False
         return self.outage.unsent()
 
@@ -215,25 +217,26 @@ class ClientCore:
         was sent), and OutcomeUnknown when the broker is replaced meanwhile.
         """
         life, peer = self.life, self.peer
-        if life is None or peer is None or not life.outgoing.is_up:
+        if life is None or peer is None or not life.connection.outgoing.is_up:
             raise self.outage.unasked()
+        outgoing, results = life.connection.outgoing, life.connection.incoming.results
         _check_loop(life)
         _check_timeout(timeout)
         if not peer.said_hello:
             raise NotSupported("the broker at the other end is the original one, which can't do this")
         request_id = str(next(_request_numbers))
         answer: asyncio.Future[ResultParams] = life.loop.create_future()
-        life.incoming.results[request_id] = answer
+        results[request_id] = answer
         try:
             async with asyncio.timeout(timeout):
-                if not await life.outgoing.send(encode(request_id), to):
+                if not await outgoing.send(encode(request_id), to):
                     raise NotConnected("the link to the broker was lost before this could be sent")
                 return await answer
         except TimeoutError:
-            why = "the recipient takes no more for now" if to in life.outgoing.full else "the broker has not answered"
+            why = "the recipient takes no more for now" if to in outgoing.full else "the broker has not answered"
             raise TimeoutError(f"{why}: waited for {timeout:g} s (timeout=)") from None
         finally:
-            del life.incoming.results[request_id]
+            del results[request_id]
 
     async def found(self, encode: Encode, timeout: float) -> bool:
         """Ask something about a client; return whether it existed."""

@@ -15,7 +15,6 @@ from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.core import ClientCore
 from pystrands.client.greenlets import no_threads
-from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.dispatch import NotBegun
 from pystrands.client.requests import AT_ONCE
 from pystrands.errors import NotSupported
@@ -254,7 +253,7 @@ class Bridge:
 
     def _begin(self, function: Callable[..., Any], *args: Any) -> Any:
         life = self._core.life
-        if life is not None and clock() >= life.dispatcher.lease:
+        if life is not None and not life.dispatcher.may_begin:
             raise NotBegun
         return function(*args)
 
@@ -265,9 +264,9 @@ class Bridge:
         one thread keep their order, and no line is ever mixed with another.
         """
         life = self._core.life
-        if life is None or self._over or not life.outgoing.is_possible:
+        if life is None or self._over or not life.connection.outgoing.is_possible:
             return self._core.outage.unsent()
-        outgoing = life.outgoing
+        outgoing = life.connection.outgoing
         if to == AT_ONCE:
             if not outgoing.is_up:
                 return self._core.outage.unsent()

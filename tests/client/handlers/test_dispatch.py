@@ -1,53 +1,93 @@
 import asyncio
 import contextvars
 import logging
+import sys
 from typing import Any
 
 import pytest
 
 from pystrands import Context
-from pystrands.client.handlers import dispatch
+from pystrands.client.handlers import dispatch, queue
 from pystrands.client.handlers.calls import HandlerCall
 from pystrands.client.handlers.clock import clock
-from pystrands.client.handlers.dispatch import EAGER, SLICE_EVENTS, Dispatcher, current_runner, in_handler
+from pystrands.client.handlers.dispatch import (
+    EAGER,
+    SLICE_EVENTS,
+    SLICE_SECONDS,
+    Dispatcher,
+    current_runner,
+    in_handler,
+)
+from pystrands.client.handlers.queue import CallQueue
 from tests.client.fake_broker import soon, until
+
+
+class Single:
+    """A dispatcher with one queue, as a client with one connection has."""
+
+    def __init__(
+        self, invoke, *, concurrency, context, abandoned, timeout=None, slice_seconds=SLICE_SECONDS, **options
+    ):
+        self.dispatcher = Dispatcher(
+            invoke,
+            concurrency=concurrency,
+            context=context,
+            abandoned=abandoned,
+            timeout=timeout,
+            slice_seconds=slice_seconds,
+        )
+        self.queue = CallQueue(self.dispatcher.slots, **options)
+        self.dispatcher.add(self.queue)
+
+    def __getattr__(self, name):
+        return getattr(self.queue if hasattr(self.queue, name) else self.dispatcher, name)
+
+    def put(self, call, *, late=False):
+        self.dispatcher.put(self.queue, call, late=late)
+
+    def put_all(self, calls):
+        """Put calls as one read does that brings them all."""
+        for one in calls:
+            self.dispatcher.put(self.queue, one)
+
+    def renew(self, until):
+        self.dispatcher.renew(self.queue, until)
+
+    def release(self):
+        return self.dispatcher.release(self.queue)
+
+    def forget(self):
+        return self.dispatcher.forget(self.queue)
+
+
+class AtOnce(Single):
+    """One with which what is put begins at once, as with a read that completes one line."""
+
+    def put(self, call, *, late=False):
+        self.dispatcher.gather()
+        super().put(call, late=late)
+        self.dispatcher.begin()
+
+    def put_all(self, calls):
+        self.dispatcher.gather()
+        super().put_all(calls)
+        self.dispatcher.begin()
+
+
+KIND = Single
 
 
 @pytest.fixture(autouse=True, params=["in turn", "at once"] if EAGER else ["in turn"])
 def way(request, monkeypatch):
     """How handlers begin: all that this file tests holds for both."""
     if request.param == "at once":
-        monkeypatch.setattr(dispatch, "Dispatcher", AtOnce)
+        monkeypatch.setattr(sys.modules[__name__], "KIND", AtOnce)
     return request.param
-
-
-class AtOnce:
-    """A dispatcher with which what is put begins at once, as with a read that completes one line."""
-
-    def __init__(self, *args, **options):
-        self.inner = Dispatcher(*args, **options)
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def put(self, call, *, late=False):
-        self.inner.gather()
-        self.inner.put(call, late=late)
-        self.inner.begin()
-
-
-def inner(dispatcher):
-    return dispatcher.inner if isinstance(dispatcher, AtOnce) else dispatcher
 
 
 def put_all(dispatcher, calls):
     """Put calls as one read does that brings them all."""
-    if isinstance(dispatcher, AtOnce):
-        dispatcher.gather()
-    for one in calls:
-        inner(dispatcher).put(one)
-    if isinstance(dispatcher, AtOnce):
-        dispatcher.begin()
+    dispatcher.put_all(calls)
 
 
 VARIABLE: contextvars.ContextVar[Any] = contextvars.ContextVar("VARIABLE", default="clean")
@@ -73,7 +113,7 @@ def make(invoke, **options):
         "flow": lambda full: None,
         "abandoned": lambda: False,
     }
-    return dispatch.Dispatcher(lambda name, args: invoke(*args), **(defaults | options))
+    return KIND(lambda name, args: invoke(*args), **(defaults | options))
 
 
 async def test_handlers_that_do_not_suspend_share_a_task():
@@ -291,7 +331,8 @@ class Lease:
         self.begun: list[Any] = []
         self.lapses = 0
         monkeypatch.setattr(dispatch, "clock", lambda: self.now)
-        self.dispatcher = make(self.handler, lapsed=self.lapsed, **options)
+        monkeypatch.setattr(queue, "clock", lambda: self.now)
+        self.dispatcher = make(self.handler, on_lapse=self.lapsed, **options)
 
     async def handler(self, value, seconds=0, gate=None):
         self.begun.append(value)
@@ -450,7 +491,7 @@ async def test_what_has_not_begun_elsewhere_begins_at_once_when_the_lease_was_re
             raise error
         lease.begun.append(value)
 
-    inner(lease.dispatcher)._invoke = lambda name, args: handler(*args)
+    lease.dispatcher.dispatcher._invoke = lambda name, args: handler(*args)
     lease.put(1)
     await soon(lease.dispatcher.finished())
     assert (lease.begun, lease.lapses) == ([1], 0)
@@ -460,3 +501,133 @@ async def test_the_clock_is_one_that_goes_on():
     before = clock()
     await asyncio.sleep(0.01)
     assert clock() - before > 0.005
+
+
+class Two:
+    """A dispatcher with two queues, as a client with links to two brokers would have."""
+
+    def __init__(self, handler, **options):
+        self.single = make(handler, **options)
+        self.dispatcher = self.single.dispatcher
+        self.lapses: list[str] = []
+        self.first = self.add("first")
+        self.second = self.add("second")
+
+    def add(self, name):
+        queue = CallQueue(self.dispatcher.slots, flow=lambda full: None, on_lapse=lambda: self.lapses.append(name))
+        self.dispatcher.add(queue)
+        return queue
+
+    def put(self, queue, value, *args, seq=1):
+        one = call("c1", value, *args)
+        one.seq = seq
+        self.dispatcher.put(queue, one)
+
+
+async def test_of_two_connections_each_has_its_own_lease(monkeypatch):
+    begun = []
+
+    async def handler(value):
+        begun.append(value)
+
+    two = Two(handler)
+    two.dispatcher.renew(two.first, clock() - 1)
+    for number in range(3):
+        two.put(two.first, f"first {number}")
+        two.put(two.second, f"second {number}")
+    await until(lambda: two.first.is_held and len(begun) == 3)
+    assert begun == ["second 0", "second 1", "second 2"]
+    assert (two.lapses, two.first.waiting, two.second.is_held) == (["first"], 3, False)
+    two.put(two.second, "second 3")  # what is held stands in nobody's way
+    await until(lambda: len(begun) == 4)
+    two.dispatcher.renew(two.first, clock() + 60)
+    await soon(two.dispatcher.finished())
+    assert begun[4:] == ["first 0", "first 1", "first 2"]
+
+
+async def test_of_two_connections_clients_of_the_same_name_are_two_and_both_get_their_turn():
+    running, turns = set(), []
+    gate = asyncio.Event()
+
+    async def handler(queue, n):
+        assert queue not in running
+        running.add(queue)
+        turns.append((queue, n))
+        await gate.wait()
+        running.remove(queue)
+
+    two = Two(handler)
+    for number in range(SLICE_EVENTS * 3):
+        two.put(two.first, "first", number)
+        two.put(two.second, "second", number)
+    await until(lambda: len(turns) == 2)
+    assert running == {"first", "second"}
+    gate.set()
+    await soon(two.dispatcher.finished())
+    for name in ("first", "second"):
+        assert [n for queue, n in turns if queue == name] == list(range(SLICE_EVENTS * 3))
+    last = len(turns) - 1 - turns[::-1].index(("first", SLICE_EVENTS * 3 - 1))
+    assert [queue for queue, _ in turns[:last]].count("second") > SLICE_EVENTS  # nobody waits for all of the other
+
+
+async def test_of_two_connections_one_session_that_is_gone_is_nothing_to_the_other():
+    gate = asyncio.Event()
+    runners = {}
+
+    async def handler(value):
+        runners[value] = current_runner()
+        await gate.wait()
+
+    two = Two(handler)
+    two.put(two.first, "first")
+    two.put(two.second, "second")
+    two.put(two.first, "first waits")
+    two.put(two.second, "second waits")
+    await until(lambda: len(runners) == 2)
+    assert [each.args[0] for each in two.dispatcher.forget(two.first)] == ["first waits"]
+    assert (two.first.stale, two.second.stale) == ({runners["first"]}, set())
+    gate.set()
+    await soon(two.dispatcher.finished())
+    assert (two.first.stale, two.second.stale) == (set(), set())
+    assert runners.keys() == {"first", "second", "second waits"}
+
+
+async def test_two_connections_share_the_bound_on_handlers_that_run():
+    gate = asyncio.Event()
+    most = 0
+
+    async def handler():
+        nonlocal most
+        most = max(most, two.dispatcher.slots.running)
+        await gate.wait()
+
+    two = Two(handler, concurrency=3)
+    for number in range(10):
+        for each in (two.first, two.second):
+            two.dispatcher.put(each, call(f"c{number}"))
+    await until(lambda: two.dispatcher.slots.running == 3)
+    gate.set()
+    await soon(two.dispatcher.finished())
+    assert most == 3
+
+
+async def test_whether_a_handler_may_begin_elsewhere_is_its_own_connections_matter(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(dispatch, "clock", lambda: now)
+    seen = {}
+    gate = asyncio.Event()
+
+    async def handler(value):
+        await gate.wait()
+        seen[value] = await asyncio.to_thread(lambda: two.dispatcher.may_begin)
+
+    two = Two(handler)
+    two.dispatcher.renew(two.first, now + 1)
+    two.put(two.first, "first")
+    two.put(two.second, "second")
+    await until(lambda: two.dispatcher.slots.running == 2)
+    now += 1
+    gate.set()
+    await soon(two.dispatcher.finished())
+    assert seen == {"first": False, "second": True}
+    assert two.dispatcher.may_begin  # this is no handler

@@ -148,7 +148,7 @@ async def test_one_that_waits_is_cancelled_and_what_is_put_meanwhile_is_handled(
 
 async def test_stopped_while_it_is_held_from_the_first_on(monkeypatch):
     lapses = []
-    dispatcher = make(None, lapsed=lambda: lapses.append(True))
+    dispatcher = make(None, on_lapse=lambda: lapses.append(True))
     dispatcher.renew(clock() - 1)
     read(dispatcher, call("c1"), call("c2"))
     assert (lapses, dispatcher.is_held, dispatcher.waiting) == ([True], True, 2)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pystrands.client.handlers.lanes import Laned, Lanes
+from pystrands.client.handlers.lanes import Laned, Lanes, Slots
 
 pytestmark = pytest.mark.interpreted
 
@@ -17,7 +17,8 @@ class LanesMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.lanes = Lanes(2)
+        self.slots = Slots(2)
+        self.lanes = Lanes(self.slots)
         self.waiting = defaultdict(list)
         self.running = []
 
@@ -67,16 +68,15 @@ class LanesMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts(self):
-        assert self.lanes.running == len(self.running) <= 2
+        assert self.slots.running == len(self.running) <= 2
         assert self.lanes.waiting == sum(map(len, self.waiting.values()))
-        assert len(self.lanes) == self.lanes.running + self.lanes.waiting
 
     def teardown(self):
         for item in self.running:
             self.lanes.finish(item)
         while (item := self.lanes.take()) is not None:
             self.lanes.finish(item)
-        assert len(self.lanes) == 0
+        assert (self.lanes.waiting, self.slots.running) == (0, 0)
         assert self.lanes._lanes == {}
 
 
@@ -85,7 +85,7 @@ TestLanes = LanesMachine.TestCase
 
 @given(st.lists(NAMES))
 def test_oldest_first_when_one_runs_at_a_time(names):
-    lanes = Lanes(1)
+    lanes = Lanes(Slots(1))
     items = [Laned(name) for name in names]
     for item in items:
         lanes.put(item)
@@ -94,3 +94,16 @@ def test_oldest_first_when_one_runs_at_a_time(names):
         seen[taken.lane].append(taken)
         lanes.finish(taken)
     assert seen == {name: [item for item in items if item.lane == name] for name in set(names)}
+
+
+def test_lanes_that_share_their_slots():
+    slots = Slots(1)
+    one, other = Lanes[Laned](slots), Lanes[Laned](slots)
+    item = Laned("a")
+    one.put(item)
+    other.put(Laned("a"))
+    assert one.take() is item
+    assert not other.runnable
+    assert other.take() is None
+    one.finish(item)
+    assert other.runnable

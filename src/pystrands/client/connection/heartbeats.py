@@ -8,6 +8,7 @@ from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.dispatch import Dispatcher
+from pystrands.client.handlers.queue import CallQueue
 from pystrands.protocol import wire
 from pystrands.protocol.link import ask_interval, is_silent, lease_end
 from pystrands.protocol.messages import Heartbeat, HelloParams
@@ -23,9 +24,12 @@ STOOD_STILL: Final = 0.5
 class Heartbeats:
     """Sends heartbeats on a welcome link, closes it if the broker is silent, and keeps the lease (LINK rules 8, 18)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher, outgoing: Outgoing) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher, calls: CallQueue, outgoing: Outgoing
+    ) -> None:
         self._loop = loop
         self._dispatcher = dispatcher
+        self._calls = calls
         self._outgoing = outgoing
         self._interval = 15.0
         self._window = 0.0
@@ -47,7 +51,7 @@ class Heartbeats:
         self.close()  # an older link's
         self._sent = clock()  # while there was no link none was due
         self._beat(link)
-        self._dispatcher.renew(lease_end(self._greeted, self._window))
+        self._dispatcher.renew(self._calls, lease_end(self._greeted, self._window))
 
     def _beat(self, link: BrokerLink) -> None:
         """Send a heartbeat, and look for the broker's."""
@@ -70,13 +74,13 @@ class Heartbeats:
         link.write(wire.heartbeat_ask(self._sent) if self._window else wire.HEARTBEAT)
         self._timer = self._loop.call_later(ask_interval(self._interval, self._window), self._beat, link)
 
-    def hear(self, heartbeat: Heartbeat) -> None:
+    def on_heartbeat(self, heartbeat: Heartbeat) -> None:
         """The broker had the session when it answered: nobody else has its events for the resume window from then."""
         asked = heartbeat.number("answer")
-        if asked is not None and (until := lease_end(asked, self._window)) > self._dispatcher.lease:
-            self._dispatcher.renew(until)
+        if asked is not None and (until := lease_end(asked, self._window)) > self._calls.lease:
+            self._dispatcher.renew(self._calls, until)
 
-    def lapsed(self) -> None:
+    def on_lapse(self) -> None:
         """Handlers wait: others may have got their events meanwhile. Ask the broker, where there is a link."""
         link = self._outgoing.link
         late = max(self._late, self._overdue())
@@ -89,7 +93,7 @@ class Heartbeats:
         logger.warning(
             "%s; %d events wait until the broker tells whether they are still this backend's",
             why,
-            self._dispatcher.waiting,
+            self._calls.waiting,
         )
         if link is not None:
             link.write(wire.heartbeat_ask(clock()))

@@ -23,6 +23,7 @@ from pystrands.client.handlers.calls import (
     unreadable,
 )
 from pystrands.client.handlers.dispatch import Dispatcher
+from pystrands.client.handlers.queue import CallQueue
 from pystrands.client.options import Options
 from pystrands.client.requests import to_recipient
 from pystrands.context import FORBIDDEN, Context
@@ -103,7 +104,7 @@ def _of_its_end(context: Context, broker_id: str, *, is_certain: bool) -> Contex
 
 
 class Incoming:
-    """Handles the lines of all links of one client, and with them the session of protocol 2.
+    """Handles the lines of all links to one broker, and with them the session of protocol 2.
 
     ``usable(link)`` is called when commands can go out on a link, ``refused(link, reason, final)`` when the broker does
     not let this backend in, for now or for good.
@@ -114,6 +115,7 @@ class Incoming:
         loop: asyncio.AbstractEventLoop,
         options: Options,
         dispatcher: Dispatcher,
+        calls: CallQueue,
         outgoing: Outgoing,
         heartbeats: Heartbeats,
         usable: Callable[[BrokerLink], None],
@@ -122,6 +124,7 @@ class Incoming:
         self._loop = loop
         self._options = options
         self._dispatcher = dispatcher
+        self._calls = calls
         self._outgoing = outgoing
         self._usable = usable
         self._refused = refused
@@ -169,7 +172,7 @@ class Incoming:
                     continue
             if event is None or kind is Heartbeat:
                 if event is not None and event.params:  # type: ignore[union-attr]  # by its kind
-                    self._heartbeats.hear(cast("Heartbeat", event))
+                    self._heartbeats.on_heartbeat(cast("Heartbeat", event))
                 continue
             if kind is Hello:
                 self._on_hello(link, cast("Hello", event).params)
@@ -200,7 +203,7 @@ class Incoming:
             link.schedule_flush()
             if session is not None and session.session.unannounced:
                 self._acknowledge_soon()
-        if self._dispatcher.full and self._outgoing.session is None:
+        if self._calls.full and self._outgoing.session is None:
             link.pause_reading()  # a link that is newer than the last change of flow, too
 
     def _begins_well(self, link: BrokerLink, lines: list[bytes]) -> bool:
@@ -282,7 +285,7 @@ class Incoming:
         if self.is_leaving:
             self._release([call])
         else:
-            self._dispatcher.put(call)
+            self._dispatcher.put(self._calls, call)
 
     def _receive_broken(self, link: BrokerLink, session: BackendSession | None, line: Broken) -> None:
         """What the broker wanted can't be read: who waits for it hears so, or the broker, or else ``on_error``."""
@@ -296,7 +299,7 @@ class Incoming:
         elif line.seq and not self.is_leaving:
             call = unreadable(line.action, line.problem)
             call.seq, call.done = line.seq, None if session is None else session.done
-            self._dispatcher.put(call)
+            self._dispatcher.put(self._calls, call)
         else:
             self._skip(link, line.seq)
 
@@ -355,7 +358,7 @@ class Incoming:
         if self.is_leaving:
             self._release([call])
         else:
-            self._dispatcher.put(call)
+            self._dispatcher.put(self._calls, call)
 
     def _reply_to_original(self, link: BrokerLink, call: HandlerCall, line: bytes) -> None:
         """Answer the original broker, which knows less of answers than we do."""
@@ -375,11 +378,6 @@ class Incoming:
         session = self._outgoing.session
         if session is not None and session.session is asked:
             self._outgoing.write(line)
-
-    def notify_done(self) -> None:
-        """A handler has ended, the first one since the broker was told: tell it, after what they sent (LINK rule 3)."""
-        if self._outgoing.link is not None:
-            self._outgoing.link.schedule_flush()
 
     # --- hello and welcome ---
 
@@ -404,7 +402,7 @@ class Incoming:
         if not is_same:
             self._fail_results()
         # Its clients were no other backend's as long as the lease lasted; after that nobody here can know.
-        is_certain = not self._dispatcher.lease_is_over
+        is_certain = not self._calls.lease_is_over
         died = self._ownership.hello(params.broker_id, keeps_sessions=speaks_2)
         older = "" if self._outgoing.session is None else self._broker_id  # in protocol 1 events have no names
         self._died += [_of_its_end(context, older, is_certain=is_certain) for context in died]
@@ -425,8 +423,10 @@ class Incoming:
             self._forget_session()
         if not (is_same and speaks_2):
             if not is_certain:
-                self._dispatcher.mark_repeats()
-            self._dispatcher.renew(math.inf)  # what waits is a broker's that is gone: nobody gets it any more
+                self._calls.mark_repeats()
+            self._dispatcher.renew(
+                self._calls, math.inf
+            )  # what waits is a broker's that is gone: nobody gets it any more
         self._heartbeats.greet(params)
         link.say_hello(answer)
         if died:
@@ -438,7 +438,7 @@ class Incoming:
         """Tell handlers of clients that are gone with their broker: now that they can send, or never will."""
         died, self._died = self._died, []
         for context in died:
-            self._dispatcher.put(synthesised_disconnect(context))
+            self._dispatcher.put(self._calls, synthesised_disconnect(context))
 
     def _name_session(self, answer: HelloParams, *, is_same: bool) -> None:
         """Fill in which session the backend wants: the one that it has, or a new one (LINK rules 19, 22, 23)."""
@@ -465,7 +465,7 @@ class Incoming:
 
     def _notify_lost(self, count: int) -> None:
         if count:
-            self._dispatcher.put(lost_messages(count))
+            self._dispatcher.put(self._calls, lost_messages(count))
 
     def _on_welcome(self, link: BrokerLink, params: WelcomeParams) -> None:
         session = self._outgoing.session
@@ -496,7 +496,7 @@ class Incoming:
 
     def _was_given_up(self, session: BackendSession, received: int | None) -> list[bytes]:
         """The broker has given this backend's clients to others meanwhile (LINK rule 18)."""
-        dropped = self._dispatcher.forget()
+        dropped = self._dispatcher.forget(self._calls)
         self._outgoing.forget_full()
         released = self._ownership.take_all()
         released += [call.context for call in dropped if call.name == "on_disconnect"]  # theirs to be told of, too
@@ -511,7 +511,7 @@ class Incoming:
             len(dropped),
         )
         for context in released:
-            self._dispatcher.put(synthesised_release(_of_no_event(context)))
+            self._dispatcher.put(self._calls, synthesised_release(_of_no_event(context)))
         return lines
 
     @staticmethod
@@ -548,7 +548,7 @@ class Incoming:
 
     def give_back(self) -> None:
         """Leave those events to other backends that no handler has begun with."""
-        self._release(self._dispatcher.release())
+        self._release(self._dispatcher.release(self._calls))
 
     def _see_delivered(self, session: BackendSession) -> None:
         if session.ended and session.is_delivered and not self.delivered.done():

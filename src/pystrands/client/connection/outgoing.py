@@ -317,6 +317,11 @@ class Outgoing:
         self.full.clear()
         self._waiting.clear()
 
+    def notify_done(self) -> None:
+        """A handler has ended, the first one since the broker was told: tell it, after what they sent (LINK rule 3)."""
+        if self.link is not None:
+            self.link.schedule_flush()
+
     def collect(self) -> bytes:
         """Return what goes out after the commands of a loop turn: finished events, and an acknowledgement."""
         session = self.session

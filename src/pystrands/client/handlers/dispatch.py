@@ -5,7 +5,6 @@ import contextvars
 import inspect
 import itertools
 import logging
-import math
 import sys
 from collections.abc import Callable
 from types import CoroutineType
@@ -13,16 +12,13 @@ from typing import Any, Final, cast
 
 from pystrands.client.handlers.calls import HandlerCall, answer, is_undecided, misplaced, refusal, unoffered_subprotocol
 from pystrands.client.handlers.clock import clock
-from pystrands.client.handlers.lanes import Lanes
+from pystrands.client.handlers.lanes import Slots
+from pystrands.client.handlers.queue import CallQueue
 
 __all__ = ["EAGER", "Dispatcher", "NotBegun", "current_runner", "in_handler"]
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING: Final = 10_000
-"""Events that wait for a handler before the links are paused."""
-MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
-"""The same in bytes of their lines."""
 SLICE_EVENTS: Final = 50
 SLICE_SECONDS: Final = 0.002
 """A runner goes on for so many events and so long, then lets the loop read and write."""
@@ -35,11 +31,9 @@ EAGER: Final = sys.version_info >= (3, 12)
 
 _AT_ONCE: Final[dict[str, Any]] = {"eager_start": True}
 
-_HELD: Final = -1
-"""In the place of the next runner's number: none may start."""
-_GATHERING: Final = -2
-"""In the same place: :meth:`Dispatcher.begin` starts what is needed."""
-_LOOKING: Final = -3
+_GATHERING: Final = -1
+"""In the place of the next runner's number: :meth:`Dispatcher.begin` starts what is needed."""
+_LOOKING: Final = -2
 """In the same place: one starts in the loop's next turn if it is needed then."""
 
 _COROUTINE: Final = CoroutineType  # needed for every event: a constant costs no look-up
@@ -63,7 +57,10 @@ def current_runner() -> int:
 
 
 class Dispatcher:
-    """Takes calls and runs them through ``invoke(name, args)``, which returns a result or an awaitable of one.
+    """Runs the calls of its queues through ``invoke(name, args)``, which returns a result or an awaitable of one.
+
+    Each connection has a queue, with what is about its broker: its lease, and which handlers are stale. Here is what
+    they share: the runners, how many handlers run at once, the end.
 
     A task for each event would cost more than most handlers. So *runner* tasks take calls one after the other: a
     handler that never suspends costs no task. Before a runner starts a handler while more is ready, it makes sure that
@@ -71,14 +68,9 @@ class Dispatcher:
     next turn whether one is needed, which costs less than a task. Where some are, others will be: then it is scheduled
     at once, and may find nothing to do. Between :meth:`gather` and :meth:`begin` nothing is scheduled.
 
-    ``flow(full)`` is called with True when more than ``max_waiting`` calls or ``max_waiting_bytes`` wait, and with
-    False when half of that is left. ``abandoned()`` tells whether a cancellation means the end of the program.
-    When the handler of a numbered event has ended, by itself or with an exception, its number goes to ``call.done``,
-    and ``notify_done()`` is called if it is the first one there. A handler is cancelled after ``timeout`` seconds;
-    None: never.
-
-    No handler begins when the :attr:`lease` is over. What waits is *held* then, which ``lapsed()`` is told once, until
-    :meth:`renew`. An ``invoke`` that looks again, later, raises NotBegun, and the call waits again.
+    ``abandoned()`` tells whether a cancellation means the end of the program. A handler is cancelled after ``timeout``
+    seconds; None: never. An ``invoke`` that begins later looks at :attr:`may_begin` then, and raises NotBegun, after
+    which the call waits again.
     """
 
     def __init__(
@@ -87,34 +79,21 @@ class Dispatcher:
         *,
         concurrency: int,
         context: contextvars.Context,
-        flow: Callable[[bool], None],
         abandoned: Callable[[], bool],
-        notify_done: Callable[[], None] = lambda: None,
-        lapsed: Callable[[], None] = lambda: None,
         timeout: float | None = None,
         slice_seconds: float = SLICE_SECONDS,
-        max_waiting: int = MAX_WAITING,
-        max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
-        self.full = False
-        self.stale: set[int] = set()
-        """Runners with a handler that began before :meth:`forget` was called."""
-        self.lease = math.inf
-        """Until when handlers may begin, by :data:`clock`."""
+        self.slots = Slots(concurrency)
+        """For the handlers that run, of whatever queue."""
+        self._queues: list[CallQueue] = []
         self._invoke = invoke
         self._context = context
-        self._flow = flow
         self._abandoned = abandoned
-        self._notify_done = notify_done
-        self._lapsed = lapsed
         self._timeout = timeout
         self._slice_seconds = slice_seconds
-        self._max_waiting = max_waiting
-        self._max_waiting_bytes = max_waiting_bytes
-        self._waiting_bytes = 0
-        self._lanes: Lanes[HandlerCall] = Lanes(concurrency)
         self._loop = asyncio.get_running_loop()
         self._runners: dict[int, asyncio.Task[None]] = {}
+        self._serves: dict[int, CallQueue] = {}  # by the number of a runner that has begun
         self._successor = 0  # the runner that is scheduled and has not started; 0: none; or one of the above
         self._leaving: set[int] = set()
         self._stopped = False
@@ -124,22 +103,32 @@ class Dispatcher:
 
     # -- what comes in
 
-    def put(self, call: HandlerCall, *, late: bool = False) -> None:
+    def add(self, queue: CallQueue) -> None:
+        """Run the calls of one more queue, which has these :attr:`slots`."""
+        self._queues.append(queue)
+
+    def put(self, queue: CallQueue, call: HandlerCall, *, late: bool = False) -> None:
         """Have ``call`` run when its turn comes; after :meth:`stop` only where it is ``late``."""
         if self._stopped and not late:
             return
-        self._lanes.put(call)
-        self._waiting_bytes += call.size
-        if not self._successor and self._lanes.runnable:
+        queue.put(call)
+        if not self._successor and queue.is_runnable:
             self._schedule()
-        if not self.full and (self._lanes.waiting > self._max_waiting or self._waiting_bytes > self._max_waiting_bytes):
-            self.full = True
-            self._flow(True)
 
-    def _is_there_room(self) -> None:
-        if self._lanes.waiting * 2 <= self._max_waiting and self._waiting_bytes * 2 <= self._max_waiting_bytes:
-            self.full = False
-            self._flow(False)
+    def _is_runnable(self) -> bool:
+        for queue in self._queues:  # noqa: SIM110 - any() is slower, and this is for every message
+            if queue.is_runnable:
+                return True
+        return False
+
+    def _next_queue(self) -> CallQueue | None:
+        """Return a queue of which something may run, each in its turn."""
+        for index, queue in enumerate(self._queues):
+            if queue.is_runnable:
+                if index or len(self._queues) > 1:
+                    self._queues.append(self._queues.pop(index))
+                return queue
+        return None
 
     def gather(self) -> None:
         """Let what is put wait for :meth:`begin`, which the caller calls before anybody else's turn comes."""
@@ -153,16 +142,16 @@ class Dispatcher:
         try:
             until = clock() + self._slice_seconds
             for _ in range(SLICE_EVENTS):
-                if not (self._lanes.runnable and self._begin_one() and clock() < until):
+                if not (self._is_runnable() and self._begin_one() and clock() < until):
                     break
         finally:
             if self._successor == _GATHERING:
                 self._successor = 0
-                if self._lanes.runnable:
+                if self._is_runnable():
                     self._schedule()
 
     def _begin_one(self) -> bool:
-        """Start a runner at once; return whether another one may follow: its handler suspended, and nothing is held."""
+        """Start a runner at once; return whether another one may follow: its handler suspended."""
         number, context = self._next()
         runner = self._run_at_once(number, context)
         task = asyncio.Task(runner, loop=self._loop, context=context, name=_name(number), **_AT_ONCE)
@@ -195,7 +184,12 @@ class Dispatcher:
         task = self._runners[number]
         task.remove_done_callback(self._never_started)  # each such call costs a turn of the loop
         try:
-            await self._run_some(number, task, context)
+            if self._successor == number:
+                self._successor = 0
+            queue = self._next_queue()
+            if queue is not None:
+                self._serves[number] = queue
+                await self._run_some(number, queue, task, context)
         except Exception:
             logger.exception("a runner of handlers failed; this is a bug in PyStrands")
         finally:
@@ -211,20 +205,20 @@ class Dispatcher:
     def _look(self) -> None:
         if self._successor == _LOOKING:
             self._successor = 0
-            if self._lanes.runnable and not self._abandoned():
+            if self._is_runnable() and not self._abandoned():
                 self._schedule()
 
-    async def _run_some(self, number: int, task: "asyncio.Task[None]", context: contextvars.Context) -> None:
-        if self._successor == number:
-            self._successor = 0
+    async def _run_some(
+        self, number: int, queue: CallQueue, task: "asyncio.Task[None]", context: contextvars.Context
+    ) -> None:
         clean = context.copy()
-        lanes, invoke, read_clock = self._lanes, self._invoke, clock
+        lanes, invoke, read_clock = queue.lanes, self._invoke, clock
         count, started = 0, (now := read_clock())
-        while now < self.lease and (call := lanes.take()) is not None:
-            self._waiting_bytes -= call.size
-            if self.full:
-                self._is_there_room()
-            if not self._successor and lanes.runnable:
+        while now < queue.lease and (call := lanes.take()) is not None:
+            queue.waiting_bytes -= call.size
+            if queue.full:
+                queue.see_room()
+            if not self._successor and self._is_runnable():
                 self._prepare_successor()
             successor = self._successor
             begun, is_async = True, False
@@ -236,18 +230,18 @@ class Dispatcher:
                     if call.request is not None:
                         self._answer(call, result)
                 except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
-                    begun = not await self._went_wrong(number, call, error)
+                    begun = not await self._went_wrong(number, queue, call, error)
                 done = call.done
                 if begun and done is not None:
                     if not done:
-                        self._notify_done()
+                        queue.notify_done()
                     done.append(call.seq)
             finally:
                 lanes.finish(call)
                 if self._leaving:
                     self._leaving.discard(number)
-                if self.stale:
-                    self.stale.discard(number)
+                if queue.stale:
+                    queue.stale.discard(number)
             if not begun:
                 break
             # The next handler must not inherit what this one left in its context, or its cancellation.
@@ -263,8 +257,8 @@ class Dispatcher:
             elif count >= SLICE_EVENTS or now - started > self._slice_seconds:
                 self._warn_blocking(call.name, 0.0 if is_async else now - started)
                 break
-        if now >= self.lease:
-            self._hold()
+        if now >= queue.lease:
+            queue.hold()
 
     def _warn_blocking(self, name: str, seconds: float) -> None:
         if seconds > BLOCKING_SECONDS and name not in self._told_blocking:
@@ -276,35 +270,19 @@ class Dispatcher:
                 seconds,
             )
 
-    def _hold(self) -> None:
-        if self._successor in (0, _GATHERING) and self._lanes.runnable:
-            self._successor = _HELD
-            self._lapsed()
-
-    @property
-    def is_held(self) -> bool:
-        """Whether what waits may not begin before :meth:`renew`."""
-        return self._successor == _HELD
-
-    @property
-    def lease_is_over(self) -> bool:
-        """Whether others may have been given what waits."""
-        return clock() >= self.lease
-
-    def mark_repeats(self) -> None:
-        """Mark what waits: it may have been handled elsewhere."""
-        for call in self._lanes.drain():
-            if call.seq:
-                call.context.redelivered = True
-            self._lanes.put(call)
-
-    def renew(self, until: float) -> None:
-        """Handlers may begin until then, which may be over already."""
-        self.lease = until
-        if self._successor == _HELD and clock() < until:
-            self._successor = 0
-            if self._lanes.runnable:
+    def renew(self, queue: CallQueue, until: float) -> None:
+        """Handlers of a queue's calls may begin until then, which may be over already."""
+        queue.lease = until
+        if queue.is_held and clock() < until:
+            queue.is_held = False
+            if not self._successor and queue.is_runnable:
                 self._schedule()
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the handler on whose behalf this code runs, on whatever thread, may begin now: its lease goes on."""
+        queue = self._serves.get(_handled_by.get())
+        return queue is None or clock() < queue.lease
 
     def _never_started(self, task: asyncio.Task[None]) -> None:
         number = next(number for number, runner in self._runners.items() if runner is task)
@@ -314,20 +292,21 @@ class Dispatcher:
 
     def _ended(self, number: int) -> None:
         del self._runners[number]
+        self._serves.pop(number, None)
         self._leaving.discard(number)
-        if not self._successor and self._lanes.runnable and not self._abandoned():
+        if not self._successor and self._is_runnable() and not self._abandoned():
             self._schedule()
         self._notify_change()
 
-    async def _went_wrong(self, number: int, call: HandlerCall, error: BaseException) -> bool:
+    async def _went_wrong(self, number: int, queue: CallQueue, call: HandlerCall, error: BaseException) -> bool:
         """Tell of what a handler raised; raise again what is not its own: the end of the program, or of the client.
 
         Return True where it had not begun: then it waits again, if its session lives.
         """
         if isinstance(error, NotBegun):
-            if number not in self.stale and not self._stopped:
-                self._lanes.put_back(call)
-                self._waiting_bytes += call.size
+            if number not in queue.stale and not self._stopped:
+                queue.lanes.put_back(call)
+                queue.waiting_bytes += call.size
             return True
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
@@ -395,12 +374,7 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
-        return not self._runners and not self._lanes
-
-    @property
-    def waiting(self) -> int:
-        """How many calls wait for a handler."""
-        return self._lanes.waiting
+        return not self._runners and not any(queue.waiting for queue in self._queues)
 
     @property
     def only_leavers(self) -> bool:
@@ -440,30 +414,23 @@ class Dispatcher:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def release(self) -> list[HandlerCall]:
-        """Take out and return what the broker sent and no handler has begun with; what is our own stays."""
-        released = []
-        for call in self._lanes.drain():
-            if call.seq or call.request is not None:
-                self._waiting_bytes -= call.size
-                released.append(call)
-            else:
-                self._lanes.put(call)
+    def release(self, queue: CallQueue) -> list[HandlerCall]:
+        """Take out of a queue what the broker sent and no handler has begun with, and return it."""
+        released = queue.release()
         self._notify_change()
         return released
 
-    def forget(self) -> list[HandlerCall]:
-        """Take out what :meth:`release` does; the handlers that run now are :attr:`stale` until they end."""
-        self.stale |= self._runners.keys() - {self._successor}
-        return self.release()
+    def forget(self, queue: CallQueue) -> list[HandlerCall]:
+        """Take out what :meth:`release` does; the handlers of that queue that run now are stale until they end."""
+        queue.stale.update(number for number, served in self._serves.items() if served is queue)
+        return self.release(queue)
 
     def stop(self) -> int:
         """Cancel what runs, but for who asked for the end, drop what waits, take no more; return how many those are."""
         self._stopped = True
         running = [task for number, task in self._runners.items() if number not in self._leaving]
-        handlers = self._lanes.running - len(self._leaving)
-        dropped = len(self._lanes.drain())
-        self._waiting_bytes = 0
+        handlers = self.slots.running - len(self._leaving)
+        dropped = sum(queue.clear() for queue in self._queues)
         for task in running:
             task.cancel()
         return max(handlers, 0) + dropped

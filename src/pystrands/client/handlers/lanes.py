@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Generic, TypeVar
 
-__all__ = ["Laned", "Lanes"]
+__all__ = ["Laned", "Lanes", "Slots"]
 
 
 class Laned:
@@ -16,6 +16,16 @@ class Laned:
         """Those of one lane run one after the other; None: no order."""
 
 
+class Slots:
+    """How many items may run at once, and how many do: in all the lanes that share this."""
+
+    __slots__ = ("limit", "running")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.running = 0
+
+
 T = TypeVar("T", bound=Laned)
 
 
@@ -24,25 +34,20 @@ class Lanes(Generic[T]):
 
     A lane is the sequence of the items that name it. At most one item of a lane is *running*: between the :meth:`take`
     that returned it and its :meth:`finish`. Items whose lane is None have none: nothing orders them.
-    At most ``concurrency`` items run at once; what can't run yet waits, oldest first. The driver bounds how many wait:
-    it stops reading when :attr:`waiting` is past its limit.
+    While an item runs it has one of the ``slots``; what can't run yet waits, oldest first. The driver bounds how many
+    wait: it stops reading when :attr:`waiting` is past its limit.
     """
 
-    __slots__ = ("_append", "_lanes", "_pop", "_ready", "concurrency", "running", "waiting")
+    __slots__ = ("_append", "_lanes", "_pop", "_ready", "_slots", "waiting")
 
-    def __init__(self, concurrency: int) -> None:
-        self.concurrency = concurrency
-        self.running = 0
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
         self.waiting = 0
         self._ready: deque[T] = deque()
         self._append, self._pop = self._ready.append, self._ready.popleft  # for each item: looked up once
         # A lane is here while an item of it is ready or running; its value holds what comes after that item,
         # or None: most lanes are never more than one long, and need no deque.
         self._lanes: dict[str, deque[T] | None] = {}
-
-    def __len__(self) -> int:
-        """How many items were put and not yet finished."""
-        return self.waiting + self.running
 
     def put(self, item: T) -> None:
         """Append ``item`` to its lane."""
@@ -72,19 +77,20 @@ class Lanes(Generic[T]):
     @property
     def runnable(self) -> bool:
         """Whether :meth:`take` would return an item."""
-        return bool(self._ready) and self.running < self.concurrency
+        return bool(self._ready) and self._slots.running < self._slots.limit
 
     def take(self) -> T | None:
         """Return the next item to run, or None when nothing may run now."""
-        if not self._ready or self.running >= self.concurrency:
+        slots = self._slots
+        if not self._ready or slots.running >= slots.limit:
             return None
-        self.running += 1
+        slots.running += 1
         self.waiting -= 1
         return self._pop()
 
     def finish(self, item: T) -> None:
         """``item``, which ran, is finished: the next one of its lane may run."""
-        self.running -= 1
+        self._slots.running -= 1
         lane = item.lane
         if lane is None:
             return

@@ -61,8 +61,8 @@ class PyStrands(BaseClient, ThreadOptions):
         app.run()
 
     Handlers are async functions, which run on the event loop, or plain ones, which run on up to ``max_workers``
-    threads. The other parameters are those of :class:`pystrands.AsyncPyStrandsClient`, and so are order, concurrency
-    and errors. Events without a handler are accepted or logged.
+    threads. One client's events are handled one at a time, in order; different clients' concurrently. A handler that
+    raises is logged and told to that of ``on_error``. Events without a handler are accepted or logged.
 
     ``send_room_message``, ``send_private_message``, ``broadcast_message`` and its other name ``broadcast`` return
     whether the message was handed to the link. In async functions they are awaited; in plain handlers, and in every
@@ -91,6 +91,20 @@ class PyStrands(BaseClient, ThreadOptions):
         token: str | None = None,
         ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
+        """Make an app, which is not connected yet.
+
+        ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
+        after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
+        (seconds); each delay is shortened at random by up to a quarter, so that backends do not all come back at once.
+        ``max_concurrency``: how many handlers run at once. ``max_workers``: how many threads there are for plain
+        handlers, at most. ``handler_timeout`` (seconds): a handler that takes longer is cancelled, which counts as its
+        failure; on a thread it runs on beside the next; None: never. ``send_only``: for programs that only send, such
+        as cron jobs: the broker gives them no clients, and no callback is called but ``on_error``. ``name``: names this
+        backend in the broker's log. ``token``: what the broker wants of its backends; None: that of the environment,
+        ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that has said hello, and never logged. ``ssl``:
+        connect with TLS; an ``ssl.SSLContext``, or True for the default one. Raises ConfigError, naming the parameter,
+        on a value that can't work.
+        """
         super().__init__(locals())
         advise(type(self), HANDLERS, overridden=False)
         self.__handlers = {}
@@ -123,35 +137,63 @@ class PyStrands(BaseClient, ThreadOptions):
         return function
 
     def on_connection_request(self, function: RequestHandler) -> RequestHandler:
-        """Register ``function(request)``, which decides whether a client may come in. Returns it.
+        """Register a handler, ``function(request)``, which decides whether a client may come in; return it.
 
-        This and the other decorators raise ValueError when there is a handler already, and TypeError when the function
-        can't be called with the arguments of its event.
+        ``function``: async, run on the event loop, or plain, run on a worker thread. It returns True or False, or None
+        to leave it to ``request.accepted``, a :class:`ConnectionRequestContext`'s; an exception rejects. Raises
+        ValueError when there is a handler already, and TypeError when the function can't be called with these
+        arguments.
         """
         return self.__register("on_connection_request", function)
 
     def on_new_connection(self, function: ClientHandler) -> ClientHandler:
-        """Register ``function(context)``, which is told of a client that is in. Returns it."""
+        """Register a handler, ``function(context)``, which is told of a client that is in; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
         return self.__register("on_new_connection", function)
 
     def on_message(self, function: MessageHandler) -> MessageHandler:
-        """Register ``function(message, context)``, which handles a client's message. Returns it."""
+        """Register a handler, ``function(message, context)``, which handles a client's message; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. The message is str or bytes.
+        Raises ValueError when there is a handler already, and TypeError when the function can't be called with these
+        arguments.
+        """
         return self.__register("on_message", function)
 
     def on_disconnect(self, function: ClientHandler) -> ClientHandler:
-        """Register ``function(context)``, which is told of a client that is gone. Returns it."""
+        """Register a handler, ``function(context)``, which is told of a client that is gone; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
         return self.__register("on_disconnect", function)
 
     def on_client_adopted(self, function: ClientHandler) -> ClientHandler:
-        """Register ``function(context)``, told of a client taken over from a backend that is gone. Returns it."""
+        """Register a handler, ``function(context)``, told of a client taken over from a lost backend; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
         return self.__register("on_client_adopted", function)
 
     def on_client_released(self, function: ClientHandler) -> ClientHandler:
-        """Register ``function(context)``, told of a client that another backend has taken over. Returns it."""
+        """Register a handler, ``function(context)``, told of a client that another backend took over; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
         return self.__register("on_client_released", function)
 
     def on_error(self, function: ErrorHandler) -> ErrorHandler:
-        """Register ``function(error, context)``, which is told of errors. Returns it."""
+        """Register a handler, ``function(error, context)``, which is told of errors; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. The error is a str;
+        ``context.exception`` is what a handler raised. Raises ValueError when there is a handler already, and TypeError
+        when the function can't be called with these arguments.
+        """
         return self.__register("on_error", function)
 
     def __invoke(self, name: str, args: tuple[Any, ...]) -> Any:
@@ -192,10 +234,12 @@ class PyStrands(BaseClient, ThreadOptions):
                 logger.info("interrupted; disconnected")
 
     async def run_async(self) -> None:
-        """Connect, and wait until the app is disconnected, as :meth:`run` does.
+        """Connect, and wait until the app is disconnected.
 
-        Cancelling it disconnects, giving handlers a second, and raises CancelledError. Raises RuntimeError when the app
-        runs already.
+        With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Without, it returns when the first
+        attempt fails or the link is lost. Cancelling it disconnects, giving handlers a second, and raises
+        CancelledError. Raises Refused when the broker does not take the token, at once or when the link was lost:
+        trying again would not help. Raises RuntimeError when the app runs already.
         """
         run_forever = self.__core.run_forever
         if self.__bridge is not None and not self.__bridge.is_over:
@@ -208,10 +252,13 @@ class PyStrands(BaseClient, ThreadOptions):
             self.__bridge = None
 
     def disconnect(self, timeout: float = 5.0) -> Done:
-        """Disconnect, and wait until that is done; ``run`` returns. Awaited, or called directly, as the ``send`` are.
+        """Disconnect, and wait until that is done; ``run`` and ``run_async`` return.
 
-        Handlers of what was received have ``timeout`` seconds, and what they send is still sent. Inside a handler it
-        does not wait for that handler.
+        Await it in async functions; call it directly in plain ones.
+
+        ``timeout`` (seconds): how long handlers may take that have begun; those that are not finished then are
+        cancelled, or on threads left to themselves. What they send is still sent. Inside a handler it does not wait for
+        that handler.
         """
         return self.__do(self.__core.disconnect, timeout, gone=_nothing)
 
@@ -240,13 +287,25 @@ class PyStrands(BaseClient, ThreadOptions):
         volatile: bool = False,
         key: str | None = None,
     ) -> Any:
-        """Send ``message`` to all clients; return whether it was handed on. See the class for how, and errors.
+        """Send a message to all clients; return whether it was handed to the link.
 
-        ``exclude``: the ``client_id`` of one or more who don't get it. ``timeout``: seconds for which it may wait; then
-        it returns False, and nothing is sent. None: as long as it takes. With ``confirm`` it waits for the broker's
-        answer as well, 10 seconds where ``timeout`` is None, and returns a :class:`Confirmation`; raises as
-        :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
-        same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
+        Await it in async functions; call it directly in plain ones.
+
+        ``message``: str for a text frame, bytes for a binary one. ``exclude`` (``client_id`` or several): who does not
+        get it. ``confirm``: wait for the broker's answer, too, and return a :class:`Confirmation`. ``timeout``
+        (seconds): how long it may wait, None for as long as it takes, and 10 with ``confirm``. ``volatile``: wait for
+        nothing; who is not up to date misses it. ``key`` (str): the same, but who is not up to date gets the newest
+        message of that key, in the place of the one that it replaces.
+
+        Waits, or in plain functions blocks, while 256 KiB are on their way to the broker, and while most clients are
+        behind takes no more. Returns False when the client is not connected, or after ``timeout``: then nothing is
+        sent.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile.
         """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
@@ -287,7 +346,26 @@ class PyStrands(BaseClient, ThreadOptions):
         volatile: bool = False,
         key: str | None = None,
     ) -> Any:
-        """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        """Send a message to the clients in a room; return whether it was handed to the link.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``room_id`` (str): the room. ``message``: str for a text frame, bytes for a binary one. ``exclude``
+        (``client_id`` or several): who does not get it. ``confirm``: wait for the broker's answer, too, and return a
+        :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long as it takes, and 10 with
+        ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key`` (str): the same, but who
+        is not up to date gets the newest message of that key, in the place of the one that it replaces.
+
+        Waits, or in plain functions blocks, while 256 KiB are on their way to the broker, and while most clients in the
+        room are behind takes no more. Returns False when the client is not connected, or after ``timeout``: then
+        nothing is sent.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile.
+        """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__do(
@@ -324,7 +402,26 @@ class PyStrands(BaseClient, ThreadOptions):
         volatile: bool = False,
         key: str | None = None,
     ) -> Any:
-        """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        """Send a message to one client; return whether it was handed to the link.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``client_id`` (str): whom it is for. ``message``: str for a text frame, bytes for a binary one. ``confirm``:
+        wait for the broker's answer, too, and return a :class:`Confirmation`. ``timeout`` (seconds): how long it may
+        wait, None for as long as it takes, and 10 with ``confirm``. ``volatile``: wait for nothing; who is not up to
+        date misses it. ``key`` (str): the same, but who is not up to date gets the newest message of that key, in the
+        place of the one that it replaces.
+
+        Waits, or in plain functions blocks, while 256 KiB are on their way to the broker, and while that client is
+        behind takes no more. Returns False when the client is not connected, or after ``timeout``: then nothing is
+        sent.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile.
+        """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__do(
@@ -341,36 +438,75 @@ class PyStrands(BaseClient, ThreadOptions):
     def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Sent:
         """Put a client into one more room; return whether the client existed.
 
-        This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
-        without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
-        was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+        Await it in async functions; call it directly in plain ones.
 
-        Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
-        many rooms as it may be.
+        ``client_id``, ``room_id`` (str): who, and where to. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str, ValueError on a room's name that is too long, and PyStrandsError, with
+        what to do, when the client is in as many rooms as it may be.
         """
         return self.__do(self.__core.found, requests.join_room(client_id, room_id, self.__core.peer), timeout)
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Sent:
-        """Take a client out of a room; return whether the client existed."""
+        """Take a client out of a room; return whether the client existed.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``client_id``, ``room_id`` (str): who, and where from. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str.
+        """
         return self.__do(self.__core.found, requests.leave_room(client_id, room_id), timeout)
 
     def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Members:
-        """Return the contexts of the clients in a room, in no order."""
+        """Return the contexts of the clients in a room, in no order.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``room_id`` (str): the room; nobody is in one that nobody has joined. ``timeout`` (seconds): how long to wait
+        for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str.
+        """
         return self.__do(self.__core.members, requests.room_members(room_id), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
     ) -> Sent:
-        """Close a client's WebSocket with this code and reason; return whether the client existed.
+        """Close a client's WebSocket; return whether the client existed.
 
-        Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
+        Await it in async functions; call it directly in plain ones.
+
+        Its ``on_disconnect`` follows. ``client_id`` (str): whose. ``code`` (int): the close code, 1000 or 3000 to 4999,
+        or another that RFC 6455 lets a server send. ``reason`` (str): a text for the client. ``timeout`` (seconds): how
+        long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises ValueError on a code that can't be sent, TypeError on an id or a reason that is no str.
         """
         return self.__do(self.__core.found, requests.disconnect_client(client_id, code, reason), timeout)
 
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Sent:
-        """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
+        """Set keys of a client's metadata, for its events from now on; return whether the client existed.
 
-        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
+        Await it in async functions; call it directly in plain ones.
+
+        ``client_id`` (str): whose. ``metadata`` (dict of JSON values): the keys to set, and their values; others stay.
+        ``timeout`` (seconds): how long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept of
+        one client.
         """
         return self.__do(self.__core.found, requests.update_metadata(client_id, metadata, self.__core.peer), timeout)
 

@@ -25,16 +25,6 @@ logger = logging.getLogger(__name__)
 class AsyncPyStrandsClient(BaseClient):
     """A backend on asyncio: override the ``on_*`` callbacks, then await :meth:`run_forever`.
 
-    ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
-    after ``reconnect_delay`` seconds, each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay`` (each
-    shortened at random by up to a quarter, so that backends do not all come back at once). ``max_concurrency``: how
-    many handlers run at once. ``handler_timeout``: seconds after which a handler is cancelled, which counts as its
-    failure; None: never. ``send_only``: for programs that only send, such as cron jobs: the broker gives them no
-    clients, and no callback is called but ``on_error``. ``name``: names this backend in the broker's log. ``token``:
-    what the broker wants of its backends; None: that of the environment, ``PYSTRANDS_TOKEN``, if there is one. It is
-    only sent to a broker that has said hello, and never logged. ``ssl``: connect with TLS; an ``ssl.SSLContext``, or
-    True for the default one. Raises ConfigError, naming the parameter, on a value that can't work.
-
     One client's events are handled one at a time, in order; different clients' concurrently. A callback may be a plain
     ``def``: it runs on the event loop, so it must not block. A callback that raises is logged and told to
     :meth:`on_error`; the link is not affected. When more than 10,000 events or 16 MiB wait for handlers, the client
@@ -70,6 +60,19 @@ class AsyncPyStrandsClient(BaseClient):
         token: str | None = None,
         ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
+        """Make a client, which is not connected yet; it may be made anywhere, without an event loop.
+
+        ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
+        after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
+        (seconds); each delay is shortened at random by up to a quarter, so that backends do not all come back at once.
+        ``max_concurrency``: how many handlers run at once. ``handler_timeout`` (seconds): a handler that takes longer
+        is cancelled, which counts as its failure; None: never. ``send_only``: for programs that only send, such as cron
+        jobs: the broker gives them no clients, and no callback is called but ``on_error``. ``name``: names this backend
+        in the broker's log. ``token``: what the broker wants of its backends; None: that of the environment,
+        ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that has said hello, and never logged. ``ssl``:
+        connect with TLS; an ``ssl.SSLContext``, or True for the default one. Raises ConfigError, naming the parameter,
+        on a value that can't work.
+        """
         super().__init__(locals())
         advise(type(self), HANDLERS, overridden=True)
         self.__core = ClientCore(partial(options_of, self), methods_of(self))
@@ -94,13 +97,17 @@ class AsyncPyStrandsClient(BaseClient):
     async def disconnect(self, timeout: float = 5.0) -> None:
         """Disconnect, and wait until that is done; :meth:`run_forever` returns.
 
-        No new events are taken. Those begun are still handled, and what handlers send is still sent; handlers that are
-        not finished after ``timeout`` seconds are cancelled. Then waits until the broker has everything: up to the
+        ``timeout`` (seconds): how long handlers may take that have begun; those that are not finished then are
+        cancelled.
+
+        No new events are taken. What handlers send is still sent. Then waits until the broker has everything: up to the
         timeout, or 1 s more while the link is up. While it is down, and with ``auto_reconnect``, it tries to get it
         back until the timeout, but only once if there is nothing to deliver. Of messages that were taken and may not
-        have been delivered :meth:`on_error` hears how many. Inside a handler it does not wait for that handler; the
-        link is closed after it, or after ``timeout`` seconds. May be called twice, also at once, where the earliest
-        timeout counts. Cancelling it stops the waiting, not the disconnecting.
+        have been delivered :meth:`on_error` hears how many.
+
+        Inside a handler it does not wait for that handler; the link is closed after it, or after ``timeout`` seconds.
+        May be called twice, also at once, where the earliest timeout counts. Cancelling it stops the waiting, not the
+        disconnecting. Raises RuntimeError on another event loop than the client's.
         """
         await self.__core.disconnect(timeout)
 
@@ -141,13 +148,24 @@ class AsyncPyStrandsClient(BaseClient):
         volatile: bool = False,
         key: str | None = None,
     ) -> bool | Confirmation:
-        """Send ``message`` to all clients; return whether it was handed on. See the class for errors.
+        """Send a message to all clients; return whether it was handed to the link.
 
-        ``exclude``: the ``client_id`` of one or more who don't get it. ``timeout``: seconds for which it may wait; then
-        it returns False, and nothing is sent. None: as long as it takes. With ``confirm`` it waits for the broker's
-        answer as well, 10 seconds where ``timeout`` is None, and returns a :class:`Confirmation`; raises as
-        :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
-        same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
+        ``message``: str for a text frame, bytes for a binary one. ``exclude`` (``client_id`` or several): who does not
+        get it. ``confirm``: wait for the broker's answer, too, and return a :class:`Confirmation`. ``timeout``
+        (seconds): how long it may wait, None for as long as it takes, and 10 with ``confirm``. ``volatile``: wait for
+        nothing; who is not up to date misses it. ``key`` (str): the same, but who is not up to date gets the newest
+        message of that key, in the place of the one that it replaces.
+
+        Waits while 256 KiB are on their way to the broker, and while most clients are behind takes no more. Returns
+        False when the client is not connected, or after ``timeout``: then nothing is sent. A wait that is cancelled
+        sends nothing, unless the link had the message before the cancellation came.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile. Raises RuntimeError on another event loop
+        than the client's.
         """
         replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
@@ -184,7 +202,25 @@ class AsyncPyStrandsClient(BaseClient):
         volatile: bool = False,
         key: str | None = None,
     ) -> bool | Confirmation:
-        """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        """Send a message to the clients in a room; return whether it was handed to the link.
+
+        ``room_id`` (str): the room. ``message``: str for a text frame, bytes for a binary one. ``exclude``
+        (``client_id`` or several): who does not get it. ``confirm``: wait for the broker's answer, too, and return a
+        :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long as it takes, and 10 with
+        ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key`` (str): the same, but who
+        is not up to date gets the newest message of that key, in the place of the one that it replaces.
+
+        Waits while 256 KiB are on their way to the broker, and while most clients in the room are behind takes no more.
+        Returns False when the client is not connected, or after ``timeout``: then nothing is sent. A wait that is
+        cancelled sends nothing, unless the link had the message before the cancellation came.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile. Raises RuntimeError on another event loop
+        than the client's.
+        """
         replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
             encode = partial(requests.room_message, room_id, message, self.__core.peer, exclude, key=replaces)
@@ -219,7 +255,25 @@ class AsyncPyStrandsClient(BaseClient):
         volatile: bool = False,
         key: str | None = None,
     ) -> bool | Confirmation:
-        """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        """Send a message to one client; return whether it was handed to the link.
+
+        ``client_id`` (str): whom it is for. ``message``: str for a text frame, bytes for a binary one. ``confirm``:
+        wait for the broker's answer, too, and return a :class:`Confirmation`. ``timeout`` (seconds): how long it may
+        wait, None for as long as it takes, and 10 with ``confirm``. ``volatile``: wait for nothing; who is not up to
+        date misses it. ``key`` (str): the same, but who is not up to date gets the newest message of that key, in the
+        place of the one that it replaces.
+
+        Waits while 256 KiB are on their way to the broker, and while that client is behind takes no more. Returns False
+        when the client is not connected, or after ``timeout``: then nothing is sent. A wait that is cancelled sends
+        nothing, unless the link had the message before the cancellation came.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile. Raises RuntimeError on another event loop
+        than the client's.
+        """
         if confirm or volatile or key is not None:
             return await self.__send_specially(
                 client_id, message, confirm, timeout, requests.volatile_key(volatile, key)
@@ -243,38 +297,69 @@ class AsyncPyStrandsClient(BaseClient):
     async def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Put a client into one more room; return whether the client existed.
 
-        This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
-        without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
-        was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+        ``client_id``, ``room_id`` (str): who, and where to. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
 
-        Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
-        many rooms as it may be.
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str, ValueError on a room's name that is too long, and PyStrandsError, with
+        what to do, when the client is in as many rooms as it may be. Raises RuntimeError on another event loop than the
+        client's.
         """
         return await self.__core.found(requests.join_room(client_id, room_id, self.__core.peer), timeout)
 
     async def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
-        """Take a client out of a room; return whether the client existed."""
+        """Take a client out of a room; return whether the client existed.
+
+        ``client_id``, ``room_id`` (str): who, and where from. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str. Raises RuntimeError on another event loop than the client's.
+        """
         return await self.__core.found(requests.leave_room(client_id, room_id), timeout)
 
     async def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
-        """Return the contexts of the clients in a room, in no order."""
+        """Return the contexts of the clients in a room, in no order.
+
+        ``room_id`` (str): the room; nobody is in one that nobody has joined. ``timeout`` (seconds): how long to wait
+        for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str. Raises RuntimeError on another event loop than the client's.
+        """
         return await self.__core.members(requests.room_members(room_id), timeout)
 
     async def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
     ) -> bool:
-        """Close a client's WebSocket with this code and reason; return whether the client existed.
+        """Close a client's WebSocket; return whether the client existed.
 
-        Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
+        Its ``on_disconnect`` follows. ``client_id`` (str): whose. ``code`` (int): the close code, 1000 or 3000 to 4999,
+        or another that RFC 6455 lets a server send. ``reason`` (str): a text for the client. ``timeout`` (seconds): how
+        long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises ValueError on a code that can't be sent, TypeError on an id or a reason that is no str. Raises
+        RuntimeError on another event loop than the client's.
         """
         return await self.__core.found(requests.disconnect_client(client_id, code, reason), timeout)
 
     async def update_metadata(
         self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT
     ) -> bool:
-        """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
+        """Set keys of a client's metadata, for its events from now on; return whether the client existed.
 
-        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
+        ``client_id`` (str): whose. ``metadata`` (dict of JSON values): the keys to set, and their values; others stay.
+        ``timeout`` (seconds): how long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept of
+        one client. Raises RuntimeError on another event loop than the client's.
         """
         return await self.__core.found(requests.update_metadata(client_id, metadata, self.__core.peer), timeout)
 
@@ -284,44 +369,60 @@ class AsyncPyStrandsClient(BaseClient):
     async def on_connection_request(self, request: ConnectionRequestContext) -> bool | None:
         """Decide whether a client may come in: True or False; None leaves it to ``request.accepted``.
 
-        ``request.context`` has a fresh ``client_id`` and the path as ``room_id``; what is changed there counts. An
-        exception rejects, and so does any other result. Accepts everyone unless overridden.
+        ``request`` (:class:`ConnectionRequestContext`): what the client asks for. ``request.context`` has a fresh
+        ``client_id``, and the path as ``room_id``; what is changed there counts. An exception rejects, and so does any
+        other result. Accepts everyone unless overridden.
         """
         return request.accepted
 
     @may_be_plain
     async def on_new_connection(self, context: Context) -> None:
-        """Take note of a client that is in."""
+        """Take note of a client that is in.
+
+        ``context`` (:class:`Context`): the client, as this event shows it.
+        """
         logger.debug("client %r is in", context.client_id)
 
     @may_be_plain
     async def on_message(self, message: Any, context: Context) -> None:
-        """Handle a client's message: ``str`` from a text frame, ``bytes`` from a binary one."""
+        """Handle a client's message.
+
+        ``message``: str from a text frame, bytes from a binary one. ``context`` (:class:`Context`): the client that
+        sent it.
+        """
         logger.debug("%s from client %r: on_message is not overridden", type(message).__name__, context.client_id)
 
     @may_be_plain
     async def on_disconnect(self, context: Context) -> None:
-        """Take note of a client that is gone, after its last message."""
+        """Take note of a client that is gone, after its last message.
+
+        ``context`` (:class:`Context`): the client; ``context.close_code`` and ``context.reason`` say why it is gone.
+        """
         logger.debug("client %r is gone", context.client_id)
 
     @may_be_plain
     async def on_client_adopted(self, context: Context) -> None:
-        """Take note of a client that this backend takes over from one that is gone, before its next event."""
+        """Take note of a client that this backend takes over from one that is gone, before its next event.
+
+        ``context`` (:class:`Context`): the client.
+        """
         logger.debug("client %r is this backend's now", context.client_id)
 
     @may_be_plain
     async def on_client_released(self, context: Context) -> None:
-        """Take note of a client that another backend has taken over: this one had not been heard from for too long.
+        """Take note of a client that another backend has taken over: this one was silent for too long.
 
-        Its events go there now, and its ``on_disconnect`` too.
+        ``context`` (:class:`Context`): the client. Its events go there now, and its ``on_disconnect`` too.
         """
         logger.debug("client %r is another backend's now", context.client_id)
 
     @may_be_plain
     async def on_error(self, error: str, context: Context) -> None:
-        """Take note of an error: one that a handler raised, ``context.exception``, or one that the broker tells of.
+        """Take note of an error: one that a handler raised, or one that the broker tells of.
 
-        What a handler raised is logged already, with its traceback. Logs the others unless overridden.
+        ``error`` (str): what went wrong, for people. ``context`` (:class:`Context`): the client that it is about, an
+        empty one where it is about none; ``context.exception`` is what the handler raised, None for the broker's. What
+        a handler raised is logged already, with its traceback; the others are logged here, unless this is overridden.
         """
         if context.exception is None:
             logger.error("client %r: %s", context.client_id, printable(error))

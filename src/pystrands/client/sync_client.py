@@ -31,16 +31,13 @@ T = TypeVar("T")
 class PyStrandsClient(BaseClient, ThreadOptions):
     """A backend for threaded code: override the ``on_*`` callbacks, then call :meth:`run_forever` or :meth:`connect`.
 
-    The same as :class:`pystrands.AsyncPyStrandsClient` without ``async``. Callbacks are plain functions that run on up
-    to ``max_workers`` threads; one client's events are handled one at a time, in order. After ``handler_timeout``
-    seconds a handler counts as failed; its thread can't be stopped, and runs on beside the next. All methods may be
-    called from any thread and from callbacks. Raises ConfigError, naming the parameter, on a value that can't work,
-    and TypeError when a callback is ``async def``.
+    Callbacks are plain functions that run on up to ``max_workers`` threads; one client's events are handled one at a
+    time, in order, different clients' at the same time. A callback that raises is logged and told to :meth:`on_error`.
+    All methods may be called from any thread and from callbacks.
 
     The ``send`` methods take ``str`` (a text frame) or ``bytes`` (a binary frame) and return whether the message was
-    handed to the link: False when not connected, which is logged as one warning for each outage. They block while
-    more than 256 KiB are on their way to the broker, and while the client or the room that the message is for takes no
-    more. They raise as those of the asynchronous client do.
+    handed to the link: False when not connected, which is logged as one warning for each outage. They block while more
+    than 256 KiB are on their way to the broker, and while the client or the room that the message is for takes no more.
 
     All threads are daemons: a client that is still connected does not keep the program running. At the interpreter's
     exit it is disconnected. In a forked child it is not connected; ``connect()`` there makes a connection of its own.
@@ -64,6 +61,20 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         token: str | None = None,
         ssl: ssl.SSLContext | bool | None = None,
     ) -> None:
+        """Make a client, which is not connected yet and has no threads.
+
+        ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
+        after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
+        (seconds); each delay is shortened at random by up to a quarter, so that backends do not all come back at once.
+        ``max_workers``: how many threads there are for handlers, at most. ``handler_timeout`` (seconds): a handler that
+        takes longer counts as failed; its thread can't be stopped, and runs on beside the next; None: never.
+        ``send_only``: for programs that only send, such as cron jobs: the broker gives them no clients, and no callback
+        is called but ``on_error``. ``name``: names this backend in the broker's log. ``token``: what the broker wants
+        of its backends; None: that of the environment, ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that
+        has said hello, and never logged. ``ssl``: connect with TLS; an ``ssl.SSLContext``, or True for the default one.
+        Raises ConfigError, naming the parameter, on a value that can't work. Raises TypeError when a callback is
+        ``async def``.
+        """
         super().__init__({**locals(), "max_concurrency": max_workers})
         for handler in HANDLERS:
             if inspect.iscoroutinefunction(getattr(self, handler)):
@@ -97,12 +108,14 @@ class PyStrandsClient(BaseClient, ThreadOptions):
     def disconnect(self, timeout: float = 5.0) -> None:
         """Disconnect, and block until that is done; :meth:`run_forever` returns.
 
-        No new events are taken. Those begun are still handled, and what handlers send is still sent; it returns as soon
-        as they are done and the broker has everything. Those that are not after ``timeout`` seconds are left to
-        themselves, and what they send is not sent any more. While the link is down, and with ``auto_reconnect``, it
-        tries to get it back until the timeout, but only once if there is nothing to deliver. Of messages that were
-        taken and may not have been delivered :meth:`on_error` hears how many. Inside a handler it does not wait for
-        that handler. May be called twice, from any thread, also at once.
+        ``timeout`` (seconds): how long handlers may take that have begun; those that are not finished then are left to
+        themselves, and what they send is not sent any more.
+
+        No new events are taken. What handlers send is still sent; it returns as soon as they are done and the broker
+        has everything. While the link is down, and with ``auto_reconnect``, it tries to get it back until the timeout,
+        but only once if there is nothing to deliver. Of messages that were taken and may not have been delivered
+        :meth:`on_error` hears how many. Inside a handler it does not wait for that handler. May be called twice, from
+        any thread, also at once.
         """
         self.__runs.disconnect(timeout)
 
@@ -150,13 +163,22 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         volatile: bool = False,
         key: str | None = None,
     ) -> bool | Confirmation:
-        """Send ``message`` to all clients; return whether it was handed on. See the class for errors.
+        """Send a message to all clients; return whether it was handed to the link.
 
-        ``exclude``: the ``client_id`` of one or more who don't get it. ``timeout``: seconds for which it may wait; then
-        it returns False, and nothing is sent. None: as long as it takes. With ``confirm`` it waits for the broker's
-        answer as well, 10 seconds where ``timeout`` is None, and returns a :class:`Confirmation`; raises as
-        :meth:`join_room` does. ``volatile``: it waits for nothing, and who is not up to date misses it. ``key``: the
-        same, but who is not up to date gets the newest of that key, in the place of the one that it replaces.
+        ``message``: str for a text frame, bytes for a binary one. ``exclude`` (``client_id`` or several): who does not
+        get it. ``confirm``: wait for the broker's answer, too, and return a :class:`Confirmation`. ``timeout``
+        (seconds): how long it may wait, None for as long as it takes, and 10 with ``confirm``. ``volatile``: wait for
+        nothing; who is not up to date misses it. ``key`` (str): the same, but who is not up to date gets the newest
+        message of that key, in the place of the one that it replaces.
+
+        Blocks while 256 KiB are on their way to the broker, and while most clients are behind takes no more. Returns
+        False when the client is not connected, or after ``timeout``: then nothing is sent.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile.
         """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
@@ -195,7 +217,23 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         volatile: bool = False,
         key: str | None = None,
     ) -> bool | Confirmation:
-        """Send ``message`` to the clients in a room; as :meth:`broadcast_message` otherwise."""
+        """Send a message to the clients in a room; return whether it was handed to the link.
+
+        ``room_id`` (str): the room. ``message``: str for a text frame, bytes for a binary one. ``exclude``
+        (``client_id`` or several): who does not get it. ``confirm``: wait for the broker's answer, too, and return a
+        :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long as it takes, and 10 with
+        ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key`` (str): the same, but who
+        is not up to date gets the newest message of that key, in the place of the one that it replaces.
+
+        Blocks while 256 KiB are on their way to the broker, and while most clients in the room are behind takes no
+        more. Returns False when the client is not connected, or after ``timeout``: then nothing is sent.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile.
+        """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__runs.ask(
@@ -232,7 +270,23 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         volatile: bool = False,
         key: str | None = None,
     ) -> bool | Confirmation:
-        """Send ``message`` to one client; as :meth:`broadcast_message` otherwise."""
+        """Send a message to one client; return whether it was handed to the link.
+
+        ``client_id`` (str): whom it is for. ``message``: str for a text frame, bytes for a binary one. ``confirm``:
+        wait for the broker's answer, too, and return a :class:`Confirmation`. ``timeout`` (seconds): how long it may
+        wait, None for as long as it takes, and 10 with ``confirm``. ``volatile``: wait for nothing; who is not up to
+        date misses it. ``key`` (str): the same, but who is not up to date gets the newest message of that key, in the
+        place of the one that it replaces.
+
+        Blocks while 256 KiB are on their way to the broker, and while that client is behind takes no more. Returns
+        False when the client is not connected, or after ``timeout``: then nothing is sent.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``. With ``confirm`` also NotConnected without a
+        link, NotSupported when the broker is the original one, TimeoutError without an answer in time (the message may
+        still be sent), OutcomeUnknown when the broker was replaced meanwhile.
+        """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
             return self.__runs.ask(
@@ -249,38 +303,67 @@ class PyStrandsClient(BaseClient, ThreadOptions):
     def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Put a client into one more room; return whether the client existed.
 
-        This and the following methods wait up to ``timeout`` seconds for the broker's answer. They raise NotConnected
-        without a link, NotSupported when the broker is the original one, TimeoutError without an answer in time (what
-        was asked for may still be done), and OutcomeUnknown when the broker was replaced meanwhile.
+        ``client_id``, ``room_id`` (str): who, and where to. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
 
-        Raises ValueError on a name that is too long, and PyStrandsError, with what to do, when the client is in as
-        many rooms as it may be.
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str, ValueError on a room's name that is too long, and PyStrandsError, with
+        what to do, when the client is in as many rooms as it may be.
         """
         return self.__runs.ask(
             lambda core: core.found, requests.join_room(client_id, room_id, self.__runs.peer), timeout
         )
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
-        """Take a client out of a room; return whether the client existed."""
+        """Take a client out of a room; return whether the client existed.
+
+        ``client_id``, ``room_id`` (str): who, and where from. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str.
+        """
         return self.__runs.ask(lambda core: core.found, requests.leave_room(client_id, room_id), timeout)
 
     def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
-        """Return the contexts of the clients in a room, in no order."""
+        """Return the contexts of the clients in a room, in no order.
+
+        ``room_id`` (str): the room; nobody is in one that nobody has joined. ``timeout`` (seconds): how long to wait
+        for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str.
+        """
         return self.__runs.ask(lambda core: core.members, requests.room_members(room_id), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
     ) -> bool:
-        """Close a client's WebSocket with this code and reason; return whether the client existed.
+        """Close a client's WebSocket; return whether the client existed.
 
-        Its ``on_disconnect`` follows. Raises ValueError on a code that can't be sent.
+        Its ``on_disconnect`` follows. ``client_id`` (str): whose. ``code`` (int): the close code, 1000 or 3000 to 4999,
+        or another that RFC 6455 lets a server send. ``reason`` (str): a text for the client. ``timeout`` (seconds): how
+        long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises ValueError on a code that can't be sent, TypeError on an id or a reason that is no str.
         """
         return self.__runs.ask(lambda core: core.found, requests.disconnect_client(client_id, code, reason), timeout)
 
     def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> bool:
-        """Set these keys of a client's metadata, for its events from now on; return whether the client existed.
+        """Set keys of a client's metadata, for its events from now on; return whether the client existed.
 
-        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept.
+        ``client_id`` (str): whose. ``metadata`` (dict of JSON values): the keys to set, and their values; others stay.
+        ``timeout`` (seconds): how long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept of
+        one client.
         """
         return self.__runs.ask(
             lambda core: core.found, requests.update_metadata(client_id, metadata, self.__runs.peer), timeout
@@ -291,38 +374,54 @@ class PyStrandsClient(BaseClient, ThreadOptions):
     def on_connection_request(self, request: ConnectionRequestContext) -> bool | None:
         """Decide whether a client may come in: True or False; None leaves it to ``request.accepted``.
 
-        ``request.context`` has a fresh ``client_id`` and the path as ``room_id``; what is changed there counts. An
-        exception rejects, and so does any other result. Accepts everyone unless overridden.
+        ``request`` (:class:`ConnectionRequestContext`): what the client asks for. ``request.context`` has a fresh
+        ``client_id``, and the path as ``room_id``; what is changed there counts. An exception rejects, and so does any
+        other result. Accepts everyone unless overridden.
         """
         return request.accepted
 
     def on_new_connection(self, context: Context) -> None:
-        """Take note of a client that is in."""
+        """Take note of a client that is in.
+
+        ``context`` (:class:`Context`): the client, as this event shows it.
+        """
         logger.debug("client %r is in", context.client_id)
 
     def on_message(self, message: Any, context: Context) -> None:
-        """Handle a client's message: ``str`` from a text frame, ``bytes`` from a binary one."""
+        """Handle a client's message.
+
+        ``message``: str from a text frame, bytes from a binary one. ``context`` (:class:`Context`): the client that
+        sent it.
+        """
         logger.debug("%s from client %r: on_message is not overridden", type(message).__name__, context.client_id)
 
     def on_disconnect(self, context: Context) -> None:
-        """Take note of a client that is gone, after its last message."""
+        """Take note of a client that is gone, after its last message.
+
+        ``context`` (:class:`Context`): the client; ``context.close_code`` and ``context.reason`` say why it is gone.
+        """
         logger.debug("client %r is gone", context.client_id)
 
     def on_client_adopted(self, context: Context) -> None:
-        """Take note of a client that this backend takes over from one that is gone, before its next event."""
+        """Take note of a client that this backend takes over from one that is gone, before its next event.
+
+        ``context`` (:class:`Context`): the client.
+        """
         logger.debug("client %r is this backend's now", context.client_id)
 
     def on_client_released(self, context: Context) -> None:
-        """Take note of a client that another backend has taken over: this one had not been heard from for too long.
+        """Take note of a client that another backend has taken over: this one was silent for too long.
 
-        Its events go there now, and its ``on_disconnect`` too.
+        ``context`` (:class:`Context`): the client. Its events go there now, and its ``on_disconnect`` too.
         """
         logger.debug("client %r is another backend's now", context.client_id)
 
     def on_error(self, error: str, context: Context) -> None:
-        """Take note of an error: one that a handler raised, ``context.exception``, or one that the broker tells of.
+        """Take note of an error: one that a handler raised, or one that the broker tells of.
 
-        What a handler raised is logged already, with its traceback. Logs the others unless overridden.
+        ``error`` (str): what went wrong, for people. ``context`` (:class:`Context`): the client that it is about, an
+        empty one where it is about none; ``context.exception`` is what the handler raised, None for the broker's. What
+        a handler raised is logged already, with its traceback; the others are logged here, unless this is overridden.
         """
         if context.exception is None:
             logger.error("client %r: %s", context.client_id, printable(error))

@@ -127,8 +127,14 @@ def backend_thread(
 ) -> AbstractContextManager[Any]:
     """Connect a backend from a test without an event loop: ``with testing.backend_thread(broker, Chat) as chat:``.
 
-    Parameters and exceptions are those of :func:`backend`. The handlers of a PyStrandsClient run on its own threads,
-    those of the others on an event loop in the background.
+    ``kind``: a subclass of AsyncPyStrandsClient, PyStrandsClient or PyStrands, or a function that gives one of these,
+    which is called with ``args`` and ``options``; or an instance, with its own attributes but for ``host``, ``port``
+    and ``reconnect_delay``, which it gets back in the end. Without a ``kind`` it accepts everybody, and the test itself
+    can send through it.
+
+    It reconnects after 20 ms unless ``options`` have a ``reconnect_delay``. The block begins when the broker has the
+    backend; AssertionError when that takes more than 10 s. Handlers that run at the end have 5 s to finish. The
+    handlers of a PyStrandsClient run on its own threads, those of the others on an event loop in the background.
     """
     return _backend_thread(broker, kind, args, options)
 

@@ -85,7 +85,11 @@ class Client:
     # --- messages ---
 
     async def send(self, message: str | bytes, *, timeout: float = TIMEOUT) -> None:
-        """Send a text or a binary message; TimeoutError when the broker does not read it in time."""
+        """Send a text or a binary message.
+
+        ``message``: str for a text frame, bytes for a binary one. Raises TypeError on anything else, TimeoutError when
+        the broker does not read it within ``timeout`` seconds, :class:`Closed` when the WebSocket is closed.
+        """
         if not isinstance(message, str | bytes):
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}; send_json() takes most values")
         opcode = frames.TEXT if isinstance(message, str) else frames.BINARY
@@ -93,11 +97,19 @@ class Client:
         await self.send_raw(frames.frame(opcode, payload), timeout=timeout)
 
     async def send_json(self, value: Any, *, timeout: float = TIMEOUT) -> None:
-        """Send a value as JSON text."""
+        """Send a value as JSON text.
+
+        ``value``: whatever ``json.dumps`` takes. Raises TimeoutError when the broker does not read it within
+        ``timeout`` seconds, :class:`Closed` when the WebSocket is closed.
+        """
         await self.send(json.dumps(value), timeout=timeout)
 
     async def receive(self, timeout: float = TIMEOUT) -> str | bytes:
-        """Take the next message."""
+        """Take the next message, and return it.
+
+        Raises TimeoutError when none comes within ``timeout`` seconds, :class:`Closed` when the WebSocket is closed,
+        RuntimeError after :meth:`stop_reading`.
+        """
         connection = self._connection
         self._check_reading()
         async with asyncio.timeout(timeout):
@@ -108,14 +120,19 @@ class Client:
         raise connection.closed
 
     async def receive_json(self, timeout: float = TIMEOUT) -> Any:
-        """Take the next message, which is JSON, and return its value."""
+        """Take the next message, which is JSON, and return its value.
+
+        Raises TimeoutError when none comes within ``timeout`` seconds, :class:`Closed` when the WebSocket is closed,
+        ValueError when it is no JSON.
+        """
         return json.loads(await self.receive(timeout))
 
     async def expect(self, expected: Expected, timeout: float = TIMEOUT, *, skip: bool = False) -> str | bytes:
         """Take the next message, which must be the expected one, and return it.
 
         ``expected``: a str or bytes that it equals, a compiled pattern that is found in it, or a function that is true
-        for it. With ``skip`` other messages are dropped until it comes.
+        for it. With ``skip`` other messages are dropped until it comes. Raises AssertionError when something else
+        comes, or nothing within ``timeout`` seconds, or the WebSocket is closed; it says what came instead.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
@@ -129,9 +146,10 @@ class Client:
             skipped += 1
 
     async def expect_json(self, expected: Any, timeout: float = TIMEOUT) -> Any:
-        """Take the next message, which must be JSON of the expected value; return it.
+        """Take the next message, which must be JSON of the expected value; return the value.
 
-        ``expected``: a value that it equals, or a function that is true for it.
+        ``expected``: a value that it equals, or a function that is true for it. Raises AssertionError when something
+        else comes, or nothing within ``timeout`` seconds, or the WebSocket is closed; it says what came instead.
         """
         what = _describe(expected) if callable(expected) else f"the JSON of {_shown(expected)}"
         message = await self._expected(what, timeout, timeout, 0)
@@ -147,7 +165,8 @@ class Client:
         """Make sure that the broker has sent nothing that was not taken.
 
         It does not sit and wait: the broker answers a ping, and all that it sent before has then arrived. What a
-        backend may still be about to send is not covered; let the test see first that the backend is done.
+        backend may still be about to send is not covered; let the test see first that the backend is done. Raises
+        AssertionError when there is a message, or no answer within ``timeout`` seconds.
         """
         try:
             await self.ping(timeout)
@@ -173,7 +192,8 @@ class Client:
     async def close(self, code: int = 1000, reason: str = "", *, timeout: float = TIMEOUT) -> None:
         """Close, and wait until the connection has ended; does nothing when it has.
 
-        AssertionError when the broker does not do its part in time. A client that does not read vanishes.
+        ``code`` (int), ``reason`` (str): what the close frame says. Raises AssertionError when the broker does not do
+        its part within ``timeout`` seconds. A client that does not read vanishes.
         """
         if not self._connection.is_reading:
             self.abort()
@@ -185,7 +205,11 @@ class Client:
             raise AssertionError(f"the broker did not complete the close within {timeout:g} s") from None
 
     async def expect_close(self, code: int | None = None, timeout: float = TIMEOUT) -> Closed:
-        """Wait until the broker closes, with ``code`` unless that is None; no message may come before."""
+        """Wait until the broker closes the WebSocket, and return how.
+
+        ``code`` (int): the close code that it must have; None: any. Raises AssertionError when it has another one, when
+        a message comes before, or when nothing happens within ``timeout`` seconds.
+        """
         what = "a close" if code is None else f"a close with {code}"
         connection = self._connection
         self._check_reading()
@@ -229,17 +253,30 @@ class Client:
         length: int | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        """Send one frame as it is given, right or wrong; ``length`` is announced in place of the payload's own."""
+        """Send one frame as it is given, right or wrong.
+
+        ``opcode`` (int), ``payload`` (bytes), ``fin``, ``rsv`` (int), ``masked``: its parts. ``length`` (bytes): is
+        announced in place of the payload's own; None: that. Raises TimeoutError when the broker does not read it within
+        ``timeout`` seconds, :class:`Closed` when the WebSocket is closed.
+        """
         data = frames.frame(opcode, payload, fin=fin, rsv=rsv, masked=masked, length=length)
         await self.send_raw(data, timeout=timeout)
 
     async def send_raw(self, data: bytes, *, timeout: float = TIMEOUT) -> None:
-        """Send bytes as they are, where a frame should be."""
+        """Send bytes as they are, where a frame should be.
+
+        ``data`` (bytes). Raises TimeoutError when the broker does not read them within ``timeout`` seconds,
+        :class:`Closed` when the WebSocket is closed.
+        """
         async with asyncio.timeout(timeout):
             await self._connection.write(data)
 
     async def ping(self, timeout: float = TIMEOUT) -> None:
-        """Send a ping and wait for its pong."""
+        """Send a ping and wait for its pong.
+
+        Raises TimeoutError when none comes within ``timeout`` seconds, :class:`Closed` when the WebSocket is closed,
+        RuntimeError after :meth:`stop_reading`.
+        """
         connection = self._connection
         self._check_reading()
         self._pings += 1

@@ -1,0 +1,69 @@
+"""What a tooltip shows: each public method tells by itself what it does, of its parameters and of its errors."""
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+import pystrands
+from pystrands import AsyncPyStrandsClient, ConnectionRequestContext, Context, PyStrands, PyStrandsClient, testing
+from pystrands.headers import Headers
+
+CLIENTS: list[type[Any]] = [AsyncPyStrandsClient, PyStrandsClient, PyStrands]
+TESTING = [getattr(testing, name) for name in testing.__all__]
+CLASSES = [*CLIENTS, Context, ConnectionRequestContext, Headers, *filter(inspect.isclass, TESTING)]
+
+
+def functions_of(kind):
+    """Return the public functions that a class has itself, or inherits from a class of this package, by their names."""
+    for name, each in inspect.getmembers(kind, inspect.isfunction):
+        if each.__module__.startswith("pystrands") and (name == "__init__" or not name.startswith("_")):
+            yield name, each
+
+
+def told(function):
+    """Return its documentation in one line."""
+    return " ".join((inspect.getdoc(function) or "").split())
+
+
+ALL = {f"{kind.__name__}.{name}": each for kind in CLASSES for name, each in functions_of(kind) if name != "__init__"}
+ALL |= {each.__name__: each for each in TESTING if inspect.isfunction(each)}
+TOLD = {f"{kind.__name__}.{name}": each for kind in CLIENTS for name, each in functions_of(kind)}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_speaks_for_itself(name):
+    text = inspect.getdoc(ALL[name])
+    assert text
+    assert not re.match(r"(Do the same|As |See |The same)", text)
+    summary = text.split("\n")[0]
+    assert summary.endswith((".", "::", ":", "``."))
+    assert not re.fullmatch(r"See \S+\.", text.split(". ")[-1]), "what it refers to is not in the tooltip"
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_it_tells_of_each_parameter(name):
+    text = told(TOLD[name])
+    for parameter in inspect.signature(TOLD[name]).parameters:
+        assert parameter == "self" or f"``{parameter}``" in text, f"{name} does not tell of {parameter}"
+
+
+@pytest.mark.parametrize("name", [name for name in TOLD if "timeout" in inspect.signature(TOLD[name]).parameters])
+def test_it_tells_of_units(name):
+    assert "``timeout`` (seconds)" in told(TOLD[name])
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_the_constructor_tells_of_the_units_of_its_times(kind):
+    text = told(kind.__init__)
+    for name in ("reconnect_delay", "max_reconnect_delay", "handler_timeout"):
+        assert f"``{name}`` (seconds)" in text
+
+
+ERRORS = [each for each in vars(pystrands).values() if inspect.isclass(each) and issubclass(each, Exception)]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_says_when_it_is_raised(error):
+    assert inspect.getdoc(error).endswith((".", "``."))

@@ -11,8 +11,8 @@ from pystrands import AsyncPyStrandsClient, ConnectionRequestContext, Context, P
 from pystrands.headers import Headers
 
 CLIENTS: list[type[Any]] = [AsyncPyStrandsClient, PyStrandsClient, PyStrands]
-TESTING = [getattr(testing, name) for name in testing.__all__]
-CLASSES = [*CLIENTS, Context, ConnectionRequestContext, Headers, *filter(inspect.isclass, TESTING)]
+TESTING: list[Any] = [getattr(testing, name) for name in testing.__all__]
+CLASSES: list[type[Any]] = [*CLIENTS, Context, ConnectionRequestContext, Headers, *filter(inspect.isclass, TESTING)]
 
 
 def functions_of(kind):

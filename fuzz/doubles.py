@@ -20,6 +20,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.hub.taps import Taps
 from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.protocol import wire
@@ -249,12 +250,13 @@ class Broker:
             self.queue,
             Assignments(self.queue, self.backends.choose_owner, counters),
             self.backends,
-            Commands(engine, self.rooms, counters, lambda: {"version": "fuzzed"}),
             shared,
             hold_time=5,
             answer_timeout=5,
         )
-        lifecycle = SessionLifecycle(self.backends, self.router, shared, resume_window=5, heartbeat=15)
+        commands = Commands(engine, self.rooms, counters, lambda: {"version": "fuzzed"})
+        table = command_table(commands, self.router)
+        lifecycle = SessionLifecycle(self.backends, self.router, table, shared, resume_window=5, heartbeat=15)
         self.make_link = link_factory(
             LinkShared(
                 loop=some_loop,

@@ -15,6 +15,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
@@ -116,11 +117,11 @@ def make_router(
     """Wire what is between WebSockets and links, as a broker does it."""
     sessions = SessionRegistry()
     shared = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
-    router = Router(
-        rooms, queue, Assignments(queue, sessions.choose_owner, counters), sessions,
-        Commands(engine, rooms, counters, dict), shared, hold_time=hold_time, answer_timeout=answer_timeout,
-    )  # fmt: skip
-    return router, SessionLifecycle(sessions, router, shared, resume_window=resume_window, heartbeat=15), sessions
+    assignments = Assignments(queue, sessions.choose_owner, counters)
+    router = Router(rooms, queue, assignments, sessions, shared, hold_time=hold_time, answer_timeout=answer_timeout)
+    commands = command_table(Commands(engine, rooms, counters, dict), router)
+    lifecycle = SessionLifecycle(sessions, router, commands, shared, resume_window=resume_window, heartbeat=15)
+    return router, lifecycle, sessions
 
 
 class FakeHandshake:

@@ -40,6 +40,7 @@ from pystrands.broker.ops.admin import AdminServer
 from pystrands.broker.ops.status import StatusReport
 from pystrands.broker.ops.timing import Parts, Timings, timed_parts
 from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.expiry import Expiries
@@ -337,12 +338,12 @@ class Broker:
         )
         status = StatusReport(self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time)
         self._session_shared = SessionShared(loop=loop, counters=self.counters, expiries=Expiries(loop, self.counters))
+        self._commands = Commands(self._engine, self._rooms, self.counters, status.make, self._meter)
         self._router = Router(
             self._rooms,
             self._queue,
             self._assignments,
             self._backends,
-            Commands(self._engine, self._rooms, self.counters, status.make, self._meter),
             self._session_shared,
             hold_time=config.hold_time,
             answer_timeout=config.answer_timeout,
@@ -353,6 +354,7 @@ class Broker:
         self._lifecycle = SessionLifecycle(
             self._backends,
             self._router,
+            command_table(self._commands, self._router),
             self._session_shared,
             resume_window=config.resume_window,
             heartbeat=config.heartbeat_interval,

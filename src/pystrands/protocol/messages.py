@@ -9,7 +9,7 @@ collector leaves it alone (``gc=False``): it can't be part of a cycle.
 
 from base64 import b64decode
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -64,6 +64,7 @@ __all__ = [
     "Result",
     "ResultParams",
     "RoomMembers",
+    "SessionCommand",
     "Status",
     "Unknown",
     "Unwatch",
@@ -141,6 +142,7 @@ class HelloParams(Struct, omit_defaults=True):
         return f"HelloParams({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
+@final
 class Hello(Struct, tag="hello", tag_field="action"):
     """The first line of each side, from those that know it."""
 
@@ -181,12 +183,14 @@ class ReceivedParams(Struct):
     seq: int
 
 
+@final
 class Received(Struct, tag="received", tag_field="action"):
     """All of the peer's lines up to that number have arrived (LINK rule 2)."""
 
     params: ReceivedParams
 
 
+@final
 class Heartbeat(Struct, tag="heartbeat", tag_field="action"):
     """Says that the peer is alive. A backend may ask whether its session is, too.
 
@@ -645,7 +649,7 @@ class Bye(Struct, tag="bye", tag_field="action"):
 Request = JoinRoom | LeaveRoom | RoomMembers | DisconnectClient | UpdateMetadata | Status | Watch | Unwatch
 """Commands that are always answered by a :class:`Result`, when they have a ``request_id``."""
 
-Command = (
+SessionCommand = (
     Response
     | MessageToRoom
     | MessageToConnection
@@ -662,10 +666,10 @@ Command = (
     | Released
     | Leave
     | Bye
-    | Heartbeat
-    | Hello
-    | Received
 )
+"""Commands that are carried out in a session, each once: those that have a number in protocol 2."""
+
+Command = SessionCommand | Heartbeat | Hello | Received
 
 
 # --- decoding ----------------------------------------------------------------------------------------------------

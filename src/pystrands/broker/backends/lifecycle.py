@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from pystrands.broker.backends.command_table import CommandTable
 from pystrands.broker.backends.link import BackendLink, LinkOwner
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import Session, SessionReceiver, SessionShared
@@ -19,7 +20,7 @@ from pystrands.protocol.link import (
     is_silent,
     max_unnumbered,
 )
-from pystrands.protocol.messages import Broken, Command, HelloParams, Unknown
+from pystrands.protocol.messages import Broken, HelloParams, SessionCommand, Unknown
 
 __all__ = ["SessionLifecycle"]
 
@@ -28,9 +29,6 @@ logger = logging.getLogger(__name__)
 # Looked up for every line: compiled code finds its module's constants at once.
 _NEW: Final = Receipt.NEW
 _GAP: Final = Receipt.GAP
-_RECEIVED: Final = messages.Received
-_BROKEN: Final = Broken
-_OF_SESSIONS: Final = frozenset({messages.Leave, messages.Released, messages.Bye, Unknown})
 _REMEMBERED_DEAD: Final = 10_000
 _ACKNOWLEDGE_AFTER: Final = BROKER_ACKNOWLEDGES_AFTER
 _ACKNOWLEDGE_WITHIN: Final = 0.1
@@ -44,12 +42,16 @@ _LEAST_LINE: Final = 16_384
 
 
 class SessionLifecycle(LinkOwner):
-    """Gives links their sessions, and ends sessions. ``resume_window`` and ``heartbeat`` in seconds."""
+    """Gives links their sessions, has their commands carried out, and ends sessions.
+
+    ``commands`` has who carries them out. ``resume_window`` and ``heartbeat`` in seconds.
+    """
 
     def __init__(
         self,
         registry: SessionRegistry,
         receiver: SessionReceiver,
+        commands: CommandTable,
         shared: SessionShared,
         *,
         resume_window: float,
@@ -57,6 +59,13 @@ class SessionLifecycle(LinkOwner):
     ) -> None:
         self._registry = registry
         self._receiver = receiver
+        self._handlers_of_protocol_1 = commands.handlers
+        own = CommandTable()
+        own.on(messages.Leave, self._on_leave)
+        own.on(messages.Released, self._on_released)
+        own.on(messages.Bye, self._on_bye)
+        own.on(Unknown, self._on_unknown)
+        self._handlers = commands.handlers | own.handlers
         self._shared = shared
         self._loop = shared.loop
         self._counters = shared.counters
@@ -125,7 +134,15 @@ class SessionLifecycle(LinkOwner):
         link.introduce(hello)
         self.link_decided(link, hello)
 
-    def link_received(self, link: BackendLink, commands: list[Command | Unknown | Broken]) -> None:
+    def link_acknowledged(self, link: BackendLink, number: int) -> None:
+        """Keep these lines no longer."""
+        session = link.session
+        if session is None or session.link_session is None:
+            return
+        if not session.link_session.acknowledge(number):
+            self._break(link, "acknowledged a line that it was never sent")
+
+    def link_received(self, link: BackendLink, commands: list[SessionCommand | Unknown | Broken]) -> None:
         """Carry out commands in order, each once. What one of them raises ends that one."""
         session = link.session
         if session is None:
@@ -134,47 +151,44 @@ class SessionLifecycle(LinkOwner):
             session.unresponsive = session.is_mute = False
             self._become_available(session)
         link_session = session.link_session
-        receiver = self._receiver
         if link_session is None:
-            for command in commands:
-                if not isinstance(command, Unknown):
-                    try:
-                        receiver.command(session, command)
-                    except Exception as error:  # noqa: BLE001 - whatever it is
-                        receiver.failed(session, command, error)
-                    if link.session is not session:
-                        return
+            self._carry_out_unnumbered(link, session, commands)
             return
-        carry_out = receiver.command
+        handlers = self._handlers
         for command in commands:
-            kind = type(command)
-            if kind is _RECEIVED:
-                if not link_session.acknowledge(command.params.seq):  # type: ignore[union-attr]  # by its kind
-                    self._break(link, "acknowledged a line that it was never sent")
-                    return
-                continue
-            if kind is _BROKEN and not command.seq:  # type: ignore[union-attr]  # by its kind
-                if command.request_id:  # type: ignore[union-attr]
-                    receiver.command(session, command)  # type: ignore[arg-type]
-                continue
-            receipt = link_session.accept(command.seq)  # type: ignore[union-attr]  # only hello and heartbeat have none
+            receipt = link_session.accept(command.seq)
             if receipt is _NEW:
                 try:
-                    if kind in _OF_SESSIONS:
-                        self._carry_out(session, command)
-                    else:
-                        carry_out(session, command)  # type: ignore[arg-type]  # Unknown is of sessions
+                    handlers[type(command)](session, command)
                 except Exception as error:  # noqa: BLE001 - whatever it is
-                    receiver.failed(session, command, error)
+                    self._receiver.failed(session, command, error)
                 if link.session is not session:  # it has ended: what follows is for the next one
                     return
             elif receipt is _GAP:
-                self._break(link, "left out a line")
-                return
+                if not isinstance(command, Broken) or command.seq:
+                    self._break(link, "left out a line")
+                    return
+                if command.request_id:  # somebody waits for it
+                    handlers[Broken](session, command)
         if link_session.unannounced >= _ACKNOWLEDGE_AFTER:
             self._acknowledge(session)
         elif link_session.unannounced and session.timer is None:
             session.timer = self._loop.call_later(_ACKNOWLEDGE_WITHIN, self._acknowledge, session)
+
+    def _carry_out_unnumbered(
+        self, link: BackendLink, session: Session, commands: list[SessionCommand | Unknown | Broken]
+    ) -> None:
+        """Do it in protocol 1, which knows nothing of sessions."""
+        for command in commands:
+            handler = self._handlers_of_protocol_1.get(type(command))
+            if handler is None:
+                continue
+            try:
+                handler(session, command)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                self._receiver.failed(session, command, error)
+            if link.session is not session:
+                return
 
     def link_flow(self, link: BackendLink) -> None:
         """A slow link of protocol 1 takes no events, or does again. Protocol 2 goes by credit (LINK rule 11)."""
@@ -277,22 +291,34 @@ class SessionLifecycle(LinkOwner):
         else:
             self._receiver.session_expired(session)
 
-    def _carry_out(self, session: Session, command: Command | Unknown | Broken) -> None:
-        if isinstance(command, messages.Leave | messages.Released):
-            if not session.is_leaving:  # who gives events back wants no more: they would come again, and again
-                session.is_leaving = True
-                self._receiver.session_leaving(session)
-                session.write(wire.LEAVING)
-                logger.info("%s is leaving", session.name)
-            if isinstance(command, messages.Released):
-                self._receiver.command(session, command)
-        elif isinstance(command, messages.Bye):
-            logger.info("%s has left", session.name)
-            link = session.link
-            self._acknowledge(session)
-            self._die(session)
-            if link is not None:
-                link.close()
+    # --- commands that are about the session ---
+
+    def _on_leave(self, session: Session, _command: messages.Leave) -> None:
+        self._begin_leaving(session)
+
+    def _on_released(self, session: Session, command: messages.Released) -> None:
+        self._begin_leaving(session)  # who gives events back wants no more: they would come again, and again
+        self._receiver.session_released(session, command.params.events)
+
+    def _begin_leaving(self, session: Session) -> None:
+        if not session.is_leaving:
+            session.is_leaving = True
+            self._receiver.session_leaving(session)
+            session.write(wire.LEAVING)
+            logger.info("%s is leaving", session.name)
+
+    def _on_bye(self, session: Session, _command: messages.Bye) -> None:
+        logger.info("%s has left", session.name)
+        link = session.link
+        self._acknowledge(session)
+        self._die(session)
+        if link is not None:
+            link.close()
+
+    def _on_unknown(self, session: Session, command: Unknown) -> None:
+        """Only its number counts."""
+
+    # --- how ---
 
     def _acknowledge(self, session: Session) -> None:
         self._set_timer(session, None)

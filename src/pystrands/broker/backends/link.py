@@ -25,6 +25,8 @@ from pystrands.protocol.messages import (
     Heartbeat,
     Hello,
     HelloParams,
+    Received,
+    SessionCommand,
     Unknown,
 )
 from pystrands.protocol.printable import printable
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 # What runs for every line uses constants of this module: compiled code looks imported names up each time.
 _HELLO: Final = Hello
 _HEARTBEAT: Final = Heartbeat
+_RECEIVED: Final = Received
 _decode: Final = COMMANDS.known
 _LOGGED_MALFORMED_LINES: Final = 10
 """How many malformed lines of one link are logged; all are counted."""
@@ -67,8 +70,12 @@ class LinkOwner(ABC):
         """A hello came late, on a link that has its session."""
 
     @abstractmethod
-    def link_received(self, link: "BackendLink", commands: list[Command | Unknown | Broken]) -> None:
-        """These commands came in one read: all but hellos and heartbeats, and broken lines that nobody waits for."""
+    def link_acknowledged(self, link: "BackendLink", number: int) -> None:
+        """The backend has received all lines up to that number."""
+
+    @abstractmethod
+    def link_received(self, link: "BackendLink", commands: list[SessionCommand | Unknown | Broken]) -> None:
+        """These commands came in one read: all but the link's own, and broken lines that nobody waits for."""
 
     @abstractmethod
     def link_flow(self, link: "BackendLink") -> None:
@@ -123,7 +130,7 @@ class BackendLink(SessionLink):
         self._out: list[bytes] = []
         self._size = 0  # bytes in `_out`
         self._copied = 0  # bytes that were written and that nobody else keeps, those that are out included
-        self._rest: list[Command | Unknown | Broken] = []  # read, and to be carried out in a later turn
+        self._rest: list[SessionCommand | Unknown | Broken] = []  # read, and to be carried out in a later turn
         self._malformed = 0
         self._held: bytearray | None = bytearray()
         """What came before it is decided; None once it is."""
@@ -251,7 +258,7 @@ class BackendLink(SessionLink):
             self._receive_first(self._held, data)
             return
         overlong = self._splitter.overlong
-        commands: list[Command | Unknown | Broken] = []
+        commands: list[SessionCommand | Unknown | Broken] = []
         for line in self._splitter.feed(data):
             try:
                 command: Command | Unknown | Broken | None = _decode(line)
@@ -262,14 +269,17 @@ class BackendLink(SessionLink):
                         commands.append(command)
                     continue
                 shared.counters["commands_unknown"] += 1
-            kind = type(command)
-            if kind is _HELLO:
-                shared.owner.link_hello(self, cast("Hello", command).params)
-            if command is not None and kind is not _HELLO:
-                if kind is not _HEARTBEAT:
-                    commands.append(command)
-                elif cast("Heartbeat", command).params:
-                    self._on_heartbeat(cast("Heartbeat", command))
+            # What has no number is the link's own.
+            if type(command) is _RECEIVED:
+                if self.is_open:
+                    shared.owner.link_acknowledged(self, command.params.seq)
+            elif type(command) is _HEARTBEAT:
+                if command.params:
+                    self._on_heartbeat(command)
+            elif type(command) is _HELLO:
+                shared.owner.link_hello(self, command.params)
+            elif command is not None:
+                commands.append(cast("SessionCommand | Unknown", command))  # as nothing else is left
         if not self.is_open:
             return
         if self._splitter.overlong != overlong:

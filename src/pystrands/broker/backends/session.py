@@ -18,7 +18,7 @@ from pystrands.broker.ws.expiry import NEVER, Expiries
 from pystrands.protocol import wire
 from pystrands.protocol.close_codes import UNSUPPORTED_DATA
 from pystrands.protocol.link import LinkSession
-from pystrands.protocol.messages import Broken, Command, Unknown
+from pystrands.protocol.messages import Broken, SessionCommand, Unknown
 
 __all__ = ["Session", "SessionLink", "SessionReceiver", "SessionShared", "only_takes_text"]
 
@@ -60,11 +60,11 @@ class SessionReceiver(ABC):
         """The session is over: told once for each, after its last command."""
 
     @abstractmethod
-    def command(self, session: "Session", command: Command | Broken) -> None:
-        """A backend wants something done, or has sent what can't be read. This one may raise: it ends the command."""
+    def session_released(self, session: "Session", ranges: list[tuple[int, int]]) -> None:
+        """The session, which is leaving, has not started the events of these numbers, and will not."""
 
     @abstractmethod
-    def failed(self, session: "Session", command: Command | Unknown | Broken, error: Exception) -> None:
+    def failed(self, session: "Session", command: SessionCommand | Unknown | Broken, error: Exception) -> None:
         """Carrying out that command has raised."""
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from pystrands.broker.backends.session import Session
-from pystrands.broker.backends.tools import ToolSession
+from pystrands.broker.backends.tools import ToolOutput, ToolSession
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import Group, Recipient
 from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient
@@ -19,7 +19,6 @@ from pystrands.protocol.limits import depth_problem, id_problem
 from pystrands.protocol.messages import (
     Broadcast,
     BroadcastParams,
-    Command,
     DisconnectClient,
     JoinRoom,
     LeaveRoom,
@@ -38,8 +37,6 @@ from pystrands.protocol.messages import (
 __all__ = ["Commands"]
 
 # Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
-_TO_ONE: Final = MessageToConnection
-_TO_ROOM: Final = MessageToRoom
 _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
 _EVERYONE: Final = Audience.EVERYONE
@@ -66,58 +63,45 @@ class Commands:
         self._status = status
         self._meter = meter or Meter()
 
-    def carry_out(self, session: Session, command: Command) -> None:
-        """Do what a backend wants. Raises MalformedLine on a message that is none."""
-        if isinstance(command, _TO_ONE):
-            one = command.params
-            if one.volatile:
-                self._send_volatile(session, command, one)
-                return
-            delivered = self._engine.publish(_CLIENT, one.conn_id, _content(one) if one.binary else one.message)
-            if self._pressure.is_felt and self._is_put_off(session, command, one, delivered):
-                return
-            if one.confirm:
-                self._confirm(session, command.request_id, delivered)
-        elif isinstance(command, _TO_ROOM):
-            room = command.params
-            if room.volatile:
-                self._send_volatile(session, command, room)
-                return
-            content = _content(room) if room.binary else room.message
-            delivered = self._engine.publish(_ROOM, room.room_id, content, room.exclude)
-            if self._pressure.is_felt and self._is_put_off(session, command, room, delivered):
-                return
-            if room.confirm:
-                self._confirm(session, command.request_id, delivered)
-        elif isinstance(command, Broadcast):
-            everyone = command.params
-            if everyone.volatile:
-                self._send_volatile(session, command, everyone)
-                return
-            delivered = self._engine.publish(_EVERYONE, "", _content(everyone), everyone.exclude)
-            if self._pressure.is_felt and self._is_put_off(session, command, everyone, delivered):
-                return
-            if everyone.confirm:
-                self._confirm(session, command.request_id, delivered)
-        else:
-            result = self._look(session, command)
-            if result is None:
-                result = self._manage(command)
-            request_id = getattr(command, "request_id", None)
-            if result is not None and request_id:
-                self._answer(session, request_id, result)
+    # --- messages ---
 
-    def _answer(self, session: Session, request_id: str, result: dict[str, Any]) -> None:
-        line = wire.result(request_id, result)
-        if session.max_line and len(line) > session.max_line:  # it would never get through, nor what comes after it
-            self._counters["results_too_long"] += 1
-            error = f"the answer has {len(line)} bytes, and this backend takes {session.max_line}"
-            line = wire.result(request_id, {"error": error})
-        session.write(line)
-        meter = self._meter
-        meter.grown += len(line)
-        if meter.grown > meter.mark:  # a command of a hundred bytes may be answered with megabytes
-            meter.over()
+    def on_message_to_connection(self, session: Session, command: MessageToConnection) -> None:
+        """Send a message to one client. Raises MalformedLine when it is none, as the other two do."""
+        params = command.params
+        if params.volatile:
+            self._send_volatile(session, command, params)
+            return
+        content = _content(params) if params.binary else params.message
+        delivered = self._engine.publish(_CLIENT, params.conn_id, content)
+        if self._pressure.is_felt and self._is_put_off(session, command, params, delivered):
+            return
+        if params.confirm:
+            self._confirm(session, command.request_id, delivered)
+
+    def on_message_to_room(self, session: Session, command: MessageToRoom) -> None:
+        """Send a message to all in a room."""
+        params = command.params
+        if params.volatile:
+            self._send_volatile(session, command, params)
+            return
+        content = _content(params) if params.binary else params.message
+        delivered = self._engine.publish(_ROOM, params.room_id, content, params.exclude)
+        if self._pressure.is_felt and self._is_put_off(session, command, params, delivered):
+            return
+        if params.confirm:
+            self._confirm(session, command.request_id, delivered)
+
+    def on_broadcast(self, session: Session, command: Broadcast) -> None:
+        """Send a message to everyone."""
+        params = command.params
+        if params.volatile:
+            self._send_volatile(session, command, params)
+            return
+        delivered = self._engine.publish(_EVERYONE, "", _content(params), params.exclude)
+        if self._pressure.is_felt and self._is_put_off(session, command, params, delivered):
+            return
+        if params.confirm:
+            self._confirm(session, command.request_id, delivered)
 
     def _send_volatile(self, session: Session, command: _Message, params: _MessageParams) -> None:
         exclude: tuple[str, ...] = ()
@@ -153,50 +137,54 @@ class Commands:
             matched, taken = delivered
             session.write(wire.result(request_id, {"matched": matched, "skipped": matched - taken}))
 
-    def _manage(self, command: Command) -> dict[str, Any] | None:
-        """Return the result of a command about a client or a room; None when it is none of those."""
-        if isinstance(command, RoomMembers):
-            members = [ws.client for ws in self._rooms.members(command.params.room_id)]
-            return {"members": [msgspec.Raw(client.context) for client in members if client is not None]}
-        if not isinstance(command, JoinRoom | LeaveRoom | DisconnectClient | UpdateMetadata):
-            return None
-        client = self._rooms.find(command.params.client_id)
-        if client is None:
-            return {"found": False}
-        if isinstance(command, JoinRoom):
-            if problem := self._rooms.why_not(client, command.params.room_id):
-                return {"found": True, "error": problem}
-            self._rooms.join(client, command.params.room_id)
-            self._meter.grown += ROOM_BYTES
-        elif isinstance(command, LeaveRoom):
-            self._rooms.leave(client, command.params.room_id)
-        elif isinstance(command, UpdateMetadata):
-            if problem := self._update(client, command.params.metadata):
-                return {"found": True, "error": problem}
-        else:
-            code = command.params.code
-            if not close_code_is_valid(code):
-                return {"found": True, "error": f"{code} is no close code that can be sent (1000, 3000 to 4999)"}
-            client.ws.close(code, command.params.reason)
-        return {"found": True}
+    # --- clients and rooms ---
 
-    def _look(self, session: Session, command: Command) -> dict[str, Any] | None:
-        """Return the result of a tool's command; None when it is none of those."""
-        if isinstance(command, Status):
-            return self._status()
-        if not isinstance(command, Watch | Unwatch):
-            return None
-        if not isinstance(session, ToolSession):
-            return {"watching": False, "error": "only a link whose hello has the role of a tool may watch"}
-        taps, room_id = self._rooms.taps, command.params.room_id
-        if room_id is not None and (problem := id_problem("room_id", room_id)):
-            return {"watching": session.output in taps.watchers, "error": problem}
-        if isinstance(command, Unwatch):
-            taps.unwatch(session.output, room_id)
-            return {"watching": session.output in taps.watchers}
-        if not taps.watch(session.output, room_id):
-            return {"watching": True, "error": "a tool can't watch so many rooms: watch all of them"}
-        return {"watching": True}
+    def on_room_members(self, session: Session, command: RoomMembers) -> None:
+        """Tell who is in a room."""
+        members = [ws.client for ws in self._rooms.members(command.params.room_id)]
+        contexts = [msgspec.Raw(client.context) for client in members if client is not None]
+        self._answer(session, command.request_id, {"members": contexts})
+
+    def on_join_room(self, session: Session, command: JoinRoom) -> None:
+        """Put a client into a room."""
+        client, room_id = self._rooms.find(command.params.client_id), command.params.room_id
+        problem = ""
+        if client is not None and not (problem := self._rooms.why_not(client, room_id)):
+            self._rooms.join(client, room_id)
+            self._meter.grown += ROOM_BYTES
+        self._answer_about(session, command.request_id, client, problem)
+
+    def on_leave_room(self, session: Session, command: LeaveRoom) -> None:
+        """Take a client out of a room."""
+        client = self._rooms.find(command.params.client_id)
+        if client is not None:
+            self._rooms.leave(client, command.params.room_id)
+        self._answer_about(session, command.request_id, client)
+
+    def on_disconnect_client(self, session: Session, command: DisconnectClient) -> None:
+        """Close a client."""
+        client, code = self._rooms.find(command.params.client_id), command.params.code
+        problem = ""
+        if client is not None:
+            if close_code_is_valid(code):
+                client.ws.close(code, command.params.reason)
+            else:
+                problem = f"{code} is no close code that can be sent (1000, 3000 to 4999)"
+        self._answer_about(session, command.request_id, client, problem)
+
+    def on_update_metadata(self, session: Session, command: UpdateMetadata) -> None:
+        """Set keys of a client's metadata."""
+        client = self._rooms.find(command.params.client_id)
+        problem = "" if client is None else self._update(client, command.params.metadata)
+        self._answer_about(session, command.request_id, client, problem)
+
+    def _answer_about(
+        self, session: Session, request_id: str | None, client: ConnectedClient | None, problem: str = ""
+    ) -> None:
+        result: dict[str, Any] = {"found": client is not None}
+        if problem:
+            result["error"] = problem
+        self._answer(session, request_id, result)
 
     def _update(self, client: ConnectedClient, changes: dict[str, Any]) -> str:
         """Set keys of a client's metadata; return why that can't be, in words for people, or an empty text."""
@@ -214,6 +202,54 @@ class Commands:
             return problem
         client.metadata = metadata
         return ""
+
+    # --- tools ---
+
+    def on_status(self, session: Session, command: Status) -> None:
+        """Tell what the broker has."""
+        self._answer(session, command.request_id, self._status())
+
+    def on_watch(self, session: Session, command: Watch) -> None:
+        """Have a tool see what flows."""
+        output, room_id = self._output(session, command.request_id, command.params.room_id), command.params.room_id
+        if output is None:
+            return
+        result: dict[str, Any] = {"watching": True}
+        if not self._rooms.taps.watch(output, room_id):
+            result["error"] = "a tool can't watch so many rooms: watch all of them"
+        self._answer(session, command.request_id, result)
+
+    def on_unwatch(self, session: Session, command: Unwatch) -> None:
+        """Have a tool see no more."""
+        output = self._output(session, command.request_id, command.params.room_id)
+        if output is not None:
+            self._rooms.taps.unwatch(output, command.params.room_id)
+            self._answer(session, command.request_id, {"watching": output in self._rooms.taps.watchers})
+
+    def _output(self, session: Session, request_id: str | None, room_id: str | None) -> ToolOutput | None:
+        """Return where a tool that may watch that room writes; None, when it is told why it may not."""
+        if not isinstance(session, ToolSession):
+            problem, watching = "only a link whose hello has the role of a tool may watch", False
+        elif room_id is not None and (text := id_problem("room_id", room_id)):
+            problem, watching = text, session.output in self._rooms.taps.watchers
+        else:
+            return session.output
+        self._answer(session, request_id, {"watching": watching, "error": problem})
+        return None
+
+    def _answer(self, session: Session, request_id: str | None, result: dict[str, Any]) -> None:
+        if not request_id:
+            return
+        line = wire.result(request_id, result)
+        if session.max_line and len(line) > session.max_line:  # it would never get through, nor what comes after it
+            self._counters["results_too_long"] += 1
+            error = f"the answer has {len(line)} bytes, and this backend takes {session.max_line}"
+            line = wire.result(request_id, {"error": error})
+        session.write(line)
+        meter = self._meter
+        meter.grown += len(line)
+        if meter.grown > meter.mark:  # a command of a hundred bytes may be answered with megabytes
+            meter.over()
 
 
 def _content(params: _MessageParams) -> str | bytes:

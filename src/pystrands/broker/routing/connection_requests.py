@@ -18,7 +18,7 @@ from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.net.http import RETRY_AFTER
 from pystrands.protocol import wire
 from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
-from pystrands.protocol.messages import NOT_KNOWN, ResponseParams
+from pystrands.protocol.messages import NOT_KNOWN, Response, ResponseParams
 
 __all__ = ["ConnectionRequests"]
 
@@ -143,8 +143,9 @@ class ConnectionRequests:
             if not question.asked:
                 self._ask(question)
 
-    def answered(self, session: Session, request_id: str, answer: ResponseParams) -> None:
+    def on_response(self, session: Session, command: Response) -> None:
         """A backend has decided; the first answer wins, and those about clients that left are ignored."""
+        request_id, answer = command.request_id, command.params
         question = self._question(session, request_id)
         if question is None:
             self._counters["responses_unexpected"] += 1

@@ -12,7 +12,6 @@ from pystrands.broker.events.queue import EventQueue, Offer
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Kind
 from pystrands.broker.hub.client import SMALL, ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
-from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.connection_requests import ConnectionRequests
 from pystrands.broker.ws.expiry import NEVER
 from pystrands.broker.ws.incoming import IncomingFrames
@@ -28,17 +27,7 @@ from pystrands.protocol.close_codes import (
     TRY_AGAIN_LATER,
     UNSUPPORTED_DATA,
 )
-from pystrands.protocol.messages import (
-    Broken,
-    Command,
-    Done,
-    MessageToConnection,
-    MessageToRoom,
-    Released,
-    Response,
-    ResponseParams,
-    Unknown,
-)
+from pystrands.protocol.messages import Broken, Done, ResponseParams, SessionCommand, Unknown
 
 __all__ = ["Router"]
 
@@ -47,8 +36,6 @@ logger = logging.getLogger(__name__)
 # Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
 _MESSAGE: Final = Kind.MESSAGE
 _NEVER: Final = NEVER
-_TO_ONE: Final = MessageToConnection
-_TO_ROOM: Final = MessageToRoom
 _RESPONSE: Final = "response"
 _FAILURES: Final = frozenset(
     {PROTOCOL_ERROR, UNSUPPORTED_DATA, INVALID_PAYLOAD, MESSAGE_TOO_BIG, INTERNAL_ERROR, TRY_AGAIN_LATER}
@@ -68,7 +55,6 @@ class Router(Receiver, SessionReceiver):
         queue: EventQueue,
         assignments: Assignments,
         sessions: SessionRegistry,
-        commands: Commands,
         shared: SessionShared,
         *,
         hold_time: float,
@@ -78,7 +64,6 @@ class Router(Receiver, SessionReceiver):
         self._taps = rooms.taps
         self._queue = queue
         self._assignments = assignments
-        self._commands = commands
         self._counters = shared.counters
         self._expiries = shared.expiries
         self._clients = 0
@@ -224,23 +209,19 @@ class Router(Receiver, SessionReceiver):
                     stream.read_on()
         self.connection_requests.died(session)
 
-    def command(self, session: Session, command: Command | Broken) -> None:
-        """Carry out what a backend wants; tell it of what can't be read."""
-        kind = type(command)
-        if kind is _TO_ONE or kind is _TO_ROOM:  # before all that is rarer
-            self._commands.carry_out(session, command)  # type: ignore[arg-type]  # by its kind
-        elif isinstance(command, Done):
-            self._assignments.done(session, command.params.events)
-        elif isinstance(command, Response):
-            self.connection_requests.answered(session, command.request_id, command.params)
-        elif isinstance(command, Released):
-            self._assignments.released(session, command.params.events)
-        elif not isinstance(command, Broken):
-            self._commands.carry_out(session, command)
-        else:
-            self._is_lost(session, command, f"a line could not be read: {command.problem}")
+    def session_released(self, session: Session, ranges: list[tuple[int, int]]) -> None:
+        """A backend that is leaving has not started these: they go elsewhere."""
+        self._assignments.released(session, ranges)
 
-    def failed(self, session: Session, command: Command | Unknown | Broken, error: Exception) -> None:
+    def on_done(self, session: Session, command: Done) -> None:
+        """A backend has finished events."""
+        self._assignments.done(session, command.params.events)
+
+    def on_broken(self, session: Session, command: Broken) -> None:
+        """Tell a backend of what can't be read."""
+        self._is_lost(session, command, f"a line could not be read: {command.problem}")
+
+    def failed(self, session: Session, command: SessionCommand | Unknown | Broken, error: Exception) -> None:
         """A command has raised: the backend hears that nothing came of it. Unless its message is none, that is ours."""
         action = command.action if isinstance(command, Broken) else str(command.__struct_config__.tag)
         if isinstance(error, MalformedLine):

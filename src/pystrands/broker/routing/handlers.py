@@ -1,0 +1,28 @@
+"""Which part of the broker carries out which command of a backend."""
+
+from pystrands.broker.backends.command_table import CommandTable
+from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.router import Router
+from pystrands.protocol import messages
+
+__all__ = ["command_table"]
+
+
+def command_table(commands: Commands, router: Router) -> CommandTable:
+    """Return the table of all commands, but for those that begin and end sessions: these are their lifecycle's."""
+    table = CommandTable()
+    table.on(messages.MessageToConnection, commands.on_message_to_connection)
+    table.on(messages.MessageToRoom, commands.on_message_to_room)
+    table.on(messages.Broadcast, commands.on_broadcast)
+    table.on(messages.Done, router.on_done)
+    table.on(messages.Response, router.connection_requests.on_response)
+    table.on(messages.RoomMembers, commands.on_room_members)
+    table.on(messages.JoinRoom, commands.on_join_room)
+    table.on(messages.LeaveRoom, commands.on_leave_room)
+    table.on(messages.DisconnectClient, commands.on_disconnect_client)
+    table.on(messages.UpdateMetadata, commands.on_update_metadata)
+    table.on(messages.Status, commands.on_status)
+    table.on(messages.Watch, commands.on_watch)
+    table.on(messages.Unwatch, commands.on_unwatch)
+    table.on(messages.Broken, router.on_broken)
+    return table

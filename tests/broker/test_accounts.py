@@ -11,7 +11,7 @@ def accounts(broker):
     of_clients = {
         account.give_up.args[0].client_id: account
         for account in made
-        if getattr(account.give_up, "func", None) == broker._router.give_up
+        if getattr(account.give_up, "func", None) == broker._parts.router.give_up
     }
     others = sum(account.own for account in made if account not in of_clients.values())
     return of_clients, others, nobodys
@@ -50,10 +50,10 @@ async def test_rule_29_a_backend_is_charged_with_what_it_causes_itself_and_is_en
             raw.say("broadcast", {"message": "x", "confirm": True}, request_id="r" * 100)
         raw.raw(b'{"action":"broadcast","params":{"message":"' + b"x" * 100_000)
         await testing.until(lambda: accounts(broker)[1] > 110_000)
-        (session,) = broker._backends.sessions
-        broker._lifecycle.give_up(session)
+        (session,) = broker._parts.sessions.sessions
+        broker._parts.lifecycle.give_up(session)
         assert accounts(broker)[1] == 0
-        assert not list(broker._backends.sessions)
+        assert not list(broker._parts.sessions.sessions)
         assert broker.client_count == 1
         ws.abort()
 

@@ -457,7 +457,7 @@ async def test_tail_shows_what_flows_in_a_room():
         assert (await lines_of(tail, 1))[0].endswith(" left   anna")
         assert broker.backend_count == 1
         assert await interrupted(tail) == (0, "")
-        await until(lambda: not broker._rooms.taps.watchers)
+        await until(lambda: not broker._parts.rooms.taps.watchers)
 
 
 async def test_tail_of_every_room_for_machines():

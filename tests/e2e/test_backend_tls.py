@@ -19,7 +19,7 @@ async def test_a_broker_stops_with_peers_in_every_state(tls):
                 await testing.until(lambda: len(broker._authenticator._undecided) == 2)
                 await broker.stop()
                 await testing.until(lambda: not broker._authenticator._undecided)
-                assert not broker._lifecycle.links
+                assert not broker._parts.lifecycle.links
 
 
 async def test_a_backend_over_tls(tls, trusting):
@@ -50,7 +50,7 @@ async def test_a_peer_without_tls_gets_nothing(tls):
         assert b"{" not in said
         await testing.until(lambda: broker.counters["link_tls_failed"] == 1)
         assert not broker._authenticator._undecided
-        assert not broker._lifecycle.links
+        assert not broker._parts.lifecycle.links
 
 
 async def test_a_handshake_that_does_not_end_is_ended(tls, trusting, monkeypatch):
@@ -61,7 +61,7 @@ async def test_a_handshake_that_does_not_end_is_ended(tls, trusting, monkeypatch
             await testing.until(lambda: broker.counters["link_tls_failed"] == 2)
             assert await half.reader.read() == b""
         await testing.until(lambda: not broker._authenticator._undecided)
-        assert not broker._lifecycle.links
+        assert not broker._parts.lifecycle.links
 
 
 async def test_a_peer_that_goes_during_the_handshake_leaves_nothing(tls):
@@ -72,7 +72,7 @@ async def test_a_peer_that_goes_during_the_handshake_leaves_nothing(tls):
                 await testing.until(lambda: len(broker._authenticator._undecided) == 1)
                 gone.writer.close()
                 await testing.until(lambda: not broker._authenticator._undecided)
-        assert not broker._lifecycle.links
+        assert not broker._parts.lifecycle.links
 
 
 async def test_half_open_handshakes_do_not_keep_a_backend_out(tls, trusting):

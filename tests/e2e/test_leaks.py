@@ -68,8 +68,8 @@ async def come_and_go(warm_up: int, clients: int, growth: int) -> None:
         print(f"{after - before} bytes more")
         assert after - before < growth
         assert process.memory_info().rss - rss < 16_000_000
-        assert broker._rooms.room_count == 0
-        assert len(broker._router.connection_requests) == 0
+        assert broker._parts.rooms.room_count == 0
+        assert len(broker._parts.router.connection_requests) == 0
         assert client.connected
 
 
@@ -112,7 +112,7 @@ async def test_a_client_that_is_gone_leaves_no_work_for_the_garbage_collector():
         async with no_work_for_the_garbage_collector():
             for number in range(8):
                 await one_life(broker.ws_port, number)
-            await testing.until(lambda: not broker.client_count and not broker._assignments.ending)
+            await testing.until(lambda: not broker.client_count and not broker._parts.assignments.ending)
 
 
 def turned_away(port: int, data: bytes, *, by_reset: bool) -> None:
@@ -149,7 +149,7 @@ async def test_who_comes_to_nothing_leaves_no_work_for_the_garbage_collector(wit
             for _ in range(times):
                 for port, data, by_reset in ends:
                     await asyncio.to_thread(turned_away, port, data, by_reset=by_reset)
-            await testing.until(lambda: not broker._admission.handshakes)
+            await testing.until(lambda: not broker._parts.admission.handshakes)
 
         await come(1)
         async with no_work_for_the_garbage_collector():

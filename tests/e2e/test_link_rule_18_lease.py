@@ -510,7 +510,7 @@ async def clients_of(broker, records, label):
 
 
 def consumer(broker):
-    (session,) = [each for each in broker._backends.sessions if each.streams]
+    (session,) = [each for each in broker._parts.sessions.sessions if each.streams]
     return session
 
 
@@ -564,7 +564,7 @@ async def test_rule_18_a_backend_that_was_frozen_alone_goes_on(records):
             sockets, texts = await clients_of(broker, records, "one")
             one.stop()
             records.go_on()
-            await testing.until(lambda: any(each.is_expired for each in broker._backends.sessions), 20)
+            await testing.until(lambda: any(each.is_expired for each in broker._parts.sessions.sessions), 20)
             one.cont()
             await testing.until(lambda: len(records.by("one")) == len(texts), 20)
             records.check(texts)

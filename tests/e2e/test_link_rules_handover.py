@@ -16,7 +16,7 @@ from .raw_broker import Noting, unlinked
 
 
 def sessions(broker):
-    return list(broker._backends.sessions)
+    return list(broker._parts.sessions.sessions)
 
 
 def streams(broker):

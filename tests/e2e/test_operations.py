@@ -80,7 +80,7 @@ async def test_what_waits_shows_in_the_gauges():
         seen = await samples(broker)
         assert seen["pystrands_queue_messages"] == 1
         assert seen["pystrands_queue_bytes"] == cost(ClientEvent(make_client(1), Kind.MESSAGE, 1, "12345"))
-        known = sum(client.held_bytes for client in broker._rooms.clients)
+        known = sum(client.held_bytes for client in broker._parts.rooms.clients)
         assert seen["pystrands_waiting_bytes"] == seen["pystrands_queue_bytes"] + known
         assert seen["pystrands_backends"] == 0
         ws.abort()

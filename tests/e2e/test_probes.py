@@ -32,6 +32,6 @@ async def test_a_check_that_ends_its_side_is_no_error_on_any_port(with_tls, tls,
             hello = b'{"action":"hello","params":{"protocol":2,"session_id":"s"}}\n'
             await probe(broker.tcp_port, say=hello, wait=True)
             await testing.until(lambda: not broker.backend_count)
-        await testing.until(lambda: not len(broker._admission) and not broker._authenticator._undecided)
+        await testing.until(lambda: not len(broker._parts.admission) and not broker._authenticator._undecided)
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert not errors, errors[0].getMessage()

@@ -9,8 +9,13 @@ import psutil
 import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
+from pystrands.broker import server
+from pystrands.broker.backends.lifecycle import SessionLifecycle
+from pystrands.broker.budget import Budget
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
+from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
+from pystrands.broker.ws.throttle import IdleLimited
 from pystrands.engine import base
 from pystrands.engine.memory import MemoryEngine
 from pystrands.testing.brokers import LocalBroker
@@ -79,8 +84,10 @@ def broker_with(engine, **options):
 
 
 def timers_of(broker):
-    parts = (broker._lifecycle._beat, broker._keepalive._handle, broker._message_watch._handle)
-    return [each for each in (*parts, broker._idle._timer, broker._budget._timer) if each and not each.cancelled()]
+    parts = (broker._parts.lifecycle._beat, broker._parts.keepalive._handle, broker._parts.message_watch._handle)
+    return [
+        each for each in (*parts, broker._parts.idle._timer, broker._budget._timer) if each and not each.cancelled()
+    ]
 
 
 async def is_over(broker):
@@ -140,20 +147,15 @@ async def test_a_port_that_is_taken_leaves_nothing_open(side, at_stop):
         assert engine.calls == ["start", "stop"]
 
 
-@pytest.mark.parametrize("part", ["_lifecycle", "_keepalive", "_message_watch", "_idle", "_budget"])
+@pytest.mark.parametrize("part", [SessionLifecycle, KeepAlive, MessageWatch, IdleLimited, Budget])
 async def test_a_part_that_does_not_start_leaves_nothing_open(part, monkeypatch):
     loops, engine = Open(), Engine()
     broker = broker_with(engine)
-    wire = broker._wire
 
     def broken(*_):
         raise BrokenError
 
-    def wire_badly(loop):
-        wire(loop)
-        monkeypatch.setattr(type(getattr(broker, part)), "start", broken)
-
-    monkeypatch.setattr(broker, "_wire", wire_badly)
+    monkeypatch.setattr(part, "start", broken)
     with pytest.raises(BrokenError):
         await broker.start()
     await loops.are_as_before()
@@ -164,10 +166,10 @@ async def test_a_part_that_does_not_start_leaves_nothing_open(part, monkeypatch)
 async def test_what_cannot_be_wired_leaves_nothing_and_can_be_stopped(monkeypatch):
     loops, broker = Open(), broker_with(Engine())
 
-    def broken(_loop):
+    def broken(_given):
         raise BrokenError
 
-    monkeypatch.setattr(broker, "_wire", broken)
+    monkeypatch.setattr(server, "make_parts", broken)
     with pytest.raises(BrokenError):
         await broker.start()
     await broker.stop()

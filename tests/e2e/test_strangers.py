@@ -54,7 +54,7 @@ async def test_a_peer_of_protocol_1_hears_why_and_nothing_else():
 
 async def test_a_peer_that_is_silent_hears_why_and_nothing_else():
     async with testing.broker(backend_token=[TOKEN]) as broker:
-        broker._link_shared.hello_time = 0.1
+        broker._parts.links.hello_time = 0.1
         async with knocking(broker), peer(broker) as stranger:
             stranger.writer.write(b'{"action":"hel')
             assert await stranger.rest() == [("hello", None), ("refused", LATE)]
@@ -224,9 +224,9 @@ async def test_peers_that_say_nothing_do_not_keep_a_backend_out():
 async def test_a_refused_peer_that_does_not_leave_is_cut_off():
     async with testing.broker(backend_token=[TOKEN]) as broker, peer(broker) as stranger:
         stranger.hello()
-        await testing.until(lambda: len(broker._lifecycle.links) == 1)
+        await testing.until(lambda: len(broker._parts.lifecycle.links) == 1)
         await testing.until(lambda: broker.counters["link_without_token"] == 1)
-        await testing.until(lambda: not broker._lifecycle.links)
+        await testing.until(lambda: not broker._parts.lifecycle.links)
 
 
 # ---- addresses

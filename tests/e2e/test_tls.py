@@ -144,8 +144,8 @@ async def test_a_tls_handshake_that_is_not_done_in_time_is_ended(authority, file
 async def test_the_time_of_the_tls_handshake_counts_for_the_request(authority, files):
     async with testing.broker(handshake_timeout=60, **files) as broker:
         _, writer = await asyncio.open_connection("127.0.0.1", broker.ws_port, ssl=authority.trusting())
-        await testing.until(lambda: broker._admission.handshakes)
-        (handshake,) = broker._admission.handshakes
+        await testing.until(lambda: broker._parts.admission.handshakes)
+        (handshake,) = broker._parts.admission.handshakes
         assert handshake._timer.when() == pytest.approx(handshake.began + 60, abs=1)  # uvloop rounds its clock
         handshake._timed_out()
         assert broker.counters["handshake_timeout"] == 1
@@ -266,15 +266,15 @@ async def test_one_address_keeps_nobody_else_out(authority, files, say, limit, m
                     await echoes(ws)
         assert broker._servers[0].handshakes <= 40
         if limit:
-            assert broker._admission.policy._limits.addresses.get("127.0.0.2", 0) <= limit
+            assert broker._parts.admission.policy._limits.addresses.get("127.0.0.2", 0) <= limit
     assert not broker._servers[0].handshakes
     if limit:
-        assert not broker._admission.policy._limits.addresses
+        assert not broker._parts.admission.policy._limits.addresses
 
 
 async def test_a_connection_counts_for_its_address_before_its_tls_handshake(authority, files):
     async with testing.broker(max_connections_per_address=3, **files) as broker, testing.backend(broker, Echo):
-        addresses = broker._admission.policy._limits.addresses
+        addresses = broker._parts.admission.policy._limits.addresses
         half = open_sockets(broker.ws_port, 3)
         for sock in half:
             sock.send(HALF_A_HELLO)
@@ -299,7 +299,7 @@ async def test_a_silent_connection_makes_room_for_one_of_its_own_address(authori
         async with testing.connect(broker, ssl=authority.trusting()) as ws:
             await echoes(ws)
             await ended(silent[:1])
-            assert broker._admission.policy._limits.addresses == {"127.0.0.1": 3}
+            assert broker._parts.admission.policy._limits.addresses == {"127.0.0.1": 3}
         for sock in silent:
             sock.close()
 

@@ -210,6 +210,6 @@ async def test_no_task_is_left_in_a_broker_that_clients_have_left(seed):
         await crowd.run(30, 2)
         await testing.until(lambda: not broker.client_count and echo.came == echo.went and not echo.here, SETTLING)
         await testing.until(lambda: asyncio.all_tasks() == tasks, SETTLING)
-        await testing.until(lambda: not broker._budget.total and not len(broker._admission), SETTLING)
+        await testing.until(lambda: not broker._budget.total and not len(broker._parts.admission), SETTLING)
         assert echo.came > 30
-        assert not broker._shared.lingering and not broker._rooms.room_count
+        assert not broker._parts.websockets.lingering and not broker._parts.rooms.room_count

@@ -1,59 +1,29 @@
-"""The broker: makes the parts, wires them together, and ends them in order."""
+"""The broker: starts its parts, reads files again, and ends the parts in order."""
 
 import asyncio
 import logging
 import math
 import secrets
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 from types import TracebackType
 from typing import Final, Self
 
-from pystrands.broker.accounts import Accounts
-from pystrands.broker.admission.handshake import Admission
-from pystrands.broker.admission.origins import AllowedOrigins
-from pystrands.broker.admission.policy import AdmissionPolicy
-from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.backends.authenticator import LinkAuthenticator, read_tokens
-from pystrands.broker.backends.lifecycle import SessionLifecycle
-from pystrands.broker.backends.link import LinkShared, link_factory
-from pystrands.broker.backends.registry import SessionRegistry
-from pystrands.broker.backends.session import SessionShared
-from pystrands.broker.budget import Budget, MemoryHolder, backend_bytes
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.counters import new_counters
-from pystrands.broker.events.ending import EndingStreams
-from pystrands.broker.events.queue import EventQueue
-from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub.compressed_outbox import CompressedOutbox
-from pystrands.broker.hub.delivery import Delivery
-from pystrands.broker.hub.rooms import Rooms
-from pystrands.broker.hub.taps import Taps
-from pystrands.broker.meter import Meter
 from pystrands.broker.net.listening import hosts, on_one_port
 from pystrands.broker.net.ports import Ports
 from pystrands.broker.net.tls import Tls, refuse_pipe
 from pystrands.broker.net.tls_server import TlsServer
 from pystrands.broker.ops.admin import AdminServer
-from pystrands.broker.ops.status import StatusReport
-from pystrands.broker.ops.timing import Parts, Timings, timed_parts
-from pystrands.broker.routing.commands import Commands
-from pystrands.broker.routing.handlers import command_table
-from pystrands.broker.routing.router import Router
-from pystrands.broker.ws.deflate import Compressor
-from pystrands.broker.ws.expiry import Expiries
-from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
-from pystrands.broker.ws.throttle import IdleLimited, RateLimited
-from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared, WebSocketWatch
+from pystrands.broker.wiring import BrokerParts, Given, make_admin, make_budget, make_parts
+from pystrands.broker.ws.websocket import WebSocket
 from pystrands.engine.base import Engine
 from pystrands.engine.memory import MemoryEngine
 from pystrands.errors import ConfigError
-from pystrands.protocol import messages, wire
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.close_codes import SERVICE_RESTART
-from pystrands.protocol.limits import MAX_ID, Limits, context_limit
 
 __all__ = ["Broker"]
 
@@ -97,8 +67,8 @@ class Broker:
         self._ports = Ports()
         self._servers: list[asyncio.Server | TlsServer] = []
         self._tls: Tls | None = None
-        self._idle: IdleLimited | None = None
         self._backend_tls: Tls | None = None
+        self._made: BrokerParts | None = None
         self._admin: AdminServer | None = None
         self._is_started = False
         self._engine_runs = False
@@ -134,6 +104,12 @@ class Broker:
         """The port for metrics and health checks, once it has started; -1 where there is none."""
         return -1 if self._admin is None else self._admin.port
 
+    @property
+    def _parts(self) -> BrokerParts:
+        if self._made is None:
+            raise RuntimeError("the broker has not been started")
+        return self._made
+
     def _port(self, index: int) -> int:
         if len(self._servers) <= index:
             raise RuntimeError("the broker has not been started")
@@ -143,17 +119,17 @@ class Broker:
     @property
     def client_count(self) -> int:
         """How many WebSocket clients are connected."""
-        return len(self._rooms)
+        return len(self._parts.rooms)
 
     @property
     def backend_count(self) -> int:
         """How many backends are connected."""
-        return len(self._backends)
+        return len(self._parts.sessions)
 
     @property
     def queued_messages(self) -> int:
         """How many messages wait for a backend."""
-        return len(self._queue)
+        return len(self._parts.queue)
 
     # --- files ---
 
@@ -234,13 +210,13 @@ class Broker:
             )
 
     async def _start_parts(self, loop: asyncio.AbstractEventLoop) -> None:
-        await self._engine.start(Delivery(self._rooms, self._compressed(), self.counters))
+        await self._engine.start(self._parts.delivery)
         self._engine_runs = True
-        self._lifecycle.start()
-        self._keepalive.start(loop)
-        self._message_watch.start(loop)
-        if self._idle is not None:
-            self._idle.start()
+        self._parts.lifecycle.start()
+        self._parts.keepalive.start(loop)
+        self._parts.message_watch.start(loop)
+        if self._parts.idle is not None:
+            self._parts.idle.start()
         self._budget.start()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -251,7 +227,7 @@ class Broker:
             await on_one_port(lambda port: self._listen_for_clients(loop, ws_hosts, port), config.ws_port)
         )
         self._servers.append(
-            await on_one_port(lambda port: loop.create_server(self._make_link, tcp_hosts, port), config.tcp_port)
+            await on_one_port(lambda port: loop.create_server(self._parts.make_link, tcp_hosts, port), config.tcp_port)
         )
         self._ports.ws, self._ports.tcp = self.ws_port, self.tcp_port
         if self._admin is not None:
@@ -262,11 +238,11 @@ class Broker:
     ) -> asyncio.Server | TlsServer:
         config = self.config
         if self._tls is None:
-            return await loop.create_server(self._admission.protocol_factory, hosts, port, backlog=_BACKLOG)
+            return await loop.create_server(self._parts.admission.protocol_factory, hosts, port, backlog=_BACKLOG)
         server = TlsServer(
-            self._admission.after_tls,
+            self._parts.admission.after_tls,
             self._tls,
-            self._admission.policy,
+            self._parts.admission.policy,
             handshake_timeout=config.handshake_timeout,
             shutdown_timeout=config.close_timeout,
             max_handshakes=min(config.max_handshakes or _TLS_HANDSHAKES, _TLS_HANDSHAKES),
@@ -276,230 +252,21 @@ class Broker:
         return server
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
-        config = self.config
-        self._meter = Meter()
-        timings = Timings()
-        parts = timed_parts(timings) if config.admin_port >= 0 else Parts()
-        self._wire_router(loop, parts)
-        self._wire_backends(loop)
-        self._wire_clients(loop, parts)
-        self._wire_budget(loop)
-        if config.admin_port >= 0:
-            self._admin = self._make_admin(loop, timings)
-
-    def _wire_budget(self, loop: asyncio.AbstractEventLoop) -> None:
-        shared = self._shared
-        accounts = Accounts(
-            sockets=lambda: [*self._rooms.sockets, *shared.leaving],
-            closed=lambda: shared.lingering,
-            handshakes=lambda: self._admission.handshakes,
-            sessions=lambda: self._backends.sessions,
-            tools=lambda: self._lifecycle.tools,
-            orphans=lambda: self._assignments.orphans,
-            give_up_client=self._router.give_up,
-            give_up_session=self._lifecycle.give_up,
-        )
-        self._budget = Budget(
-            loop,
-            self.config.memory_budget,
-            self._meter,
-            holders=self._holders,
-            others=lambda: self._queue.size + self._assignments.ending.bytes,
-            accounts=accounts.take,
-            trim=self._trim,
-            counters=self.counters,
-        )
-
-    def _wire_router(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
-        config = self.config
-        self._outbox = parts.outbox(
-            loop,
-            policy=config.slow_client_policy,
-            limit=config.client_buffer,
-            slow_time=config.slow_client_time,
-            counters=self.counters,
-            meter=self._meter,
-        )
-        self._rooms = Rooms(
-            self._outbox,
-            self._engine.subscribe,
-            self._engine.unsubscribe,
-            Taps(self.counters),
-            Limits(self.config.max_rooms_per_client, context_limit(self.config.max_message_size)),
-        )
-        self._queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, self.counters, self._meter)
-        self._backends = SessionRegistry()
-        self._assignments = parts.assignments(
-            self._queue,
-            self._backends.choose_owner,
-            self.counters,
-            backend_bytes(config.memory_budget),
-            EndingStreams(config.memory_budget // 4 or sys.maxsize),
-        )
-        status = StatusReport(self.broker_id, self._rooms, self._backends, self._queue, self.counters, loop.time)
-        self._session_shared = SessionShared(loop=loop, counters=self.counters, expiries=Expiries(loop, self.counters))
-        self._commands = Commands(self._engine, self._rooms, self.counters, status.make, self._meter)
-        self._router = Router(
-            self._rooms,
-            self._queue,
-            self._assignments,
-            self._backends,
-            self._session_shared,
-            hold_time=config.hold_time,
-            answer_timeout=config.answer_timeout,
-        )
-
-    def _wire_backends(self, loop: asyncio.AbstractEventLoop) -> None:
-        config = self.config
-        self._lifecycle = SessionLifecycle(
-            self._backends,
-            self._router,
-            command_table(self._commands, self._router),
-            self._session_shared,
-            resume_window=config.resume_window,
-            heartbeat=config.heartbeat_interval,
-        )
-        self._link_shared = LinkShared(
+        given = Given(
             loop=loop,
-            owner=self._lifecycle,
+            config=self.config,
+            broker_id=self.broker_id,
+            counters=self.counters,
+            engine=self._engine,
             authenticator=self._authenticator,
-            tls=self._backend_tls,
-            hello=self._hello(),
-            meter=self._meter,
-            max_line=messages.line_limit(config.max_message_size),
-            link_buffer=config.link_buffer,
-            counters=self.counters,
-            ports=self._ports,
-        )
-        self._make_link = link_factory(self._link_shared)
-
-    def _wire_clients(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> None:
-        config = self.config
-        self._keepalive = KeepAlive(
-            self._outbox, interval=config.ping_interval, missed=config.ping_missed, counters=self.counters
-        )
-        self._message_watch = MessageWatch(config.message_timeout, self.counters)
-        receiver, watches = self._restrain(loop, self._router, [self._keepalive, self._message_watch])
-        self._shared = WebSocketShared(
-            loop=loop,
-            receiver=receiver,
-            outbox=self._outbox,
-            watches=watches,
-            meter=self._meter,
-            counters=self.counters,
-            max_message_size=config.max_message_size,
-            send_limit=config.client_buffer,
-            close_timeout=config.close_timeout,
-        )
-        self._admission = Admission(
-            self._router.connection_requests,
-            self._shared,
-            max_head_size=config.max_head_size,
-            handshake_timeout=config.handshake_timeout,
             pages=self._pages,
-            policy=AdmissionPolicy(
-                AllowedOrigins(config.allowed_origins, local=is_loopback(config.ws_host)),
-                TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None,
-                max_handshakes=config.max_handshakes,
-                max_clients=config.max_connections,
-                max_per_address=config.max_connections_per_address,
-                counters=self.counters,
-            ),
-            compression=config.compression,
-            handshake=parts.handshake,
             ports=self._ports,
+            tls=self._tls,
+            backend_tls=self._backend_tls,
         )
-
-    def _restrain(
-        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, watches: list[WebSocketWatch]
-    ) -> tuple[Receiver, list[WebSocketWatch]]:
-        """Put before a receiver what the options ask for; what is off is not there and costs no message anything."""
-        config = self.config
-        if config.client_message_rate or config.client_byte_rate:
-            receiver = RateLimited(
-                receiver,
-                loop,
-                messages=config.client_message_rate,
-                size=config.client_byte_rate,
-                largest=config.max_message_size,
-                policy=config.client_rate_policy,
-                counters=self.counters,
-            )
-        if config.idle_timeout:
-            receiver = self._idle = IdleLimited(receiver, loop, timeout=config.idle_timeout, counters=self.counters)
-            watches.append(self._idle)
-        return receiver, watches
-
-    def _trim(self, count: int, size: int) -> None:
-        """Replace at most so many parsers' buffers that have grown and hold nothing, until ``size`` bytes are free."""
-        fat = [ws for ws in self._shared.fat if not ws.held]
-        if len(fat) > count:
-            del fat[count:]
-        else:
-            fat.sort(key=attrgetter("grown"), reverse=True)
-        for ws in fat:
-            if size <= 0:
-                break
-            size -= ws.grown
-            ws.trim()
-
-    def _holders(self) -> tuple[MemoryHolder, ...]:
-        """Return all that bytes are kept for: on the way in, on the way out, and to and from backends."""
-        return (
-            *self._rooms.sockets,
-            *self._rooms.clients,
-            *(self._shared.lingering | self._shared.leaving),
-            *self._admission.handshakes,
-            *self._backends.sessions,
-            *self._lifecycle.tools,
-        )
-
-    def _make_admin(self, loop: asyncio.AbstractEventLoop, timings: Timings) -> AdminServer:
-        from pystrands.broker.ops.prometheus import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra
-
-        exposition = Exposition(
-            self.counters,
-            {
-                "clients": lambda: len(self._rooms),
-                "rooms": lambda: self._rooms.room_count,
-                "backends": lambda: len(self._backends),
-                "ready": self._admission.is_ready,
-                "handshakes": lambda: len(self._admission.handshakes),
-                "queue_messages": lambda: len(self._queue),
-                "queue_bytes": lambda: self._queue.size,
-                "events_in_flight": lambda: sum(len(session.unfinished) for session in self._backends.sessions),
-                "waiting_bytes": lambda: self._budget.total,
-            },
-            {
-                "handshake_seconds": timings.handshake,
-                "handling_seconds": timings.handling,
-                "flush_seconds": timings.flush,
-            },
-        )
-        return AdminServer(loop, self._admission.is_ready, exposition.render, CONTENT_TYPE, self._ports)
-
-    def _compressed(self) -> Outbox | CompressedOutbox:
-        """Return the way that messages go out."""
-        config = self.config
-        if not config.compression:
-            return self._outbox
-        compressor = Compressor(config.compression_level, config.compression_threshold, self.counters)
-        return CompressedOutbox(self._outbox, compressor)
-
-    def _hello(self) -> bytes:
-        return wire.hello(
-            messages.HelloParams(
-                protocol=messages.PROTOCOL,
-                binary=True,
-                broker_id=self.broker_id,
-                max_line=messages.line_limit(self.config.max_message_size),
-                max_message_size=self.config.max_message_size,
-                max_id=MAX_ID,
-                max_context=context_limit(self.config.max_message_size),
-                heartbeat=self.config.heartbeat_interval,
-                resume_window=self.config.resume_window,
-            )
-        )
+        self._made = parts = make_parts(given)
+        self._budget = make_budget(given, parts)
+        self._admin = make_admin(given, parts, self._budget)
 
     # --- stopping ---
 
@@ -518,29 +285,29 @@ class Broker:
         await asyncio.shield(self._stop)
 
     async def _stop_in_order(self) -> None:
-        self._router.connection_requests.stop()
-        self._admission.close()
+        self._parts.router.connection_requests.stop()
+        self._parts.admission.close()
         for server in self._servers[1:]:
             server.close()
-        sockets = list(self._rooms.sockets)
-        lingering = list(self._shared.lingering)
+        sockets = list(self._parts.rooms.sockets)
+        lingering = list(self._parts.websockets.lingering)
         await self._close_clients(sockets)
         for server in self._servers[:1]:
             server.close()
         self._authenticator.close()
-        await self._lifecycle.stop(self.config.close_timeout)
+        await self._parts.lifecycle.stop(self.config.close_timeout)
         if self._engine_runs:
             try:
                 await self._engine.stop()
             except Exception:
                 logger.exception("the engine could not be stopped in order")
-        self._keepalive.stop()
-        self._message_watch.stop()
-        if self._idle is not None:
-            self._idle.stop()
+        self._parts.keepalive.stop()
+        self._parts.message_watch.stop()
+        if self._parts.idle is not None:
+            self._parts.idle.stop()
         self._budget.stop()
         await self._wait_for([*sockets, *lingering])
-        self._shared.hangups.close()
+        self._parts.websockets.hangups.close()
         for server in self._servers:
             await server.wait_closed()
         if self._admin is not None:
@@ -568,7 +335,7 @@ class Broker:
         while True:
             now = loop.time()
             if now >= end or not (
-                any(ws.transport for ws in sockets) or (len(self._admission) and now < end_of_answers)
+                any(ws.transport for ws in sockets) or (len(self._parts.admission) and now < end_of_answers)
             ):
                 break
             await asyncio.sleep(_POLL)

@@ -1,6 +1,6 @@
 """Who carries out a command: one handler for each kind, and for each there is one."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -16,7 +16,7 @@ async def test_each_kind_of_command_has_a_handler():
 
 def test_a_kind_has_one_handler():
     table = CommandTable()
-    heard = []
+    heard: list[Any] = []
     table.on(Bye, lambda session, command: heard.append(command))
     table.on(Status, lambda session, command: heard.append(command))
     with pytest.raises(ValueError, match="Bye has a handler"):

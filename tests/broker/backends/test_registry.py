@@ -57,7 +57,7 @@ async def test_a_mute_link_that_was_asked_may_still_say_hello_and_others_are_ask
         await next_action(reader, "connection_request")
         writer.write(wire.hello(messages.HelloParams(protocol=2, session_id="late", name="late")))
         assert not (await next_action(reader, "welcome"))["params"]["resumed"]
-        (session,) = broker._backends.sessions
+        (session,) = broker._parts.sessions.sessions
         assert session.name.endswith("'late'")
         asked = await next_action(reader, "connection_request")
         assert asked["seq"] == 1

@@ -40,9 +40,9 @@ def test_bounds_go_up(histogram):
 
 async def test_where_nobody_asks_nothing_is_timed():
     async with testing.broker() as broker:
-        assert type(broker._outbox) is Outbox
-        assert type(broker._assignments) is Assignments
-        assert type(broker._admission.protocol_factory()) is Handshake
+        assert type(broker._parts.outbox) is Outbox
+        assert type(broker._parts.assignments) is Assignments
+        assert type(broker._parts.admission.protocol_factory()) is Handshake
         assert broker.admin_port == -1
     assert Parts() == Parts(Handshake, Assignments, Outbox)
 

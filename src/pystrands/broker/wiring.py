@@ -1,0 +1,328 @@
+"""Makes the parts of a broker, each whole when it is there: in the order in which they need each other."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+
+from pystrands.broker.accounts import Accounts
+from pystrands.broker.admission.handshake import Admission
+from pystrands.broker.admission.origins import AllowedOrigins
+from pystrands.broker.admission.policy import AdmissionPolicy
+from pystrands.broker.admission.proxies import TrustedProxies
+from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.lifecycle import SessionLifecycle
+from pystrands.broker.backends.link import LinkShared, link_factory
+from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.backends.session import SessionShared
+from pystrands.broker.budget import Budget, MemoryHolder, backend_bytes
+from pystrands.broker.config import BrokerConfig
+from pystrands.broker.counters import Counters
+from pystrands.broker.events.assignments import Assignments
+from pystrands.broker.events.ending import EndingStreams
+from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.hub.compressed_outbox import CompressedOutbox
+from pystrands.broker.hub.delivery import Delivery
+from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.hub.taps import Taps
+from pystrands.broker.meter import Meter
+from pystrands.broker.net.ports import Ports
+from pystrands.broker.net.tls import Tls
+from pystrands.broker.ops.admin import AdminServer
+from pystrands.broker.ops.status import StatusReport
+from pystrands.broker.ops.timing import Parts, Timings, timed_parts
+from pystrands.broker.routing.commands import Commands
+from pystrands.broker.routing.handlers import command_table
+from pystrands.broker.routing.router import Router
+from pystrands.broker.ws.deflate import Compressor
+from pystrands.broker.ws.expiry import Expiries
+from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
+from pystrands.broker.ws.throttle import IdleLimited, RateLimited
+from pystrands.broker.ws.websocket import Receiver, WebSocketShared
+from pystrands.engine.base import Engine
+from pystrands.protocol import messages, wire
+from pystrands.protocol.address import is_loopback
+from pystrands.protocol.limits import MAX_ID, Limits, context_limit
+
+__all__ = ["BrokerParts", "Given", "make_admin", "make_budget", "make_parts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What there is before the parts."""
+
+    loop: asyncio.AbstractEventLoop
+    config: BrokerConfig
+    broker_id: str
+    counters: Counters
+    engine: Engine
+    authenticator: LinkAuthenticator
+    pages: Mapping[str, tuple[str, bytes]]
+    ports: Ports
+    tls: Tls | None
+    backend_tls: Tls | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerParts:
+    """The parts of a broker. None of them does anything before it is started, or somebody connects."""
+
+    rooms: Rooms
+    outbox: Outbox
+    delivery: Delivery
+    queue: EventQueue
+    sessions: SessionRegistry
+    assignments: Assignments
+    router: Router
+    lifecycle: SessionLifecycle
+    links: LinkShared
+    make_link: Callable[[], asyncio.Protocol]
+    keepalive: KeepAlive
+    message_watch: MessageWatch
+    idle: IdleLimited | None
+    websockets: WebSocketShared
+    admission: Admission
+    meter: Meter
+    timings: Timings
+
+
+def make_parts(given: Given) -> BrokerParts:
+    """Make all of them. Where there is no admin port nothing is timed: the parts that do it are not there."""
+    loop, config, counters = given.loop, given.config, given.counters
+    meter = Meter()
+    timings = Timings()
+    timed = timed_parts(timings) if config.admin_port >= 0 else Parts()
+
+    outbox = timed.outbox(
+        loop,
+        policy=config.slow_client_policy,
+        limit=config.client_buffer,
+        slow_time=config.slow_client_time,
+        counters=counters,
+        meter=meter,
+    )
+    limits = Limits(config.max_rooms_per_client, context_limit(config.max_message_size))
+    rooms = Rooms(outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits)
+    queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, counters, meter)
+    sessions = SessionRegistry()
+    assignments = timed.assignments(
+        queue,
+        sessions.choose_owner,
+        counters,
+        backend_bytes(config.memory_budget),
+        EndingStreams(config.memory_budget // 4 or sys.maxsize),
+    )
+    of_sessions = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
+    router = Router(
+        rooms,
+        queue,
+        assignments,
+        sessions,
+        of_sessions,
+        hold_time=config.hold_time,
+        answer_timeout=config.answer_timeout,
+    )
+    status = StatusReport(given.broker_id, rooms, sessions, queue, counters, loop.time)
+    lifecycle = SessionLifecycle(
+        sessions,
+        router,
+        command_table(Commands(given.engine, rooms, counters, status.make, meter), router),
+        of_sessions,
+        resume_window=config.resume_window,
+        heartbeat=config.heartbeat_interval,
+    )
+    links = _make_links(given, lifecycle, meter)
+    keepalive = KeepAlive(outbox, interval=config.ping_interval, missed=config.ping_missed, counters=counters)
+    message_watch = MessageWatch(config.message_timeout, counters)
+    receiver, idle = _limited(given, router)
+    websockets = WebSocketShared(
+        loop=loop,
+        receiver=receiver,
+        outbox=outbox,
+        watches=[keepalive, message_watch, *([] if idle is None else [idle])],
+        meter=meter,
+        counters=counters,
+        max_message_size=config.max_message_size,
+        send_limit=config.client_buffer,
+        close_timeout=config.close_timeout,
+    )
+    return BrokerParts(
+        rooms=rooms,
+        outbox=outbox,
+        delivery=Delivery(rooms, _compressed(given, outbox), counters),
+        queue=queue,
+        sessions=sessions,
+        assignments=assignments,
+        router=router,
+        lifecycle=lifecycle,
+        links=links,
+        make_link=link_factory(links),
+        keepalive=keepalive,
+        message_watch=message_watch,
+        idle=idle,
+        websockets=websockets,
+        admission=_make_admission(given, router, websockets, timed),
+        meter=meter,
+        timings=timings,
+    )
+
+
+def _compressed(given: Given, outbox: Outbox) -> Outbox | CompressedOutbox:
+    """Return the way that messages go out."""
+    config = given.config
+    if not config.compression:
+        return outbox
+    compressor = Compressor(config.compression_level, config.compression_threshold, given.counters)
+    return CompressedOutbox(outbox, compressor)
+
+
+def _limited(given: Given, receiver: Receiver) -> tuple[Receiver, IdleLimited | None]:
+    """Put before a receiver what the options ask for; what is off is not there and costs no message anything."""
+    config = given.config
+    if config.client_message_rate or config.client_byte_rate:
+        receiver = RateLimited(
+            receiver,
+            given.loop,
+            messages=config.client_message_rate,
+            size=config.client_byte_rate,
+            largest=config.max_message_size,
+            policy=config.client_rate_policy,
+            counters=given.counters,
+        )
+    if not config.idle_timeout:
+        return receiver, None
+    idle = IdleLimited(receiver, given.loop, timeout=config.idle_timeout, counters=given.counters)
+    return idle, idle
+
+
+def _make_links(given: Given, lifecycle: SessionLifecycle, meter: Meter) -> LinkShared:
+    config = given.config
+    max_line = messages.line_limit(config.max_message_size)
+    hello = wire.hello(
+        messages.HelloParams(
+            protocol=messages.PROTOCOL,
+            binary=True,
+            broker_id=given.broker_id,
+            max_line=max_line,
+            max_message_size=config.max_message_size,
+            max_id=MAX_ID,
+            max_context=context_limit(config.max_message_size),
+            heartbeat=config.heartbeat_interval,
+            resume_window=config.resume_window,
+        )
+    )
+    return LinkShared(
+        loop=given.loop,
+        owner=lifecycle,
+        authenticator=given.authenticator,
+        tls=given.backend_tls,
+        hello=hello,
+        meter=meter,
+        max_line=max_line,
+        link_buffer=config.link_buffer,
+        counters=given.counters,
+        ports=given.ports,
+    )
+
+
+def _make_admission(given: Given, router: Router, websockets: WebSocketShared, timed: Parts) -> Admission:
+    config = given.config
+    return Admission(
+        router.connection_requests,
+        websockets,
+        max_head_size=config.max_head_size,
+        handshake_timeout=config.handshake_timeout,
+        pages=given.pages,
+        policy=AdmissionPolicy(
+            AllowedOrigins(config.allowed_origins, local=is_loopback(config.ws_host)),
+            TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None,
+            max_handshakes=config.max_handshakes,
+            max_clients=config.max_connections,
+            max_per_address=config.max_connections_per_address,
+            counters=given.counters,
+        ),
+        compression=config.compression,
+        handshake=timed.handshake,
+        ports=given.ports,
+    )
+
+
+def make_budget(given: Given, parts: BrokerParts) -> Budget:
+    """Return what bounds the memory that peers cause."""
+    rooms, websockets, admission, lifecycle = parts.rooms, parts.websockets, parts.admission, parts.lifecycle
+
+    def holders() -> tuple[MemoryHolder, ...]:
+        """Return all that bytes are kept for: on the way in, on the way out, and to and from backends."""
+        return (
+            *rooms.sockets,
+            *rooms.clients,
+            *(websockets.lingering | websockets.leaving),
+            *admission.handshakes,
+            *parts.sessions.sessions,
+            *lifecycle.tools,
+        )
+
+    def trim(count: int, size: int) -> None:
+        """Replace at most so many parsers' buffers that have grown and hold nothing, until ``size`` bytes are free."""
+        fat = [ws for ws in websockets.fat if not ws.held]
+        if len(fat) > count:
+            del fat[count:]
+        else:
+            fat.sort(key=attrgetter("grown"), reverse=True)
+        for ws in fat:
+            if size <= 0:
+                break
+            size -= ws.grown
+            ws.trim()
+
+    accounts = Accounts(
+        sockets=lambda: [*rooms.sockets, *websockets.leaving],
+        closed=lambda: websockets.lingering,
+        handshakes=lambda: admission.handshakes,
+        sessions=lambda: parts.sessions.sessions,
+        tools=lambda: lifecycle.tools,
+        orphans=lambda: parts.assignments.orphans,
+        give_up_client=parts.router.give_up,
+        give_up_session=lifecycle.give_up,
+    )
+    return Budget(
+        given.loop,
+        given.config.memory_budget,
+        parts.meter,
+        holders=holders,
+        others=lambda: parts.queue.size + parts.assignments.ending.bytes,
+        accounts=accounts.take,
+        trim=trim,
+        counters=given.counters,
+    )
+
+
+def make_admin(given: Given, parts: BrokerParts, budget: Budget) -> AdminServer | None:
+    """Return the admin port's server, where there is to be one."""
+    if given.config.admin_port < 0:
+        return None
+    from pystrands.broker.ops.prometheus import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra
+
+    admission, sessions, timings = parts.admission, parts.sessions, parts.timings
+    exposition = Exposition(
+        given.counters,
+        {
+            "clients": lambda: len(parts.rooms),
+            "rooms": lambda: parts.rooms.room_count,
+            "backends": lambda: len(sessions),
+            "ready": admission.is_ready,
+            "handshakes": lambda: len(admission.handshakes),
+            "queue_messages": lambda: len(parts.queue),
+            "queue_bytes": lambda: parts.queue.size,
+            "events_in_flight": lambda: sum(len(session.unfinished) for session in sessions.sessions),
+            "waiting_bytes": lambda: budget.total,
+        },
+        {
+            "handshake_seconds": timings.handshake,
+            "handling_seconds": timings.handling,
+            "flush_seconds": timings.flush,
+        },
+    )
+    return AdminServer(given.loop, admission.is_ready, exposition.render, CONTENT_TYPE, given.ports)

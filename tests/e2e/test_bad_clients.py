@@ -69,7 +69,7 @@ def strangers(port, data, count=MANY):
 
 def held(broker):
     """How many bytes the broker keeps for all that have a connection."""
-    return sum(each.held_bytes for each in broker._holders())
+    return sum(each.held_bytes for each in broker._budget._holders())
 
 
 @pytest.mark.parametrize("head", [b"", b"G", UPGRADE[:-2]], ids=["nothing", "a byte", "almost all"])

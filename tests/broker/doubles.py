@@ -18,7 +18,8 @@ from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.expiry import Expiries
-from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
+from pystrands.broker.ws.incoming import IncomingFrames
+from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 
 
 class FakeTransport(asyncio.Transport):
@@ -98,9 +99,19 @@ class FakeWebSocket(WebSocket):
             self.router.client_over(self, code, reason)
 
 
-def make_client(number: int, receiver: Any = None) -> ConnectedClient:
+class Nobody(Receiver):
+    """Gets no messages."""
+
+    def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
+        raise AssertionError(message)
+
+    def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:
+        pass
+
+
+def make_client(number: int, receiver: Receiver | None = None) -> ConnectedClient:
     """Return a client that is let in, and in no room."""
-    return ConnectedClient(number, f"c{number}", "lobby", b"{}", FakeWebSocket(receiver))
+    return ConnectedClient(number, f"c{number}", "lobby", b"{}", FakeWebSocket(receiver or Nobody()))
 
 
 def make_router(

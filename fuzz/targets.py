@@ -152,7 +152,7 @@ def session(data: bytes) -> None:
             pipe.extend(lines)
         elif operation == 6:
             backend.finished(number)
-            backend.take_done()  # its line is lost with the link, or goes unread; its number must not be
+            backend.collect_done()  # its line is lost with the link, or goes unread; its number must not be
             backend.lost()
             pipe.clear()
         elif operation == 7 and number == 7:

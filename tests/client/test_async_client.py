@@ -120,10 +120,10 @@ async def test_connect_to_a_broker_that_refuses(broker):
 async def test_attempts_that_fail_leave_nothing_behind():
     client = Echo("127.0.0.1", free_port(), reconnect_delay=0)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: core_of(client).life)
+    await until(lambda: core_of(client).lifetime)
     for _ in range(3):
         assert await client.connect() is False
-    assert core_of(client).life.connection._links == set()
+    assert core_of(client).lifetime.connection._links == set()
     await client.disconnect()
     await soon(running)
 
@@ -137,7 +137,7 @@ async def test_run_forever_retries_a_first_connect_that_fails():
     fake.port = free_port()
     client = Echo(**fake.where, **QUICK)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: core_of(client).life)
+    await until(lambda: core_of(client).lifetime)
     assert not client.connected
     async with fake:
         connection = await fake.link()
@@ -176,7 +176,7 @@ async def test_connect_cancelled_leaves_nothing(old_broker):
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting
-    await until(lambda: core_of(client).life is None)
+    await until(lambda: core_of(client).lifetime is None)
     assert not client.connected
     await until(connection.reader.at_eof)
 
@@ -184,8 +184,8 @@ async def test_connect_cancelled_leaves_nothing(old_broker):
 async def test_disconnect_ends_the_wait_for_a_reconnect():
     client = Echo("127.0.0.1", free_port(), reconnect_delay=1000, max_reconnect_delay=1000)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: core_of(client).life)
-    await core_of(client).life.connection.supervisor.attempt()
+    await until(lambda: core_of(client).lifetime)
+    await core_of(client).lifetime.connection.supervisor.attempt()
     await client.disconnect()
     await soon(running)
 
@@ -242,8 +242,8 @@ async def test_backoff_grows_while_the_broker_refuses(broker, monkeypatch):
     broker.refuse = True
     client = Echo(**broker.where, reconnect_delay=1, max_reconnect_delay=8)
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: core_of(client).life)
-    supervisor = core_of(client).life.connection.supervisor
+    await until(lambda: core_of(client).lifetime)
+    supervisor = core_of(client).lifetime.connection.supervisor
 
     async def pause(delay):
         delays.append(delay)
@@ -251,7 +251,7 @@ async def test_backoff_grows_while_the_broker_refuses(broker, monkeypatch):
 
     monkeypatch.setattr(supervisor, "_pause", pause)
     await until(lambda: len(delays) >= 6)
-    core_of(client).life.connection.supervisor.stop()
+    core_of(client).lifetime.connection.supervisor.stop()
     await client.disconnect()
     await soon(running)
     assert delays[0] <= 1
@@ -267,7 +267,7 @@ async def test_reconnect_delay_starts_over_after_a_useful_link(broker, monkeypat
         delays.append(delay)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(core_of(client).life.connection.supervisor, "_pause", pause)
+    monkeypatch.setattr(core_of(client).lifetime.connection.supervisor, "_pause", pause)
     for _ in range(4):
         (await broker.link()).cut()
     await broker.link()
@@ -326,7 +326,7 @@ async def test_a_late_hello_is_ignored(old_broker):
         await client.broadcast_message("x")
         await connection.send(line("hello", {"protocol": 1, "binary": True}) + message("hi"))
         assert await connection.texts(2) == ["x", "echo: hi"]
-        assert not core_of(client).peer.said_hello
+        assert not core_of(client).broker.said_hello
 
 
 async def test_binary_both_ways(broker):
@@ -516,7 +516,7 @@ async def test_at_most_max_concurrency_handlers_run(broker):
         client.gates = {("message", name, "x"): gate for name, gate in gates.items()}
         await connection.send(b"".join(message("x", name) for name in gates) + line("heartbeat"))
         await until(lambda: len(client.calls) == 3)
-        assert core_of(client).life.dispatcher.slots.running == 3
+        assert core_of(client).lifetime.dispatcher.slots.running == 3
         for gate in gates.values():
             gate.set()
         await until(lambda: len(client.calls) == 6)
@@ -595,7 +595,7 @@ async def test_send_waits_under_backpressure_and_goes_on(broker):
             taken.extend([await client.broadcast_message(f"{n:06}" + "x" * 100_000) for n in range(200)])
 
         pouring = asyncio.create_task(pour())
-        await until(lambda: core_of(client).life.connection.outgoing._waiting)
+        await until(lambda: core_of(client).lifetime.connection.outgoing._waiting)
         connection.resume()
         assert [text[:6] for text in await connection.texts(200)] == [f"{n:06}" for n in range(200)]
         await soon(pouring)
@@ -612,7 +612,7 @@ async def test_send_that_waits_returns_false_when_the_link_is_lost(broker):
                 pass
 
         pouring = asyncio.create_task(pour())
-        await until(lambda: core_of(client).life.connection.outgoing._waiting)
+        await until(lambda: core_of(client).lifetime.connection.outgoing._waiting)
         connection.cut()
         await soon(pouring)
         await broker.link()
@@ -703,7 +703,7 @@ async def test_replies_sent_while_draining_are_delivered(broker):
 
     async with up(broker, Slow) as (client, connection):
         await connection.send(message("1") + message("2") + message("3", "c2") + line("heartbeat"))
-        await until(lambda: core_of(client).life.dispatcher.slots.running == 2)
+        await until(lambda: core_of(client).lifetime.dispatcher.slots.running == 2)
         leaving = [asyncio.create_task(client.disconnect()) for _ in range(2)]
         await until(lambda: not client.connected)
         await connection.send(message("too late", "c3"))
@@ -728,7 +728,7 @@ async def test_past_the_timeout_handlers_are_cancelled(broker, caplog):
 
     async with up(broker, Stuck) as (client, connection):
         await connection.send(message("1") + message("2") + message("3", "c2"))
-        await until(lambda: core_of(client).life.dispatcher.slots.running == 2)
+        await until(lambda: core_of(client).lifetime.dispatcher.slots.running == 2)
         await soon(client.disconnect(timeout=0))
         assert sorted(cancelled) == ["1", "3"]
     assert "3 events were not handled in time" in caplog.text
@@ -844,7 +844,7 @@ async def test_disconnect_that_is_cancelled_goes_on(broker):
 
     async with up(broker, Slow) as (client, connection):
         await connection.send(message("1"))
-        await until(lambda: core_of(client).life.dispatcher.slots.running)
+        await until(lambda: core_of(client).lifetime.dispatcher.slots.running)
         leaving = asyncio.create_task(client.disconnect())
         await until(lambda: not client.connected)
         leaving.cancel()
@@ -926,7 +926,7 @@ async def test_reading_stops_while_too_many_events_wait(broker, monkeypatch):
         gate = client.gates["message", "c1", "0"] = asyncio.Event()
         await connection.send(message("0"))
         await until(lambda: client.calls)
-        calls, link = core_of(client).life.connection.calls, core_of(client).link
+        calls, link = core_of(client).lifetime.connection.calls, core_of(client).link
         calls.max_waiting = 100
         await connection.send(b"".join(message(str(n)) for n in range(1, 301)))
         await until(lambda: calls.full)
@@ -940,13 +940,13 @@ async def test_reading_stops_while_too_many_events_wait(broker, monkeypatch):
 async def test_bytes_that_wait_count_too(broker):
     async with up(broker, Recorder) as (client, connection):
         gate = client.gates["message", "c1", "0"] = asyncio.Event()
-        core_of(client).life.connection.calls.max_waiting_bytes = 10_000
+        core_of(client).lifetime.connection.calls.max_waiting_bytes = 10_000
         await connection.send(message("0") + message("x" * 20_000) + message("1"))
-        await until(lambda: core_of(client).life.connection.calls.full)
+        await until(lambda: core_of(client).lifetime.connection.calls.full)
         gate.set()
         await until(lambda: len(client.calls) == 3)
-        assert not core_of(client).life.connection.calls.full
-        assert core_of(client).life.connection.calls.waiting_bytes == 0
+        assert not core_of(client).lifetime.connection.calls.full
+        assert core_of(client).lifetime.connection.calls.waiting_bytes == 0
 
 
 # --- options -----------------------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def test_send_blocks_under_backpressure_and_ends_with_the_link():
             waiting = threading.Event()
 
             def look():
-                life = running_of(client).core.life
+                life = running_of(client).core.lifetime
                 if life is not None and life.connection.outgoing._waiting:
                     waiting.set()
                 elif life is not None:
@@ -275,7 +275,7 @@ def test_at_most_max_workers_handlers_run(broker_thread):
     broker_thread.run(connection.send(b"".join(message("wait", f"c{n}") for n in range(5))))
     for _ in range(2):
         assert client.started.acquire(timeout=PATIENCE)
-    assert running_of(client).core.life.dispatcher.slots.running == 2
+    assert running_of(client).core.lifetime.dispatcher.slots.running == 2
     client.gate.set()
     assert broker_thread.run(connection.texts(5)) == ["wait"] * 5
     client.disconnect()

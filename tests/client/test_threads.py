@@ -144,7 +144,7 @@ async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not
     core = ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
     bridge = Bridge(core, 1)
     dispatcher = SimpleNamespace(may_begin=True)
-    monkeypatch.setattr(ClientCore, "life", SimpleNamespace(dispatcher=dispatcher))
+    monkeypatch.setattr(ClientCore, "lifetime", SimpleNamespace(dispatcher=dispatcher))
     begun, release = threading.Event(), threading.Event()
 
     def slow():

@@ -130,7 +130,7 @@ def line_with(head: dict[str, Any], action: str, params: dict[str, Any] | None) 
 
 async def unlinked(client: AsyncPyStrandsClient) -> None:
     """Wait until a backend has noticed that its link is gone."""
-    await until(lambda: core_of(client).life.connection.outgoing.link is None)
+    await until(lambda: core_of(client).lifetime.connection.outgoing.link is None)
 
 
 class Noting(AsyncPyStrandsClient):

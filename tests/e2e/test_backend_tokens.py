@@ -161,7 +161,7 @@ async def test_a_client_that_does_not_run_for_ever_ends_when_it_is_refused_later
                 broker.reload()
                 link.cut()
                 await testing.until(lambda: "refuses this backend" in caplog.text)
-                await testing.until(lambda: core_of(client).life is None)
+                await testing.until(lambda: core_of(client).lifetime is None)
                 assert not client.connected
                 assert not await client.connect()
     assert not gone

@@ -139,7 +139,7 @@ async def test_a_late_hello_that_the_broker_does_not_take_costs_one_link(quiet_b
     if how == "an event":  # numbered or not: to this broker it is protocol 1
         await connection.send(line("connection_request", {"url": "/"}, "q"))
     else:
-        life = core_of(client).life
+        life = core_of(client).lifetime
         life.connection.incoming._miss_welcome(life.connection.link)
     link = await quiet_broker.begin()
     assert await link.so_far(client) == []

@@ -58,7 +58,7 @@ async def answer(link, number):
 
 
 async def held(client):
-    await until(lambda: core_of(client).life.connection.calls.is_held)
+    await until(lambda: core_of(client).lifetime.connection.calls.is_held)
 
 
 async def turns():
@@ -162,7 +162,7 @@ async def test_rule_18_a_backend_asks_by_itself_often_enough(raw_broker):
     assert numbers == sorted(numbers)
     assert numbers[2] - numbers[0] >= WINDOW / 2 - 0.01
     await answer(link, numbers[2])
-    lease = core_of(client).life.connection.calls
+    lease = core_of(client).lifetime.connection.calls
     await until(lambda: lease.lease == pytest.approx(numbers[2] + 0.9 * WINDOW))
     link.cut()
     await client.disconnect(0)
@@ -299,7 +299,7 @@ async def test_rule_18_disconnecting_first_and_losing_the_lease_then(raw_broker,
     await turns()
     clock.now += WINDOW
     begun.set()
-    await until(lambda: core_of(client).life.dispatcher.idle)
+    await until(lambda: core_of(client).lifetime.dispatcher.idle)
     again = await next_link(raw_broker)
     await again.go_on(link)
     await again.hear("leave")
@@ -638,7 +638,7 @@ async def test_rule_22_a_frozen_backend_marks_the_ends_of_which_another_may_have
         for ws in sockets:
             await ws.send("text")
         await testing.until(lambda: sum(what.startswith("text") for what, _ in other.notes) == 5, 20)
-        proxy._gate._target = second.tcp_port  # to backends, a broker that was killed and started again
+        proxy._relay._target = second.tcp_port  # to backends, a broker that was killed and started again
         proxy.cut()
         await testing.until(lambda: told(other).count("gone") == 5)
         one.cont()

@@ -94,7 +94,7 @@ async def test_rule_23_what_is_dropped_is_told_and_what_is_for_many_is_kept(raw_
     assert await client.broadcast_message("written")
     assert await link.hear_text() == "written"
     await link.acknowledge(1)
-    await until(lambda: core_of(client).life.connection.outgoing.session.session.acknowledged == 1)
+    await until(lambda: core_of(client).lifetime.connection.outgoing.session.session.acknowledged == 1)
     link.cut()
     await unlinked(client)
     assert await client.send_private_message("ann", "private")
@@ -126,7 +126,7 @@ async def test_rule_23_answers_and_finished_events_are_no_messages(raw_broker):
     await unlinked(client)
     request.set()
     running.set()
-    await until(lambda: core_of(client).life.dispatcher.idle)
+    await until(lambda: core_of(client).lifetime.dispatcher.idle)
     again = await replaced(raw_broker, link)
     await again.welcome()
     assert await again.so_far(client) == []
@@ -141,7 +141,7 @@ async def test_rule_23_with_nothing_lost_there_is_no_error(raw_broker):
     assert await client.broadcast_message("x")
     assert await link.hear_text() == "x"
     await link.acknowledge()
-    await until(lambda: not core_of(client).life.connection.outgoing.session.session.kept)
+    await until(lambda: not core_of(client).lifetime.connection.outgoing.session.session.kept)
     again = await replaced(raw_broker, link)
     await again.welcome()
     assert await again.so_far(client) == []

@@ -320,7 +320,7 @@ async def test_rule_11_what_is_no_event_needs_no_credit():
 async def test_rule_11_the_command_window_bounds_what_is_kept_without_a_link(raw_broker):
     client = Noting()
     link = await raw_broker.connected(client)
-    core_of(client).life.connection.outgoing.session.max_lines = 5
+    core_of(client).lifetime.connection.outgoing.session.max_lines = 5
     assert await client.broadcast_message("0")
     assert await link.hear_text() == "0"
     link.cut()
@@ -341,7 +341,7 @@ async def test_rule_11_the_command_window_bounds_what_is_kept_without_a_link(raw
 async def test_rule_11_the_command_window_is_bounded_in_bytes_too(raw_broker):
     client = Noting()
     link = await raw_broker.connected(client)
-    core_of(client).life.connection.outgoing.session.max_bytes = 1000
+    core_of(client).lifetime.connection.outgoing.session.max_bytes = 1000
     link.cut()
     await unlinked(client)
     taken = [await client.broadcast_message("x" * 400) for _ in range(5)]
@@ -358,7 +358,7 @@ async def test_rule_11_the_command_window_is_bounded_in_bytes_too(raw_broker):
 async def test_rule_11_send_waits_for_the_window_while_the_link_is_up(raw_broker, fate):
     client = Noting()
     link = await raw_broker.connected(client)
-    core_of(client).life.connection.outgoing.session.max_lines = 3
+    core_of(client).lifetime.connection.outgoing.session.max_lines = 3
     sending = [asyncio.ensure_future(client.broadcast_message(str(number))) for number in range(6)]
     assert [await link.hear_text() for _ in range(3)] == ["0", "1", "2"]
     await until(lambda: sum(each.done() for each in sending) == 3)
@@ -388,13 +388,13 @@ async def test_rule_11_a_backend_reads_on_whatever_waits_for_its_handlers(raw_br
     release = client.hold("0")
     for number in range(50):
         await link.message(f"{number}" if not number else "x" * 500_000)
-    core_of(client).life.connection.outgoing.session.max_lines = 1
+    core_of(client).lifetime.connection.outgoing.session.max_lines = 1
     assert await client.broadcast_message("a")
     sending = asyncio.ensure_future(client.broadcast_message("b"))
     assert await link.hear_text() == "a"
     await link.acknowledge()
     assert await soon(sending)
-    core_of(client).life.connection.outgoing.session.max_lines = 4096
+    core_of(client).lifetime.connection.outgoing.session.max_lines = 4096
     release.set()
     link.cut()
     await client.disconnect(0)

@@ -155,10 +155,10 @@ async def test_a_link_that_is_cut_after_the_leave_comes_back_for_what_handlers_s
             for _ in range(2):
                 await down(proxy, client)
                 proxy.accept()
-                await until(lambda: core_of(client).life.connection.link is not None)
+                await until(lambda: core_of(client).lifetime.connection.link is not None)
             await down(proxy, client)
             release.set()
-            await until(lambda: core_of(client).life.dispatcher.idle)
+            await until(lambda: core_of(client).lifetime.dispatcher.idle)
             proxy.accept()
             await soon(ending)
             await ws.expect("re: a")

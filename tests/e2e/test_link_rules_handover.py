@@ -375,7 +375,7 @@ async def test_rule_18_a_session_that_was_given_up(raw_broker):
     release.set()
     await until(lambda: ("released", "ann") in client.notes)
     assert client.sent == [False, False]
-    assert core_of(client).life.connection.outgoing.discarded == 3
+    assert core_of(client).lifetime.connection.outgoing.discarded == 3
     assert await again.so_far(client) == []  # and nothing is done: those events are others'
     await again.message("new", "dan")
     assert (await again.hear("message_to_connection"))["params"]["message"] == "too late"  # by another handler
@@ -432,7 +432,7 @@ async def test_rule_18_a_broker_that_forgot_the_session_costs_what_was_written(r
         assert await client.broadcast_message(text)
         assert await link.hear_text() == text
     await link.acknowledge(1)
-    await until(lambda: core_of(client).life.connection.outgoing.session.session.acknowledged == 1)
+    await until(lambda: core_of(client).lifetime.connection.outgoing.session.session.acknowledged == 1)
     link.cut()
     await unlinked(client)
     assert await client.broadcast_message("not written")

@@ -18,15 +18,15 @@ from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
 from pystrands.client.options import ThreadOptions, options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import (
+    BoolOrAwaitable,
     ClientHandler,
-    Confirmed,
-    Done,
+    ConfirmationOrAwaitable,
+    ContextsOrAwaitable,
     ErrorHandler,
-    Members,
     Message,
     MessageHandler,
+    NoneOrAwaitable,
     RequestHandler,
-    Sent,
     ToMany,
     ToOne,
 )
@@ -251,7 +251,7 @@ class PyStrands(BaseClient, ThreadOptions):
             self.__bridge.close()
             self.__bridge = None
 
-    def disconnect(self, timeout: float = 5.0) -> Done:
+    def disconnect(self, timeout: float = 5.0) -> NoneOrAwaitable:
         """Disconnect, and wait until that is done; ``run`` and ``run_async`` return.
 
         Await it in async functions; call it directly in plain ones.
@@ -267,15 +267,17 @@ class PyStrands(BaseClient, ThreadOptions):
     @overload
     def broadcast_message(
         self, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
-    ) -> Sent: ...
+    ) -> BoolOrAwaitable: ...
 
     @overload
     def broadcast_message(
         self, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
-    ) -> Confirmed: ...
+    ) -> ConfirmationOrAwaitable: ...
 
     @overload
-    def broadcast_message(self, message: Message, *, confirm: bool, **options: Unpack[ToMany]) -> Sent | Confirmed: ...
+    def broadcast_message(
+        self, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> BoolOrAwaitable | ConfirmationOrAwaitable: ...
 
     def broadcast_message(
         self,
@@ -311,11 +313,11 @@ class PyStrands(BaseClient, ThreadOptions):
         if confirm:
             return self.__do(
                 self.__core.confirm,
-                lambda as_: requests.broadcast(message, self.__core.peer, exclude, as_, replaces),
+                lambda as_: requests.broadcast(message, self.__core.broker, exclude, as_, replaces),
                 timeout,
                 TO_EVERYONE if replaces is None else "",
             )
-        line = requests.broadcast(message, self.__core.peer, exclude, "", replaces)
+        line = requests.broadcast(message, self.__core.broker, exclude, "", replaces)
         return self.__send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     broadcast = broadcast_message
@@ -323,17 +325,17 @@ class PyStrands(BaseClient, ThreadOptions):
     @overload
     def send_room_message(
         self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
-    ) -> Sent: ...
+    ) -> BoolOrAwaitable: ...
 
     @overload
     def send_room_message(
         self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
-    ) -> Confirmed: ...
+    ) -> ConfirmationOrAwaitable: ...
 
     @overload
     def send_room_message(
         self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
-    ) -> Sent | Confirmed: ...
+    ) -> BoolOrAwaitable | ConfirmationOrAwaitable: ...
 
     def send_room_message(
         self,
@@ -370,27 +372,27 @@ class PyStrands(BaseClient, ThreadOptions):
         if confirm:
             return self.__do(
                 self.__core.confirm,
-                lambda as_: requests.room_message(room_id, message, self.__core.peer, exclude, as_, replaces),
+                lambda as_: requests.room_message(room_id, message, self.__core.broker, exclude, as_, replaces),
                 timeout,
                 requests.to_room(room_id) if replaces is None else "",
             )
-        line = requests.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
+        line = requests.room_message(room_id, message, self.__core.broker, exclude, "", replaces)
         return self.__send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
     def send_private_message(
         self, client_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToOne]
-    ) -> Sent: ...
+    ) -> BoolOrAwaitable: ...
 
     @overload
     def send_private_message(
         self, client_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToOne]
-    ) -> Confirmed: ...
+    ) -> ConfirmationOrAwaitable: ...
 
     @overload
     def send_private_message(
         self, client_id: str, message: Message, *, confirm: bool, **options: Unpack[ToOne]
-    ) -> Sent | Confirmed: ...
+    ) -> BoolOrAwaitable | ConfirmationOrAwaitable: ...
 
     def send_private_message(
         self,
@@ -426,16 +428,16 @@ class PyStrands(BaseClient, ThreadOptions):
         if confirm:
             return self.__do(
                 self.__core.confirm,
-                lambda as_: requests.private_message(client_id, message, self.__core.peer, as_, replaces),
+                lambda as_: requests.private_message(client_id, message, self.__core.broker, as_, replaces),
                 timeout,
                 requests.to_client(client_id) if replaces is None else "",
             )
-        line = requests.private_message(client_id, message, self.__core.peer, "", replaces)
+        line = requests.private_message(client_id, message, self.__core.broker, "", replaces)
         return self.__send(line, requests.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 
-    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Sent:
+    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> BoolOrAwaitable:
         """Put a client into one more room; return whether the client existed.
 
         Await it in async functions; call it directly in plain ones.
@@ -448,9 +450,9 @@ class PyStrands(BaseClient, ThreadOptions):
         Raises TypeError on an id that is no str, ValueError on a room's name that is too long, and PyStrandsError, with
         what to do, when the client is in as many rooms as it may be.
         """
-        return self.__do(self.__core.found, requests.join_room(client_id, room_id, self.__core.peer), timeout)
+        return self.__do(self.__core.found, requests.join_room(client_id, room_id, self.__core.broker), timeout)
 
-    def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Sent:
+    def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> BoolOrAwaitable:
         """Take a client out of a room; return whether the client existed.
 
         Await it in async functions; call it directly in plain ones.
@@ -464,7 +466,7 @@ class PyStrands(BaseClient, ThreadOptions):
         """
         return self.__do(self.__core.found, requests.leave_room(client_id, room_id), timeout)
 
-    def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> Members:
+    def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> ContextsOrAwaitable:
         """Return the contexts of the clients in a room, in no order.
 
         Await it in async functions; call it directly in plain ones.
@@ -480,7 +482,7 @@ class PyStrands(BaseClient, ThreadOptions):
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
-    ) -> Sent:
+    ) -> BoolOrAwaitable:
         """Close a client's WebSocket; return whether the client existed.
 
         Await it in async functions; call it directly in plain ones.
@@ -495,7 +497,9 @@ class PyStrands(BaseClient, ThreadOptions):
         """
         return self.__do(self.__core.found, requests.disconnect_client(client_id, code, reason), timeout)
 
-    def update_metadata(self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT) -> Sent:
+    def update_metadata(
+        self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT
+    ) -> BoolOrAwaitable:
         """Set keys of a client's metadata, for its events from now on; return whether the client existed.
 
         Await it in async functions; call it directly in plain ones.
@@ -508,7 +512,7 @@ class PyStrands(BaseClient, ThreadOptions):
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept of
         one client.
         """
-        return self.__do(self.__core.found, requests.update_metadata(client_id, metadata, self.__core.peer), timeout)
+        return self.__do(self.__core.found, requests.update_metadata(client_id, metadata, self.__core.broker), timeout)
 
     def __not_connected(self) -> Any:
         raise self.__core.outage.unasked()
@@ -525,14 +529,14 @@ class PyStrands(BaseClient, ThreadOptions):
         *arguments: Any,
         gone: Callable[[], Any] | None = None,
     ) -> Any:
-        """Call a method of the Core: on its own loop, from another loop, or from a thread without one.
+        """Call a method of the ClientCore: on its own loop, from another loop, or from a thread without one.
 
         From a thread or another loop it is ``gone()`` when the app does not run; by default NotConnected is raised.
         """
         gone = gone or self.__not_connected
-        bridge, life = self.__bridge, self.__core.life
+        bridge, lifetime = self.__bridge, self.__core.lifetime
         if loop_runs_here():
-            if bridge is None or life is None or life.loop is asyncio.get_running_loop():
+            if bridge is None or lifetime is None or lifetime.loop is asyncio.get_running_loop():
                 return method(*arguments)
             return _elsewhere(bridge, method, arguments, gone)
         if bridge is None:

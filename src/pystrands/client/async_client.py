@@ -169,9 +169,9 @@ class AsyncPyStrandsClient(BaseClient):
         """
         replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(requests.broadcast, message, self.__core.peer, exclude, key=replaces)
+            encode = partial(requests.broadcast, message, self.__core.broker, exclude, key=replaces)
             return await self.__core.confirm(encode, timeout, TO_EVERYONE if replaces is None else "")
-        line = requests.broadcast(message, self.__core.peer, exclude, "", replaces)
+        line = requests.broadcast(message, self.__core.broker, exclude, "", replaces)
         if self.__core.send_now(line):
             return True
         return await self.__core.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
@@ -223,9 +223,9 @@ class AsyncPyStrandsClient(BaseClient):
         """
         replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(requests.room_message, room_id, message, self.__core.peer, exclude, key=replaces)
+            encode = partial(requests.room_message, room_id, message, self.__core.broker, exclude, key=replaces)
             return await self.__core.confirm(encode, timeout, requests.to_room(room_id) if replaces is None else "")
-        line = requests.room_message(room_id, message, self.__core.peer, exclude, "", replaces)
+        line = requests.room_message(room_id, message, self.__core.broker, exclude, "", replaces)
         if self.__core.send_now(line):
             return True
         return await self.__core.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
@@ -281,16 +281,18 @@ class AsyncPyStrandsClient(BaseClient):
         outgoing = self.__core.outgoing
         if outgoing is not None and outgoing.private_message_now(client_id, message):
             return True
-        line = requests.private_message(client_id, message, self.__core.peer)
+        line = requests.private_message(client_id, message, self.__core.broker)
         return await self.__core.send(line, requests.to_client(client_id), timeout)
 
     async def __send_specially(
         self, client_id: str, message: Message, confirm: bool, timeout: float | None, key: str | None
     ) -> bool | Confirmation:
         if confirm:
-            encode = partial(requests.private_message, client_id, message, self.__core.peer, key=key)
+            encode = partial(requests.private_message, client_id, message, self.__core.broker, key=key)
             return await self.__core.confirm(encode, timeout, requests.to_client(client_id) if key is None else "")
-        return await self.__core.send(requests.private_message(client_id, message, self.__core.peer, "", key), AT_ONCE)
+        return await self.__core.send(
+            requests.private_message(client_id, message, self.__core.broker, "", key), AT_ONCE
+        )
 
     # -- rooms and clients
 
@@ -306,7 +308,7 @@ class AsyncPyStrandsClient(BaseClient):
         what to do, when the client is in as many rooms as it may be. Raises RuntimeError on another event loop than the
         client's.
         """
-        return await self.__core.found(requests.join_room(client_id, room_id, self.__core.peer), timeout)
+        return await self.__core.found(requests.join_room(client_id, room_id, self.__core.broker), timeout)
 
     async def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Take a client out of a room; return whether the client existed.
@@ -361,7 +363,7 @@ class AsyncPyStrandsClient(BaseClient):
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept of
         one client. Raises RuntimeError on another event loop than the client's.
         """
-        return await self.__core.found(requests.update_metadata(client_id, metadata, self.__core.peer), timeout)
+        return await self.__core.found(requests.update_metadata(client_id, metadata, self.__core.broker), timeout)
 
     # -- callbacks
 

@@ -78,109 +78,109 @@ class ClientCore:
         self.outage = outage or Outage()
         self._options = options
         self._invoke = invoke
-        self._life: ClientLifetime | None = None
+        self._lifetime: ClientLifetime | None = None
         self.outgoing: Outgoing | None = None
-        """The way out of the last life, which may be over: then it takes nothing."""
+        """The way out of the last lifetime, which may be over: then it takes nothing."""
         forgets_in_children(self)
 
     def forget(self) -> object:
-        """Be in a forked child: the parent's life, which is returned, is none of this process."""
-        life, self._life, self.outgoing = self._life, None, None
-        if life is not None:
+        """Be in a forked child: the parent's lifetime, which is returned, is none of this process."""
+        lifetime, self._lifetime, self.outgoing = self._lifetime, None, None
+        if lifetime is not None:
             self.outage.begin(FORKED)
-        return life
+        return lifetime
 
     @property
-    def life(self) -> ClientLifetime | None:
-        """The life that goes on, on whatever loop; None after its end."""
-        life = self._life
-        if life is not None and (life.closed.done() or life.loop.is_closed()):
+    def lifetime(self) -> ClientLifetime | None:
+        """The lifetime that goes on, on whatever loop; None after its end."""
+        lifetime = self._lifetime
+        if lifetime is not None and (lifetime.closed.done() or lifetime.loop.is_closed()):
             return None
-        return life
+        return lifetime
 
     @property
     def link(self) -> BrokerLink | None:
         """The link that commands go to now; None when not connected."""
-        life = self.life
-        if life is None:
+        lifetime = self.lifetime
+        if lifetime is None:
             return None
-        link = life.connection.link
+        link = lifetime.connection.link
         return link if link is not None and link.is_open else None
 
     @property
-    def peer(self) -> BrokerInfo | None:
+    def broker(self) -> BrokerInfo | None:
         """What is known of the broker, from its link or the last one; None before the first."""
-        life = self._life
-        return None if life is None or life.is_over else life.connection.outgoing.peer
+        lifetime = self._lifetime
+        return None if lifetime is None or lifetime.is_over else lifetime.connection.outgoing.broker
 
     @property
     def connected(self) -> bool:
         """Whether a link is up and not about to be closed."""
-        life = self.life
-        return life is not None and not life.stopping and self.link is not None
+        lifetime = self.lifetime
+        return lifetime is not None and not lifetime.stopping and self.link is not None
 
     @property
     def stopping(self) -> bool:
-        """Whether a life goes on that is about to end, so that :meth:`connect` would begin a new one."""
-        life = self.life
-        return life is not None and life.stopping
+        """Whether a lifetime goes on that is about to end, so that :meth:`connect` would begin a new one."""
+        lifetime = self.lifetime
+        return lifetime is not None and lifetime.stopping
 
     def _begin(self, *, persistent: bool) -> ClientLifetime:
-        life = self.life
-        if life is not None:
-            _check_loop(life)
-        if life is None or life.stopping:
-            life = self._life = ClientLifetime(self._options(), self._invoke, persistent=persistent)
-            self.outgoing = life.connection.outgoing
+        lifetime = self.lifetime
+        if lifetime is not None:
+            _check_loop(lifetime)
+        if lifetime is None or lifetime.stopping:
+            lifetime = self._lifetime = ClientLifetime(self._options(), self._invoke, persistent=persistent)
+            self.outgoing = lifetime.connection.outgoing
             self.outage.why = NOT_CONNECTED
         elif persistent:
-            life.connection.supervisor.persistent = True
-        return life
+            lifetime.connection.supervisor.persistent = True
+        return lifetime
 
     async def connect(self) -> bool:
         """See :meth:`pystrands.AsyncPyStrandsClient.connect`."""
-        life = self._begin(persistent=False)
-        supervisor = life.connection.supervisor
+        lifetime = self._begin(persistent=False)
+        supervisor = lifetime.connection.supervisor
         try:
             connected = await supervisor.attempt()
         except asyncio.CancelledError:
             if not supervisor.persistent:
-                life.begin_closing(0)
+                lifetime.begin_closing(0)
             raise
-        if not connected and life.stopping:
-            await asyncio.wait([life.closed])
+        if not connected and lifetime.stopping:
+            await asyncio.wait([lifetime.closed])
         return connected
 
     async def run_forever(self) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.run_forever`."""
-        life = self._begin(persistent=True)
-        with ended_by_sigterm(partial(_close_soon, life)), handling_sigterm():
+        lifetime = self._begin(persistent=True)
+        with ended_by_sigterm(partial(_close_soon, lifetime)), handling_sigterm():
             try:
-                await asyncio.wait([life.closed])
+                await asyncio.wait([lifetime.closed])
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 by_ctrl_c = interrupted(task)
-                life.begin_closing(CANCELLED_TIMEOUT)
+                lifetime.begin_closing(CANCELLED_TIMEOUT)
                 if by_ctrl_c:
                     end_all()
                 # Whoever is cancelled again and again, as in a cancelled scope of anyio, must wait all the same: when
                 # this returns the loop may end, and take from handlers the second that they have.
-                while not life.closed.done():
+                while not lifetime.closed.done():
                     with contextlib.suppress(asyncio.CancelledError):
-                        await asyncio.wait([life.closed])
+                        await asyncio.wait([lifetime.closed])
                 # After Ctrl+C it returns, as after SIGTERM: asyncio.run() would end with a traceback of this library.
                 if not by_ctrl_c or task is None or task.uncancel():
                     raise
-        warn_if_the_program_goes_on(life.loop)
-        if refusal := life.connection.supervisor.refusal:
+        warn_if_the_program_goes_on(lifetime.loop)
+        if refusal := lifetime.connection.supervisor.refusal:
             raise Refused(refusal)
 
     async def disconnect(self, timeout: float = DISCONNECT_TIMEOUT) -> None:
         """See :meth:`pystrands.AsyncPyStrandsClient.disconnect`."""
-        life = self.life
-        if life is not None:
-            _check_loop(life)
-            await life.close(timeout)
+        lifetime = self.lifetime
+        if lifetime is not None:
+            _check_loop(lifetime)
+            await lifetime.close(timeout)
 
     def send_now(self, line: bytes) -> bool:
         """Hand ``line`` on if that takes no waiting; False leaves it to :meth:`send`."""
@@ -188,11 +188,11 @@ class ClientCore:
 
     async def send(self, line: bytes, to: str = "", timeout: float | None = None) -> bool:
         """Hand ``line`` on; return whether it was taken. Waits under back-pressure, and while ``to`` is full."""
-        life = self.life
-        if life is not None:
-            _check_loop(life)
+        lifetime = self.lifetime
+        if lifetime is not None:
+            _check_loop(lifetime)
             _check_timeout(timeout)
-            outgoing = life.connection.outgoing
+            outgoing = lifetime.connection.outgoing
             try:
                 if await outgoing.send(line, to, timeout):
                     self.outage.over()
@@ -216,16 +216,16 @@ class ClientCore:
         broker never answers such things, TimeoutError after ``timeout`` seconds (the command is not withdrawn, if it
         was sent), and OutcomeUnknown when the broker is replaced meanwhile.
         """
-        life, peer = self.life, self.peer
-        if life is None or peer is None or not life.connection.outgoing.is_up:
+        lifetime, broker = self.lifetime, self.broker
+        if lifetime is None or broker is None or not lifetime.connection.outgoing.is_up:
             raise self.outage.unasked()
-        outgoing, results = life.connection.outgoing, life.connection.incoming.results
-        _check_loop(life)
+        outgoing, results = lifetime.connection.outgoing, lifetime.connection.incoming.results
+        _check_loop(lifetime)
         _check_timeout(timeout)
-        if not peer.said_hello:
+        if not broker.said_hello:
             raise NotSupported("the broker at the other end is the original one, which can't do this")
         request_id = str(next(_request_numbers))
-        answer: asyncio.Future[ResultParams] = life.loop.create_future()
+        answer: asyncio.Future[ResultParams] = lifetime.loop.create_future()
         results[request_id] = answer
         try:
             async with asyncio.timeout(timeout):
@@ -252,9 +252,9 @@ class ClientCore:
         return Confirmation(answer.matched, answer.skipped)
 
 
-def _check_loop(life: ClientLifetime) -> None:
+def _check_loop(lifetime: ClientLifetime) -> None:
     """Raise RuntimeError on any other event loop than that of the connection, where nothing of it may be touched."""
-    if life.loop is not asyncio.get_running_loop():
+    if lifetime.loop is not asyncio.get_running_loop():
         raise RuntimeError(
             "this client is connected on another event loop: await its methods there, from here with "
             "asyncio.run_coroutine_threadsafe(), or disconnect() it there first; a PyStrandsClient can be used anywhere"
@@ -266,6 +266,6 @@ def _check_timeout(timeout: float | None) -> None:
         raise TypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
 
 
-def _close_soon(life: ClientLifetime) -> None:
+def _close_soon(lifetime: ClientLifetime) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed
-        life.loop.call_soon_threadsafe(life.begin_closing, DISCONNECT_TIMEOUT)
+        lifetime.loop.call_soon_threadsafe(lifetime.begin_closing, DISCONNECT_TIMEOUT)

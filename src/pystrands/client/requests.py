@@ -53,10 +53,10 @@ class Confirmation(NamedTuple):
     skipped: int
 
 
-def check_message(message: Any, peer: BrokerInfo | None) -> str | bytes:
-    """Return a message as ``str`` or ``bytes``. Raises what one that can't be sent to ``peer`` deserves.
+def check_message(message: Any, broker: BrokerInfo | None) -> str | bytes:
+    """Return a message as ``str`` or ``bytes``. Raises what one that can't be sent to ``broker`` deserves.
 
-    A peer of None is not connected.
+    A broker of None is not connected.
 
     TypeError: neither str nor bytes. MessageTooBig: more bytes (a str's in UTF-8) than the broker takes.
     BinaryNotSupported: bytes, to a broker that only knows text.
@@ -64,7 +64,7 @@ def check_message(message: Any, peer: BrokerInfo | None) -> str | bytes:
     content: str | bytes
     if isinstance(message, str):
         content = message if type(message) is str else text(message)
-        if peer is None or not peer.max_message_size or len(content) * 4 <= peer.max_message_size:
+        if broker is None or not broker.max_message_size or len(content) * 4 <= broker.max_message_size:
             return content
         try:
             size = len(content) if content.isascii() else len(content.encode())
@@ -72,9 +72,9 @@ def check_message(message: Any, peer: BrokerInfo | None) -> str | bytes:
             return content  # the encoder says it better
     elif isinstance(message, bytes | bytearray | memoryview):
         content = bytes(message)
-        if peer is None:
+        if broker is None:
             return content
-        if not peer.binary:
+        if not broker.binary:
             raise BinaryNotSupported(
                 "the message is bytes, and this broker only knows text: send a str, or use the broker of PyStrands 2"
             )
@@ -83,9 +83,9 @@ def check_message(message: Any, peer: BrokerInfo | None) -> str | bytes:
         raise TypeError(
             f"a message is str or bytes, not {type(message).__name__}; json.dumps() makes a str of most values"
         )
-    if peer.max_message_size and size > peer.max_message_size:
+    if broker.max_message_size and size > broker.max_message_size:
         raise MessageTooBig(
-            f"the message has {size} bytes and the broker takes {peer.max_message_size}: "
+            f"the message has {size} bytes and the broker takes {broker.max_message_size}: "
             "send less, or raise the broker's --max-message-size"
         )
     return content
@@ -100,9 +100,9 @@ def check_id(parameter: str, value: Any) -> str:
     return value if type(value) is str else text(value)
 
 
-def check_length(parameter: str, value: str, peer: BrokerInfo | None) -> None:
-    """Raise ValueError on an id that is longer than the broker takes; a peer of None is not connected."""
-    limit = peer.max_id if peer is not None else 0
+def check_length(parameter: str, value: str, broker: BrokerInfo | None) -> None:
+    """Raise ValueError on an id that is longer than the broker takes; a broker of None is not connected."""
+    limit = broker.max_id if broker is not None else 0
     if not limit or len(value) * 4 <= limit:
         return
     size = len(value.encode(errors="surrogatepass"))
@@ -158,13 +158,13 @@ def volatile_key(volatile: bool, key: Any) -> str | None:
 
 def broadcast(
     message: Any,
-    peer: BrokerInfo | None,
+    broker: BrokerInfo | None,
     exclude: str | Iterable[str] = (),
     confirm_as: str = "",
     key: str | None = None,
 ) -> bytes:
     """Return the line of a broadcast; raises as :func:`check_message` does. ``key``: see :func:`volatile_key`."""
-    message = check_message(message, peer)
+    message = check_message(message, broker)
     try:
         return wire.broadcast(message, _excluded(exclude), confirm_as, key)
     except UnicodeEncodeError as error:
@@ -174,14 +174,14 @@ def broadcast(
 def room_message(
     room_id: Any,
     message: Any,
-    peer: BrokerInfo | None,
+    broker: BrokerInfo | None,
     exclude: str | Iterable[str] = (),
     confirm_as: str = "",
     key: str | None = None,
 ) -> bytes:
     """Return the line of a message to a room; as :func:`broadcast` otherwise."""
-    if type(room_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
-        room_id, message = check_id("room_id", room_id), check_message(message, peer)
+    if type(room_id) is not str or type(message) is not str or broker is None or len(message) > broker.fits:
+        room_id, message = check_id("room_id", room_id), check_message(message, broker)
     to: str = room_id
     if to.startswith("{"):
         _swapped("room_id", room_id, message)
@@ -192,11 +192,11 @@ def room_message(
 
 
 def private_message(
-    client_id: Any, message: Any, peer: BrokerInfo | None, confirm_as: str = "", key: str | None = None
+    client_id: Any, message: Any, broker: BrokerInfo | None, confirm_as: str = "", key: str | None = None
 ) -> bytes:
     """Return the line of a message to one client; as :func:`broadcast` otherwise."""
-    if type(client_id) is not str or type(message) is not str or peer is None or len(message) > peer.fits:
-        client_id, message = check_id("client_id", client_id), check_message(message, peer)
+    if type(client_id) is not str or type(message) is not str or broker is None or len(message) > broker.fits:
+        client_id, message = check_id("client_id", client_id), check_message(message, broker)
     to: str = client_id
     if to.startswith("{"):
         _swapped("client_id", client_id, message)
@@ -239,10 +239,10 @@ def _request(action: str, params: dict[str, Any]) -> Encode:
     return encode
 
 
-def join_room(client_id: Any, room_id: Any, peer: BrokerInfo | None) -> Encode:
+def join_room(client_id: Any, room_id: Any, broker: BrokerInfo | None) -> Encode:
     """Return what puts a client into a room. Raises TypeError on what is no str, ValueError on what is too long."""
     check_id("room_id", room_id)
-    check_length("room_id", room_id, peer)
+    check_length("room_id", room_id, broker)
     return _request("join_room", {"client_id": client_id, "room_id": room_id})
 
 
@@ -265,7 +265,7 @@ def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
     return _request("disconnect_client", {"client_id": client_id, "code": code, "reason": reason})
 
 
-def update_metadata(client_id: Any, metadata: Any, peer: BrokerInfo | None) -> Encode:
+def update_metadata(client_id: Any, metadata: Any, broker: BrokerInfo | None) -> Encode:
     """Return what sets keys of a client's metadata. Raises TypeError on what is no dict, or not made of JSON values.
 
     What it returns raises MessageTooBig on what no client's metadata can hold.
@@ -274,7 +274,7 @@ def update_metadata(client_id: Any, metadata: Any, peer: BrokerInfo | None) -> E
         raise TypeError(f"metadata must be a dict of the keys to set, not {type(metadata).__name__}")
     changes = check_json(dict(metadata), "metadata", caller="update_metadata")
     encode = _request("update_metadata", {"client_id": client_id, "metadata": changes})
-    limit = peer.max_context if peer is not None else 0
+    limit = broker.max_context if broker is not None else 0
 
     def encode_within(request_id: str) -> bytes:
         line = encode(request_id)

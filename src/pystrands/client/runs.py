@@ -1,4 +1,4 @@
-"""What a PyStrandsClient runs on: an event loop on a thread, with a Core, from its connect to its disconnect."""
+"""What a PyStrandsClient runs on: an event loop on a thread, with a ClientCore, from its connect to its disconnect."""
 
 import atexit
 import contextlib
@@ -71,10 +71,10 @@ class Runs:
             return running.start(method(running.core))
 
     @property
-    def peer(self) -> BrokerInfo | None:
+    def broker(self) -> BrokerInfo | None:
         """What is known of the broker; None before the first link."""
         running = self.running
-        return None if running is None else running.core.peer
+        return None if running is None else running.core.broker
 
     def send(self, line: bytes, to: str, timeout: float | None) -> bool:
         """Hand a line on; return whether it was. See :meth:`Bridge.send`."""

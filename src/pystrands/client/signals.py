@@ -42,10 +42,10 @@ def warn_if_the_program_goes_on(loop: asyncio.AbstractEventLoop) -> None:
     global _came  # noqa: PLW0603 - it is told once
     if _came:
         _came = False
-        loop.call_later(STILL_THERE, _tell, STILL_THERE)
+        loop.call_later(STILL_THERE, _warn_still_running, STILL_THERE)
 
 
-def _tell(seconds: float) -> None:
+def _warn_still_running(seconds: float) -> None:
     logger.warning(
         "SIGTERM has ended the clients, and the program still runs %g s later: let it end when run_forever() returns, "
         "or give it a handler of its own for SIGTERM; the next SIGTERM ends it at once",

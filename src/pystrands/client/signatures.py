@@ -11,15 +11,15 @@ from pystrands.client.requests import Confirmation
 from pystrands.context import ConnectionRequestContext, Context
 
 __all__ = [
+    "BoolOrAwaitable",
     "ClientHandler",
-    "Confirmed",
-    "Done",
+    "ConfirmationOrAwaitable",
+    "ContextsOrAwaitable",
     "ErrorHandler",
-    "Members",
     "Message",
     "MessageHandler",
+    "NoneOrAwaitable",
     "RequestHandler",
-    "Sent",
     "ToMany",
     "ToOne",
     "may_be_plain",
@@ -52,22 +52,22 @@ class ToMany(ToOne, total=False):
 # types; where a bool is wanted, and not just whether it is true, plain functions write bool(...).
 
 
-class Sent(Coroutine[Any, Any, bool]):
+class BoolOrAwaitable(Coroutine[Any, Any, bool]):
     """True or False in plain functions; awaited, it is a bool."""
 
     @abstractmethod
     def __bool__(self) -> bool: ...
 
 
-class Done(Coroutine[Any, Any, None]):
+class NoneOrAwaitable(Coroutine[Any, Any, None]):
     """Nothing in plain functions; awaited in async ones."""
 
 
-class Confirmed(Confirmation, Coroutine[Any, Any, Confirmation]):
+class ConfirmationOrAwaitable(Confirmation, Coroutine[Any, Any, Confirmation]):
     """A Confirmation in plain functions; awaited in async ones."""
 
 
-class Members(list[Context], Coroutine[Any, Any, list[Context]]):
+class ContextsOrAwaitable(list[Context], Coroutine[Any, Any, list[Context]]):
     """A list of contexts in plain functions; awaited in async ones."""
 
 

@@ -184,11 +184,11 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         if confirm:
             return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: requests.broadcast(message, self.__runs.peer, exclude, as_, replaces),
+                lambda as_: requests.broadcast(message, self.__runs.broker, exclude, as_, replaces),
                 timeout,
                 TO_EVERYONE if replaces is None else "",
             )
-        line = requests.broadcast(message, self.__runs.peer, exclude, "", replaces)
+        line = requests.broadcast(message, self.__runs.broker, exclude, "", replaces)
         return self.__runs.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     @overload
@@ -238,11 +238,11 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         if confirm:
             return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: requests.room_message(room_id, message, self.__runs.peer, exclude, as_, replaces),
+                lambda as_: requests.room_message(room_id, message, self.__runs.broker, exclude, as_, replaces),
                 timeout,
                 requests.to_room(room_id) if replaces is None else "",
             )
-        line = requests.room_message(room_id, message, self.__runs.peer, exclude, "", replaces)
+        line = requests.room_message(room_id, message, self.__runs.broker, exclude, "", replaces)
         return self.__runs.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
@@ -291,11 +291,11 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         if confirm:
             return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: requests.private_message(client_id, message, self.__runs.peer, as_, replaces),
+                lambda as_: requests.private_message(client_id, message, self.__runs.broker, as_, replaces),
                 timeout,
                 requests.to_client(client_id) if replaces is None else "",
             )
-        line = requests.private_message(client_id, message, self.__runs.peer, "", replaces)
+        line = requests.private_message(client_id, message, self.__runs.broker, "", replaces)
         return self.__runs.send(line, requests.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
@@ -312,7 +312,7 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         what to do, when the client is in as many rooms as it may be.
         """
         return self.__runs.ask(
-            lambda core: core.found, requests.join_room(client_id, room_id, self.__runs.peer), timeout
+            lambda core: core.found, requests.join_room(client_id, room_id, self.__runs.broker), timeout
         )
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
@@ -366,7 +366,7 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         one client.
         """
         return self.__runs.ask(
-            lambda core: core.found, requests.update_metadata(client_id, metadata, self.__runs.peer), timeout
+            lambda core: core.found, requests.update_metadata(client_id, metadata, self.__runs.broker), timeout
         )
 
     # -- callbacks

@@ -183,7 +183,7 @@ class Workers:
 
 
 class Bridge:
-    """Lets threads use a Core, and the Core use threads. Made on the Core's running loop, and closed there."""
+    """Lets threads use a ClientCore, and that use threads. Made on its running loop, and closed there."""
 
     def __init__(self, core: ClientCore, max_workers: int, *, may_await: bool = True) -> None:
         check_threads()
@@ -252,8 +252,8 @@ class Bridge:
             await asyncio.sleep(NO_THREAD_PAUSE)
 
     def _begin(self, function: Callable[..., Any], *args: Any) -> Any:
-        life = self._core.life
-        if life is not None and not life.dispatcher.may_begin:
+        lifetime = self._core.lifetime
+        if lifetime is not None and not lifetime.dispatcher.may_begin:
             raise NotBegun
         return function(*args)
 
@@ -263,10 +263,10 @@ class Bridge:
         Blocks under back-pressure, and while ``to``, its recipient, is full: up to ``timeout`` seconds. The lines of
         one thread keep their order, and no line is ever mixed with another.
         """
-        life = self._core.life
-        if life is None or self._over or not life.connection.outgoing.is_possible:
+        lifetime = self._core.lifetime
+        if lifetime is None or self._over or not lifetime.connection.outgoing.is_possible:
             return self._core.outage.unsent()
-        outgoing = life.connection.outgoing
+        outgoing = lifetime.connection.outgoing
         if to == AT_ONCE:
             if not outgoing.is_up:
                 return self._core.outage.unsent()
@@ -360,7 +360,7 @@ def wait_for(future: concurrent.futures.Future[T]) -> T:
 
 
 class LoopThread:
-    """A daemon thread with an event loop, a Core and its Bridge; it ends when the Core's life has ended.
+    """A daemon thread with an event loop, a ClientCore and its Bridge; it ends with the lifetime of the core.
 
     Raises what the system says when it has no thread or no descriptors for that: RuntimeError, OSError. Raises
     NotSupported where threads are greenlets.
@@ -400,9 +400,9 @@ class LoopThread:
             while True:
                 await self._nudge.wait()
                 self._nudge.clear()
-                life = self.core.life
-                if life is not None:
-                    life.closed.add_done_callback(lambda _: self._nudge.set())
+                lifetime = self.core.lifetime
+                if lifetime is not None:
+                    lifetime.closed.add_done_callback(lambda _: self._nudge.set())
                 elif self.bridge.close(unless_pending=True):
                     return
         finally:

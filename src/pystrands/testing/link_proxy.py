@@ -47,14 +47,14 @@ class LinkProxy:
     def __init__(self, broker: Target) -> None:
         self._target = broker
         self._thread: LoopThread | None = None
-        self._gate: _Gate
+        self._relay: _Relay
 
     def __enter__(self) -> Self:
         """Start it."""
         self._thread = LoopThread("pystrands-link-proxy")
         try:
-            self._gate = self._thread.call(_Gate, self._target.tcp_port)
-            self._thread.run(self._gate.accept)
+            self._relay = self._thread.call(_Relay, self._target.tcp_port)
+            self._thread.run(self._relay.accept)
         except BaseException:
             self._thread.stop()
             raise
@@ -67,7 +67,7 @@ class LinkProxy:
         thread, self._thread = self._thread, None
         if thread is not None:
             try:
-                thread.run(self._gate.end)
+                thread.run(self._relay.end)
             finally:
                 thread.stop()
 
@@ -84,7 +84,7 @@ class LinkProxy:
     @property
     def tcp_port(self) -> int:
         """The port for backends."""
-        return self._gate.port
+        return self._relay.port
 
     @property
     def backend_count(self) -> int:
@@ -98,16 +98,16 @@ class LinkProxy:
     @property
     def connections(self) -> int:
         """How many connections go through it now."""
-        return self._running.call(lambda: len(self._gate.pairs))
+        return self._running.call(lambda: len(self._relay.pairs))
 
     @property
     def cuts(self) -> int:
         """How many connections :meth:`cut` and :meth:`cut_after` have ended."""
-        return self._running.call(lambda: self._gate.cuts)
+        return self._running.call(lambda: self._relay.cuts)
 
     def cut(self) -> None:
         """Reset all connections now. What is on its way is lost. Backends may connect again at once."""
-        self._running.call(self._gate.cut)
+        self._running.call(self._relay.cut)
 
     def cut_after(self, count: int, direction: Direction = "to_broker") -> None:
         """Let ``count`` more bytes go in one direction, over all connections, then end the one that has more.
@@ -116,23 +116,23 @@ class LinkProxy:
         """
         if count < 0:
             raise ValueError(f"count is a number of bytes, not {count}")
-        self._running.call(self._gate.budget.__setitem__, direction, count)
+        self._running.call(self._relay.budget.__setitem__, direction, count)
 
     def pause(self) -> None:
         """Forward nothing, and end nothing: silence, as when a cable is pulled. Data waits for :meth:`resume`."""
-        self._running.call(self._gate.flowing.clear)
+        self._running.call(self._relay.flowing.clear)
 
     def resume(self) -> None:
         """Forward again."""
-        self._running.call(self._gate.flowing.set)
+        self._running.call(self._relay.flowing.set)
 
     def refuse(self) -> None:
         """Refuse new connections; those that there are go on."""
-        self._running.call(self._gate.refuse)
+        self._running.call(self._relay.refuse)
 
     def accept(self) -> None:
         """Accept connections again, on the same port."""
-        self._running.run(self._gate.accept)
+        self._running.run(self._relay.accept)
 
     @property
     def _running(self) -> LoopThread:
@@ -141,7 +141,7 @@ class LinkProxy:
         return self._thread
 
 
-class _Gate:
+class _Relay:
     """The proxy on its event loop."""
 
     def __init__(self, target: int) -> None:

@@ -339,7 +339,7 @@ class Backend:
         self.release(numbers)
 
     def flush(self):
-        self.write(self.core.take_done())
+        self.write(self.core.collect_done())
         number = self.core.session.acknowledgement()
         if number is not None and self.core.is_up:
             self.write(wire.received(number))

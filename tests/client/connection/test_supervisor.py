@@ -29,7 +29,7 @@ async def trying(port, **options):
     """A client that keeps trying."""
     client = AsyncPyStrandsClient("127.0.0.1", port, **(QUICK | options))
     running = asyncio.create_task(client.run_forever())
-    await until(lambda: core_of(client).life)
+    await until(lambda: core_of(client).lifetime)
     yield client
     await client.disconnect()
     await soon(running)

@@ -276,7 +276,7 @@ def test_ownership():
     owned = Ownership()
 
     def see(raw):
-        owned.saw(event(raw), raw)
+        owned.on_event(event(raw), raw)
 
     assert owned.hello("b1") == []
     for raw in (message("x", "c1"), line("new_connection", {"context": context("c2")}), message("y", "c1")):
@@ -298,10 +298,10 @@ def test_ownership_knows_clients_as_their_last_event_showed_them(length):
     params = {"message": "x" * length, "context": context("c1") | {"metadata": {"a": True}, "rooms": ["r1", "r2"]}}
     for raw in (message("x" * length, "c1"), line("new_message", params)):
         last = event(raw)
-        owned.saw(last, raw)
+        owned.on_event(last, raw)
         last.params.context.metadata["a"] = "changed by a handler"
     assert sum(map(len, owned._lines.values())) < 1000, "no long message is kept"
-    (kept,) = owned.take_all()
+    (kept,) = owned.release_all()
     assert kept.metadata == {"a": True}
     assert kept.rooms == ("r1", "r2")
     assert len(owned) == 0

@@ -27,7 +27,7 @@ class BrokerInfo:
         self.fits: int = sys.maxsize
         """Characters of a text that is surely not too long, whichever they are."""
 
-    def hear(self, params: HelloParams) -> None:
+    def on_hello(self, params: HelloParams) -> None:
         """Take in the broker's hello."""
         self.said_hello = True
         self.binary = params.binary

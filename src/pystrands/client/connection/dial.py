@@ -62,7 +62,7 @@ async def connect(
 
 
 def connect_blocking(host: str, port: int, timeout: float, prepare: Prepare = _as_it_is) -> socket.socket:
-    """Do the same on the calling thread. The socket that it returns does not block, either."""
+    """Connect on the calling thread, which blocks; return a socket that does not block."""
     end = time.monotonic() + timeout
     addresses = _in_turn(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     attempts: dict[socket.socket, _Address] = {}
@@ -173,7 +173,7 @@ async def _on_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], soc
         except Exception as raised:  # noqa: BLE001 - it is for who waits
             error = raised
         try:
-            loop.call_soon_threadsafe(_tell, result, sock, error)
+            loop.call_soon_threadsafe(_set_outcome, result, sock, error)
         except RuntimeError:  # the loop is closed
             if sock is not None:
                 sock.close()
@@ -187,7 +187,7 @@ async def _on_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], soc
         raise
 
 
-def _tell(result: asyncio.Future[socket.socket], sock: socket.socket | None, error: Exception | None) -> None:
+def _set_outcome(result: asyncio.Future[socket.socket], sock: socket.socket | None, error: Exception | None) -> None:
     if result.done():
         if sock is not None:
             sock.close()

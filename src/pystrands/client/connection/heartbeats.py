@@ -57,7 +57,7 @@ class Heartbeats:
         """Send a heartbeat, and look for the broker's."""
         if not link.is_open:
             return
-        if is_silent(link.heard_at, self._loop.time(), self._interval):
+        if is_silent(link.received_at, self._loop.time(), self._interval):
             logger.warning("the broker has been silent for %.0f s; the link is closed", 2.5 * self._interval)
             link.abort()
             return

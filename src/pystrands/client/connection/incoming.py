@@ -153,7 +153,7 @@ class Incoming:
 
     def receive(self, link: BrokerLink, lines: list[bytes]) -> None:
         """Take the lines of one read."""
-        if not link.heard and not self._begins_well(link, lines):
+        if not link.has_received and not self._begins_well(link, lines):
             return
         session: BackendSession | None = self._outgoing.session
         decode = EVENTS.known
@@ -189,12 +189,12 @@ class Incoming:
                     link.abort()
             elif session is None or (kind is Broken and not cast("Broken", event).seq):
                 if kind is not Unknown:
-                    self._take(link, session, cast("Event | Broken", event), line)
+                    self._on_event(link, session, cast("Event | Broken", event), line)
             elif self._is_next(link, session, number := getattr(event, "seq", 0)):
                 if kind is Unknown:
                     self._skip(link, number)
                 else:
-                    self._take(link, session, cast("Event | Broken", event), line)
+                    self._on_event(link, session, cast("Event | Broken", event), line)
             if not link.is_open:
                 return
         if not link.awaits_welcome:
@@ -208,7 +208,7 @@ class Incoming:
 
     def _begins_well(self, link: BrokerLink, lines: list[bytes]) -> bool:
         """Whether it may be a broker that says this first; else close the link."""
-        link.heard = True
+        link.has_received = True
         line = lines[0]
         first = EVENTS.read(line)
         if line.startswith(b"HTTP/"):
@@ -223,10 +223,10 @@ class Incoming:
         return False
 
     def receive_and_begin(self, link: BrokerLink, lines: list[bytes]) -> None:
-        """Do the same, then run the handlers; what they send goes out when this returns. Only with EAGER tasks."""
+        """Take the lines of one read, and run their handlers; what these send goes out then. Only with EAGER tasks."""
         dispatcher = self._dispatcher
         dispatcher.gather()
-        link.hold()
+        link.defer_flush()
         try:
             self.receive(link, lines)
         finally:
@@ -275,7 +275,7 @@ class Incoming:
                 return
             size += kept
         try:
-            call = call_for_message(event, link.peer, size, seq, session.done)
+            call = call_for_message(event, link.broker, size, seq, session.done)
         except MalformedLine as error:
             link.reject_line(error)
             self._receive_broken(link, session, Broken(str(error), "new_message", seq=seq))
@@ -303,7 +303,7 @@ class Incoming:
         else:
             self._skip(link, line.seq)
 
-    def _take(self, link: BrokerLink, session: BackendSession | None, event: Event | Broken, line: bytes) -> None:
+    def _on_event(self, link: BrokerLink, session: BackendSession | None, event: Event | Broken, line: bytes) -> None:
         kind = type(event)
         if isinstance(event, Broken):
             self._receive_broken(link, session, event)
@@ -336,7 +336,7 @@ class Incoming:
                 return
             size += kept
         try:
-            call = call_for(event, link.peer)
+            call = call_for(event, link.broker)
         except MalformedLine as error:
             link.reject_line(error)
             self._receive_broken(link, session, Broken(str(error), "new_message", seq=getattr(event, "seq", 0)))
@@ -346,15 +346,15 @@ class Incoming:
         link.exchanged = link.has_events = True
         call.size = size
         if kind is ConnectionRequest:
-            call.max_line, call.peer = max_unnumbered(link.peer.max_line, NUMBER), link.peer
+            call.max_line, call.broker = max_unnumbered(link.broker.max_line, NUMBER), link.broker
             call.reply = link.write if session is None else partial(self._reply, session.session)
-            if not link.peer.said_hello:
+            if not link.broker.said_hello:
                 call.reply = partial(self._reply_to_original, link, call)
         else:
             if session is not None:
                 call.seq, call.done = event.seq, session.done  # type: ignore[union-attr]  # events have one
-            if link.peer.said_hello:
-                self._ownership.saw(event, line)
+            if link.broker.said_hello:
+                self._ownership.on_event(event, line)
         if self.is_leaving:
             self._release([call])
         else:
@@ -384,7 +384,7 @@ class Incoming:
     def _on_hello(self, link: BrokerLink, params: HelloParams) -> None:
         speaks_2 = min(messages.PROTOCOL, params.protocol) >= 2
         # Lines that were written meanwhile don't matter to protocol 2: the broker takes them, and then the hello.
-        if link.has_events or link.peer.said_hello or (link.exchanged and not speaks_2):
+        if link.has_events or link.broker.said_hello or (link.exchanged and not speaks_2):
             logger.debug("the broker's hello came too late and was ignored")
             return
         link.on_hello(params)
@@ -481,7 +481,7 @@ class Incoming:
         elif self._resuming:
             lines = self._was_given_up(session, params.received)
         else:
-            lines, lost = session.started(max_unnumbered(link.peer.max_line, NUMBER))
+            lines, lost = session.started(max_unnumbered(link.broker.max_line, NUMBER))
             self._notify_lost(lost)
         link.awaits_welcome = False
         self._usable(link)
@@ -498,7 +498,7 @@ class Incoming:
         """The broker has given this backend's clients to others meanwhile (LINK rule 18)."""
         dropped = self._dispatcher.forget(self._calls)
         self._outgoing.forget_full()
-        released = self._ownership.take_all()
+        released = self._ownership.release_all()
         released += [call.context for call in dropped if call.name == "on_disconnect"]  # theirs to be told of, too
         lines, lost = session.replaced(self._resuming, received)
         self._fail_results(sent_again=lines)
@@ -521,7 +521,7 @@ class Incoming:
             link.abort()
 
     def _on_refused(self, link: BrokerLink, params: RefusedParams) -> None:
-        if link.awaits_welcome or not (link.peer.said_hello or link.has_events):
+        if link.awaits_welcome or not (link.broker.said_hello or link.has_events):
             # A broker that does not say whether it is final has judged our hello, if it has heard one.
             final = link.awaits_welcome if params.final is None else params.final
             self._refused(link, params.reason, final)

@@ -44,7 +44,7 @@ class BrokerLink:
         max_line: int = line_limit(DEFAULT_MAX_MESSAGE_SIZE),
         write_limit: int = WRITE_LIMIT,
     ) -> None:
-        self.peer = BrokerInfo()
+        self.broker = BrokerInfo()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.malformed = 0
@@ -54,9 +54,9 @@ class BrokerLink:
         """Whether an event was received, so that it is too late for a hello."""
         self.problem = ""
         """Why the broker does not take this link, where that is known, in words that fit after its name."""
-        self.heard = False
+        self.has_received = False
         """Whether a line was received; the receiver sets it."""
-        self.heard_at = loop.time()
+        self.received_at = loop.time()
         """When the last bytes came, by the loop's clock."""
         self.awaits_welcome = False
         """Whether it is not ready before the broker's welcome."""
@@ -71,7 +71,7 @@ class BrokerLink:
         self._overlong = 0
         self._write_limit = write_limit
         self._transport: asyncio.Transport | None = None
-        self._deaf = False
+        self._is_ignoring = False
         self._finished = False
         self.congested = False
         """Whether more than the write limit is on its way, so that senders should wait until it is :attr:`drained`."""
@@ -97,8 +97,8 @@ class BrokerLink:
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; called by the loop."""
-        self.heard_at = self._loop.time()
-        if self._deaf:
+        self.received_at = self._loop.time()
+        if self._is_ignoring:
             return
         lines = self._splitter.feed(data)
         if self._splitter.overlong != self._overlong:
@@ -124,7 +124,7 @@ class BrokerLink:
     def connection_lost(self, exc: Exception | None) -> None:
         """Finish; called by the loop."""
         logger.debug("the link is closed: %s", printable(str(exc or "end of stream")))
-        self._deaf = True
+        self._is_ignoring = True
         self._finished = True
         self._transport = None
         self._out.clear()
@@ -140,10 +140,10 @@ class BrokerLink:
         level = logging.WARNING if count & (count - 1) == 0 else logging.DEBUG  # 1, 2, 4, 8 ...
         logger.log(level, "the broker sent a malformed line; it was skipped (%d so far): %s", count, reason)
 
-    def on_hello(self, heard: HelloParams) -> None:
+    def on_hello(self, params: HelloParams) -> None:
         """Take in what the broker says of itself."""
-        self.peer.hear(heard)
-        self._splitter.max_line = max(self._splitter.max_line, line_limit(heard.max_message_size))
+        self.broker.on_hello(params)
+        self._splitter.max_line = max(self._splitter.max_line, line_limit(params.max_message_size))
 
     def ask(self) -> None:
         """Say that the broker's hello has not come. To a broker it tells nothing; other servers answer to it."""
@@ -160,12 +160,12 @@ class BrokerLink:
 
     def stop_receiving(self) -> None:
         """Receive no more lines, for good. Bytes are still read: closing a socket with unread bytes would reset it."""
-        self._deaf = True
+        self._is_ignoring = True
         self.resume_reading()
 
     def pause_reading(self) -> None:
         """Leave what comes to the kernel, and in the end to the broker."""
-        if self._transport is not None and not self._read_paused and not self._deaf:
+        if self._transport is not None and not self._read_paused and not self._is_ignoring:
             self._read_paused = True
             self._transport.pause_reading()
 
@@ -206,7 +206,7 @@ class BrokerLink:
         return True
 
     def append(self, line: bytes) -> None:
-        """Do the same with a line that a session keeps: where the link has just gone, the next one carries it."""
+        """Append a line that a session keeps: where the link has just gone, the next one carries it."""
         self._out.append(line)
         self._out_size = size = self._out_size + len(line)
         if size >= self._write_limit:
@@ -220,7 +220,7 @@ class BrokerLink:
             self._flush_scheduled = True
             self._loop.call_soon(self.flush)
 
-    def hold(self) -> None:
+    def defer_flush(self) -> None:
         """Write nothing before :meth:`flush`, which the caller calls in this turn."""
         self._flush_scheduled = True
 

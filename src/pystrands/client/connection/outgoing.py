@@ -38,7 +38,7 @@ class Outgoing:
         self.link: BrokerLink | None = None
         """The link that carries lines; None while there is none."""
         self.session: BackendSession | None = None
-        self.peer: BrokerInfo | None = None
+        self.broker: BrokerInfo | None = None
         """What is known of the broker, from its last link."""
         self.discarded = 0
         """Messages of handlers that began in a session that is gone (LINK rule 18)."""
@@ -130,10 +130,10 @@ class Outgoing:
         return True
 
     def private_message_now(self, client_id: Any, message: Any) -> bool:
-        """Do the same with a message to one client; raises as :func:`requests.private_message` does."""
+        """Send a message to one client if that takes no waiting; raises what :func:`requests.private_message` does."""
         if not self._sends_now():
             return False
-        self._number_and_append(requests.private_message(client_id, message, self.peer))
+        self._number_and_append(requests.private_message(client_id, message, self.broker))
         return True
 
     def _number_and_append(self, line: bytes) -> None:
@@ -166,7 +166,7 @@ class Outgoing:
                 return False
         waiting = Waiting(line, to, self._loop.create_future(), self._handler())
         if is_full:
-            self.full.hold(waiting)
+            self.full.append(waiting)
         else:
             waiting.stand_in(self._waiting)
         return await _outcome(waiting, timeout)
@@ -185,7 +185,7 @@ class Outgoing:
         if to == requests.AT_ONCE:
             return not self.is_up or self.write(line)
         if to in self.full and self._is_waited_for:
-            self.full.hold(Waiting(line, to, self._loop.create_future(), is_taken=True))
+            self.full.append(Waiting(line, to, self._loop.create_future(), is_taken=True))
             return True
         return self.write(line)
 
@@ -288,8 +288,8 @@ class Outgoing:
         """Send on this link from now on."""
         self.link = link
         self._stop_patience()
-        self.peer = link.peer
-        self._longest = max_unnumbered(link.peer.max_line, NUMBER) or sys.maxsize
+        self.broker = link.broker
+        self._longest = max_unnumbered(link.broker.max_line, NUMBER) or sys.maxsize
         link.collect = self.collect
         link.drained = self.refill
 
@@ -327,7 +327,7 @@ class Outgoing:
         session = self.session
         if session is None or not session.is_up:
             return b""
-        data = session.take_done()
+        data = session.collect_done()
         if session.session.unannounced >= BACKEND_ACKNOWLEDGES_AFTER:
             data += self.acknowledgement()
         return data

@@ -53,13 +53,13 @@ class Ownership:
         """A link is up to the broker process ``broker_id``; return the clients that died with the one before."""
         if broker_id == self._broker_id and keeps_sessions:
             return []
-        lost = self.take_all()
+        lost = self.release_all()
         if broker_id == self._broker_id:
             return []
         self._broker_id = broker_id
         return lost
 
-    def take_all(self) -> list[Context]:
+    def release_all(self) -> list[Context]:
         """Return the clients that are owned, each as its last event showed it, which are no longer."""
         lines = list(self._lines.values())
         self._lines.clear()
@@ -72,7 +72,7 @@ class Ownership:
             self._known.pop(client_id, None)
         self._lines[client_id] = line if len(line) <= _KEPT_LINE else _shortened(context)
 
-    def saw(self, event: Event, line: bytes) -> None:
+    def on_event(self, event: Event, line: bytes) -> None:
         """Note whose event came, in which line."""
         if isinstance(event, _OWNED):
             context = event.params.context

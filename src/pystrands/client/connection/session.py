@@ -120,7 +120,7 @@ class BackendSession:
         """The handler of that event is done; all its commands were put before this."""
         self.done.append(seq)
 
-    def take_done(self) -> bytes:
+    def collect_done(self) -> bytes:
         """Return the line that tells which events are finished, or nothing. It follows their handlers' commands."""
         if not self.done or not self.is_up:
             return b""

@@ -34,7 +34,7 @@ REMIND_AFTER: Final = 60.0
 
 
 class Supervisor:
-    """Owns the life of the connection to one broker; each connection is a new Link from ``make_link``.
+    """Owns the lifetime of the connection to one broker; each connection is a new BrokerLink from ``make_link``.
 
     ``attach(link)`` is called once for each that commands can go out on. ``may_be_old()`` tells whether a broker that
     says no hello may be one that knows none.
@@ -100,7 +100,7 @@ class Supervisor:
                 self._hurry.clear()
                 link = await self._open()
                 connected = link is not None and link.is_open
-                self._tell(connected)
+                self._notify_attempts(connected)
                 self.persistent |= connected
                 if link is not None and await self._stays_up(link):
                     backoff.reset()
@@ -114,7 +114,7 @@ class Supervisor:
                     return
         finally:
             self.ended = True
-            self._tell(False)
+            self._notify_attempts(False)
 
     def usable(self, link: BrokerLink) -> None:
         """Note that commands can go out on a link: handlers may send from now on."""
@@ -173,10 +173,10 @@ class Supervisor:
             problem = f"{self._broker} {link.problem}"
         elif link.awaits_welcome:
             problem = f"{self._broker} did not finish the greeting"
-        elif not link.heard and not link.is_open and not asked:
+        elif not link.has_received and not link.is_open and not asked:
             problem = f"{self._broker} closed the connection at once"
             problem += "; does it ask for a certificate that ssl= has not?" if self._tls else ""
-        elif not link.heard and not (link.is_open and self._may_be_old()):
+        elif not link.has_received and not (link.is_open and self._may_be_old()):
             problem = f"{self._broker} says no hello{self._silence}"
         if problem:
             self._failed(problem, problem)
@@ -200,7 +200,7 @@ class Supervisor:
     async def _greeted(self, link: BrokerLink) -> bool:
         """Wait until the link is ready, or what is to be known of it is known; return whether a hello was asked for."""
         await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
-        asked = not link.heard and link.is_open
+        asked = not link.has_received and link.is_open
         if asked:
             link.ask()  # what is no broker answers to that, or hangs up
             await asyncio.wait([link.ready], timeout=ANSWER_TIMEOUT if self._may_be_old() else CONNECT_TIMEOUT)
@@ -240,7 +240,7 @@ class Supervisor:
         options = self._options
         started = self._loop.time()
         self.usable(link)
-        silence = "" if link.heard else f", which says no hello{self._silence}"
+        silence = "" if link.has_received else f", which says no hello{self._silence}"
         failed = f" ({self._failures} attempts failed)" if self._failures else ""
         logger.info("connected to %s%s%s", self._broker, silence, failed)
         self._failures, self._trouble = 0, None
@@ -249,10 +249,10 @@ class Supervisor:
         if not self._stopping:
             level = logging.WARNING if options.auto_reconnect else logging.ERROR
             then = "reconnecting" if options.auto_reconnect else "auto_reconnect is off"
-            why = "" if link.heard else f", which said nothing{self._silence}"
+            why = "" if link.has_received else f", which said nothing{self._silence}"
             why = f", which {link.problem}" if link.problem else why
             logger.log(level, "lost the link to %s%s; %s", self._broker, why, then)
-        return link.heard or self._loop.time() - started >= USEFUL_AFTER
+        return link.has_received or self._loop.time() - started >= USEFUL_AFTER
 
     async def _pause(self, delay: float) -> None:
         logger.debug("next attempt to connect in %.2f s", delay)
@@ -262,7 +262,7 @@ class Supervisor:
         except TimeoutError:
             pass
 
-    def _tell(self, connected: bool) -> None:
+    def _notify_attempts(self, connected: bool) -> None:
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
             if not outcome.done():

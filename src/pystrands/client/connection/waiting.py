@@ -62,7 +62,7 @@ class FullRecipients:
         """All that waits."""
         return (each for queue in self.queues.values() for each in queue)
 
-    def hold(self, waiting: Waiting) -> None:
+    def append(self, waiting: Waiting) -> None:
         """Have a line wait for its recipient, which is full."""
         waiting.stand_in(self.queues[waiting.to])
 

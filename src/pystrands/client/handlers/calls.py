@@ -48,7 +48,19 @@ __all__ = [
 class HandlerCall(Laned):
     """A handler to be called: its name, its arguments, and whom it is about."""
 
-    __slots__ = ("args", "context", "done", "max_line", "name", "peer", "reply", "request", "request_id", "seq", "size")
+    __slots__ = (
+        "args",
+        "broker",
+        "context",
+        "done",
+        "max_line",
+        "name",
+        "reply",
+        "request",
+        "request_id",
+        "seq",
+        "size",
+    )
 
     def __init__(
         self,
@@ -76,7 +88,7 @@ class HandlerCall(Laned):
         """Takes the answer to a connection request."""
         self.max_line = 0
         """The longest answer that the broker takes, in bytes; 0 where it does not say."""
-        self.peer: BrokerInfo | None = None
+        self.broker: BrokerInfo | None = None
         """The broker that asks, with a connection request."""
 
 
@@ -97,14 +109,14 @@ def _unwrap(context: Context) -> None:
 
 
 def _named(
-    context: Context, event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, peer: BrokerInfo
+    context: Context, event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, broker: BrokerInfo
 ) -> Context:
     """Return the context that an event came with, which then names the event, where that has a name."""
-    if not peer.said_hello:
+    if not broker.said_hello:
         _unwrap(context)
     number = event.event
     if number:
-        context._event = (peer.broker_id, number)  # noqa: SLF001 - the library's own
+        context._event = (broker.broker_id, number)  # noqa: SLF001 - the library's own
         if event.redelivered:
             context.redelivered = True
     return context
@@ -120,22 +132,22 @@ def methods_of(owner: Any) -> Callable[[str, tuple[Any, ...]], Any]:
 
 
 def call_for_message(
-    event: NewMessage, peer: BrokerInfo, size: int = 0, seq: int = 0, done: list[int] | None = None
+    event: NewMessage, broker: BrokerInfo, size: int = 0, seq: int = 0, done: list[int] | None = None
 ) -> HandlerCall:
-    """Do what :func:`call_for` does for the ordinary event; ``size``, ``seq`` and ``done`` are the call's."""
+    """Return the call that a message means, the ordinary event; ``size``, ``seq`` and ``done`` are the call's."""
     params = event.params
-    context = _named(params.context, event, peer)
+    context = _named(params.context, event, broker)
     content = messages.message_content(params.message, params.binary) if params.binary else params.message
     return HandlerCall("on_message", (content, context), context, context.client_id, size, seq, done)
 
 
-def call_for(event: Event, peer: BrokerInfo) -> HandlerCall | None:
+def call_for(event: Event, broker: BrokerInfo) -> HandlerCall | None:
     """Return the call that ``event`` means, or None when it means none.
 
     Raises MalformedLine when the event holds what can't be read.
     """
     if isinstance(event, NewMessage):
-        return call_for_message(event, peer)
+        return call_for_message(event, broker)
     if isinstance(event, ConnectionRequest):
         asked = event.params
         request = ConnectionRequestContext(
@@ -145,13 +157,13 @@ def call_for(event: Event, peer: BrokerInfo) -> HandlerCall | None:
         call.request, call.request_id = request, event.request_id or ""
         return call
     if isinstance(event, NewConnection | Disconnected | ClientAdopted):
-        context = _named(event.params.context, event, peer)
+        context = _named(event.params.context, event, broker)
         if isinstance(event, Disconnected):
             context.close_code, context.reason = event.params.code, event.params.reason
         name = _LIFE[type(event)]
         return HandlerCall(name, (context,), context, context.client_id)
     if isinstance(event, ClientError):
-        context = _named(event.params.context, event, peer)
+        context = _named(event.params.context, event, broker)
         return HandlerCall("on_error", (event.params.error, context), context, context.client_id or None)
     return None
 
@@ -230,26 +242,26 @@ def answer(call: HandlerCall, result: Any) -> bytes:
             f"on_connection_request made an answer of {len(line)} bytes and the broker takes {call.max_line}: "
             "put less into request.context.metadata"
         )
-    if call.peer is not None:
-        _check_limits(request, metadata, call.peer, len(line))
+    if call.broker is not None:
+        _check_limits(request, metadata, call.broker, len(line))
     return line
 
 
-def _check_limits(request: ConnectionRequestContext, metadata: Any, peer: BrokerInfo, size: int) -> None:
+def _check_limits(request: ConnectionRequestContext, metadata: Any, broker: BrokerInfo, size: int) -> None:
     """Raise ValueError or MessageTooBig on more than the broker takes; ``size``: of the answer's line, in bytes.
 
     A path that is too long to be a room is the client's doing: the broker tells it.
     """
     context = request.context
-    check_length("request.context.client_id", context.client_id, peer)
+    check_length("request.context.client_id", context.client_id, broker)
     if context.room_id != request.url:
-        check_length("request.context.room_id", context.room_id, peer)
-    if 0 < peer.max_context < size:
+        check_length("request.context.room_id", context.room_id, broker)
+    if 0 < broker.max_context < size:
         size = len(wire.context_json(context.client_id, context.room_id, wire.json(metadata)))
-        if size > peer.max_context:
+        if size > broker.max_context:
             raise MessageTooBig(
                 f"on_connection_request made a context of {size} bytes as JSON and the broker takes "
-                f"{peer.max_context}: put less into request.context.metadata"
+                f"{broker.max_context}: put less into request.context.metadata"
             )
 
 

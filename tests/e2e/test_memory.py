@@ -37,6 +37,7 @@ class Slow(RawBackend):
         super().__init__(broker)
         self.others = []
         self.unfinished = []
+        self.is_finishing = True
 
     async def serve(self):
         while True:
@@ -51,7 +52,8 @@ class Slow(RawBackend):
             elif heard["action"] == "connection_request" and heard["params"]["url"] == "/forgotten":
                 answer = {"accepted": True, "metadata": {"text": "x" * 100_000}}
                 self.say("response", answer, request_id=heard["request_id"])
-            elif heard["action"] == "disconnected" and heard["params"]["context"]["room_id"] == "/forgotten":
+            elif heard["action"] == "disconnected" and not self.is_finishing:
+                del heard["params"]
                 self.unfinished.append(heard)
             elif heard["action"] == "connection_request":
                 self.say("response", {"accepted": True}, request_id=heard["request_id"])
@@ -255,16 +257,55 @@ async def test_clients_that_come_and_go_while_nobody_finishes_with_them():
             it.connect(path="/forgotten").close()
 
     async with scene("--hold-time=0.2") as it:
+        it.backend.is_finishing = False
         for _ in range(40):
             await asyncio.gather(*[asyncio.to_thread(come_and_go, it) for _ in range(10)])
             if "no more are let in" in it.broker.log:
                 break
         assert "no more are let in" in it.broker.log
         assert "caused most" not in it.broker.log
-        for heard in it.backend.unfinished:
-            it.backend.done(heard)
+        it.backend.is_finishing = True
+        it.backend.done(*it.backend.unfinished)
         await it.settled()
         await asyncio.to_thread(it.connect)
+
+
+async def test_large_metadata_of_clients_that_leave_all_at_once():
+    """The lines that tell of it wait for each other: they would be as much again."""
+    async with BrokerProcess(f"--memory-budget={BUDGET}MiB") as broker, Slow(broker) as backend:
+        serving = asyncio.create_task(backend.serve())
+        it = Scene(broker, backend)
+        socks = [await asyncio.to_thread(it.connect) for _ in range(60)]
+        await testing.until(lambda: len(backend.others) == len(socks), PATIENCE)
+        it.baseline = broker.memory()
+        for client_id in backend.others:
+            backend.say("update_metadata", {"client_id": client_id, "metadata": {"text": "x" * 1_000_000}})
+            await backend.flushed()
+        await testing.until(lambda: broker.memory() > it.baseline + 55, PATIENCE)
+        serving.cancel()
+        for sock in socks:
+            sock.close()
+        await it.settled()
+        peak = broker.memory("VmHWM")
+        print(f"{it.baseline:.0f} -> {peak:.0f}, now {broker.memory():.0f}")
+        assert peak <= it.baseline + BUDGET * 1.25
+        assert "caused most" not in broker.log
+
+
+async def test_clients_in_very_many_rooms():
+    """Who is closed for it leaves its rooms behind until that is told: until then nobody joins more."""
+    async with scene() as it, RawBackend(it.broker, "joins", begin=False) as joins:
+        await joins.begin(role="sender")
+        socks = [await asyncio.to_thread(it.connect) for _ in range(80)]
+        await testing.until(lambda: len(it.backend.others) == len(socks), PATIENCE)
+        it.backend.is_finishing = False
+        for number, client_id in enumerate(it.backend.others):
+            for room in range(999):
+                joins.say("join_room", {"client_id": client_id, "room_id": f"{number}-{room}-" + "x" * 450})
+            await joins.flushed()
+        await testing.until(lambda: "no client's rooms" in it.broker.log, PATIENCE)
+        await it.settled()
+        assert it.backend.unfinished
 
 
 async def test_lines_of_tools_that_do_not_end():

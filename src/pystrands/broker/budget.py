@@ -35,6 +35,8 @@ _HUGE: Final = 8 * 1024 * 1024
 is."""
 _PRESSED: Final = 4
 """Much is this part of the budget."""
+_LOGGED_EVERY: Final = 10.0
+"""Seconds between two lines of the log about those that were closed."""
 _TRIM_AFTER: Final = 0.2
 """Seconds from closing somebody to giving memory back to the system."""
 
@@ -83,6 +85,8 @@ class Budget:
         self._total = 0
         self._looks = 0
         self._is_frugal = False
+        self._closed = 0  # since that was logged
+        self._logging: asyncio.TimerHandle | None = None
 
     @property
     def total(self) -> int:
@@ -99,9 +103,10 @@ class Budget:
     def stop(self) -> None:
         """Look no more."""
         self._meter.reset(sys.maxsize)
-        for timer in (self._timer, self._trimming):
+        for timer in (self._timer, self._trimming, self._logging):
             if timer is not None:
                 timer.cancel()
+        self._log()
 
     def _on_timer(self) -> None:
         self._trim_buffers(_TRIMMED, sys.maxsize)
@@ -137,17 +142,29 @@ class Budget:
             self._total, closed = settle(*self._accounts(), self.limit)
             if closed:
                 self._counters["budget_closed"] += closed
-                logger.error(
-                    "more than %d bytes were kept for others (--memory-budget): the %d that caused most were closed",
-                    self.limit,
-                    closed,
-                )
+                self._closed += closed
+                if self._logging is None:
+                    self._log_now_and_later()
                 if self._trimming is None:
                     self._trimming = self._loop.call_later(_TRIM_AFTER, self._trim)
         left = self.limit - self._total
         if not self._is_frugal:  # what comes until then is taken as large pieces come
             left = min(left, self.limit // _PRESSED)
         self._meter.reset(max(left, self.limit // _STEP))
+
+    def _log_now_and_later(self) -> None:
+        self._logging = self._loop.call_later(_LOGGED_EVERY, self._log_now_and_later) if self._closed else None
+        self._log()
+
+    def _log(self) -> None:
+        """Tell how many were closed since the last line: there may be some with every look."""
+        if self._closed:
+            logger.error(
+                "more than %d bytes were kept for others (--memory-budget): the %d that caused most were closed",
+                self.limit,
+                self._closed,
+            )
+            self._closed = 0
 
     def _trim(self) -> None:
         self._trimming = None

@@ -104,7 +104,8 @@ def make_parts(given: Given) -> BrokerParts:
         meter=meter,
     )
     limits = Limits(config.max_rooms_per_client, context_limit(config.max_message_size))
-    rooms = Rooms(outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits)
+    ending = EndingStreams(config.memory_budget // 4 or sys.maxsize)
+    rooms = Rooms(outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits, ending)
     queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, counters, meter)
     sessions = SessionRegistry()
     assignments = timed.assignments(
@@ -112,7 +113,7 @@ def make_parts(given: Given) -> BrokerParts:
         sessions.choose_owner,
         counters,
         backend_bytes(config.memory_budget),
-        EndingStreams(config.memory_budget // 4 or sys.maxsize),
+        ending,
     )
     of_sessions = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
     router = Router(

@@ -31,6 +31,9 @@ class Backend(Consumer):
 
     is_absent = False
 
+    def context_bytes(self, stream):
+        return stream.context_size if stream.context_size > 2 else 0
+
     def send(self, event):
         self.sent.append(event)
         if not self.tracked:
@@ -150,6 +153,32 @@ def test_rule_3_an_event_is_kept_and_counts_until_it_is_done():
     assert (one.messages_in_flight, one.bytes_in_flight, ann.in_flight, list(one.unfinished)) == (1, 20, 1, [2])
     world.assignments.done(one, [(1, 1), (7, 9), (1, 10**15)])
     assert (one.messages_in_flight, one.bytes_in_flight, ann.in_flight, list(one.unfinished)) == (0, 0, 0, [])
+
+
+def test_big_contexts_of_what_is_no_message_wait_for_each_other_in_order():
+    world = World("one")
+    (one,) = world.backends
+    world.assignments.consumer_bytes = 100
+    ann, bob, cat, dan, eve = (world.client(name, one) for name in ("ann", "bob", "cat", "dan", "eve"))
+    ann.context_size, bob.context_size, cat.context_size, dan.context_size = 60, 60, 30, 500
+    for client in (ann, bob, cat, dan, eve):
+        world.put(client, f"{client} fails", Kind.ERROR)
+        world.put(client, f"{client} goes", Kind.GONE)
+    assert seen(one) == ["ann fails", "eve fails", "eve goes"], "what is small passes, and cat is behind others"
+    assert one.contexts_in_flight == 60
+    world.assignments.done(one, [(1, 3)])
+    assert seen(one)[3:] == ["ann goes"]
+    world.assignments.done(one, [(4, 4)])
+    assert seen(one)[4:] == ["bob fails", "cat fails"]
+    world.assignments.done(one, [(5, 6)])
+    assert seen(one)[6:] == ["dan fails"], "one passes, however large it is"
+    world.assignments.done(one, [(7, 7)])
+    assert seen(one)[7:] == ["bob goes", "cat goes"]
+    dan.context_size = 2
+    world.assignments.done(one, [(8, 8)])
+    assert seen(one)[9:] == ["dan goes"]
+    world.assignments.done(one, [(9, 10)])
+    assert (one.contexts_in_flight, one.unfinished, list(one.crowded), list(one.streams)) == (0, {}, [], [])
 
 
 def test_rule_10_a_client_has_credit_for_32_events():
@@ -543,9 +572,10 @@ class Handovers(RuleBasedStateMachine):
         self.world.assignments.available(backend)
 
     @precondition(lambda self: self.able() is not None)
-    @rule()
-    def client_comes(self):
+    @rule(context_size=st.sampled_from([2, assignments.CONSUMER_BYTES // 3, assignments.CONSUMER_BYTES]))
+    def client_comes(self, context_size):
         client = self.world.client(f"client {len(self.clients)}", self.able())
+        client.context_size = context_size
         self.clients.append(client)
         self.put[client], self.handled[client] = [], []
 
@@ -557,6 +587,11 @@ class Handovers(RuleBasedStateMachine):
             content = str(len(self.put[client]))
             self.put[client].append(content)
             self.world.put(client, content)
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def client_fails(self, data):
+        self.world.put(data.draw(st.sampled_from(self.clients)), "it fails", Kind.ERROR)
 
     def not_handled(self, backend):
         return [number for number in backend.unfinished if number not in backend.handled]
@@ -663,6 +698,14 @@ class Handovers(RuleBasedStateMachine):
             assert len(having) <= 1
             assert client.in_flight == sum(e.stream is client for b in having for e in b.unfinished.values())
             assert client.messages_in_flight <= assignments.STREAM_EVENTS
+
+    @invariant()
+    def big_contexts_are_bounded_and_only_wait_for_others_that_are_unfinished(self):
+        for backend in self.world.backends:
+            big = [event.size for event in backend.unfinished.values() if event.kind is not Kind.MESSAGE and event.size]
+            assert backend.contexts_in_flight == sum(big) <= assignments.CONSUMER_BYTES
+            assert big or not backend.crowded or not backend.is_up or backend.is_leaving
+            assert all(stream.waiting and stream.consumer is backend for stream in backend.crowded)
 
     @invariant()
     def a_repeated_message_is_sent_when_those_before_it_are_finished(self):

@@ -227,6 +227,13 @@ class Session(Consumer):
             link.write(line)
         return 0 if link_session is None else link_session.sent
 
+    def context_bytes(self, stream: ClientStream) -> int:
+        """Return how many bytes of a big context are told with a client's next event; 0 where that one is known."""
+        if stream.small or stream.told == self.number:
+            return 0
+        size = stream.context_size
+        return size if size > SMALL else 0
+
     def send(self, event: ClientEvent) -> int:
         """Write an event of a client; return the number of its line, or 0 where nothing will say that it is done."""
         client = event.stream

@@ -43,7 +43,8 @@ class Assignments:
     """Which session has which stream, and what of it is on its way.
 
     What waits is counted in ``queue``. ``choose_owner()`` returns the session that a stream without one is given to, or
-    None. ``consumer_bytes``: how many bytes of messages one session may have unfinished.
+    None. ``consumer_bytes``: how many bytes of messages one session may have unfinished, and how many of big contexts
+    beside other events: those of all that leave at once would be their memory once more.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Assignments:
         self._choose_owner = choose_owner
         self._counters = counters
         self._events = 0  # how many there were
-        self.ending = ending or EndingStreams()
+        self.ending = EndingStreams() if ending is None else ending
         self._orphans: dict[ClientStream, None] = {}  # streams with waiting events and no consumer, oldest first
 
     @property
@@ -164,6 +165,8 @@ class Assignments:
                 self._go_on(consumer, stream)
         if consumer.starved:
             self._feed(consumer)
+        if consumer.crowded:
+            self._tell_on(consumer)
 
     def leave(self, consumer: Consumer) -> None:
         """The session gets no more events; streams of which it has none unfinished have no session from now on."""
@@ -226,8 +229,12 @@ class Assignments:
         if not consumer.is_up or consumer.is_leaving or stream.after is not None:
             return False
         if event.kind is not _MESSAGE:
+            size = event.size = consumer.context_bytes(stream)
+            if (size or consumer.crowded) and self._is_crowded(consumer, stream, size):
+                return False
             number = self._send(consumer, event)
             if number:
+                consumer.contexts_in_flight += size
                 consumer.unfinished[number] = event
                 stream.in_flight += 1
             elif event.kind is _GONE:
@@ -264,6 +271,25 @@ class Assignments:
             stream.bytes_in_flight -= event.size
             consumer.messages_in_flight -= 1
             consumer.bytes_in_flight -= event.size
+        else:
+            consumer.contexts_in_flight -= event.size
+
+    def _is_crowded(self, consumer: Consumer, stream: ClientStream, size: int) -> bool:
+        """Whether an event has to wait with its big context; it is listed then. Who waits already comes first."""
+        crowded, in_flight = consumer.crowded, consumer.contexts_in_flight
+        is_full = in_flight and in_flight + size > self.consumer_bytes
+        if size and (is_full or next(iter(crowded), stream) is not stream):
+            crowded[stream] = None
+            return True
+        crowded.pop(stream, None)
+        return False
+
+    def _tell_on(self, consumer: Consumer) -> None:
+        """Send what waits with big contexts, as far as there is room for them now."""
+        last: ClientStream | None = None
+        while (stream := next(iter(consumer.crowded), None)) is not None and stream is not last:
+            last = stream
+            self._pump(stream)
 
     def _go_on(self, consumer: Consumer, stream: ClientStream) -> None:
         """An event of the stream is finished: the next may go, or, from a session that leaves, the stream elsewhere."""
@@ -275,6 +301,7 @@ class Assignments:
     def _over(self, consumer: Consumer, stream: ClientStream) -> None:
         consumer.streams.pop(stream, None)
         consumer.starved.pop(stream, None)
+        consumer.crowded.pop(stream, None)
         stream.consumer = None
         self.ending.remove(stream)
         successor, stream.before = stream.before, None
@@ -307,6 +334,7 @@ class Assignments:
         self._orphans.pop(stream, None)
         if stream.consumer is not None:
             stream.consumer.starved.pop(stream, None)
+            stream.consumer.crowded.pop(stream, None)
         stream.read_on()
 
     def _put_back(self, stream: ClientStream, events: list[ClientEvent]) -> None:
@@ -324,6 +352,7 @@ class Assignments:
         """Take a stream away from its session; if events wait in it, another one gets it now."""
         consumer.streams.pop(stream, None)
         consumer.starved.pop(stream, None)
+        consumer.crowded.pop(stream, None)
         stream.consumer = None
         stream.was_held = True
         if stream.waiting:

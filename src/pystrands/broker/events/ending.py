@@ -36,12 +36,13 @@ class EndingStreams:
 
     @property
     def is_behind(self) -> bool:
-        """Whether there are too many. Asking logs it, the first time."""
+        """Whether there are too many, and no client's context may grow either. Asking logs it, the first time."""
         if self.bytes > self._limit and not self._is_behind:
             self._is_behind = True
             logger.error(
                 "%d bytes are kept for clients that are gone, since backends have not finished with them (does "
-                "on_disconnect return?): no more are let in until it is an eighth of --memory-budget",
+                "on_disconnect return?): no more are let in, and no client's rooms and metadata grow, until it is an "
+                "eighth of --memory-budget",
                 self.bytes,
             )
         return self._is_behind

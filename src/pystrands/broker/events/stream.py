@@ -9,7 +9,7 @@ __all__ = ["ClientEvent", "ClientStream", "Consumer", "Kind"]
 
 
 class Kind(Enum):
-    """What happened. Only messages need credit, and only messages are ever dropped."""
+    """What happened. Only messages, and what goes with a big context, need credit; only messages are ever dropped."""
 
     NEW = "new_connection"
     ADOPTED = "client_adopted"
@@ -22,8 +22,8 @@ class ClientEvent:
     """One thing that happened to a client.
 
     ``content`` is the message, the text of an error, or the reason of a close; ``size`` is what it counts for credit,
-    in bytes (a ``str`` counts as many as it has characters, and so does a big context that goes with it); ``code`` is
-    the close code, where that is what it tells.
+    in bytes (a ``str`` counts as many as it has characters, and so does a big context that goes with it: of what is no
+    message only that counts, from its sending on); ``code`` is the close code, where that is what it tells.
     """
 
     __slots__ = ("blamed", "code", "content", "kind", "number", "redelivered", "size", "stream")
@@ -124,6 +124,8 @@ class Consumer(ABC):
     __slots__ = (
         "binary",
         "bytes_in_flight",
+        "contexts_in_flight",
+        "crowded",
         "is_leaving",
         "is_up",
         "keeps_contexts",
@@ -149,11 +151,19 @@ class Consumer(ABC):
         self.bytes_in_flight = 0
         self.starved: dict[ClientStream, None] = {}
         """Streams whose next event waits for the session's credit, in the order in which they get it."""
+        self.contexts_in_flight = 0
+        """Bytes of the big contexts that went with unfinished events which are no messages."""
+        self.crowded: dict[ClientStream, None] = {}
+        """Streams whose next event, no message, waits for that to become less, in order."""
 
     @property
     @abstractmethod
     def is_absent(self) -> bool:
         """Whether it has been away for so long that it need not be waited for."""
+
+    @abstractmethod
+    def context_bytes(self, stream: ClientStream) -> int:
+        """Return how many bytes of context go with a client's next event, at most; 0 where that is small, or known."""
 
     @abstractmethod
     def send(self, event: ClientEvent) -> int:

@@ -12,6 +12,8 @@ __all__ = ["ROOM_BYTES", "SMALL", "ConnectedClient", "json_size"]
 
 ROOM_BYTES: Final = 800
 """What a room takes beside its name, with one client in it."""
+_NAME_BYTES: Final = 64
+"""What the name of a room takes beside its characters: that much is left of a room once its client is gone."""
 SMALL: Final = 1024
 """Bytes of a context that is kept encoded, and repeated in each event."""
 
@@ -58,13 +60,16 @@ class ConnectedClient(ClientStream):
     @property
     def held_bytes(self) -> int:
         """About how many bytes are kept for its rooms and its metadata; a single room with a short name is free."""
+        if self._left is not None:
+            return self.told_bytes
         others = len(self.ws.groups) - 2  # all are in the group of everyone; one room is a part of each connection
         return max(others, 0) * ROOM_BYTES + self._rooms_size + len(self._metadata) + len(self.small)
 
     @property
     def told_bytes(self) -> int:
         """How many of these bytes its last event tells: they are kept until that is finished."""
-        return self._rooms_size + len(self._metadata)
+        rooms = len(self.ws.groups) - 1 if self._left is None else len(self._left)
+        return rooms * _NAME_BYTES + self._rooms_size + len(self._metadata)
 
     @property
     def metadata(self) -> bytes:

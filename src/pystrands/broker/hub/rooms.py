@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import cast
 
+from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.events.stream import ClientStream
 from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
@@ -19,7 +20,7 @@ class Rooms:
 
     Each room is a group of ``outbox``, and so are all clients. ``on_first`` and ``on_last`` are told of rooms that come
     and go with their first and last client, ``taps`` of all who join and leave. ``limits`` is for who asks
-    :meth:`why_not` before.
+    :meth:`why_not` before, and so is ``ending``.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Rooms:
         on_last: Callable[[str], None],
         taps: Taps | None = None,
         limits: Limits | None = None,
+        ending: EndingStreams | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.taps = taps or Taps()
         self.everyone = Group()
         self.pressure = outbox.pressure
+        self._ending = EndingStreams() if ending is None else ending
         self._outbox = outbox
         self._on_first = on_first
         self._on_last = on_last
@@ -99,7 +102,16 @@ class Rooms:
                 f"the client is in {limits.max_rooms} rooms, and may be in no more: have it leave others first, "
                 "or raise the broker's --max-rooms-per-client"
             )
-        return limits.context_problem(client.context_size + json_size(room_id))
+        return self.growth_problem(client.context_size + json_size(room_id))
+
+    def growth_problem(self, size: int) -> str:
+        """Return why a client's context may not grow to that many bytes, in words for people; empty when it may."""
+        if self._ending.is_behind:  # it would be more that stays when the client goes
+            return (
+                "too much is kept for clients that are gone, since backends have not finished with them: "
+                "until they have, no client's rooms and metadata may grow"
+            )
+        return self.limits.context_problem(size)
 
     def join(self, client: ConnectedClient, room_id: str) -> bool:
         """Put a client into a room; return False when it was in it."""

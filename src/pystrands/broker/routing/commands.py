@@ -198,7 +198,7 @@ class Commands:
             old = {}
         metadata = msgspec.json.encode({**old, **changes})
         size = client.context_size - len(client.metadata) + len(metadata)
-        if len(metadata) > len(client.metadata) and (problem := self._rooms.limits.context_problem(size)):
+        if len(metadata) > len(client.metadata) and (problem := self._rooms.growth_problem(size)):
             return problem
         client.metadata = metadata
         return ""

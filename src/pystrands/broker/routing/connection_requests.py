@@ -262,7 +262,10 @@ class ConnectionRequests:
     def _timed_out(self, handshake: Handshake) -> None:
         question = self._questions[handshake]
         asked = list(question.asked)
-        if _all_mute(asked):
+        if not asked and self._ending.is_behind:
+            text = "the backends are behind with clients that have left; try again soon"
+            self._refuse(question, 503, text, "refused_no_backend")
+        elif _all_mute(asked):
             self._refuse(question, 503, "no backend is connected; try again soon", "refused_no_backend")
         else:
             self._refuse(question, 504, "the backend did not answer in time", "refused_no_answer")

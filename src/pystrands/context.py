@@ -71,7 +71,7 @@ class Context(msgspec.Struct, dict=True):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Context":
-        """Make a context from what :meth:`to_json` gave; unknown keys are ignored.
+        """Make a context from ``data``, which :meth:`to_json` gave; unknown keys are ignored.
 
         Raises TypeError when a value has the wrong type.
         """
@@ -153,10 +153,13 @@ class ConnectionRequestContext:
         )
 
     def reject(self, status: int = FORBIDDEN, reason: str = "") -> Literal[False]:
-        """Reject the client with an HTTP status from 400 to 599 and a text for people; return False, for ``return``.
+        """Reject the client; return False, for ``return``.
 
-        Of several calls of this and :meth:`accept` the last one counts; True and False that the callback returns win
-        over both. Raises TypeError or ValueError on what can't be sent, and has then changed nothing.
+        ``status`` (int): an HTTP status from 400 to 599. ``reason`` (str): the text of the answer, for people. Of
+        several calls of this and :meth:`accept` the last one counts; True and False that the callback returns win over
+        both.
+
+        Raises TypeError or ValueError on what can't be sent, and has then changed nothing.
         """
         check_rejection(status, reason)
         self.accepted, self.status, self.reason = False, status, reason
@@ -170,12 +173,12 @@ class ConnectionRequestContext:
     ) -> Literal[True]:
         """Let the client in; return True, for ``return``.
 
-        ``subprotocol``: None leaves the attribute as it is. ``headers``: additional ones of the answer, such as
-        ``Set-Cookie``. ``expires_at``: seconds since 1970, or a datetime with a time zone: the broker closes the client
-        then, with code 4401.
+        ``subprotocol`` (str): one that the client has offered; None leaves the attribute as it is. ``headers`` (dict of
+        str): additional ones of the answer, such as ``Set-Cookie``. ``expires_at``: seconds since 1970, or a datetime
+        with a time zone: the broker closes the client then, with code 4401. Of several calls of this and :meth:`reject`
+        the last one counts; True and False that the callback returns win over both.
 
-        Raises TypeError or ValueError on what can't be sent, and has then changed nothing. See :meth:`reject` for what
-        counts.
+        Raises TypeError or ValueError on what can't be sent, and has then changed nothing.
         """
         checked_headers, timestamp = check_headers(headers or {}), check_time(expires_at)
         if subprotocol is not None:
@@ -199,7 +202,10 @@ class ConnectionRequestContext:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ConnectionRequestContext":
-        """Make one from what :meth:`to_json` gave; unknown keys are ignored."""
+        """Make one from ``data``, which :meth:`to_json` gave; unknown keys are ignored.
+
+        Raises TypeError when a value of its context has the wrong type.
+        """
         context = data.get("context")
         request = cls(
             headers=data.get("headers"),

@@ -88,7 +88,7 @@ class Headers(dict[str, list[str]]):
         return self
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the values of ``name``, or ``default``."""
+        """Return the values of ``name``, a list, or ``default`` where there are none."""
         return super().get(self.canonical(name), default)
 
     def setdefault(self, name: str, default: list[str] | None = None) -> list[str]:
@@ -100,7 +100,10 @@ class Headers(dict[str, list[str]]):
         return super().pop(self.canonical(name), *default)
 
     def update(self, other: Any = (), /, **named: list[str]) -> None:
-        """Set the values of each name in a mapping or in pairs, and of each argument, in place of those there are."""
+        """Set the values of each name in a mapping or in pairs, and of each argument, in place of those there are.
+
+        ``other``: a mapping, or pairs of names and values. ``named``: the same, with names that Python takes.
+        """
         for name, values in (*_pairs(other), *named.items()):
             self[name] = values
 

@@ -72,10 +72,10 @@ def backend(
 ) -> AbstractAsyncContextManager[Any]:
     """Connect a backend: ``async with testing.backend(broker, Chat) as chat:``; it is disconnected at the end.
 
-    ``kind``: a subclass of AsyncPyStrandsClient, PyStrandsClient or PyStrands, or a function that gives one of these,
-    which is called with ``args`` and ``options``; or an instance, with its own attributes but for ``host``, ``port``
-    and ``reconnect_delay``, which it gets back in the end. Without a ``kind`` it accepts everybody, and the test itself
-    can send through it.
+    ``broker``: any broker of this package, or a :class:`LinkProxy`. ``kind``: a subclass of AsyncPyStrandsClient,
+    PyStrandsClient or PyStrands, or a function that gives one of these, which is called with ``args`` and ``options``;
+    or an instance, with its own attributes but for ``host``, ``port`` and ``reconnect_delay``, which it gets back in
+    the end. Without a ``kind`` it accepts everybody, and the test itself can send through it.
 
     It reconnects after 20 ms unless ``options`` have a ``reconnect_delay``. The block begins when the broker has the
     backend; AssertionError when that takes more than 10 s. Handlers that run at the end have 5 s to finish.
@@ -127,10 +127,10 @@ def backend_thread(
 ) -> AbstractContextManager[Any]:
     """Connect a backend from a test without an event loop: ``with testing.backend_thread(broker, Chat) as chat:``.
 
-    ``kind``: a subclass of AsyncPyStrandsClient, PyStrandsClient or PyStrands, or a function that gives one of these,
-    which is called with ``args`` and ``options``; or an instance, with its own attributes but for ``host``, ``port``
-    and ``reconnect_delay``, which it gets back in the end. Without a ``kind`` it accepts everybody, and the test itself
-    can send through it.
+    ``broker``: any broker of this package, or a :class:`LinkProxy`. ``kind``: a subclass of AsyncPyStrandsClient,
+    PyStrandsClient or PyStrands, or a function that gives one of these, which is called with ``args`` and ``options``;
+    or an instance, with its own attributes but for ``host``, ``port`` and ``reconnect_delay``, which it gets back in
+    the end. Without a ``kind`` it accepts everybody, and the test itself can send through it.
 
     It reconnects after 20 ms unless ``options`` have a ``reconnect_delay``. The block begins when the broker has the
     backend; AssertionError when that takes more than 10 s. Handlers that run at the end have 5 s to finish. The

@@ -29,13 +29,19 @@ class LocalBroker(Broker):
         super().__init__(BrokerConfig(**(_DEFAULTS | options)))
 
     def ws_url(self, path: str = "/") -> str:
-        """Return the URL at which WebSocket clients reach it."""
+        """Return the URL at which WebSocket clients reach it.
+
+        ``path``: where in the broker, with a slash at its beginning; it may have a query.
+        """
         return f"{self.scheme}://{HOST}:{self.ws_port}{path}"
 
 
 @asynccontextmanager
 async def broker(**options: Any) -> AsyncIterator[LocalBroker]:
     """Run a broker on the running event loop: ``async with testing.broker(queue_size=10) as broker:``.
+
+    ``options``: the fields of :class:`pystrands.broker.config.BrokerConfig`; without them it takes free ports, and does
+    not take its time to stop. Raises ConfigError on a value that can't work, OSError when it can't listen.
 
     It has ``ws_url("/room")``, ``ws_port`` and ``tcp_port``, and tells of itself: ``client_count``, ``backend_count``,
     ``queued_messages`` and ``counters``. ``await broker.stop()`` stops it as SIGTERM would.
@@ -91,13 +97,20 @@ class BrokerThread:
                 thread.stop()
 
     def ask(self, function: Callable[[LocalBroker], T]) -> T:
-        """Call ``function(broker)`` on the broker's thread, and return what it returns."""
+        """Call ``function(broker)`` on the broker's thread, and return what it returns.
+
+        ``function``: takes the :class:`LocalBroker`; what it raises is raised here. Raises RuntimeError when the broker
+        does not run.
+        """
         if self._thread is None or self._broker is None:
             raise RuntimeError("the broker does not run")
         return self._thread.call(function, self._broker)
 
     def ws_url(self, path: str = "/") -> str:
-        """Return the URL at which WebSocket clients reach it."""
+        """Return the URL at which WebSocket clients reach it.
+
+        ``path``: where in the broker, with a slash at its beginning; it may have a query.
+        """
         scheme = "wss" if self._options.get("tls_cert") else "ws"
         return f"{scheme}://{HOST}:{self.ws_port}{path}"
 
@@ -140,6 +153,10 @@ class BrokerThread:
 
 @contextmanager
 def broker_thread(**options: Any) -> Iterator[BrokerThread]:
-    """Run a broker on a thread of its own: ``with testing.broker_thread() as broker:``."""
+    """Run a broker on a thread of its own: ``with testing.broker_thread() as broker:``.
+
+    ``options``: the fields of :class:`pystrands.broker.config.BrokerConfig`; without them it takes free ports, and does
+    not take its time to stop. Raises ConfigError on a value that can't work, OSError when it can't listen.
+    """
     with BrokerThread(**options) as running:
         yield running

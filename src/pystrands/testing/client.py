@@ -358,9 +358,9 @@ def connect(
     For example ``client = await connect(broker, "/room")``, or ``async with connect(broker, "/room") as client:``.
 
     ``broker``: a broker of this package, or the ``ws://host:port`` of any other. ``path`` may have a query. With
-    ``wss://`` ``ssl`` says whom to trust; without it these are the system's authorities.
-    ``headers``: more of them, or others in place of those that make it a WebSocket request. ``receive_buffer``: bytes
-    that the kernel keeps for a client that does not read.
+    ``wss://`` ``ssl`` says whom to trust; without it these are the system's authorities. ``headers``: more of them, or
+    others in place of those that make it a WebSocket request. ``subprotocols``: those that it offers.
+    ``receive_buffer``: bytes that the kernel keeps for a client that does not read.
 
     Raises :class:`Rejected` when the answer is not 101, TimeoutError when there is none within ``timeout`` seconds, and
     ConnectionError when the connection fails.

@@ -92,7 +92,10 @@ class LinkProxy:
         return self._target.backend_count
 
     def ws_url(self, path: str = "/") -> str:
-        """Return the broker's own URL for WebSocket clients."""
+        """Return the broker's own URL for WebSocket clients.
+
+        ``path``: where in the broker, with a slash at its beginning; it may have a query.
+        """
         return self._target.ws_url(path)
 
     @property
@@ -112,7 +115,8 @@ class LinkProxy:
     def cut_after(self, count: int, direction: Direction = "to_broker") -> None:
         """Let ``count`` more bytes go in one direction, over all connections, then end the one that has more.
 
-        The receiver gets these bytes, which may end within a line; the rest never arrives. Counts once.
+        ``direction``: ``"to_broker"`` or ``"to_backend"``. The receiver gets these bytes, which may end within a line;
+        the rest never arrives. Counts once.
         """
         if count < 0:
             raise ValueError(f"count is a number of bytes, not {count}")

@@ -171,11 +171,11 @@ def backend_process(
 ) -> BackendProcess:
     """Run a program with a backend, which can be killed: ``with testing.backend_process(broker, "chat.py") as chat:``.
 
-    ``program``: the path of a Python program, run by this Python, or a whole command. It finds the broker's address in
-    the environment, as ``PYSTRANDS_HOST`` and ``PYSTRANDS_TCP_PORT``; ``env`` adds more. The block begins when the
-    broker has its backend, and at its end the process is killed; AssertionError, with what it wrote, when it ends
-    before, or has not connected within ``timeout`` seconds. Where the broker runs on the test's own event loop, use
-    ``async with``.
+    ``broker``: any broker of this package, or a :class:`LinkProxy`. ``program``: the path of a Python program, run by
+    this Python, or a whole command; ``args`` come after it. It finds the broker's address in the environment, as
+    ``PYSTRANDS_HOST`` and ``PYSTRANDS_TCP_PORT``; ``env`` adds more. The block begins when the broker has its backend,
+    and at its end the process is killed; AssertionError, with what it wrote, when it ends before, or has not connected
+    within ``timeout`` seconds. Where the broker runs on the test's own event loop, use ``async with``.
     """
     command = [sys.executable, str(program)] if isinstance(program, str | Path) else list(program)
     return BackendProcess(broker, [*command, *args], env or {}, timeout)

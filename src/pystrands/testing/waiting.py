@@ -12,7 +12,11 @@ _POLL: Final = 0.002
 
 
 async def until(condition: Callable[[], object], timeout: float = 10) -> None:
-    """Wait until ``condition()`` is true, looking every 2 ms. AssertionError after ``timeout`` seconds."""
+    """Wait until ``condition()`` is true, looking every 2 ms.
+
+    ``condition``: a function without parameters; what it raises ends the wait. Raises AssertionError, which says what
+    was waited for, after ``timeout`` seconds.
+    """
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= end:
@@ -21,7 +25,11 @@ async def until(condition: Callable[[], object], timeout: float = 10) -> None:
 
 
 def until_sync(condition: Callable[[], object], timeout: float = 10) -> None:
-    """Block until ``condition()`` is true, looking every 2 ms. AssertionError after ``timeout`` seconds."""
+    """Block until ``condition()`` is true, looking every 2 ms.
+
+    ``condition``: a function without parameters; what it raises ends the wait. Raises AssertionError, which says what
+    was waited for, after ``timeout`` seconds.
+    """
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= end:

@@ -230,7 +230,7 @@ class Engine:
 
     unsubscribe = subscribe
 
-    def publish(self, *_: object, **__: object) -> tuple[int, int]:
+    def publish(self, _: object) -> tuple[int, int]:
         return 0, 0
 
 

@@ -103,7 +103,7 @@ class Defective(Engine):
 
     def unsubscribe(self, room_id): ...
 
-    def publish(self, audience, address, message, *rest, **more):
+    def publish(self, publication):
         raise RuntimeError("a defect")
 
 

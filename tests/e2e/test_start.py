@@ -62,8 +62,8 @@ class Engine(base.Engine):
     def unsubscribe(self, room_id):
         self.memory.unsubscribe(room_id)
 
-    def publish(self, *args, **options):
-        return self.memory.publish(*args, **options)
+    def publish(self, publication):
+        return self.memory.publish(publication)
 
 
 class BrokenError(Exception):

@@ -1,8 +1,7 @@
 """The engine of a single broker: what is published is delivered at once."""
 
-from collections.abc import Collection
-
-from pystrands.engine.base import Audience, Delivered, Engine, Sink
+from pystrands.engine.base import Delivered, Engine, Sink
+from pystrands.engine.publication import Publication
 
 __all__ = ["MemoryEngine"]
 
@@ -27,15 +26,6 @@ class MemoryEngine(Engine):
     def unsubscribe(self, room_id: str) -> None:
         """Nothing to do: there is no other broker to tell."""
 
-    def publish(
-        self,
-        audience: Audience,
-        address: str,
-        message: str | bytes,
-        exclude: Collection[str] = (),
-        key: str | None = None,
-    ) -> Delivered:
+    def publish(self, publication: Publication) -> Delivered:
         """Deliver now."""
-        if self._sink is None:
-            return 0, 0
-        return self._sink.deliver(audience, address, message, exclude, key)
+        return (0, 0) if self._sink is None else self._sink.deliver(publication)

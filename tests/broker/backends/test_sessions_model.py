@@ -87,8 +87,8 @@ class Engine:
 
     unsubscribe = subscribe
 
-    def publish(self, audience, address, message, exclude=()):
-        self.published.append(message)
+    def publish(self, publication):
+        self.published.append(publication.message)
         return 1, 1
 
 

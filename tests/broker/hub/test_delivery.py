@@ -7,7 +7,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.hub.delivery import Delivery
 from pystrands.broker.hub.rooms import Rooms
-from pystrands.engine.base import Audience
+from pystrands.engine.publication import Audience, Publication
 from tests.broker.doubles import FakeWebSocket
 from tests.broker.fanout.test_outbox import Loop
 from tests.broker.ws.support import Echo
@@ -50,7 +50,7 @@ def test_who_is_left_out_costs_what_the_members_and_they_do(loop, rooms):
     delivery = Delivery(rooms, Outbox(loop), Counter())
     exclude = tuple(f"c{number}" for number in range(100, 1100))
     Id.compared = 0
-    assert delivery.deliver(Audience.ROOM, "r", "x", exclude) == (99, 99)
+    assert delivery.deliver(Publication(Audience.ROOM, "r", "x", exclude)) == (99, 99)
     assert Id.compared <= 1500
     loop.drain()
     assert who_got_it(rooms) == {f"c{number}" for number in range(1, 100)}
@@ -60,6 +60,6 @@ def test_who_is_left_out_costs_what_the_members_and_they_do(loop, rooms):
 def test_everybody_else_gets_it(loop, rooms, exclude: tuple[Any, ...]):
     delivery = Delivery(rooms, Outbox(loop), Counter())
     expected = {f"c{number}" for number in range(1, 500)} - set(exclude)
-    assert delivery.deliver(Audience.ROOM, "r", "x", exclude) == (len(expected), len(expected))
+    assert delivery.deliver(Publication(Audience.ROOM, "r", "x", exclude)) == (len(expected), len(expected))
     loop.drain()
     assert who_got_it(rooms) == expected

@@ -8,7 +8,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub import taps
 from pystrands.broker.hub.delivery import Delivery
 from pystrands.broker.hub.taps import Taps
-from pystrands.engine.base import Audience
+from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import messages, wire
 from tests.broker.routing.test_router import Peer, World
 
@@ -39,7 +39,7 @@ class Tool(Peer):
 
 
 def deliver(world, *arguments):
-    return Delivery(world.rooms, Outbox(asyncio.get_running_loop()), Counter()).deliver(*arguments)
+    return Delivery(world.rooms, Outbox(asyncio.get_running_loop()), Counter()).deliver(Publication(*arguments))
 
 
 # ---- what a tool sees
@@ -349,5 +349,5 @@ def test_nothing_is_encoded_for_rooms_that_nobody_watches(monkeypatch):
     monkeypatch.setattr(wire, "watched", None)
     empty = Taps()
     assert not empty.watchers
-    empty.message_out(Audience.ROOM, "r", "m", 0, None)
-    empty.message_out(Audience.EVERYONE, "", "m", 0, None)
+    empty.message_out(Publication(Audience.ROOM, "r", "m"), 0, None)
+    empty.message_out(Publication(Audience.EVERYONE, "", "m"), 0, None)

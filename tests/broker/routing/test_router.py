@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -19,7 +18,8 @@ from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.policies import QueuePolicy
 from pystrands.broker.routing import connection_requests
 from pystrands.broker.ws.expiry import Expiries
-from pystrands.engine.base import Audience, Delivered, Engine
+from pystrands.engine.base import Delivered, Engine
+from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol.link import LinkSession
 from tests.broker.doubles import FakeHandshake, FakeTransport, FakeWebSocket, make_router
 
@@ -38,15 +38,8 @@ class RecordingEngine(Engine):
 
     def unsubscribe(self, room_id: str) -> None: ...
 
-    def publish(
-        self,
-        audience: Audience,
-        address: str,
-        message: str | bytes,
-        exclude: Collection[str] = (),
-        key: str | None = None,
-    ) -> Delivered:
-        self.published.append((audience, address, message, *exclude))
+    def publish(self, publication: Publication) -> Delivered:
+        self.published.append((publication.audience, publication.address, publication.message, *publication.exclude))
         return 2, 1
 
 

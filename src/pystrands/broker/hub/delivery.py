@@ -1,6 +1,5 @@
 """The last step of a message: from the engine to the sockets of this broker's clients."""
 
-from collections.abc import Collection
 from typing import Final, cast
 
 from pystrands.broker.counters import Counters
@@ -10,7 +9,8 @@ from pystrands.broker.hub.compressed_outbox import CompressedOutbox
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.ws.frames import binary_frame, text_frame
 from pystrands.broker.ws.websocket import WebSocket
-from pystrands.engine.base import Audience, Delivered, Sink
+from pystrands.engine.base import Delivered, Sink
+from pystrands.engine.publication import Audience, Publication
 
 __all__ = ["Delivery"]
 
@@ -27,34 +27,29 @@ class Delivery(Sink):
         self._outbox = outbox
         self._counters = counters
 
-    def deliver(
-        self,
-        audience: Audience,
-        address: str,
-        message: str | bytes,
-        exclude: Collection[str] = (),
-        key: str | None = None,
-    ) -> Delivered:
-        """Queue ``message`` for the clients it is for, as Sink says."""
+    def deliver(self, publication: Publication) -> Delivered:
+        """Queue a message for the clients it is for, as Sink says."""
+        audience, key = publication.audience, publication.key
         matched = taken = 0
         client = None
         if audience is _CLIENT:
-            client = self._rooms.find(address)
+            client = self._rooms.find(publication.address)
             if client is not None and key is None:
-                matched, taken = 1, int(self._outbox.send(client.ws, _frame(message)))
+                matched, taken = 1, int(self._outbox.send(client.ws, _frame(publication.message)))
             elif client is not None and key is not None:
-                matched, taken = 1, self._outbox.offer((client.ws,), _frame(message), key)
+                matched, taken = 1, self._outbox.offer((client.ws,), _frame(publication.message), key)
         else:
-            group = self._rooms.room(address) if audience is _ROOM else self._rooms.everyone
+            group = self._rooms.room(publication.address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
-                matched, taken = self._publish(group, _frame(message), exclude, key)
+                matched, taken = self._publish(group, publication)
         if self._taps.watchers:
-            self._taps.message_out(audience, address, message, matched, client)
+            self._taps.message_out(publication, matched, client)
         if taken:
             self._counters["messages_delivered"] += taken
         return matched, taken
 
-    def _publish(self, group: Group, frame: bytes, exclude: Collection[str], key: str | None) -> Delivered:
+    def _publish(self, group: Group, publication: Publication) -> Delivered:
+        frame, exclude, key = _frame(publication.message), publication.exclude, publication.key
         members = cast("set[WebSocket]", group.members)
         if not exclude:
             if key is None:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.events.stream import ClientStream
-from pystrands.engine.base import Audience
+from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import wire
 
 __all__ = ["Taps", "Watcher"]
@@ -67,10 +67,9 @@ class Taps:
         if watchers := self._of(client.rooms):
             self._tell(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
 
-    def message_out(
-        self, audience: Audience, address: str, message: str | bytes, clients: int, client: ClientStream | None
-    ) -> None:
+    def message_out(self, publication: Publication, clients: int, client: ClientStream | None) -> None:
         """A message went to so many clients; ``client`` is whom a private one is for, where there is one."""
+        audience, address = publication.audience, publication.address
         room_id: str | None = None
         client_id: str | None = None
         if audience is Audience.CLIENT:
@@ -82,7 +81,7 @@ class Taps:
         else:
             watchers = list(self.watchers)
         if watchers:
-            line = wire.watched("message_out", time.time(), room_id, client_id, message, clients=clients)
+            line = wire.watched("message_out", time.time(), room_id, client_id, publication.message, clients=clients)
             self._tell(watchers, line)
 
     def moved(self, kind: str, client: ClientStream, room_id: str) -> None:

@@ -12,7 +12,8 @@ from pystrands.broker.fanout.groups import Group, Recipient
 from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
-from pystrands.engine.base import Audience, Delivered, Engine
+from pystrands.engine.base import Delivered, Engine
+from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import messages, wire
 from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.limits import depth_problem, id_problem
@@ -68,50 +69,27 @@ class Commands:
     def on_message_to_connection(self, session: Session, command: MessageToConnection) -> None:
         """Send a message to one client. Raises MalformedLine when it is none, as the other two do."""
         params = command.params
-        if params.volatile:
-            self._send_volatile(session, command, params)
-            return
         content = _content(params) if params.binary else params.message
-        delivered = self._engine.publish(_CLIENT, params.conn_id, content)
-        if self._pressure.is_felt and self._is_put_off(session, command, params, delivered):
-            return
-        if params.confirm:
-            self._confirm(session, command.request_id, delivered)
+        key = params.key if params.volatile else None
+        self._publish(session, command, params, Publication(_CLIENT, params.conn_id, content, (), key))
 
     def on_message_to_room(self, session: Session, command: MessageToRoom) -> None:
         """Send a message to all in a room."""
         params = command.params
-        if params.volatile:
-            self._send_volatile(session, command, params)
-            return
         content = _content(params) if params.binary else params.message
-        delivered = self._engine.publish(_ROOM, params.room_id, content, params.exclude)
-        if self._pressure.is_felt and self._is_put_off(session, command, params, delivered):
-            return
-        if params.confirm:
-            self._confirm(session, command.request_id, delivered)
+        key = params.key if params.volatile else None
+        self._publish(session, command, params, Publication(_ROOM, params.room_id, content, params.exclude, key))
 
     def on_broadcast(self, session: Session, command: Broadcast) -> None:
         """Send a message to everyone."""
         params = command.params
-        if params.volatile:
-            self._send_volatile(session, command, params)
-            return
-        delivered = self._engine.publish(_EVERYONE, "", _content(params), params.exclude)
-        if self._pressure.is_felt and self._is_put_off(session, command, params, delivered):
-            return
-        if params.confirm:
-            self._confirm(session, command.request_id, delivered)
+        key = params.key if params.volatile else None
+        self._publish(session, command, params, Publication(_EVERYONE, "", _content(params), params.exclude, key))
 
-    def _send_volatile(self, session: Session, command: _Message, params: _MessageParams) -> None:
-        exclude: tuple[str, ...] = ()
-        if isinstance(params, MessageToConnectionParams):
-            audience, address = _CLIENT, params.conn_id
-        elif isinstance(params, MessageToRoomParams):
-            audience, address, exclude = _ROOM, params.room_id, params.exclude
-        else:
-            audience, address, exclude = _EVERYONE, "", params.exclude
-        delivered = self._engine.publish(audience, address, _content(params), exclude, params.key)
+    def _publish(self, session: Session, command: _Message, params: _MessageParams, publication: Publication) -> None:
+        delivered = self._engine.publish(publication)
+        if self._pressure.is_felt and publication.key is None and self._is_put_off(session, command, params, delivered):
+            return
         if params.confirm:
             self._confirm(session, command.request_id, delivered)
 

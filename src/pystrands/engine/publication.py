@@ -1,0 +1,46 @@
+"""A message on its way to clients, through whatever carries it between brokers."""
+
+from enum import Enum
+from typing import final
+
+__all__ = ["Audience", "Publication"]
+
+
+class Audience(Enum):
+    """Whom a message is for; each but EVERYONE has an address."""
+
+    ROOM = "room"
+    """The clients in the room that the address names."""
+    CLIENT = "client"
+    """The client whose ``client_id`` is the address."""
+    EVERYONE = "everyone"
+    """All clients of all brokers; the address is empty."""
+
+
+@final
+class Publication:
+    """One message, and whom it is for. Made once for each command, and not changed after that.
+
+    ``exclude``: the ``client_id`` of each who does not get it. ``key`` is None for an ordinary message. With another
+    one it is volatile: a client that is not up to date misses it, or, where the key is not empty, gets the newest one
+    of that key.
+    """
+
+    __slots__ = ("address", "audience", "exclude", "key", "message")
+
+    def __init__(
+        self,
+        audience: Audience,
+        address: str,
+        message: str | bytes,
+        exclude: tuple[str, ...] = (),
+        key: str | None = None,
+    ) -> None:
+        self.audience = audience
+        self.address = address
+        self.message = message
+        self.exclude = exclude
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"<Publication to {self.audience.value} {self.address!r}>"

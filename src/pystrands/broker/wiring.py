@@ -22,8 +22,8 @@ from pystrands.broker.counters import Counters
 from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.events.queue import EventQueue
+from pystrands.broker.fanout.groups import Encode, as_it_is
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub.compressed_outbox import CompressedOutbox
 from pystrands.broker.hub.delivery import Delivery
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.hub.taps import Taps
@@ -102,6 +102,7 @@ def make_parts(given: Given) -> BrokerParts:
         slow_time=config.slow_client_time,
         counters=counters,
         meter=meter,
+        encode=_encode(given),
     )
     limits = Limits(config.max_rooms_per_client, context_limit(config.max_message_size))
     ending = EndingStreams(config.memory_budget // 4 or sys.maxsize)
@@ -152,7 +153,7 @@ def make_parts(given: Given) -> BrokerParts:
     return BrokerParts(
         rooms=rooms,
         outbox=outbox,
-        delivery=Delivery(rooms, _compressed(given, outbox), counters),
+        delivery=Delivery(rooms, outbox, counters),
         queue=queue,
         sessions=sessions,
         assignments=assignments,
@@ -170,13 +171,12 @@ def make_parts(given: Given) -> BrokerParts:
     )
 
 
-def _compressed(given: Given, outbox: Outbox) -> Outbox | CompressedOutbox:
-    """Return the way that messages go out."""
+def _encode(given: Given) -> Encode:
+    """Return what makes the frames of clients that take others than the plain ones."""
     config = given.config
     if not config.compression:
-        return outbox
-    compressor = Compressor(config.compression_level, config.compression_threshold, given.counters)
-    return CompressedOutbox(outbox, compressor)
+        return as_it_is
+    return Compressor(config.compression_level, config.compression_threshold, given.counters).compress
 
 
 def _limited(given: Given, receiver: Receiver) -> tuple[Receiver, IdleLimited | None]:

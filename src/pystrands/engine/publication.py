@@ -3,6 +3,8 @@
 from enum import Enum
 from typing import final
 
+from mypy_extensions import mypyc_attr
+
 __all__ = ["Audience", "Publication"]
 
 
@@ -17,6 +19,7 @@ class Audience(Enum):
     """All clients of all brokers; the address is empty."""
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)  # there is one at a time, which refers to nothing that refers to it
 @final
 class Publication:
     """One message, and whom it is for. Made once for each command, and not changed after that.

@@ -670,6 +670,62 @@ def test_who_leaves_all_groups_is_in_none(loop, outbox, count):
     assert (client.received, other.received) == (b"", b"xx")
 
 
+# ---- encodings
+
+
+def encode(frame, encoding):
+    return b"<%d %b>" % (encoding, frame)
+
+
+def test_a_group_makes_each_encoding_once_when_its_first_member_needs_it(loop):
+    made = []
+
+    def noting(frame, encoding):
+        made.append((frame, encoding))
+        return encode(frame, encoding)
+
+    outbox = Outbox(loop, encode=noting)
+    clients = [Client() for _ in range(90)]
+    for index, client in enumerate(clients):
+        client.encoding = (0, 9, 15)[index % 3]
+    group = make_group(outbox, clients)
+    for frame in (b"1", b"2"):
+        assert outbox.publish(group, frame) == 90
+    assert not made and not any(client.out for client in clients)
+    loop.drain()
+    assert sorted(made) == [(b"1", 9), (b"1", 15), (b"2", 9), (b"2", 15)]
+    for encoding, expected in ((0, b"12"), (9, b"<9 1><9 2>"), (15, b"<15 1><15 2>")):
+        writes = [client.transport.writes for client in clients if client.encoding == encoding]
+        assert writes == [[expected]] * 30
+        assert len({id(data) for (data,) in writes}) == 1, "all of them share the bytes"
+    assert not group._encoded
+
+
+def test_an_encoding_that_nobody_takes_is_not_made(loop):
+    outbox = Outbox(loop, encode=lambda *_: pytest.fail("nobody needs it"))
+    clients = [Client() for _ in range(3)]
+    group = make_group(outbox, clients)
+    assert outbox.publish(group, b"x") == 3
+    loop.drain()
+    assert [client.received for client in clients] == [b"x"] * 3
+
+
+def test_who_is_blocked_or_has_something_else_to_get_sees_its_encoding_in_order(loop):
+    outbox = Outbox(loop, encode=encode)
+    blocked, busy = Client(), Client()
+    blocked.encoding = busy.encoding = 7
+    one, other = make_group(outbox, [blocked, busy]), make_group(outbox, [blocked, busy])
+    outbox.block(blocked)
+    outbox.publish(one, b"1")
+    outbox.publish(other, b"2")
+    outbox.send(busy, b"3")  # as it is: a pong, or what was encoded before
+    outbox.publish(one, b"4")
+    outbox.unblock(blocked)
+    loop.drain()
+    assert blocked.received == b"<7 1><7 2><7 4>"
+    assert busy.received == b"<7 1><7 2>3<7 4>"
+
+
 # ---- all of it
 
 
@@ -690,9 +746,18 @@ steps = st.lists(
 @given(steps)
 def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
     loop = Loop()
-    outbox = Outbox(loop, slice_seconds=0.0001, clock=lambda: 0.0)
+    made = Counter()
+
+    def encode(frame, encoding):
+        made[frame, encoding] += 1
+        return b"%d:%b" % (encoding, frame)
+
+    outbox = Outbox(loop, slice_seconds=0.0001, clock=lambda: 0.0, encode=encode)
     clients = [Client(limit=1 << 20) for _ in range(70)]
+    for index, client in enumerate(clients):
+        client.encoding = index % 3  # plain, and two others
     expected = [b""] * 70
+    published = set()
     groups = [Group() for _ in range(3 + FEW)]  # of everybody, of some, of hardly anybody, of a few that are in many
     for index, client in enumerate(clients):
         outbox.join(client, groups[0])
@@ -717,6 +782,7 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
         if what == "publish":
             indexes = [index for index, client in enumerate(clients) if groups[whom] in client.groups]
             assert outbox.publish(groups[whom], frame) == len(indexes)
+            published.add(frame)
         elif what == "send":
             indexes = [whom]
             outbox.send(clients[whom], frame)
@@ -724,13 +790,15 @@ def test_whatever_happens_each_client_gets_its_frames_in_order(steps):
             indexes = list(range(70)) if what == "all" else sorted(whom)
             outbox.fan_out([clients[index] for index in indexes], frame)
         for index in indexes:
-            expected[index] += frame
+            encoding = clients[index].encoding if what == "publish" else 0
+            expected[index] += b"%d:%b" % (encoding, frame) if encoding else frame
     for client in clients:
         outbox.unblock(client)
     loop.drain()
     assert [client.received for client in clients] == expected
     assert all(client.is_clean and not client.flags for client in clients)
-    assert not any(group.frames for group in groups)
+    assert not any(group.frames or group._encoded or group._parts for group in groups)
+    assert {frame for frame, _ in made} <= published and set(made.values()) <= {1}, "once for each encoding"
     assert not outbox._blocked
     assert not outbox._few
     assert not outbox._many

@@ -10,7 +10,6 @@ from websockets.sync.client import connect
 
 from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub.compressed_outbox import CompressedOutbox
 from pystrands.broker.ws.compressed import CompressedWebSocket
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.frames import binary_frame, close_frame, payload_of, text_frame
@@ -54,7 +53,9 @@ class CompressedEcho(Echo):
     def client_message(self, ws, message):
         self.messages.put(message)
         plain = text_frame(message) if isinstance(message, str) else binary_frame(message)
-        CompressedOutbox(ws._shared.outbox, Compressor(6, THRESHOLD, Counter())).send(ws, plain)
+        outbox = ws._shared.outbox
+        outbox.encode = Compressor(6, THRESHOLD, Counter()).compress
+        outbox.send(ws, outbox.encoded(ws, plain))
 
 
 def compressing_front(kind="uvloop", **settings):
@@ -249,8 +250,9 @@ def test_noise_of_the_full_size_is_taken_though_it_gets_longer(client):
 # Everybody gets it.
 
 
-def make_websockets(loop, bits):
-    shared = WebSocketShared(loop=loop, receiver=Recorder(), outbox=Outbox(loop))
+def make_websockets(loop, bits, compressor=None):
+    outbox = Outbox(loop) if compressor is None else Outbox(loop, encode=compressor.compress)
+    shared = WebSocketShared(loop=loop, receiver=Recorder(), outbox=outbox)
     made = []
     for each in bits:
         transport = FakeTransport()
@@ -264,13 +266,21 @@ def make_websockets(loop, bits):
     return shared.outbox, made
 
 
+def fan_out(outbox, recipients, plain):
+    return sum(outbox.fan_out(some, encoded) for some, encoded in outbox.alike(recipients, plain))
+
+
+def send(outbox, ws, plain):
+    return outbox.send(ws, outbox.encoded(ws, plain))
+
+
 def test_a_message_is_compressed_once_for_all_who_take_it_so():
     loop, counters = FakeLoop(), Counter()
     compressor = Compressor(6, THRESHOLD, counters)
-    outbox, made = make_websockets(loop, [0, 15, 15, 9, 0, 15] * 30)
+    outbox, made = make_websockets(loop, [0, 15, 15, 9, 0, 15] * 30, compressor)
     everyone = [ws for ws, _, _ in made]
     plain = text_frame(LONG)
-    assert CompressedOutbox(outbox, compressor).fan_out(everyone, plain) == 180
+    assert fan_out(outbox, everyone, plain) == 180
     assert counters == {"messages_compressed": 2}
     queued = {bits: {id(ws.out[-1]) for ws, _, of in made if of == bits} for bits in (0, 9, 15)}
     assert [len(frames) for frames in queued.values()] == [1, 1, 1], "one frame for each kind of client"
@@ -286,16 +296,15 @@ def test_a_message_is_compressed_once_for_all_who_take_it_so():
 def test_private_and_room_messages_keep_their_order():
     loop = FakeLoop()
     compressor = Compressor(6, THRESHOLD, Counter())
-    outbox, made = make_websockets(loop, [15, 0] * 40)
-    out = CompressedOutbox(outbox, compressor)
+    outbox, made = make_websockets(loop, [15, 0] * 40, compressor)
     everyone = [ws for ws, _, _ in made]
     frames = [text_frame(str(n) + (LONG if n % 2 else "")) for n in range(8)]
     for number, each in enumerate(frames):
         if number % 3:
-            assert out.fan_out(everyone, each) == 80
+            assert fan_out(outbox, everyone, each) == 80
         else:
             for ws in everyone:
-                assert out.send(ws, each)
+                assert send(outbox, ws, each)
     loop.run()
     expected = b"".join(compressor.compress(each, 15) for each in frames)
     for _, transport, bits in made:
@@ -305,13 +314,13 @@ def test_private_and_room_messages_keep_their_order():
 def test_what_is_short_is_not_looked_at_twice():
     loop, counters = FakeLoop(), Counter()
     compressor = Compressor(6, THRESHOLD, counters)
-    outbox, made = make_websockets(loop, [15, 0, 15])
+    outbox, made = make_websockets(loop, [15, 0, 15], compressor)
     everyone = {ws for ws, _, _ in made}
     short = binary_frame(b"x" * 99)
-    assert CompressedOutbox(outbox, compressor).fan_out(everyone, short) == 3
+    assert fan_out(outbox, everyone, short) == 3
     made[0][0].close()
-    assert CompressedOutbox(outbox, compressor).fan_out(everyone, text_frame(LONG)) == 2
-    assert not CompressedOutbox(outbox, compressor).send(made[0][0], text_frame(LONG))
+    assert fan_out(outbox, everyone, text_frame(LONG)) == 2
+    assert not send(outbox, made[0][0], text_frame(LONG))
     assert counters == {"messages_compressed": 1}
     assert made[1][0].out == [short, text_frame(LONG)]
 
@@ -357,14 +366,15 @@ def test_the_websockets_library_hears_of_a_bad_offer():
 def test_a_group_gets_one_compressed_frame_and_its_order_is_kept():
     loop, counters = FakeLoop(), Counter()
     compressor = Compressor(6, THRESHOLD, counters)
-    outbox, made = make_websockets(loop, [15, 0, 15, 0])
-    out, group = CompressedOutbox(outbox, compressor), Group()
+    outbox, made = make_websockets(loop, [15, 0, 15, 0], compressor)
+    group = Group()
     for ws, _, _ in made:
         outbox.join(ws, group)
     frames = [text_frame("1"), text_frame("2" + LONG), text_frame("3")]
-    assert [out.publish(group, each) for each in frames] == [4, 4, 4]
-    assert counters == {"messages_compressed": 1}
+    assert [outbox.publish(group, each) for each in frames] == [4, 4, 4]
+    assert not any(ws.out for ws, _, _ in made), "a frame costs no member anything"
     loop.run()
+    assert counters == {"messages_compressed": 1}
     expected = b"".join(compressor.compress(each, 15) for each in frames)
     assert [transport.written for _, transport, _ in made] == [expected, b"".join(frames)] * 2
 

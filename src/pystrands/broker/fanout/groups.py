@@ -2,9 +2,9 @@
 
 from asyncio import Transport
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
@@ -24,7 +24,17 @@ FRAME_BYTES: Final = 48
 KEY_BYTES: Final = 150
 """What a message with a key takes beside its content and the key, while it waits for one recipient."""
 
+_ENCODINGS: Final = 32
+_PARTS: Final = 1 << 32
 _by_number = itemgetter(0)
+
+Encode: TypeAlias = Callable[[bytes, int], bytes]
+"""Makes of a frame the one in another encoding. Never raises; control frames stay as they are."""
+
+
+def as_it_is(frame: bytes, encoding: int) -> bytes:  # noqa: ARG001 - an Encode's
+    """Return the frame: there is no other encoding."""
+    return frame
 
 
 class Behind:
@@ -106,7 +116,8 @@ class Fresh:
 class Recipient:
     """What the outbox needs of a WebSocket. All of it but `limit` and `transport` is the outbox's to write."""
 
-    __slots__ = ("behind", "flags", "fresh", "groups", "high", "limit", "out", "queued", "seen", "stuck", "transport")
+    __slots__ = ("behind", "encoding", "flags", "fresh", "groups", "high", "limit", "out", "queued", "seen", "stuck",
+                 "transport")  # fmt: skip
 
     def __init__(self, transport: Transport | None, limit: int) -> None:
         self.transport = transport
@@ -119,6 +130,8 @@ class Recipient:
         self.fresh: Fresh | None = None  # there once it has got a volatile message
         self.stuck: bytes | None = None
         """What its transport was given last, when that blocked it: kept whole until its last byte is out."""
+        self.encoding = 0
+        """What it takes: 0 for plain frames, or another encoding (1 to 31), which the outbox's ``encode`` makes."""
         self.flags = 0
         self.groups: tuple[Group, ...] | dict[Group, None] = ()  # in the order in which it joined them
         self.seen = 0  # the number of the last frame of its groups that is in `out` or written: all up to it are
@@ -138,10 +151,12 @@ class Group:
     An outbox fills it, and publishes to it.
 
     A frame costs no member anything when it is published: it is kept once, with its number, until the outbox has gone
-    once around `members`, and each member knows up to which number it has seen.
+    once around `members`, and each member knows up to which number it has seen. Of each encoding that members take it
+    is kept once more, from the moment on at which the first of them needs it.
     """
 
     __slots__ = (
+        "_encoded",
         "_parts",
         "awaited",
         "behind",
@@ -170,7 +185,8 @@ class Group:
         self.behind = 0  # members that count as full
         self.awaited = 0  # those of them that it waits for
         self.told: dict[Any, list[Any]] | None = None  # the sessions that wait for it, as those of a client
-        self._parts: dict[int, bytes] = {}
+        self._parts: dict[int, bytes] = {}  # frames joined, by the index of the first and the encoding
+        self._encoded: dict[int, bytes] = {}  # frames by their number and the encoding
 
     def add(self, frame: bytes, number: int) -> None:
         """Keep a frame."""
@@ -189,11 +205,32 @@ class Group:
             part = self._parts[first] = frames[0] if len(frames) == 1 else b"".join(frames)
         return part
 
+    def encoded(self, index: int, encoding: int, encode: Encode) -> bytes:
+        """Return a frame in another encoding; the same bytes for all who ask for the same."""
+        key = self.numbers[index] * _ENCODINGS + encoding
+        frame = self._encoded.get(key)
+        if frame is None:
+            frame = self._encoded[key] = encode(self.frames[index], encoding)
+        return frame
+
+    def encoded_since(self, number: int, encoding: int, encode: Encode) -> bytes:
+        """Return what :meth:`since` does, in another encoding."""
+        first = bisect_right(self.numbers, number)
+        key = first + encoding * _PARTS
+        part = self._parts.get(key)
+        if part is None:
+            frames = [self.encoded(index, encoding, encode) for index in range(first, len(self.frames))]
+            part = self._parts[key] = frames[0] if len(frames) == 1 else b"".join(frames)
+        return part
+
     def forget(self, number: int) -> None:
         """Let go of the frames up to that number."""
         count = bisect_right(self.numbers, number)
         self.size -= sum(map(len, self.frames[:count]))
         del self.frames[:count], self.numbers[:count]
+        if self._encoded:
+            rest = (number + 1) * _ENCODINGS
+            self._encoded = {key: frame for key, frame in self._encoded.items() if key >= rest}
         self._parts.clear()
 
 
@@ -203,5 +240,17 @@ def missing(groups: Iterable[Group], seen: int) -> Sequence[bytes]:
     if len(behind) < 2:
         return [frame for group in behind for frame in group.frames[bisect_right(group.numbers, seen) :]]
     numbered = [pair for group in behind for pair in zip(group.numbers, group.frames, strict=True) if pair[0] > seen]
+    numbered.sort(key=_by_number)
+    return [frame for _, frame in numbered]
+
+
+def missing_encoded(groups: Iterable[Group], seen: int, encoding: int, encode: Encode) -> Sequence[bytes]:
+    """Return what :func:`missing` does, in another encoding."""
+    numbered = [
+        (group.numbers[index], group.encoded(index, encoding, encode))
+        for group in groups
+        if group.last > seen
+        for index in range(bisect_right(group.numbers, seen), len(group.frames))
+    ]
     numbered.sort(key=_by_number)
     return [frame for _, frame in numbered]

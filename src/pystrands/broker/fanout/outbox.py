@@ -10,7 +10,19 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from pystrands.broker.counters import Counters, new_counters
-from pystrands.broker.fanout.groups import BLOCKED, CLOSED, FEW, IN_BULK, IN_SMALL, Group, Recipient, missing
+from pystrands.broker.fanout.groups import (
+    BLOCKED,
+    CLOSED,
+    FEW,
+    IN_BULK,
+    IN_SMALL,
+    Encode,
+    Group,
+    Recipient,
+    as_it_is,
+    missing,
+    missing_encoded,
+)
 from pystrands.broker.fanout.pressure import Pressure
 from pystrands.broker.fanout.volatile import FrameWriter, Volatile
 from pystrands.broker.meter import Meter
@@ -36,6 +48,9 @@ class Outbox(FrameWriter):
 
     Frames leave in the order in which they were appended, whichever way they came. What happens with clients for which
     much waits is the ``pressure``'s to say, which is made with ``limit``, ``slow_time`` and ``policy``.
+
+    What is published to a group is the frame for members without an encoding; ``encode`` makes those of the others,
+    each once. What comes any other way is written as it is.
     """
 
     __slots__ = (
@@ -53,6 +68,7 @@ class Outbox(FrameWriter):
         "_sends_per_slice",
         "_slice_seconds",
         "_small",
+        "encode",
         "pressure",
     )
 
@@ -67,7 +83,9 @@ class Outbox(FrameWriter):
         counters: Counters | None = None,
         meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,
+        encode: Encode = as_it_is,
     ) -> None:
+        self.encode = encode
         self._loop = loop
         self._meter = meter or Meter()
         self._slice_seconds = slice_seconds
@@ -83,6 +101,19 @@ class Outbox(FrameWriter):
         self._number = 0  # of the last frame that was published
         self._blocked: set[Recipient] = set()  # whose transport has enough; they have seen all of their groups
         self._scheduled = False
+
+    def encoded(self, ws: Recipient, frame: bytes) -> bytes:
+        """Return the frame that a client gets for a message, of which this is the frame without an encoding."""
+        return frame if not ws.encoding or ws.flags >= CLOSED else self.encode(frame, ws.encoding)
+
+    def alike(self, recipients: Iterable[Recipient], frame: bytes) -> Iterable[tuple[Iterable[Recipient], bytes]]:
+        """Return the recipients of a message that get the same frame, each time with it."""
+        if self.encode is as_it_is:
+            return ((recipients, frame),)
+        kinds: dict[int, list[Recipient]] = {}
+        for ws in recipients:
+            kinds.setdefault(ws.encoding, []).append(ws)
+        return [(some, self.encode(frame, encoding) if encoding else frame) for encoding, some in kinds.items()]
 
     def send(self, ws: Recipient, frame: bytes) -> bool:
         """Queue a whole frame for one client; it leaves in the next loop turn. False when the client misses it."""
@@ -226,7 +257,8 @@ class Outbox(FrameWriter):
         for ws in one:
             if ws in other:
                 ws.seen = self._number
-                if not self._append(ws, frame, group):
+                mine = frame if not ws.encoding else group.encoded(len(group.frames) - 1, ws.encoding, self.encode)
+                if not self._append(ws, mine, group):
                     missed += 1
         if group.behind:
             self.pressure.feel(group)
@@ -236,7 +268,8 @@ class Outbox(FrameWriter):
         """Queue for a client what was published to its groups, so that something else can follow."""
         seen, ws.seen = ws.seen, self._number
         groups = ws.groups
-        frames = missing(groups if isinstance(groups, tuple) else self._with_frames(groups, seen), seen)
+        some = groups if isinstance(groups, tuple) else self._with_frames(groups, seen)
+        frames = missing(some, seen) if not ws.encoding else missing_encoded(some, seen, ws.encoding, self.encode)
         if not frames or ws.flags >= CLOSED:
             return
         for frame in frames:
@@ -390,7 +423,10 @@ class Outbox(FrameWriter):
                 continue
             if in_order:
                 ws.seen = number
-                _send(ws, group.since(seen))
+                if not ws.encoding:
+                    _send(ws, group.since(seen))
+                else:
+                    _send(ws, group.encoded_since(seen, ws.encoding, self.encode))
             else:
                 self.catch_up(ws)
                 if ws.out and not ws.flags & BLOCKED:

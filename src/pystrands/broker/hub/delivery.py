@@ -1,14 +1,13 @@
 """The last step of a message: from the engine to the sockets of this broker's clients."""
 
-from typing import Final, cast
+from collections.abc import Collection
+from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout.groups import Group
+from pystrands.broker.fanout.groups import Group, Recipient
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub.compressed_outbox import CompressedOutbox
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.ws.frames import binary_frame, text_frame
-from pystrands.broker.ws.websocket import WebSocket
 from pystrands.engine.base import Delivered, Sink
 from pystrands.engine.publication import Audience, Publication
 
@@ -19,9 +18,9 @@ _ROOM: Final = Audience.ROOM
 
 
 class Delivery(Sink):
-    """The engine's sink. A message is framed once, and compressed once, however many clients it is for."""
+    """The engine's sink. A message is framed once, and encoded once, however many clients it is for."""
 
-    def __init__(self, rooms: Rooms, outbox: Outbox | CompressedOutbox, counters: Counters) -> None:
+    def __init__(self, rooms: Rooms, outbox: Outbox, counters: Counters) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
         self._outbox = outbox
@@ -34,10 +33,13 @@ class Delivery(Sink):
         client = None
         if audience is _CLIENT:
             client = self._rooms.find(publication.address)
-            if client is not None and key is None:
-                matched, taken = 1, int(self._outbox.send(client.ws, _frame(publication.message)))
-            elif client is not None and key is not None:
-                matched, taken = 1, self._outbox.offer((client.ws,), _frame(publication.message), key)
+            if client is not None:
+                ws = client.ws
+                frame = _frame(publication.message)
+                if ws.encoding:
+                    frame = self._outbox.encoded(ws, frame)
+                matched = 1
+                taken = int(self._outbox.send(ws, frame)) if key is None else self._outbox.offer((ws,), frame, key)
         else:
             group = self._rooms.room(publication.address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
@@ -49,18 +51,19 @@ class Delivery(Sink):
         return matched, taken
 
     def _publish(self, group: Group, publication: Publication) -> Delivered:
-        frame, exclude, key = _frame(publication.message), publication.exclude, publication.key
-        members = cast("set[WebSocket]", group.members)
-        if not exclude:
-            if key is None:
-                return len(members), self._outbox.publish(group, frame)
-            return len(members), self._outbox.offer(members, frame, key)
-        find = self._rooms.find
-        left_out = {client.ws for client_id in exclude if (client := find(client_id)) is not None}
-        recipients = [ws for ws in members if ws not in left_out]
-        if key is None:
-            return len(recipients), self._outbox.fan_out(recipients, frame, group)
-        return len(recipients), self._outbox.offer(recipients, frame, key)
+        outbox, key = self._outbox, publication.key
+        frame = _frame(publication.message)
+        if key is None and not publication.exclude:
+            return len(group.members), outbox.publish(group, frame)
+        recipients: Collection[Recipient] = group.members
+        if publication.exclude:
+            find = self._rooms.find
+            left_out = {client.ws for client_id in publication.exclude if (client := find(client_id)) is not None}
+            recipients = [ws for ws in recipients if ws not in left_out]
+        taken = 0
+        for some, encoded in outbox.alike(recipients, frame):
+            taken += outbox.fan_out(some, encoded, group) if key is None else outbox.offer(some, encoded, key)
+        return len(recipients), taken
 
 
 def _frame(message: str | bytes) -> bytes:

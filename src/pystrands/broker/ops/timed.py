@@ -10,6 +10,7 @@ from pystrands.broker.events.assignments import CONSUMER_BYTES, Assignments
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.events.stream import ClientEvent, Consumer
+from pystrands.broker.fanout.groups import Encode, as_it_is
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.meter import Meter
 from pystrands.broker.policies import SlowPolicy
@@ -115,8 +116,11 @@ class TimedOutbox(Outbox):
         slow_time: float = 20.0,
         counters: Counters | None = None,
         meter: Meter | None = None,
+        encode: Encode = as_it_is,
     ) -> None:
-        super().__init__(loop, policy=policy, limit=limit, slow_time=slow_time, counters=counters, meter=meter)
+        super().__init__(
+            loop, policy=policy, limit=limit, slow_time=slow_time, counters=counters, meter=meter, encode=encode
+        )
         self._histogram = histogram
         self._now = clock
 

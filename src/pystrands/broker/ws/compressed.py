@@ -15,7 +15,8 @@ __all__ = ["CompressedWebSocket"]
 class CompressedWebSocket(WebSocket):
     """The WebSocket of a client with which permessage-deflate was negotiated, with `window_bits` in the answer.
 
-    What comes in is inflated. What goes out is sent as it is: a `CompressedOutbox` compresses it.
+    What comes in is inflated. What goes out is sent as it is: the outbox has messages compressed, for which this is a
+    client whose `encoding` says how far back a frame may refer.
     """
 
     __slots__ = ()
@@ -29,7 +30,7 @@ class CompressedWebSocket(WebSocket):
         window_bits: int,
     ) -> None:
         super().__init__(shared, transport, remote_addr, slot)
-        self.window_bits = window_bits
+        self.encoding = window_bits
 
     def _handle(self, frame: PicowsFrame) -> None:
         if (

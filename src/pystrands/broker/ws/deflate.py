@@ -78,15 +78,19 @@ class Compressor:
     def compress(self, frame: bytes, window_bits: int) -> bytes:
         """Return the frame of the same message compressed, or `frame` itself if that does not make it shorter.
 
-        A control frame is returned as it is, and so is one whose payload is below the threshold.
+        A control frame is returned as it is, and so is one whose payload is below the threshold. Never raises: without
+        the memory that it takes nothing is compressed.
         """
         if len(frame) < self.threshold or frame[0] not in _DATA:
             return frame
         payload = payload_of(frame)
         if len(payload) < self.threshold:
             return frame
-        deflate = zlib.compressobj(self._level, zlib.DEFLATED, -window_bits)
-        data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        try:
+            deflate = zlib.compressobj(self._level, zlib.DEFLATED, -window_bits)
+            data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        except (MemoryError, zlib.error):
+            return frame
         if len(data) - len(_SYNC) >= len(payload):
             return frame
         self._counters["messages_compressed"] += 1

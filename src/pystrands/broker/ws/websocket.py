@@ -165,7 +165,6 @@ class WebSocket(IncomingFrames):
         "held",
         "remote_addr",
         "slot",
-        "window_bits",
     )
 
     def __init__(
@@ -178,8 +177,6 @@ class WebSocket(IncomingFrames):
         super().__init__(shared.incoming, transport, shared.send_limit)
         self._shared = shared
         self.remote_addr = remote_addr
-        self.window_bits = 0
-        """How far back in a compressed frame to this client may refer, as a power of two; 0: it takes none."""
         self.held = 0  # bytes of a frame that is not whole yet
         self.slot = slot
         self.closed_by_us = False

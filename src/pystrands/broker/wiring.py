@@ -30,9 +30,10 @@ from pystrands.broker.hub.taps import Taps
 from pystrands.broker.meter import Meter
 from pystrands.broker.net.ports import Ports
 from pystrands.broker.net.tls import Tls
+from pystrands.broker.observer import Observer
 from pystrands.broker.ops.admin import AdminServer
 from pystrands.broker.ops.status import StatusReport
-from pystrands.broker.ops.timing import Parts, Timings, timed_parts
+from pystrands.broker.ops.timed import Timings
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.router import Router
@@ -89,13 +90,13 @@ class BrokerParts:
 
 
 def make_parts(given: Given) -> BrokerParts:
-    """Make all of them. Where there is no admin port nothing is timed: the parts that do it are not there."""
+    """Make all of them. Where there is no admin port nobody looks, and nothing is timed."""
     loop, config, counters = given.loop, given.config, given.counters
     meter = Meter()
     timings = Timings()
-    timed = timed_parts(timings) if config.admin_port >= 0 else Parts()
+    observer = timings if config.admin_port >= 0 else None
 
-    outbox = timed.outbox(
+    outbox = Outbox(
         loop,
         policy=config.slow_client_policy,
         limit=config.client_buffer,
@@ -103,18 +104,20 @@ def make_parts(given: Given) -> BrokerParts:
         counters=counters,
         meter=meter,
         encode=_encode(given),
+        observer=observer,
     )
     limits = Limits(config.max_rooms_per_client, context_limit(config.max_message_size))
     ending = EndingStreams(config.memory_budget // 4 or sys.maxsize)
     rooms = Rooms(outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits, ending)
     queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, counters, meter)
     sessions = SessionRegistry()
-    assignments = timed.assignments(
+    assignments = Assignments(
         queue,
         sessions.choose_owner,
         counters,
         backend_bytes(config.memory_budget),
         ending,
+        observer,
     )
     of_sessions = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
     router = Router(
@@ -165,7 +168,7 @@ def make_parts(given: Given) -> BrokerParts:
         message_watch=message_watch,
         idle=idle,
         websockets=websockets,
-        admission=_make_admission(given, router, websockets, timed),
+        admission=_make_admission(given, router, websockets, observer),
         meter=meter,
         timings=timings,
     )
@@ -228,7 +231,7 @@ def _make_links(given: Given, lifecycle: SessionLifecycle, meter: Meter) -> Link
     )
 
 
-def _make_admission(given: Given, router: Router, websockets: WebSocketShared, timed: Parts) -> Admission:
+def _make_admission(given: Given, router: Router, websockets: WebSocketShared, observer: Observer | None) -> Admission:
     config = given.config
     return Admission(
         router.connection_requests,
@@ -245,8 +248,8 @@ def _make_admission(given: Given, router: Router, websockets: WebSocketShared, t
             counters=given.counters,
         ),
         compression=config.compression,
-        handshake=timed.handshake,
         ports=given.ports,
+        observer=observer,
     )
 
 

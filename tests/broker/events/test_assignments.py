@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pystrands.broker.counters import new_counters
 from pystrands.broker.events import assignments
 from pystrands.broker.events.assignments import Assignments
+from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind
 
@@ -780,3 +781,26 @@ def test_many_wide_ranges_cost_no_more_than_they_are_long():
     unfinished: Any = Counted(range(1, 1001))
     assert len(assignments._take(unfinished, [(1 + (n % 7), 999) for n in range(200_000)])) == 999
     assert unfinished.cost < 5_000
+
+
+def test_the_clients_that_are_gone_are_bounded_by_what_it_was_given():
+    world = World("one")
+    ending = EndingStreams(limit=1000)
+    told: list[str] = []
+    ending.listen(lambda: told.append("there is room"))
+    assignments = Assignments(world.queue, world.choose_owner, world.counters, ending=ending)
+    streams = [Client("ann", world), Client("bob", world)]
+    for stream in streams:
+        assignments.own(stream, world.backends[0])
+        assignments.ends(stream)
+    assert ending.is_behind
+    assert ending.bytes > 1000
+    for stream in streams:
+        assert assignments.submit(ClientEvent(stream, Kind.GONE, assignments.new_number()))
+    assignments.done(world.backends[0], [(1, 1)])
+    assert ending.is_behind
+    assert told == []
+    assignments.done(world.backends[0], [(2, 2)])
+    assert not ending.is_behind
+    assert told == ["there is room"]
+    assert (ending.bytes, len(ending)) == (0, 0)

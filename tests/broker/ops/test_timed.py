@@ -1,16 +1,16 @@
 """Assignments that time events. Their consumers are doubles, and compiled code takes none."""
 
 from itertools import count
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pystrands.broker.counters import new_counters
+from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.events.stream import ClientEvent, Consumer, Kind
-from pystrands.broker.ops.timing import Timings, timed_parts
+from pystrands.broker.ops.timed import Timings
 from tests.broker.doubles import make_client
 from tests.broker.ops.test_timing import Clock
 
@@ -40,12 +40,12 @@ class World:
 
     def __init__(self):
         self.clock = Clock()
-        self.timings = Timings()
+        self.timings = Timings(self.clock)
         self.consumers = [Session()]
         counters = new_counters()
         queue = EventQueue(100, 1000, "backpressure", counters)
-        self.assignments: Any = timed_parts(self.timings, self.clock).assignments(
-            queue, lambda: next((each for each in self.consumers if each.is_up), None), counters
+        self.assignments = Assignments(
+            queue, lambda: next((each for each in self.consumers if each.is_up), None), counters, observer=self.timings
         )
         self.clients = count(1)
 
@@ -100,4 +100,4 @@ def test_a_session_that_has_gone_leaves_nothing_behind():
     for _ in range(20):
         world.put()
     world.assignments.died(world.consumers[0])
-    assert not world.assignments._begun
+    assert not world.timings._begun

@@ -1,4 +1,4 @@
-"""What is timed, on a clock of the test's own; and that nothing is where nobody asked for it."""
+"""What is timed, on a clock of the test's own; and that nobody looks where nobody asked for it."""
 
 import asyncio
 
@@ -7,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pystrands import testing
-from pystrands.broker.admission.handshake import Handshake
-from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.fanout.groups import Recipient
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.ops.timed import Histogram
-from pystrands.broker.ops.timing import Parts, Timings, timed_parts
+from pystrands.broker.observer import Observer
+from pystrands.broker.ops.timed import Histogram, Timings
 
 
 class Clock:
@@ -33,23 +31,40 @@ def test_a_histogram_counts_each_value_in_one_bucket(values, bounds):
     assert histogram.total == pytest.approx(sum(values))
 
 
-@pytest.mark.parametrize("histogram", vars(Timings()).values())
-def test_bounds_go_up(histogram):
+@pytest.mark.parametrize("name", ["handshake", "handling", "flush"])
+def test_bounds_go_up(name):
+    histogram = getattr(Timings(), name)
     assert list(histogram.bounds) == sorted(set(histogram.bounds))
 
 
-async def test_where_nobody_asks_nothing_is_timed():
+async def test_where_nobody_asks_nobody_looks():
     async with testing.broker() as broker:
-        assert type(broker._parts.outbox) is Outbox
-        assert type(broker._parts.assignments) is Assignments
-        assert type(broker._parts.admission.protocol_factory()) is Handshake
+        assert broker._parts.admission.observer is None
+        assert broker._parts.outbox.observer is None
+        assert broker._parts.assignments.observer is None
         assert broker.admin_port == -1
-    assert Parts() == Parts(Handshake, Assignments, Outbox)
+    async with testing.broker(admin_port=0) as broker:
+        timings = broker._parts.timings
+        assert broker._parts.admission.observer is timings
+        assert broker._parts.outbox.observer is timings
+        assert broker._parts.assignments.observer is timings
 
 
-async def test_the_timed_parts_time():
-    clock, timings = Clock(), Timings()
-    parts = timed_parts(timings, clock)
+def test_an_observer_does_nothing_unless_it_is_told_to():
+    observer = Observer()
+    before = observer.now()
+    observer.on_sent(None, None, 1)
+    observer.on_done(None, [(1, 1)])
+    observer.on_released(None, [(1, 1)])
+    observer.on_died(None)
+    observer.on_flush(1.0)
+    observer.on_admitted(1.0)
+    assert observer.now() >= before
+
+
+async def test_a_flush_is_timed():
+    clock = Clock()
+    timings = Timings(clock)
 
     class Slow(asyncio.Transport):
         def write(self, data):
@@ -58,7 +73,7 @@ async def test_the_timed_parts_time():
         def is_closing(self):
             return False
 
-    outbox = parts.outbox(asyncio.get_running_loop())
+    outbox = Outbox(asyncio.get_running_loop(), observer=timings)
     outbox.fan_out([Recipient(Slow(), 100), Recipient(Slow(), 100)], b"x")
     await asyncio.sleep(0)
     assert timings.flush.total == 1.0

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from pystrands.broker.admission.origins import AllowedOrigins
@@ -15,6 +15,7 @@ from pystrands.broker.net.lingering_close import cut
 from pystrands.broker.net.peers import address_text
 from pystrands.broker.net.pending import PendingConnections
 from pystrands.broker.net.ports import Ports
+from pystrands.broker.observer import Observer
 from pystrands.broker.ws.compressed import CompressedWebSocket
 from pystrands.broker.ws.deflate import Agreement, negotiate
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
@@ -58,8 +59,7 @@ class Admission:
     `max_head_size`: bytes of a request's head (431). `handshake_timeout`: seconds until it must be whole (408).
     `pages`: content type and body by path, for plain GET and HEAD requests. `policy`: what needs no decider; by
     default the origin alone. `compression`: whether to agree to it with clients that offer it. `handshakes` are those
-    without an answer, `lingering` those that are taking theirs. `handshake` makes the protocols of
-    connections.
+    without an answer, `lingering` those that are taking theirs. `observer` is told how long it took to let a client in.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Admission:
         "handshakes",
         "http",
         "lingering",
-        "make",
+        "observer",
         "policy",
         "reading",
         "routes",
@@ -87,8 +87,8 @@ class Admission:
         pages: Mapping[str, tuple[str, bytes]] | None = None,
         policy: AdmissionPolicy | None = None,
         compression: bool = False,
-        handshake: "Callable[[Admission], Handshake] | None" = None,
         ports: Ports | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.decider = decider
         self.compression = compression
@@ -108,7 +108,7 @@ class Admission:
         self.lingering: set[Handshake] = set()
         self.reading: PendingConnections[Handshake] = PendingConnections(self.policy.max_handshakes, handshake_timeout)
         self.closed = False
-        self.make = handshake or Handshake
+        self.observer = observer
 
     def __len__(self) -> int:
         """How many connections are no WebSocket, or not yet."""
@@ -116,11 +116,11 @@ class Admission:
 
     def protocol_factory(self) -> "Handshake":
         """Return the protocol of a new connection."""
-        return self.make(self)
+        return Handshake(self)
 
     def after_tls(self, slot: ConnectionSlot | None, began: float) -> "Handshake":
         """Return the protocol of one that has its slot among those of its address, and was accepted at that time."""
-        handshake = self.make(self)
+        handshake = Handshake(self)
         handshake.take_over(slot, began)
         return handshake
 
@@ -163,6 +163,7 @@ class Handshake(HttpConnection):
         "_agreement",
         "_headers_size",
         "_key",
+        "_made",
         "_slot",
         "_state",
         "_ws",
@@ -182,6 +183,7 @@ class Handshake(HttpConnection):
         self.remote_addr = ""
         self.subprotocols: list[str] = []
         self._admission = admission
+        self._made = 0.0  # when, by an observer's clock
         self.began = admission.shared.loop.time()
         self._state = _READING
         self._agreement: Agreement | None = None  # on compression
@@ -246,6 +248,8 @@ class Handshake(HttpConnection):
         transport.write(switching_protocols(self._key, subprotocol, headers, extensions))
         # Not here: this may be within data_received(), where a protocol of another kind can't be put in.
         shared.loop.call_soon(self._hand_over)
+        if (observer := self._admission.observer) is not None:
+            observer.on_admitted(observer.now() - self._made)
         return ws
 
     def refuse(self, status: int, reason: str = "", headers: Sequence[tuple[str, str]] = ()) -> None:
@@ -266,6 +270,8 @@ class Handshake(HttpConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read the request."""
+        if (observer := self._admission.observer) is not None:
+            self._made = observer.now()
         super().connection_made(transport)
         if self._peer[0]:
             self.remote_addr = address_text(self._peer)

@@ -14,6 +14,7 @@ from pystrands.broker.counters import Counters
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind
+from pystrands.broker.observer import Observer
 
 __all__ = ["Assignments"]
 
@@ -54,11 +55,13 @@ class Assignments:
         counters: Counters,
         consumer_bytes: int = CONSUMER_BYTES,
         ending: EndingStreams | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.consumer_bytes = consumer_bytes
         self._queue = queue
         self._choose_owner = choose_owner
         self._counters = counters
+        self.observer = observer
         self._events = 0  # how many there were
         self.ending = EndingStreams() if ending is None else ending
         self._orphans: dict[ClientStream, None] = {}  # streams with waiting events and no consumer, oldest first
@@ -156,6 +159,9 @@ class Assignments:
 
     def done(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """The session has finished these events (LINK rule 3)."""
+        if self.observer is not None:
+            ranges = tuple(ranges)
+            self.observer.on_done(consumer, ranges)
         for event in _take(consumer.unfinished, ranges):
             self._uncount(consumer, event)
             stream = event.stream
@@ -177,6 +183,9 @@ class Assignments:
 
     def released(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
         """The session, which is leaving, has not started these events and will not: they go elsewhere, unmarked."""
+        if self.observer is not None:
+            ranges = tuple(ranges)
+            self.observer.on_released(consumer, ranges)
         back: dict[ClientStream, list[ClientEvent]] = {}
         for event in _take(consumer.unfinished, ranges):
             self._uncount(consumer, event)
@@ -192,6 +201,8 @@ class Assignments:
     def died(self, consumer: Consumer) -> None:
         """The session is dead: what it has not finished goes elsewhere, marked (LINK rules 14 to 16, 21)."""
         consumer.is_up = False
+        if self.observer is not None:
+            self.observer.on_died(consumer)
         back: dict[ClientStream, list[ClientEvent]] = {}
         for event in consumer.unfinished.values():
             self._uncount(consumer, event)
@@ -221,9 +232,6 @@ class Assignments:
 
     # --- how it moves ---
 
-    def _send(self, consumer: Consumer, event: ClientEvent) -> int:
-        return consumer.send(event)
-
     def _sent(self, consumer: Consumer, stream: ClientStream, event: ClientEvent) -> bool:
         """Send the next event of a stream, if there is credit; one that waits for its session's is starved."""
         if not consumer.is_up or consumer.is_leaving or stream.after is not None:
@@ -232,11 +240,13 @@ class Assignments:
             size = event.size = consumer.context_bytes(stream)
             if (size or consumer.crowded) and self._is_crowded(consumer, stream, size):
                 return False
-            number = self._send(consumer, event)
+            number = consumer.send(event)
             if number:
                 consumer.contexts_in_flight += size
                 consumer.unfinished[number] = event
                 stream.in_flight += 1
+                if self.observer is not None:
+                    self.observer.on_sent(consumer, event, number)
             elif event.kind is _GONE:
                 self._over(consumer, stream)
             return True
@@ -253,7 +263,7 @@ class Assignments:
         if all_in_flight and (all_in_flight >= CONSUMER_EVENTS or size > room):
             consumer.starved[stream] = None
             return False
-        number = self._send(consumer, event)
+        number = consumer.send(event)
         if number:
             consumer.unfinished[number] = event
             stream.in_flight += 1
@@ -261,6 +271,8 @@ class Assignments:
             stream.bytes_in_flight += size
             consumer.messages_in_flight = all_in_flight + 1
             consumer.bytes_in_flight += size
+            if self.observer is not None:
+                self.observer.on_sent(consumer, event, number)
         return True
 
     def _uncount(self, consumer: Consumer, event: ClientEvent) -> None:

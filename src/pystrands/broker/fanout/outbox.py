@@ -26,6 +26,7 @@ from pystrands.broker.fanout.groups import (
 from pystrands.broker.fanout.pressure import Pressure
 from pystrands.broker.fanout.volatile import FrameWriter, Volatile
 from pystrands.broker.meter import Meter
+from pystrands.broker.observer import Observer
 from pystrands.broker.policies import SlowPolicy
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Outbox(FrameWriter):
         "_slice_seconds",
         "_small",
         "encode",
+        "observer",
         "pressure",
     )
 
@@ -84,9 +86,11 @@ class Outbox(FrameWriter):
         meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,
         encode: Encode = as_it_is,
+        observer: Observer | None = None,
     ) -> None:
         self.encode = encode
         self._loop = loop
+        self.observer = observer
         self._meter = meter or Meter()
         self._slice_seconds = slice_seconds
         self._sends_per_slice = max(1, int(slice_seconds / _SECONDS_PER_SEND))
@@ -341,7 +345,15 @@ class Outbox(FrameWriter):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            if self.observer is None:
+                self._loop.call_soon(self._flush)
+            else:
+                self._loop.call_soon(self._flush_observed, self.observer)
+
+    def _flush_observed(self, observer: Observer) -> None:
+        began = observer.now()
+        self._flush()
+        observer.on_flush(observer.now() - began)
 
     def _flush(self) -> None:
         self._scheduled = False

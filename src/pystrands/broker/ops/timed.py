@@ -1,21 +1,13 @@
-"""Histograms, and what fills them on every message's way: compiled with what they derive from, where that is."""
+"""Histograms, and what fills them while there is somebody to show them to: compiled, since messages go through it."""
 
-from asyncio import AbstractEventLoop
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from pystrands.broker.counters import Counters
-from pystrands.broker.events.assignments import CONSUMER_BYTES, Assignments
-from pystrands.broker.events.ending import EndingStreams
-from pystrands.broker.events.queue import EventQueue
-from pystrands.broker.events.stream import ClientEvent, Consumer
-from pystrands.broker.fanout.groups import Encode, as_it_is
-from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.meter import Meter
-from pystrands.broker.policies import SlowPolicy
+from pystrands.broker.observer import Observer
 
-__all__ = ["Clock", "Histogram", "TimedAssignments", "TimedOutbox"]
+__all__ = ["Clock", "Histogram", "Timings"]
 
 Clock = Callable[[], float]
 
@@ -41,50 +33,53 @@ class Histogram:
         self.total += value
 
 
-class TimedAssignments(Assignments):
-    """Times some events from their sending until their session has finished them; released ones do not count."""
+class Timings(Observer):
+    """The histograms of one broker, in seconds, by a ``clock`` in seconds.
 
-    def __init__(
-        self,
-        histogram: Histogram,
-        clock: Clock,
-        queue: EventQueue,
-        choose_owner: Callable[[], Consumer | None],
-        counters: Counters,
-        consumer_bytes: int = CONSUMER_BYTES,
-        ending: EndingStreams | None = None,
-    ) -> None:
-        super().__init__(queue, choose_owner, counters, consumer_bytes, ending)
-        self._histogram = histogram
+    Of events some are timed, from their sending until their session has finished them; released ones do not count.
+    """
+
+    __slots__ = ("_begun", "_clock", "flush", "handling", "handshake")
+
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self.handshake = Histogram((0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10))
+        self.handling = Histogram((0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30))
+        self.flush = Histogram((0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1))
         self._clock = clock
-        self._begun: dict[Consumer, dict[int, float]] = {}
+        self._begun: dict[object, dict[int, float]] = {}  # by consumer
 
-    def _send(self, consumer: Consumer, event: ClientEvent) -> int:
-        number = super()._send(consumer, event)
-        if number and not number & _OTHERS:
+    def now(self) -> float:
+        """Return the clock's time."""
+        return self._clock()
+
+    def on_sent(self, consumer: object, event: object, number: int) -> None:  # noqa: ARG002 - an observer's
+        """Begin to time some events."""
+        if not number & _OTHERS:
             self._begun.setdefault(consumer, {})[number] = self._clock()
-        return number
 
-    def done(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
+    def on_done(self, consumer: object, ranges: Sequence[tuple[int, int]]) -> None:
         """Time those of these events that are timed."""
-        ranges = tuple(ranges)
         now = self._clock()
         for began in self._taken(consumer, ranges):
-            self._histogram.observe(now - began)
-        super().done(consumer, ranges)
+            self.handling.observe(now - began)
 
-    def released(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> None:
+    def on_released(self, consumer: object, ranges: Sequence[tuple[int, int]]) -> None:
         """Forget those of these events that are timed."""
-        ranges = tuple(ranges)
         self._taken(consumer, ranges)
-        super().released(consumer, ranges)
 
-    def died(self, consumer: Consumer) -> None:
+    def on_died(self, consumer: object) -> None:
         """Forget all events of the session."""
         self._begun.pop(consumer, None)
-        super().died(consumer)
 
-    def _taken(self, consumer: Consumer, ranges: Iterable[tuple[int, int]]) -> list[float]:
+    def on_flush(self, seconds: float) -> None:
+        """Count a flush."""
+        self.flush.observe(seconds)
+
+    def on_admitted(self, seconds: float) -> None:
+        """Count a handshake."""
+        self.handshake.observe(seconds)
+
+    def _taken(self, consumer: object, ranges: Sequence[tuple[int, int]]) -> list[float]:
         """Forget the events in these ranges; return when those that are timed were sent."""
         begun = self._begun.get(consumer)
         if not begun:
@@ -98,33 +93,3 @@ class TimedAssignments(Assignments):
                 numbers = range(multiple, last + 1, _ONE_IN)
             taken += [began for number in numbers if (began := begun.pop(number, None)) is not None]
         return taken
-
-
-class TimedOutbox(Outbox):
-    """Times the writes of each turn."""
-
-    __slots__ = ("_histogram", "_now")
-
-    def __init__(
-        self,
-        histogram: Histogram,
-        clock: Clock,
-        loop: AbstractEventLoop,
-        *,
-        policy: SlowPolicy = "disconnect",
-        limit: int = 1_048_576,
-        slow_time: float = 20.0,
-        counters: Counters | None = None,
-        meter: Meter | None = None,
-        encode: Encode = as_it_is,
-    ) -> None:
-        super().__init__(
-            loop, policy=policy, limit=limit, slow_time=slow_time, counters=counters, meter=meter, encode=encode
-        )
-        self._histogram = histogram
-        self._now = clock
-
-    def _flush(self) -> None:
-        began = self._now()
-        super()._flush()
-        self._histogram.observe(self._now() - began)

@@ -1,4 +1,4 @@
-"""The gate of the backends' port, without sockets."""
+"""Who may be a backend, without sockets."""
 
 import hmac
 import logging
@@ -29,7 +29,7 @@ class Clock:
         return self.now
 
 
-def gate(*tokens, **options: Any):
+def authenticator(*tokens, **options: Any):
     defaults: dict[str, Any] = {"clock": Clock(), "counters": Counter()}
     made = LinkAuthenticator(**(defaults | options))
     made.take(tokens)
@@ -43,12 +43,12 @@ def hello(token="", **more: Any):
 
 def test_without_tokens_everybody_may_be_a_backend():
     for each in (None, hello(), hello("any"), hello(protocol=1), hello(role=TOOL)):
-        assert gate().why_not(each) == ""
+        assert authenticator().hello_problem(each) == ""
 
 
 def test_each_of_the_tokens_is_enough():
-    several = gate("old", "new")
-    assert [several.why_not(hello(token)) for token in ("old", "new", "", "ol", "oldnew")] == [
+    several = authenticator("old", "new")
+    assert [several.hello_problem(hello(token)) for token in ("old", "new", "", "ol", "oldnew")] == [
         "",
         "",
         MISSING,
@@ -56,19 +56,19 @@ def test_each_of_the_tokens_is_enough():
         WRONG,
     ]
     several.take(["new"])
-    assert [several.why_not(hello(token)) for token in ("old", "new")] == [WRONG, ""]
+    assert [several.hello_problem(hello(token)) for token in ("old", "new")] == [WRONG, ""]
 
 
 @pytest.mark.parametrize("more", [{"role": SENDER}, {"role": TOOL}, {"role": TOOL, "protocol": 1, "session_id": ""}])
 def test_tools_and_senders_need_a_token_too(more):
-    assert gate("right").why_not(hello("right", **more)) == ""
-    assert gate("right").why_not(hello("wrong", **more)) == WRONG
-    assert gate("right").why_not(hello(**more)) == MISSING
+    assert authenticator("right").hello_problem(hello("right", **more)) == ""
+    assert authenticator("right").hello_problem(hello("wrong", **more)) == WRONG
+    assert authenticator("right").hello_problem(hello(**more)) == MISSING
 
 
 @pytest.mark.parametrize("said", [None, hello("right", protocol=1), hello("right", session_id="")])
 def test_protocol_1_and_silence_are_refused_where_there_are_tokens(said):
-    assert gate("right").why_not(said) == OLD
+    assert authenticator("right").hello_problem(said) == OLD
 
 
 def test_tokens_are_compared_in_constant_time_with_every_one(monkeypatch):
@@ -82,37 +82,37 @@ def test_tokens_are_compared_in_constant_time_with_every_one(monkeypatch):
         compare_digest = staticmethod(compare)
 
     monkeypatch.setattr(gate_module, "hmac", Spy)
-    several = gate("one", "a much longer token", "three")
+    several = authenticator("one", "a much longer token", "three")
     for token in ("one", "three", "wrong", "x" * 60_000, "\ud800"):
         compared.clear()
-        several.why_not(hello(token))
+        several.hello_problem(hello(token))
         assert compared == [(32, 32)] * 3
 
 
 def test_no_token_is_kept_or_shown():
-    guarded = gate("the secret token")
+    guarded = authenticator("the secret token")
     link = Stranger()
     guarded.enter(link, "192.0.2.1")
-    guarded.refuse(link, "192.0.2.1", guarded.why_not(hello("a wrong one")))
+    guarded.refuse(link, "192.0.2.1", guarded.hello_problem(hello("a wrong one")))
     assert "the secret token" not in str(vars(guarded))
     assert "secret" not in repr(hello("secret"))
     assert "session_id='s'" in repr(hello("secret"))
 
 
 def test_only_wrong_tokens_are_answered_late():
-    guarded = gate("right")
+    guarded = authenticator("right")
     link = Stranger()
     for reason in (OLD, MISSING, TOO_LONG):
         assert guarded.refuse(link, "192.0.2.1", reason) == guarded.refuse(link, "192.0.2.1", reason) == 0
-    delays = [guarded.refuse(link, "192.0.2.1", guarded.why_not(hello("x"))) for _ in range(10)]
+    delays = [guarded.refuse(link, "192.0.2.1", guarded.hello_problem(hello("x"))) for _ in range(10)]
     assert delays == sorted(delays)
     assert 0 < delays[0] < delays[-1] <= 5
-    assert guarded.why_not(hello("right")) == ""
+    assert guarded.hello_problem(hello("right")) == ""
 
 
 def test_a_crowd_of_one_address_goes_at_its_own_expense():
     counters = Counter()
-    small = gate(undecided=10, of_one_origin=3, counters=counters)
+    small = authenticator(undecided=10, of_one_origin=3, counters=counters)
     honest = Stranger()
     small.enter(honest, "192.0.2.1")
     crowd = [Stranger() for _ in range(100)]
@@ -125,7 +125,7 @@ def test_a_crowd_of_one_address_goes_at_its_own_expense():
 
 
 def test_a_crowd_of_many_addresses_has_the_oldest_cut_off():
-    small = gate(undecided=10, of_one_origin=3)
+    small = authenticator(undecided=10, of_one_origin=3)
     crowd = [Stranger() for _ in range(100)]
     for number, each in enumerate(crowd):
         small.enter(each, f"203.0.113.{number}")
@@ -133,7 +133,7 @@ def test_a_crowd_of_many_addresses_has_the_oldest_cut_off():
 
 
 def test_a_few_addresses_that_fill_it_are_the_ones_that_make_room():
-    small = gate(undecided=10, of_one_origin=5)
+    small = authenticator(undecided=10, of_one_origin=5)
     honest = Stranger()
     small.enter(honest, "192.0.2.1")
     crowd = [Stranger() for _ in range(99)]
@@ -144,7 +144,7 @@ def test_a_few_addresses_that_fill_it_are_the_ones_that_make_room():
 
 
 def test_who_has_been_decided_on_is_not_cut_off_and_leaves_room():
-    small = gate(undecided=10, of_one_origin=3)
+    small = authenticator(undecided=10, of_one_origin=3)
     decided = [Stranger() for _ in range(50)]
     for each in decided:
         small.enter(each, "192.0.2.1")
@@ -157,7 +157,7 @@ def test_who_has_been_decided_on_is_not_cut_off_and_leaves_room():
 
 def test_what_is_logged_about_strangers_is_bounded(caplog):
     clock = Clock()
-    noisy = gate("right", clock=clock)
+    noisy = authenticator("right", clock=clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(1000):
             noisy.refuse(Stranger("backend 7 (192.0.2.1:5)"), "192.0.2.1", WRONG)

@@ -131,7 +131,7 @@ class LinkAuthenticator:
         """Whether everybody may pass, those too who don't say who they are."""
         return not self._tokens
 
-    def why_not(self, hello: HelloParams | None) -> str:
+    def hello_problem(self, hello: HelloParams | None) -> str:
         """Return why a peer with this hello, or without any, is no backend for us; an empty text if it may be one."""
         if not self._tokens:
             return ""

@@ -373,7 +373,7 @@ class BackendLink(SessionLink):
         if not self.is_open:
             return
         shared = self._shared
-        if reason := shared.authenticator.why_not(hello):
+        if reason := shared.authenticator.hello_problem(hello):
             self._refuse(reason, final=hello is not None)
             return
         assert self._decision is not None

@@ -20,7 +20,7 @@ class Rooms:
 
     Each room is a group of ``outbox``, and so are all clients. ``on_first`` and ``on_last`` are told of rooms that come
     and go with their first and last client, ``taps`` of all who join and leave. ``limits`` is for who asks
-    :meth:`why_not` before, and so is ``ending``.
+    :meth:`join_problem` before, and so is ``ending``.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Rooms:
             if group.name is not None:
                 self._was_left(client, group.name, group)
 
-    def why_not(self, client: ConnectedClient, room_id: str) -> str:
+    def join_problem(self, client: ConnectedClient, room_id: str) -> str:
         """Return why a client may not join a room, in words for people; an empty text when it may, or is in it."""
         limits = self.limits
         if problem := id_problem("room_id", room_id):

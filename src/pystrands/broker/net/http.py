@@ -25,8 +25,8 @@ __all__ = [
     "field_lines",
     "parse_request",
     "phrase",
+    "read_request",
     "render",
-    "take_request",
 ]
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class NotHttpError(BadRequestError):
         self.first = first
 
 
-def take_request(buffer: bytearray, data: bytes, max_size: int) -> Request | None:
+def read_request(buffer: bytearray, data: bytes, max_size: int) -> Request | None:
     """Add `data` to what has come of a request; once its head is whole, take that out and return it.
 
     Empty lines before it are skipped (RFC 9112, section 2.2). Raises BadRequestError, and nothing else.

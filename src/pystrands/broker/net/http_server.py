@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
-from pystrands.broker.net.http import BadRequestError, NotHttpError, Request, Response, take_request
+from pystrands.broker.net.http import BadRequestError, NotHttpError, Request, Response, read_request
 from pystrands.broker.net.lingering_close import cut, finish
 from pystrands.broker.net.listening import hosts, on_one_port
 from pystrands.broker.net.peers import PeerAddress, address_text, peer_of
@@ -84,7 +84,7 @@ class HttpConnection(asyncio.Protocol):
     def _read_request(self, data: bytes) -> Request | None:
         """Take a part of the request; return it once its head is whole. What is none is answered here."""
         try:
-            return take_request(self._buffer, data, self._http.max_head_size)
+            return read_request(self._buffer, data, self._http.max_head_size)
         except NotHttpError as error:
             if error.first == _TLS_HANDSHAKE:
                 self._on_tls()

@@ -46,7 +46,7 @@ class AdminServer(HttpServer):
         settings = HttpSettings(
             loop=loop, purpose="metrics and health checks", ports=ports or Ports(), answer_time=patience
         )
-        routes = {"/metrics": self._tell_metrics, **health(is_ready)}
+        routes = {"/metrics": self._metrics_page, **health(is_ready)}
         super().__init__(settings, routes, max_connections=max_connections, request_time=patience)
         self._metrics = metrics
         self._content_type = content_type
@@ -57,7 +57,7 @@ class AdminServer(HttpServer):
         self._is_local = is_loopback(host)
         await super().start(host, port)
 
-    async def _tell_metrics(self, request: Request) -> Response:
+    async def _metrics_page(self, request: Request) -> Response:
         # All browsers send a Host, so who sends none may read them.
         if self._is_local and "Host" in request.headers and not host_is_local(request.headers):
             return _NOT_LOCAL

@@ -127,7 +127,7 @@ class Commands:
         """Put a client into a room."""
         client, room_id = self._rooms.find(command.params.client_id), command.params.room_id
         problem = ""
-        if client is not None and not (problem := self._rooms.why_not(client, room_id)):
+        if client is not None and not (problem := self._rooms.join_problem(client, room_id)):
             self._rooms.join(client, room_id)
             self._meter.grown += ROOM_BYTES
         self._answer_about(session, command.request_id, client, problem)

@@ -147,7 +147,7 @@ class IncomingFrames(Recipient):
     def _pong(self, payload: bytes) -> None:
         raise NotImplementedError
 
-    def _tell_over(self) -> None:
+    def _notify_over(self) -> None:
         """Tell the receiver of one who is gone that no message follows."""
         raise NotImplementedError
 
@@ -244,7 +244,7 @@ class IncomingFrames(Recipient):
     def _backlog_is_over(self) -> None:
         self.paused &= ~BACKLOG
         if self._is_leaving():
-            self._tell_over()
+            self._notify_over()
         elif not self.paused:
             self._read_on()
 

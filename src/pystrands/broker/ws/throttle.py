@@ -126,7 +126,7 @@ class IdleLimited(Receiver):
 
     def add(self, ws: IncomingFrames) -> None:
         """Give a client its time."""
-        self._hear(ws)
+        self._restart(ws)
 
     def discard(self, ws: IncomingFrames) -> None:
         """Leave a client alone."""
@@ -135,7 +135,7 @@ class IdleLimited(Receiver):
     def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
         """Give its sender its time again, and pass it on."""
         if ws.is_open:
-            self._hear(ws)
+            self._restart(ws)
         self._receiver.client_message(ws, message)
 
     def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:
@@ -146,7 +146,7 @@ class IdleLimited(Receiver):
         """Pass it on."""
         self._receiver.client_over(ws, code, reason)
 
-    def _hear(self, ws: IncomingFrames) -> None:
+    def _restart(self, ws: IncomingFrames) -> None:
         self._heard[ws] = self._loop.time()
         self._heard.move_to_end(ws)
 
@@ -162,7 +162,7 @@ class IdleLimited(Receiver):
             if heard > end:
                 break
             if ws.paused:
-                self._hear(ws)
+                self._restart(ws)
                 continue
             self.discard(ws)
             self._counters["idle_closed"] += 1

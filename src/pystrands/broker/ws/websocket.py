@@ -216,7 +216,7 @@ class WebSocket(IncomingFrames):
         if transport is not None:
             cut(transport, reset=True)
         if telling:
-            self._tell(ABNORMAL_CLOSURE, "")
+            self._notify_closed(ABNORMAL_CLOSURE, "")
 
     @property
     def has_unfinished(self) -> bool:
@@ -311,7 +311,7 @@ class WebSocket(IncomingFrames):
         if self.slot is not None:
             self.slot.release()
         if telling:
-            self._tell(ABNORMAL_CLOSURE, "")
+            self._notify_closed(ABNORMAL_CLOSURE, "")
 
     def hung_up(self) -> None:
         """Hear that the peer left while reading was paused: what we didn't read of it is lost, if there was any."""
@@ -364,7 +364,7 @@ class WebSocket(IncomingFrames):
         if self._state < _CLOSING:
             self._seal()
             self._start_timer()  # it would wait for ever for a peer that doesn't read
-            self._tell(ABNORMAL_CLOSURE, "")
+            self._notify_closed(ABNORMAL_CLOSURE, "")
 
     def on_ws_frame(self, transport: object, frame: PicowsFrame) -> None:  # noqa: ARG002 - picows'
         """Take a frame from the parser."""
@@ -490,7 +490,7 @@ class WebSocket(IncomingFrames):
             logger.exception("a close frame could not be written")
         if attached:
             self._drain(transport)
-        self._tell(code, reason)
+        self._notify_closed(code, reason)
 
     def _seal(self) -> None:
         """Let nothing more in or out."""
@@ -509,7 +509,7 @@ class WebSocket(IncomingFrames):
         for watch in self._shared.watches:
             watch.discard(self)
 
-    def _tell(self, code: int, reason: str) -> None:
+    def _notify_closed(self, code: int, reason: str) -> None:
         try:
             self._shared.receiver.client_closed(self, code, reason)
         except Exception:
@@ -518,14 +518,14 @@ class WebSocket(IncomingFrames):
         self._shared.leaving.add(self)
         self.paused &= BACKPRESSURE | BACKLOG  # the other reasons are about reading
         if self._backlog is None:
-            self._tell_over()
+            self._notify_over()
         elif self.paused == BACKLOG:
             self._shared.loop.call_soon(self._handle_backlog)
 
     def _is_leaving(self) -> bool:
         return self in self._shared.leaving
 
-    def _tell_over(self) -> None:
+    def _notify_over(self) -> None:
         self._shared.leaving.discard(self)
         self._partial = None
         try:

@@ -77,6 +77,7 @@ class Scene:
         self.times = []
         self.baseline = 0.0
         self.socks = []
+        self.receive_buffer = 0
 
     async def talk(self, ws):
         while True:
@@ -99,7 +100,11 @@ class Scene:
         return sock
 
     def raw(self):
-        sock = socket.create_connection(("127.0.0.1", self.broker.ws_port), PATIENCE)
+        sock = socket.socket()
+        if self.receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        sock.settimeout(PATIENCE)
+        sock.connect(("127.0.0.1", self.broker.ws_port))
         self.socks.append(sock)
         return sock
 
@@ -211,6 +216,24 @@ async def test_large_messages_of_a_backend_that_waits_for_nobody():
                 await it.backend.flushed()
         await it.settled()
         assert len(socks) == 150
+
+
+async def test_clients_that_leave_while_the_same_messages_wait_for_all_of_them():
+    """What they share is still one for all while their connections end; nobody is closed for it."""
+    async with scene("--client-buffer=8MiB") as it:
+        it.receive_buffer = 4096
+        socks = [await asyncio.to_thread(it.connect) for _ in range(60)]
+        for _ in range(100):
+            it.backend.say("message_to_room", {"room_id": "/bad", "message": os.urandom(30_000).hex()})
+            await it.backend.flushed()
+        await it.settled()
+        for sock in socks[:30]:
+            sock.sendall(frames.frame(frames.CLOSE, b"\x03\xe8"))
+        await it.settled()
+        for client_id in it.backend.others:
+            it.backend.say("disconnect_client", {"client_id": client_id})
+        await it.settled()
+        assert "caused most" not in it.broker.log
 
 
 async def test_what_is_sent_before_the_handshake_is_over():

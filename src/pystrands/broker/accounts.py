@@ -131,6 +131,8 @@ def _of_closed(ws: WebSocket) -> Account:
 def _of_socket(ws: WebSocket) -> tuple[int, Sequence[bytes]]:
     """Return what is kept for a connection beside frames, and the frames: a few may be in its transport only."""
     own = ws.held_bytes - ws.queued
+    if ws.unsent:
+        return own - sum(map(len, ws.unsent)), ws.unsent
     if ws.stuck is None:
         return own, ws.out
     return own - len(ws.stuck), [*ws.out, ws.stuck]

@@ -65,6 +65,7 @@ _WIDE: Final = 32_768  # bytes in it from which on a read gives no more than 64 
 _SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
 _HUGE: Final = 131_072  # bytes in it from which on a fresh one is worth its time at once
 _CHANCES: Final = 60  # how often a peer may take `close_timeout` to get what is before our close frame
+_JOINED: Final = 65_536  # bytes of frames that are joined for a last write; more are kept as they are, not twice
 _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one before it
 _PONG_BYTE: Final = 0x80 | PONG
 
@@ -161,10 +162,12 @@ class WebSocket(IncomingFrames):
         "_slimmed",
         "_taken",
         "_timer",
+        "_unsent_size",
         "closed_by_us",
         "held",
         "remote_addr",
         "slot",
+        "unsent",
     )
 
     def __init__(
@@ -180,6 +183,9 @@ class WebSocket(IncomingFrames):
         self.held = 0  # bytes of a frame that is not whole yet
         self.slot = slot
         self.closed_by_us = False
+        self.unsent: list[bytes] = []
+        """What waited when it was closed, and its transport keeps until the last byte of it is out."""
+        self._unsent_size = 0
         self._parser: Parser | None = None
         self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
@@ -239,7 +245,7 @@ class WebSocket(IncomingFrames):
         transport = self.transport
         if transport is not None:
             waiting = transport.get_write_buffer_size()
-            size += waiting if self.stuck is None else max(waiting, len(self.stuck))
+            size += max(waiting, self._unsent_size if self.stuck is None else len(self.stuck))
         return size
 
     def give_up(self) -> None:
@@ -307,6 +313,8 @@ class WebSocket(IncomingFrames):
         self._state = _LOST
         self._shared.lingering.discard(self)
         self.transport = self.stuck = None
+        self.unsent.clear()
+        self._unsent_size = 0
         self._parser = None
         if self.slot is not None:
             self.slot.release()
@@ -479,18 +487,31 @@ class WebSocket(IncomingFrames):
             return
         attached = self._state != _OPENING  # if not, attach() will drain
         self._shared.outbox.catch_up(self)
-        data = b"".join((*self.out, last))
+        frames = [*self.out, last]
         self._seal()
         try:
             if not transport.is_closing():
-                transport.write(data)
-                if self.flags & BLOCKED:
-                    self.stuck = data
+                self._write_last(transport, frames)
         except Exception:
             logger.exception("a close frame could not be written")
         if attached:
             self._drain(transport)
         self._notify_closed(code, reason)
+
+    def _write_last(self, transport: asyncio.Transport, frames: list[bytes]) -> None:
+        """Hand all that waits to the transport. Much of it others may have as well: it is kept as it is, not copied."""
+        size = sum([len(frame) for frame in frames])
+        if size <= _JOINED or transport.get_extra_info("sslcontext") is not None:  # TLS makes its own of each
+            data = b"".join(frames)
+            transport.write(data)
+            if self.flags & BLOCKED:
+                self.stuck = data
+            return
+        transport.writelines(frames)
+        if transport.get_write_buffer_size():
+            if self.stuck is not None:
+                frames.append(self.stuck)
+            self.unsent, self._unsent_size, self.stuck = frames, sum([len(frame) for frame in frames]), None
 
     def _seal(self) -> None:
         """Let nothing more in or out."""

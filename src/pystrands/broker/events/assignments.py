@@ -172,7 +172,7 @@ class Assignments:
         if consumer.starved:
             self._feed(consumer)
         if consumer.crowded:
-            self._tell_on(consumer)
+            self._feed_crowded(consumer)
 
     def leave(self, consumer: Consumer) -> None:
         """The session gets no more events; streams of which it has none unfinished have no session from now on."""
@@ -296,7 +296,7 @@ class Assignments:
         crowded.pop(stream, None)
         return False
 
-    def _tell_on(self, consumer: Consumer) -> None:
+    def _feed_crowded(self, consumer: Consumer) -> None:
         """Send what waits with big contexts, as far as there is room for them now."""
         last: ClientStream | None = None
         while (stream := next(iter(consumer.crowded), None)) is not None and stream is not last:

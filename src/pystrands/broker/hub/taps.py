@@ -65,7 +65,7 @@ class Taps:
     def message_in(self, client: ClientStream, message: str | bytes) -> None:
         """A client has sent a message."""
         if watchers := self._of(client.rooms):
-            self._tell(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
+            self._notify(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
 
     def message_out(self, publication: Publication, clients: int, client: ClientStream | None) -> None:
         """A message went to so many clients; ``client`` is whom a private one is for, where there is one."""
@@ -82,18 +82,18 @@ class Taps:
             watchers = list(self.watchers)
         if watchers:
             line = wire.watched("message_out", time.time(), room_id, client_id, publication.message, clients=clients)
-            self._tell(watchers, line)
+            self._notify(watchers, line)
 
     def moved(self, kind: str, client: ClientStream, room_id: str) -> None:
         """A client has ``joined`` or ``left`` a room."""
         if watchers := self._of((room_id,)):
-            self._tell(watchers, wire.watched(kind, time.time(), room_id, client.client_id))
+            self._notify(watchers, wire.watched(kind, time.time(), room_id, client.client_id))
 
     def _of(self, rooms: Collection[str]) -> list[Watcher]:
         """Return who watches any of these rooms."""
         return [each for each in self.watchers if each.everything or not each.rooms.isdisjoint(rooms)]
 
-    def _tell(self, watchers: list[Watcher], line: bytes) -> None:
+    def _notify(self, watchers: list[Watcher], line: bytes) -> None:
         for each in watchers:
             if not each.watched(line):
                 self._counters["watched_dropped"] += 1

@@ -169,14 +169,14 @@ class ConnectionRequests:
         else:
             if is_deep(bytes(metadata)):
                 metadata = Raw(msgspec.json.encode(pruned(msgspec.json.decode(metadata))))
-                _tell(
+                _notify(
                     session, f"the metadata of an answer has more than {MAX_DEPTH} levels: what is deeper became null"
                 )
             answer.metadata = metadata
             problem = self._problem(answer, path)
         if problem:
             self.could_not_be_read(session, request_id)
-            _tell(session, problem)
+            _notify(session, problem)
         return not problem
 
     def _problem(self, answer: ResponseParams, path: str) -> str:
@@ -292,7 +292,7 @@ def _refusal_status(session: Session, status: int) -> int:
     return 403
 
 
-def _tell(session: Session, text: str) -> None:
+def _notify(session: Session, text: str) -> None:
     """Tell a backend of what is wrong with an answer of its own."""
     logger.warning("%s: %s", session.name, text)
     session.write(wire.error(wire.NOBODY, text))

@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import pystrands
-from pystrands import AsyncPyStrandsClient, testing
+from pystrands import AsyncPyStrandsClient, Context, testing
 from pystrands.build import BUILD
 
 SERVER = [sys.executable, "-m", "pystrands", "server", "--ws-port", "0", "--tcp-port", "0", "--compression"]
 
 
 class Echo(AsyncPyStrandsClient):
-    async def on_message(self, message, context):
+    async def on_message(self, message: str | bytes, context: Context) -> None:
         await self.send_room_message(context.room_id, message)
 
 

@@ -197,7 +197,7 @@ class Handshake(HttpConnection):
         self._slot = slot
         self.began = began
 
-    # What the budget asks, and the crowd.
+    # What the budget asks, and `PendingConnections`.
 
     @property
     def is_silent(self) -> bool:

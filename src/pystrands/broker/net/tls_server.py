@@ -72,7 +72,7 @@ class TlsServer:
         self._sockets: list[socket.socket] = []
         self._unmute: Callable[[], None] | None = None
         self._acceptors: list[asyncio.Task[None]] = []
-        self._crowd: PendingConnections[_Arrival] = PendingConnections(max_handshakes, handshake_timeout)
+        self._pending: PendingConnections[_Arrival] = PendingConnections(max_handshakes, handshake_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -83,7 +83,7 @@ class TlsServer:
     @property
     def handshakes(self) -> int:
         """How many TLS handshakes are in flight."""
-        return len(self._crowd)
+        return len(self._pending)
 
     async def listen(self, hosts: Sequence[str], port: int, backlog: int) -> None:
         """Listen on all addresses of the hosts. Raises OSError, and then listens on none."""
@@ -109,7 +109,7 @@ class TlsServer:
         """Accept nothing more, and drop the connections whose TLS handshake is not done."""
         for task in self._acceptors:
             task.cancel()
-        for arrival in list(self._crowd):
+        for arrival in list(self._pending):
             self._drop(arrival)
 
     async def wait_closed(self) -> None:
@@ -146,19 +146,19 @@ class TlsServer:
             conn.setblocking(False)  # accept() does not pass it on
             key = self._policy.key(host)
             while not self._make_room(key, loop.time()):
-                if self._crowd.is_overrun_by(key):
+                if self._pending.is_overrun_by(key):
                     self._policy.crowded_out(host)
                     return
                 await asyncio.sleep(_FULL)
             stack.pop_all()
         arrival = _Arrival(conn, loop.time(), self._acquire_slot(host, key, loop.time()))
-        self._crowd.enter(arrival, key)
+        self._pending.enter(arrival, key)
         self._look(loop, arrival)
 
     def _make_room(self, key: Hashable, now: float) -> bool:
         """Tell whether there is room for one of that address, for which another one may have to go."""
-        is_full = 0 < self._crowd.size <= len(self._crowd)
-        one = self._crowd.who_gives_way(key, now, is_full=is_full)
+        is_full = 0 < self._pending.size <= len(self._pending)
+        one = self._pending.who_gives_way(key, now, is_full=is_full)
         if one is not None:
             self._displace(one)
         return one is not None or not is_full
@@ -172,7 +172,7 @@ class TlsServer:
         slot = self._policy.slot()
         if slot is None or key is None or slot.acquire_from(host):
             return slot
-        one = self._crowd.old_and_silent(key, now)
+        one = self._pending.old_and_silent(key, now)
         if one is not None:
             self._displace(one)
             slot.acquire_from(host)
@@ -226,13 +226,13 @@ class TlsServer:
             error.__traceback__ = None
             self._fail(arrival)
         finally:
-            self._crowd.leave(arrival)
+            self._pending.leave(arrival)
 
     def _fail(self, arrival: "_Arrival") -> None:
         """Count and close one that came to nothing."""
-        if arrival in self._crowd:
+        if arrival in self._pending:
             self._counters["tls_handshake_failed"] += 1
-            self._crowd.leave(arrival)
+            self._pending.leave(arrival)
         arrival.close()
 
     def _displace(self, arrival: "_Arrival") -> None:
@@ -240,7 +240,7 @@ class TlsServer:
         self._drop(arrival)
 
     def _drop(self, arrival: "_Arrival") -> None:
-        self._crowd.leave(arrival)
+        self._pending.leave(arrival)
         if arrival.is_silent:
             arrival.close()
         else:

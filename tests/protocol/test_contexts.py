@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
+
 from pystrands.protocol import wire
 from tests.broker.doubles import make_client
 from tests.broker.hub.test_rooms import make_rooms
 
 
+@pytest.mark.interpreted
 def test_a_context_is_encoded_when_it_is_needed_and_not_at_each_join(monkeypatch):
     encoded = []
     real = wire.context_json

@@ -166,6 +166,7 @@ def test_bad_base64():
             message_content(bad, True)
 
 
+@pytest.mark.interpreted  # compiled code says it in words of its own
 @pytest.mark.parametrize("message", [None, 1, {"a": 1}, ["x"]])
 def test_messages_of_other_types(message):
     for encode in (wire.broadcast, lambda m: wire.message_to_room("r", m)):
@@ -173,6 +174,7 @@ def test_messages_of_other_types(message):
             encode(message)
 
 
+@pytest.mark.interpreted
 def test_kinds_of_bytes():
     kinds: list[Any] = [bytes, bytearray, memoryview]
     for kind in kinds:

@@ -9,6 +9,8 @@ from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.link import LinkShared, link_factory
 from tests.broker.doubles import FakeTransport
 
+pytestmark = pytest.mark.interpreted  # its owner of links is a double
+
 
 class Loop:
     """Its time passes with each command that is carried out; it runs a turn when told to."""

@@ -11,6 +11,20 @@ def clean_environment(monkeypatch):
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def coverage_of_processes():
+    """What has coverage begin in other processes. There it takes as long as most programs do, so who wants it asks."""
+    names = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+    return {name: os.environ.pop(name) for name in names if name in os.environ}
+
+
+@pytest.fixture
+def measured(coverage_of_processes, monkeypatch):
+    """Measure what the processes of this test run."""
+    for name, value in coverage_of_processes.items():
+        monkeypatch.setenv(name, value)
+
+
 def pytest_make_parametrize_id(val, argname):
     """Name bytes by their parameter: what is masked is different in each process, and workers must agree."""
     return argname if isinstance(val, bytes) else None

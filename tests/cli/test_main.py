@@ -305,6 +305,7 @@ def test_a_host_that_is_none_ends_the_process_with_2():
 # ---- the process
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_in_order(number):
     with process("server", "--ws-port", "0", "--tcp-port", "0") as child:
@@ -333,6 +334,7 @@ def admit(client, backend):
     assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_second_signal_ends_it_at_once():
     with process("server", "--ws-port", "0", "--tcp-port", "0", "--close-timeout", "3000") as child:
         ws_port, tcp_port = listening(child)
@@ -377,6 +379,7 @@ def test_a_second_signal_ends_it_at_once_where_it_is_the_first_process_as_in_a_c
             parent.kill()
 
 
+@pytest.mark.usefixtures("measured")
 def test_metrics_are_announced_and_there():
     with process("server", "--ws-port", "0", "--tcp-port", "0", "--admin-port", "0") as child:
         listening(child)
@@ -483,6 +486,7 @@ def test_full_collections_are_put_off_only_where_clients_leave_nothing_to_collec
     assert (served == usual) is (loop == "asyncio")
 
 
+@pytest.mark.usefixtures("measured")
 def test_the_demo_runs():
     with process("demo", "--ws-port", "0", "--tcp-port", "0") as child:
         first = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+/) in two tabs\n", child.stdout.readline())
@@ -555,6 +559,7 @@ def until_healthy(port):
             time.sleep(0.02)
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 @pytest.mark.parametrize("command", ["server", "demo"])
 def test_a_full_disk_or_a_closed_pipe_behind_stdout_does_not_end_the_start(command):
@@ -609,6 +614,7 @@ def test_sighup_ends_no_server_that_has_nothing_to_reload_and_says_so():
     assert code == 0, errors
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
 def test_a_demo_ends_in_order_when_its_terminal_is_closed():
     with process("demo", "--ws-port", "0", "--tcp-port", "0") as child:
@@ -640,6 +646,7 @@ print("the end", file=sys.stderr)
 """
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
 def test_sighup_while_it_starts_counts_and_while_it_stops_harms_nobody(tmp_path):
     tokens = tmp_path / "tokens"
@@ -765,6 +772,7 @@ def test_a_pipe_in_the_place_of_a_file_does_not_stop_a_server_at_sighup(tmp_path
         assert end(child)[0] == 0
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
 def test_sighup_reads_the_certificate_again_and_a_bad_one_leaves_the_old_one_in_force(tmp_path):
     authority = Authority()

@@ -412,6 +412,7 @@ async def test_names_that_a_terminal_does_not_have_are_no_failure(how):
             assert (await run_process(broker, *args, **how))[0] == 0
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 async def test_output_that_cannot_be_written_is_one_line():
     async with running_broker() as broker:
@@ -437,6 +438,7 @@ async def lines_of(child, count):
     return [(await child.stdout.readline()).decode().rstrip() for _ in range(count)]
 
 
+@pytest.mark.usefixtures("measured")
 async def test_tail_shows_what_flows_in_a_room():
     async with running_broker() as broker, backend(broker, Rooms), tailing(broker, "--room", "lobby") as tail:
         async with connect(broker, "/other?name=cleo") as cleo, connect(broker, "/lobby?name=anna") as anna:
@@ -460,6 +462,7 @@ async def test_tail_shows_what_flows_in_a_room():
         await until(lambda: not broker._parts.rooms.taps.watchers)
 
 
+@pytest.mark.usefixtures("measured")
 async def test_tail_of_every_room_for_machines():
     async with running_broker() as broker, backend(broker, Rooms), tailing(broker, "--all", "--json") as tail:
         async with connect(broker, "/lobby?name=anna") as anna:
@@ -476,6 +479,7 @@ async def test_tail_of_every_room_for_machines():
         assert await interrupted(tail) == (0, "")
 
 
+@pytest.mark.usefixtures("measured")
 async def test_tail_ends_with_its_broker():
     async with running_broker() as broker, tailing(broker, "--all", "--full") as tail:
         await broker.stop()
@@ -552,6 +556,7 @@ async def test_status_as_a_table():
             assert "per second since the start" in out
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not POSIX, reason="there are no pseudo-terminals")
 async def test_status_is_live_on_a_terminal():
     ours, theirs = os.openpty()
@@ -577,6 +582,7 @@ def drained(terminal):
     os.close(terminal)
 
 
+@pytest.mark.usefixtures("measured")
 async def test_status_goes_on_for_machines_until_it_is_interrupted():
     async with running_broker() as broker:
         args = ("status", "--json", "--interval", "0.1", "--tcp-port", str(broker.tcp_port))

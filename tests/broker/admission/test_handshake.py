@@ -390,7 +390,7 @@ def test_a_websocket_that_is_closed_at_once_as_its_peer_leaves(kind):
             self.accept(handshake).close(4000)
             handshake._transport.close()  # as the loop does at the peer's end of stream
 
-    with Front(kind, decider=Closer()) as front, front.raw() as client:
+    with Front(kind, decider=Closer(), close_timeout=0.05) as front, front.raw() as client:
         client.send(upgrade())
         assert front.closed()[0] == 4000
         ws = front.websocket()

@@ -1,6 +1,10 @@
 import os
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("tests", deadline=None)  # which a busy machine does not keep
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture

@@ -289,8 +289,7 @@ def test_a_peer_that_does_not_close_is_cut_off(kind):
         client.send(b"?")
         assert client.head().startswith(b"HTTP/1.1 400 ")
         client.to_end()
-        while front.call(lambda: len(front.admission)):
-            front.turn()
+        front.until(lambda: not len(front.admission))
 
 
 @pytest.mark.parametrize("data", [b"", b"GET / HT"])
@@ -299,8 +298,7 @@ def test_a_peer_that_leaves_early_leaves_nothing(kind, data):
         client = front.raw()
         client.send(data + b" ")
         client.reset()
-        while front.call(lambda: len(front.admission.handshakes)):
-            front.turn()
+        front.until(lambda: not len(front.admission.handshakes))
         assert front.decider.gone.empty()
 
 

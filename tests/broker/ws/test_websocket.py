@@ -205,8 +205,7 @@ def test_a_peer_that_does_not_answer_our_close_is_cut_off(kind):
         ws = front.websocket()
         front.call(ws.close, 1001)
         assert client.closing() == ([], 1001)
-        while front.call(lambda: ws.transport) is not None:  # the peer never closes its side
-            front.turn()
+        front.until(lambda: ws.transport is None)  # the peer never closes its side
 
 
 def test_a_peer_that_does_not_read_is_cut_off(kind):
@@ -215,8 +214,7 @@ def test_a_peer_that_does_not_read_is_cut_off(kind):
         ws = front.websocket()
         front.call(fill, ws)
         front.call(ws.close, 1001)
-        while front.call(lambda: ws.transport) is not None:
-            front.turn()
+        front.until(lambda: ws.transport is None)
         with pytest.raises(ConnectionResetError):
             client.to_end()
         client.close()

@@ -26,6 +26,8 @@ def test_any_split_gives_the_same_lines(sent, sizes):
 
 @given(lines, cuts, st.integers(min_value=1, max_value=30))
 def test_overlong_lines_are_dropped_whole_and_counted(sent, sizes, limit):
+    """Those without a quote: what is left of one that has a number or a request's id is in test_remains.py."""
+    sent = [line.replace(b'"', b"") for line in sent]
     splitter = LineSplitter(limit)
     data = b"".join(line + b"\n" for line in sent)
     assert feed(splitter, data, sizes) == [line + b"\n" for line in sent if 0 < len(line) <= limit]

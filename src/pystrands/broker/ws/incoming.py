@@ -100,6 +100,7 @@ class IncomingFrames(Recipient):
         "client",
         "controls",
         "paused",
+        "put_off",
         "silent",
         "stalled",
     )
@@ -117,6 +118,7 @@ class IncomingFrames(Recipient):
         self.stalled = 0  # visits of the message watch that found the same message unfinished
         self.controls = 0  # control frames since its last visit
         self.paused = 0  # the reasons
+        self.put_off = 0  # bytes that were read and are parsed in a later turn, when it is read on
 
     @property
     def is_open(self) -> bool:
@@ -254,7 +256,7 @@ class IncomingFrames(Recipient):
             return
         self.silent = 0
         self._incoming.hangups.forget(self)
-        if not transport.is_closing():
+        if not transport.is_closing() and not self.put_off:
             transport.resume_reading()
 
     def _on_other_frame(self, frame: PicowsFrame) -> None:

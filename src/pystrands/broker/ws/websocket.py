@@ -31,6 +31,7 @@ from pystrands.broker.ws.incoming import (
     MessageReceiver,
 )
 from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
+from pystrands.broker.ws.turns import ReadTurns, monotonic
 from pystrands.protocol.close_codes import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
@@ -61,6 +62,7 @@ _COUNTERS: Final = {
 }
 # A parser's buffer grows with what it had to hold at once, and never shrinks.
 _BIG: Final = 4096
+_MUCH: Final = 1024  # bytes that may be so many frames that they are worth a look at the time
 _WIDE: Final = 32_768  # bytes in it from which on a read gives no more than 64 KiB
 _SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
 _HUGE: Final = 131_072  # bytes in it from which on a fresh one is worth its time at once
@@ -121,11 +123,13 @@ class WebSocketShared:
     fat: dict["WebSocket", None] = field(default_factory=dict)  # those whose parser's buffer has grown
     meter: Meter = field(default_factory=Meter)
     hangups: DisconnectWatcher = field(init=False)
+    turns: ReadTurns = field(init=False)
     incoming: IncomingShared = field(init=False)
     _spent: Parser | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.hangups = DisconnectWatcher(self.loop)
+        self.turns = ReadTurns(self.loop)
         self.incoming = IncomingShared(self.loop, self.receiver, self.hangups, self.max_message_size, self.max_controls)
 
     def spend(self, parser: Parser | None) -> None:
@@ -155,6 +159,7 @@ class WebSocket(IncomingFrames):
         "_chances",
         "_end",
         "_fat",
+        "_feeding",
         "_held",
         "_parser",
         "_reading",
@@ -193,6 +198,7 @@ class WebSocket(IncomingFrames):
         self._chances = _CHANCES
         self._fat = 0  # bytes that the parser's buffer has held, where it has grown
         self._slimmed = 0.0
+        self._feeding = False  # what the handshake had read
         self._reading = False  # its transport is in the middle of a read
         self._end = (ABNORMAL_CLOSURE, "")  # what `client_closed` was told
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
@@ -323,6 +329,7 @@ class WebSocket(IncomingFrames):
 
     def hung_up(self) -> None:
         """Hear that the peer left while reading was paused: what we didn't read of it is lost, if there was any."""
+        self._parse_put_off()
         self.abort()
 
     # What the parser and its transport call.
@@ -331,9 +338,11 @@ class WebSocket(IncomingFrames):
         """Have the parser take what the transport has put into its buffer."""
         self.silent = 0
         self.held += nbytes  # if a frame is whole with them, it sets this to what is left
-        if self.held >= _BIG:
-            self._grows()
-        if self._parser is not None:
+        if self.held >= _MUCH:
+            if self.held >= _BIG:
+                self._grows()
+            self._parse_much(nbytes)
+        elif self._parser is not None:
             _parse(self._parser, nbytes)
         meter = self._shared.meter
         meter.grown += nbytes
@@ -341,6 +350,34 @@ class WebSocket(IncomingFrames):
             self._reading = True
             meter.over()
             self._reading = False
+
+    def _parse_much(self, nbytes: int) -> None:
+        """Parse what may be hundreds of frames, or put it off: until then it stays in the parser's buffer."""
+        turns, transport = self._shared.turns, self.transport
+        if turns.is_over and transport is not None and not self._feeding and self._can_wait(transport):
+            self.put_off = nbytes
+            transport.pause_reading()
+            turns.put_off(self._parse_put_off)
+        elif self._parser is not None:
+            began = monotonic()
+            _parse(self._parser, nbytes)
+            turns.spend(began)
+
+    @staticmethod
+    def _can_wait(transport: asyncio.Transport) -> bool:
+        """Whether no more comes once reading is paused; from TLS it may, and would overwrite what is not parsed."""
+        return not transport.is_closing() and transport.get_extra_info("sslcontext") is None
+
+    def _parse_put_off(self) -> None:
+        """Parse what was put off, and read on."""
+        nbytes, self.put_off = self.put_off, 0
+        if nbytes and self._parser is not None:
+            began = monotonic()
+            _parse(self._parser, nbytes)
+            self._shared.turns.spend(began)
+            transport = self.transport
+            if transport is not None and not self.paused and self._state == _OPEN and not transport.is_closing():
+                transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Hear that the transport has more than it can send."""
@@ -412,6 +449,7 @@ class WebSocket(IncomingFrames):
     def _feed(self, data: bytes) -> None:
         """Put `data` through the parser's own buffer, which may be smaller."""
         rest = memoryview(data)
+        self._feeding = True
         while rest and self._parser is not None and self._state < _FAILING:
             buffer = self._parser.get_buffer(-1)
             size = min(len(buffer), len(rest))
@@ -419,6 +457,7 @@ class WebSocket(IncomingFrames):
             del buffer  # the parser may move its memory now
             self.buffer_updated(size)
             rest = rest[size:]
+        self._feeding = False
 
     # The parser.
 

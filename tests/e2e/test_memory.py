@@ -194,6 +194,18 @@ async def test_messages_whose_end_does_not_come():
         await it.settled()
 
 
+async def test_tiny_fragments_of_many_take_turns_and_are_all_taken():
+    first = frames.frame(frames.TEXT, b"x", fin=False)
+    more, last = frames.frame(frames.CONT, b"x", fin=False), frames.frame(frames.CONT, b"x")
+    async with scene() as it:
+        socks = [await asyncio.to_thread(it.connect) for _ in range(20)]
+        data = first + more * 20_000 + last + frames.frame(frames.PING, b"")
+        await it.push(*((sock, data) for sock in socks))
+        for sock in socks:
+            sock.settimeout(PATIENCE)
+            assert await asyncio.to_thread(sock.recv, 1) == b"\x8a"
+
+
 async def test_messages_that_grow_side_by_side_and_never_end():
     """Many become large in the same turn of the loop: the buffers that they leave behind are gone at once."""
     fragment = bytearray(frames.frame(frames.BINARY, bytes(MIB - 10_000)))

@@ -117,15 +117,20 @@ def fake_websocket(loop, receiver, **settings):
     return ws, transport
 
 
-def feed(transport, data):
+def feed(transport, data, *, at_once=True):
+    """Have a parser get data as from a transport, which reads no more while a read is put off: unless ``at_once``."""
     asyncio._set_running_loop(transport.protocol)
     try:
         while data:
             buffer = transport.protocol.get_buffer(-1)
             size = min(len(buffer), len(data))
             buffer[:size] = data[:size]
-            transport.protocol.buffer_updated(size)
+            parser = transport.protocol
+            parser.buffer_updated(size)
             data = data[size:]
+            ws = getattr(parser, "_ws", None)
+            if at_once and ws is not None and ws.put_off:
+                ws._parse_put_off()
     finally:
         asyncio._set_running_loop(None)
 

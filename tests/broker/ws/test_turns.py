@@ -14,14 +14,14 @@ def test_reads_of_much_are_put_off_and_handled_in_order_in_later_turns():
     receiver = Recorder()
     ws, transport = fake_websocket(loop, receiver)
     ws._shared.turns.busy = 1.0
-    feed(transport, MANY)
+    feed(transport, MANY, at_once=False)
     assert receiver.messages == []
     assert transport.calls[-1] == "pause_reading"
     assert ws.held_bytes >= len(MANY), "it counts meanwhile"
     loop.run()
     assert receiver.messages == ["x"] * 250
     assert transport.calls[-1] == "resume_reading"
-    feed(transport, MANY)
+    feed(transport, MANY, at_once=False)
     assert len(receiver.messages) == 500, "a new turn has its own slice"
 
 
@@ -40,7 +40,7 @@ def test_what_is_put_off_waits_on_while_reading_is_paused_and_is_not_lost():
     receiver = Recorder()
     ws, transport = fake_websocket(loop, receiver)
     ws._shared.turns.busy = 1.0
-    feed(transport, MANY)
+    feed(transport, MANY, at_once=False)
     ws.pause_reading()
     ws.resume_reading()
     assert transport.calls[-1] == "pause_reading", "it would be overwritten"
@@ -58,7 +58,7 @@ def test_who_is_closed_while_it_waits_is_not_handled():
     receiver = Recorder()
     ws, transport = fake_websocket(loop, receiver)
     ws._shared.turns.busy = 1.0
-    feed(transport, MANY)
+    feed(transport, MANY, at_once=False)
     ws.close()
     loop.run()
     assert (receiver.messages, receiver.closed) == ([], [1000])

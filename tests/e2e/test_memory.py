@@ -196,7 +196,7 @@ async def test_messages_whose_end_does_not_come():
 
 async def test_tiny_fragments_of_many_take_turns_and_are_all_taken():
     first = frames.frame(frames.TEXT, b"x", fin=False)
-    more, last = frames.frame(frames.CONT, b"x", fin=False), frames.frame(frames.CONT, b"x")
+    more, last = frames.frame(frames.CONTINUATION, b"x", fin=False), frames.frame(frames.CONTINUATION, b"x")
     async with scene() as it:
         socks = [await asyncio.to_thread(it.connect) for _ in range(20)]
         data = first + more * 20_000 + last + frames.frame(frames.PING, b"")

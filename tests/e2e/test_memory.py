@@ -276,9 +276,9 @@ async def test_long_answers_that_are_asked_for_at_once():
         socks = [await asyncio.to_thread(it.connect) for _ in range(20)]
         await testing.until(lambda: len(it.backend.others) == len(socks), PATIENCE)
         for client_id in it.backend.others:
-            asks.say("update_metadata", {"client_id": client_id, "metadata": {"text": "x" * 200_000}})
+            asks.say("update_metadata", {"client_id": client_id, "metadata": {"text": "x" * 100_000}})
             await asks.flushed()
-        for number in range(100):
+        for number in range(200):
             asks.say("room_members", {"room_id": "/bad"}, request_id=str(number))
         await testing.until(lambda: "caused most" in it.broker.log, PATIENCE)
         await it.settled()

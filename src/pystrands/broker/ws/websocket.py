@@ -64,6 +64,7 @@ _COUNTERS: Final = {
 _BIG: Final = 4096
 _MUCH: Final = 1024  # bytes that may be so many frames that they are worth a look at the time
 _WIDE: Final = 32_768  # bytes in it from which on a read gives no more than 64 KiB
+_NEXT_READ: Final = 65_536  # bytes of room that it has beside that, then
 _SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
 _HUGE: Final = 131_072  # bytes in it from which on a fresh one is worth its time at once
 _CHANCES: Final = 60  # how often a peer may take `close_timeout` to get what is before our close frame
@@ -476,7 +477,10 @@ class WebSocket(IncomingFrames):
     def _grows(self) -> None:
         """The parser holds so much that its buffer grows."""
         self._shared.fat[self] = None
-        self._fat = max(self._fat, self.held)
+        size = self.held
+        if size >= _WIDE:
+            size += _NEXT_READ
+        self._fat = max(self._fat, size)
         if self.held >= _WIDE and self._parser is not None and self.transport is not None and narrow(self._parser):
             self.transport.set_protocol(self._parser)
 

@@ -545,7 +545,8 @@ def test_a_part_of_a_frame_counts_as_life_and_for_the_budget(kind):
         front.until(lambda: ws.held_bytes == 5)
         assert front.call(lambda: (ws.silent, ws.has_unfinished)) == (0, True)
         client.send(data[5:90_000])
-        front.until(lambda: ws.held_bytes == 90_000)
+        front.until(lambda: ws.held == 90_000)
+        assert front.call(lambda: ws.held_bytes) == 90_000 + 65_536, "and room for the next read"
         client.send(data[90_000:] + b"\x81")  # and the beginning of another
         assert client.frame() == (BINARY, b"x" * 100_000)
         front.until(lambda: ws.held == 1)

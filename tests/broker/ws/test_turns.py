@@ -9,12 +9,17 @@ from tests.broker.ws.recording import FakeLoop, Recorder, fake_websocket, feed
 MANY = frames.frame(frames.TEXT, b"x") * 250
 
 
-def test_reads_of_much_are_put_off_and_handled_in_order_in_later_turns():
-    loop = FakeLoop()
-    receiver = Recorder()
+def put_off():
+    """Return a WebSocket that was sent much in a turn that is over, and what it is made of."""
+    loop, receiver = FakeLoop(), Recorder()
     ws, transport = fake_websocket(loop, receiver)
     ws._shared.turns.busy = 1.0
     feed(transport, MANY, at_once=False)
+    return loop, receiver, ws, transport
+
+
+def test_reads_of_much_are_put_off_and_handled_in_order_in_later_turns():
+    loop, receiver, ws, transport = put_off()
     assert receiver.messages == []
     assert transport.calls[-1] == "pause_reading"
     assert ws.held_bytes >= len(MANY), "it counts meanwhile"
@@ -36,11 +41,7 @@ def test_little_is_handled_at_once_and_so_is_what_came_with_the_handshake():
 
 
 def test_what_is_put_off_waits_on_while_reading_is_paused_and_is_not_lost():
-    loop = FakeLoop()
-    receiver = Recorder()
-    ws, transport = fake_websocket(loop, receiver)
-    ws._shared.turns.busy = 1.0
-    feed(transport, MANY, at_once=False)
+    loop, receiver, ws, transport = put_off()
     ws.pause_reading()
     ws.resume_reading()
     assert transport.calls[-1] == "pause_reading", "it would be overwritten"
@@ -54,11 +55,7 @@ def test_what_is_put_off_waits_on_while_reading_is_paused_and_is_not_lost():
 
 
 def test_who_is_closed_while_it_waits_is_not_handled():
-    loop = FakeLoop()
-    receiver = Recorder()
-    ws, transport = fake_websocket(loop, receiver)
-    ws._shared.turns.busy = 1.0
-    feed(transport, MANY, at_once=False)
+    loop, receiver, ws, _transport = put_off()
     ws.close()
     loop.run()
     assert (receiver.messages, receiver.closed) == ([], [1000])

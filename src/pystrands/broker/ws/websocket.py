@@ -359,10 +359,15 @@ class WebSocket(IncomingFrames):
             self.put_off = nbytes
             transport.pause_reading()
             turns.put_off(self._parse_put_off)
-        elif self._parser is not None:
+        else:
+            self._parse_timed(nbytes)
+
+    def _parse_timed(self, nbytes: int) -> None:
+        """Parse what is in the parser's buffer, and count the time for this turn."""
+        if self._parser is not None:
             began = monotonic()
             _parse(self._parser, nbytes)
-            turns.spend(began)
+            self._shared.turns.spend(began)
 
     @staticmethod
     def _can_wait(transport: asyncio.Transport) -> bool:
@@ -373,9 +378,7 @@ class WebSocket(IncomingFrames):
         """Parse what was put off, and read on."""
         nbytes, self.put_off = self.put_off, 0
         if nbytes and self._parser is not None:
-            began = monotonic()
-            _parse(self._parser, nbytes)
-            self._shared.turns.spend(began)
+            self._parse_timed(nbytes)
             transport = self.transport
             if transport is not None and not self.paused and self._state == _OPEN and not transport.is_closing():
                 transport.resume_reading()
@@ -477,11 +480,9 @@ class WebSocket(IncomingFrames):
     def _grows(self) -> None:
         """The parser holds so much that its buffer grows."""
         self._shared.fat[self] = None
-        size = self.held
-        if size >= _WIDE:
-            size += _NEXT_READ
-        self._fat = max(self._fat, size)
-        if self.held >= _WIDE and self._parser is not None and self.transport is not None and narrow(self._parser):
+        is_wide = self.held >= _WIDE
+        self._fat = max(self._fat, self.held + _NEXT_READ if is_wide else self.held)
+        if is_wide and self._parser is not None and self.transport is not None and narrow(self._parser):
             self.transport.set_protocol(self._parser)
 
     def _slim(self, frame: PicowsFrame) -> None:

@@ -4,13 +4,10 @@ from abc import ABC, abstractmethod
 
 from mypy_extensions import mypyc_attr
 
-from pystrands.engine.publication import Publication
+from pystrands.engine.cluster import Cluster
+from pystrands.engine.publication import Delivered, Publication
 
 __all__ = ["Delivered", "Engine", "Sink"]
-
-
-Delivered = tuple[int, int]
-"""How many clients a message was for, and how many of them took it; the others were too slow."""
 
 
 class Sink(ABC):
@@ -24,6 +21,11 @@ class Sink(ABC):
 @mypyc_attr(allow_interpreted_subclasses=True)  # anybody's
 class Engine(ABC):
     """Takes a message to every broker that has clients for it, in the order of the calls."""
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The other brokers, for engines that can ask them; None where there is no other, or no asking."""
+        return None
 
     @abstractmethod
     async def start(self, sink: Sink) -> None:

@@ -5,7 +5,11 @@ from typing import final
 
 from mypy_extensions import mypyc_attr
 
-__all__ = ["Audience", "Publication"]
+__all__ = ["Audience", "Delivered", "Publication"]
+
+
+Delivered = tuple[int, int]
+"""How many clients a message was for, and how many of them took it; the others were too slow."""
 
 
 class Audience(Enum):
@@ -26,10 +30,10 @@ class Publication:
 
     ``exclude``: the ``client_id`` of each who does not get it. ``key`` is None for an ordinary message. With another
     one it is volatile: a client that is not up to date misses it, or, where the key is not empty, gets the newest one
-    of that key.
+    of that key. ``confirm``: whether somebody wants to know what became of it, at whichever broker.
     """
 
-    __slots__ = ("address", "audience", "exclude", "key", "message")
+    __slots__ = ("address", "audience", "confirm", "exclude", "key", "message")
 
     def __init__(
         self,
@@ -38,12 +42,14 @@ class Publication:
         message: str | bytes,
         exclude: tuple[str, ...] = (),
         key: str | None = None,
+        confirm: bool = False,
     ) -> None:
         self.audience = audience
         self.address = address
         self.message = message
         self.exclude = exclude
         self.key = key
+        self.confirm = confirm
 
     def __repr__(self) -> str:
         return f"<Publication to {self.audience.value} {self.address!r}>"

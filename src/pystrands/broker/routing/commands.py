@@ -71,20 +71,24 @@ class Commands:
         params = command.params
         content = _content(params) if params.binary else params.message
         key = params.key if params.volatile else None
-        self._publish(session, command, params, Publication(_CLIENT, params.conn_id, content, (), key))
+        self._publish(session, command, params, Publication(_CLIENT, params.conn_id, content, (), key, params.confirm))
 
     def on_message_to_room(self, session: Session, command: MessageToRoom) -> None:
         """Send a message to all in a room."""
         params = command.params
         content = _content(params) if params.binary else params.message
         key = params.key if params.volatile else None
-        self._publish(session, command, params, Publication(_ROOM, params.room_id, content, params.exclude, key))
+        self._publish(
+            session, command, params, Publication(_ROOM, params.room_id, content, params.exclude, key, params.confirm)
+        )
 
     def on_broadcast(self, session: Session, command: Broadcast) -> None:
         """Send a message to everyone."""
         params = command.params
         key = params.key if params.volatile else None
-        self._publish(session, command, params, Publication(_EVERYONE, "", _content(params), params.exclude, key))
+        self._publish(
+            session, command, params, Publication(_EVERYONE, "", _content(params), params.exclude, key, params.confirm)
+        )
 
     def _publish(self, session: Session, command: _Message, params: _MessageParams, publication: Publication) -> None:
         delivered = self._engine.publish(publication)

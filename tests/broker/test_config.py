@@ -237,3 +237,83 @@ def test_what_is_secret_is_not_shown():
     with pytest.raises(ConfigError) as caught:
         SECRET.check(["hunter2", 1])
     assert "hunter2" not in str(caught.value)
+
+
+# ---- several brokers
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://127.0.0.1:4222",
+        "nats://localhost",
+        "tls://user:password@nats.internal:4222",
+        "nats://s3cret@[::1]:4222",
+        "nats://s%2F3@nats/",
+    ],
+)
+def test_servers_of_nats_are_urls(url):
+    assert BrokerConfig(nats_url=("nats://localhost:4222", url)).nats_url[1] == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3cret@localhost:4222",
+        "http://s3cret@localhost:4222",
+        "nats://s3cret@",
+        "nats://s3cret@localhost:0",
+        "nats://s3cret@localhost:99999",
+        "nats://s3cret@[::1:4222",
+        "nats://s3cret@localhost:4222/x",
+        "nats://s3cret@localhost:4222?a=b",
+        "nats://s3/cret@localhost:4222",
+    ],
+)
+def test_what_is_no_server_of_nats_is_refused_by_its_place_and_not_shown(url):
+    error = problem(nats_url=("nats://localhost:4222", url))
+    assert error.option == "nats_url"
+    assert error.problem.startswith("address 2 of 2 ")
+    assert "write nats://host:4222" in error.problem
+    assert "cret" not in str(error)
+
+
+def test_addresses_of_nats_are_not_shown_since_they_may_hold_a_token():
+    assert "hunter2" not in repr(BrokerConfig(nats_url=("nats://hunter2@localhost:4222",)))
+
+
+@pytest.mark.parametrize("name", ["a", "chat-2_EU", "x" * 64])
+def test_the_name_of_a_cluster_can_stand_in_a_subject(name):
+    assert BrokerConfig(cluster=name).cluster == name
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "*", ">", "a b", "ü", "x" * 65, "a\n"])
+def test_any_other_name_of_a_cluster_is_refused(name):
+    assert problem(cluster=name).option == "cluster"
+
+
+@pytest.mark.parametrize("address", ["broker-1.internal:8081", "10.0.0.7:1", "[fd00::1]:65535", "localhost:8081"])
+def test_what_a_broker_advertises_is_host_and_port(address):
+    assert BrokerConfig(nats_url=("nats://localhost",), advertise=address).advertise == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["broker-1", "broker-1:", ":8081", "broker-1:0", "broker-1:65536", "fd00::1:8081", "tcp://b:8081", "b:-1"],
+)
+def test_what_no_backend_could_reach_is_not_advertised(address):
+    error = problem(nats_url=("nats://localhost",), advertise=address)
+    assert error.option == "advertise"
+    assert "is not host:port" in error.problem
+
+
+@pytest.mark.parametrize("name", ["advertise", "nats_credentials", "nats_tls_ca", "nats_tls_cert", "nats_tls_key"])
+def test_an_option_of_nats_without_its_servers_is_told(name):
+    error = problem(**{name: "localhost:1"})
+    assert error.option == name
+    assert "nats-url" in error.problem
+
+
+def test_a_key_for_nats_needs_its_certificate():
+    assert problem(nats_url=("tls://localhost",), nats_tls_key="key.pem").option == "nats_tls_key"
+    BrokerConfig(nats_url=("tls://localhost",), nats_tls_key="key.pem", nats_tls_cert="cert.pem")

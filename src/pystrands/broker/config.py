@@ -2,18 +2,22 @@
 
 import dataclasses
 import functools
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import cast, get_args
+from typing import Final, cast, get_args
+from urllib.parse import urlsplit
 
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
 from pystrands.broker.policies import QueuePolicy, RatePolicy, SlowPolicy
 from pystrands.errors import ConfigError
-from pystrands.protocol.address import is_loopback
+from pystrands.protocol.address import has_more, host_and_port, is_loopback
 
 __all__ = ["BrokerConfig", "options", "options_table"]
+
+_CLUSTER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,30 @@ class BrokerConfig:
     backend_tls_ca: str = option(
         "", "certificates in PEM, one of which must have signed that of each backend", text="file"
     )
+    nats_url: tuple[str, ...] = option(
+        (),
+        "NATS servers that join several brokers to one system, `nats://` or `tls://` and host and port, with commas"
+        " between; the first that answers is used, so give every broker the same list",
+        text="text",
+        secret=True,
+    )
+    cluster: str = option("default", "name of that system: brokers with the same one are together", text="text")
+    advertise: str = option(
+        "",
+        "`host:port` at which backends reach this broker, which the other brokers tell them; by default `--tcp-host`,"
+        " or the address that this machine has towards NATS, and the port for backends",
+        text="text",
+    )
+    nats_credentials: str = option(
+        "", "file with what NATS is shown: `.creds`, or the seed of an nkey; read again at each connection", text="file"
+    )
+    nats_tls_ca: str = option(
+        "",
+        "certificates in PEM, one of which must have signed that of NATS; by default those that the system trusts",
+        text="file",
+    )
+    nats_tls_cert: str = option("", "certificate that is shown to NATS, in PEM", text="file")
+    nats_tls_key: str = option("", "its key, where that is not in the same file", text="file")
     queue_size: int = option(
         1000,
         "messages that wait while no backend is connected; 0 turns the queue off",
@@ -260,6 +288,7 @@ class BrokerConfig:
         if self.tls_key and not self.tls_cert:
             raise ConfigError("tls_key", "a private key needs its certificate: give tls-cert too")
         self._check_backends()
+        self._check_cluster()
         if self.client_buffer < self.max_message_size:
             raise ConfigError(
                 "client_buffer",
@@ -294,6 +323,40 @@ class BrokerConfig:
                 f"{self.tcp_host!r} is reached from other machines, and whoever reaches it could send to every client:"
                 " set backend-token (or backend-token-file), or allow-insecure-backends where nobody else gets there",
             )
+
+    def _check_cluster(self) -> None:
+        """Raise ConfigError for what could not join this broker to others."""
+        if not _CLUSTER.fullmatch(self.cluster):
+            raise ConfigError("cluster", f"{self.cluster[:64]!r} is not a name of 1 to 64 letters, digits, - and _")
+        if self.advertise and host_and_port(self.advertise) is None:
+            raise ConfigError(
+                "advertise",
+                f"{self.advertise[:64]!r} is not host:port, such as broker-1.internal:8081 or [fd00::1]:8081",
+            )
+        for place, url in enumerate(self.nats_url, 1):
+            if problem := _nats_url_problem(url):
+                raise ConfigError("nats_url", f"address {place} of {len(self.nats_url)} {problem}")
+        for name in ("advertise", "nats_credentials", "nats_tls_ca", "nats_tls_cert", "nats_tls_key"):
+            if getattr(self, name) and not self.nats_url:
+                raise ConfigError(name, "is of no use without nats-url, which names the servers: set that as well")
+        if self.nats_tls_key and not self.nats_tls_cert:
+            raise ConfigError("nats_tls_key", "a private key needs its certificate: give nats-tls-cert too")
+
+
+def _nats_url_problem(url: str) -> str:
+    """Return what is the matter with the address of a NATS server, without showing it: it may hold a token."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "has no valid host and port: write nats://host:4222"
+    if parts.scheme not in {"nats", "tls"}:
+        return "does not begin with nats:// or tls://: write nats://host:4222"
+    if not parts.hostname or has_more(parts.hostname) or port == 0:
+        return "has no valid host and port: write nats://host:4222"
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        return "has something behind host and port: write nats://host:4222"
+    return ""
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import Final
 
-__all__ = ["about_http", "bare", "has_more", "is_loopback", "origin"]
+__all__ = ["about_http", "bare", "has_more", "host_and_port", "is_loopback", "origin"]
 
 _TOLD: Final = 200
 """Characters of what a server tells that are shown."""
@@ -20,6 +20,17 @@ def bare(host: str) -> str:
 def has_more(host: str) -> bool:
     """Whether something is written beside a host name or an address: ``ws://localhost``, ``localhost:8081``."""
     return bool(_MORE.search(host))
+
+
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """Return what ``host:port`` says, an IPv6 address in brackets there and bare here; None where it is not that."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        return None
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        return None
+    host = bare(host)
+    return (host, int(port)) if host and not has_more(host) else None
 
 
 def is_loopback(host: str) -> bool:

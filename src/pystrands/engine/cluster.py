@@ -85,6 +85,21 @@ class Cluster(ABC):
     def is_connected(self) -> bool:
         """Whether other brokers can be reached now. If not, this one goes on alone."""
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are kept for other brokers: what they may ask for again, and what they have not answered."""
+        return 0
+
+    @property
+    def heartbeat_lag(self) -> float:
+        """Seconds since that broker was heard which has been silent for longest; 0 where there is no other."""
+        return 0.0
+
+    @property
+    def local_host(self) -> str:
+        """This machine's address towards the others, once the engine has started; empty where it is not known."""
+        return ""
+
     @abstractmethod
     def join(self, node: Node) -> None:
         """Have ``node`` answer for this broker. Called once, before the engine is started."""

@@ -50,6 +50,65 @@ def test_a_program_that_ends_while_run_forever_is_in_the_background_ends_silentl
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
+LOOPS_ON_THREADS = """
+import atexit, threading
+
+def loops():
+    names = {thread.name for thread in threading.enumerate()}
+    return {"pystrands-broker", "pystrands-link-proxy", "pystrands-loop", "pystrands-testing", "app.run"} & names
+
+atexit.register(lambda: print(loops()))  # what was registered first is called last
+
+from pystrands import PyStrands, PyStrandsClient, testing
+
+broker = testing.BrokerThread()
+broker.start()
+proxy = testing.LinkProxy(broker)
+proxy.__enter__()
+client = PyStrandsClient(port=broker.tcp_port)
+assert client.connect()
+app = PyStrands(port=broker.tcp_port)
+threading.Thread(target=app.run, daemon=True, name="app.run").start()
+testing.until_sync(lambda: app.connected)
+websocket = testing.connect_sync(broker)
+print(len(loops()))
+"""
+
+
+def test_loops_on_daemon_threads_end_before_the_interpreter_does():
+    # Else it comes down to luck: one program in fifty died of SIGSEGV.
+    ended = subprocess.run(
+        [sys.executable, "-c", LOOPS_ON_THREADS], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "5\nset()\n", "")
+
+
+BLOCKED = """
+import threading, time
+from pystrands import PyStrands, testing
+
+broker = testing.BrokerThread()
+broker.start()
+app = PyStrands(port=broker.tcp_port)
+began = threading.Event()
+
+@app.on_new_connection
+async def blocks(context):
+    began.set()
+    time.sleep(3600)
+
+threading.Thread(target=app.run, daemon=True).start()
+testing.until_sync(lambda: app.connected)
+websocket = testing.connect_sync(broker)
+assert began.wait(10)
+"""
+
+
+def test_a_loop_that_does_not_end_does_not_keep_the_program():
+    ended = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "")
+
+
 class Slow(AsyncPyStrandsClient):
     """Answers after the scope that it runs in is cancelled."""
 

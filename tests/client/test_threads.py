@@ -11,8 +11,9 @@ from pystrands import PyStrandsClient
 from pystrands.client.base import HANDLERS
 from pystrands.client.core import ClientCore
 from pystrands.client.handlers import dispatch
+from pystrands.client.loops import new_event_loop
 from pystrands.client.options import options_of
-from pystrands.client.threads import Bridge, Gone, Mailbox, Workers, new_event_loop
+from pystrands.client.threads import Bridge, Gone, Mailbox, Workers
 from tests.client.fake_broker import PATIENCE, soon
 
 

@@ -15,6 +15,7 @@ from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
+from pystrands.client.loops import LoopRun
 from pystrands.client.options import ThreadOptions, options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import (
@@ -30,7 +31,7 @@ from pystrands.client.signatures import (
     ToMany,
     ToOne,
 )
-from pystrands.client.threads import Bridge, Gone, loop_runs_here, new_event_loop
+from pystrands.client.threads import Bridge, Gone, loop_runs_here
 from pystrands.protocol.printable import printable
 
 __all__ = ["PyStrands"]
@@ -222,16 +223,15 @@ class PyStrands(BaseClient, ThreadOptions):
 
         With ``auto_reconnect`` it keeps trying, also when the first attempt fails. Raises Refused when the broker does
         not take the token, at once or when the link was lost: trying again would not help. Ctrl-C disconnects,
-        giving handlers a second, and returns; so does SIGTERM in the main thread, giving them five. Raises RuntimeError
-        inside a running event loop: await :meth:`run_async` there.
+        giving handlers a second, and returns; so does SIGTERM in the main thread, giving them five, and on a daemon
+        thread the program's exit. Raises RuntimeError inside a running event loop: await :meth:`run_async` there.
         """
         if loop_runs_here():
             raise RuntimeError("app.run() was called inside a running event loop; use: await app.run_async()")
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            try:
-                runner.run(self.run_async())
-            except KeyboardInterrupt:
-                logger.info("interrupted; disconnected")
+        try:
+            LoopRun().run(self.run_async())
+        except KeyboardInterrupt:
+            logger.info("interrupted; disconnected")
 
     async def run_async(self) -> None:
         """Connect, and wait until the app is disconnected.

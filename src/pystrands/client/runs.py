@@ -1,6 +1,7 @@
 """What a PyStrandsClient runs on: an event loop on a thread, with a ClientCore, from its connect to its disconnect."""
 
 import atexit
+import concurrent.futures
 import contextlib
 import threading
 import weakref
@@ -13,7 +14,7 @@ from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.core import ClientCore, Outage
 from pystrands.client.handlers.dispatch import in_handler
 from pystrands.client.options import Options, options_of
-from pystrands.client.threads import Gone, LoopThread, wait_for
+from pystrands.client.threads import ClientThread, Gone, wait_for
 
 __all__ = ["Runs"]
 
@@ -37,7 +38,7 @@ class Runs:
         self._client = client
         self._max_workers = max_workers
         self._lock = threading.Lock()
-        self.running: LoopThread | None = None
+        self.running: ClientThread | None = None
         self._outage = Outage()
         _all.add(self)
         forgets_in_children(self)
@@ -52,7 +53,7 @@ class Runs:
         running, self.running = self.running, None
         return running
 
-    def _make_core(self, thread: LoopThread) -> ClientCore:
+    def _make_core(self, thread: ClientThread) -> ClientCore:
         client = self._client
 
         def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
@@ -67,7 +68,7 @@ class Runs:
             if running is not None and not running.core.stopping:
                 with contextlib.suppress(Gone):
                     return running.start(method(running.core))
-            running = self.running = LoopThread(self._make_core, self._max_workers())
+            running = self.running = ClientThread(self._make_core, self._max_workers())
             return running.start(method(running.core))
 
     @property
@@ -104,8 +105,13 @@ _all: "weakref.WeakSet[Runs]" = weakref.WeakSet()
 
 
 def _disconnect_all() -> None:
-    for runs in list(_all):
-        runs.disconnect(EXIT_TIMEOUT)
+    ending = [run for runs in list(_all) if (run := runs.running) is not None]
+    futures = []
+    for run in ending:
+        with contextlib.suppress(Gone):
+            futures.append(run.start(run.core.disconnect, EXIT_TIMEOUT))
+    concurrent.futures.wait(futures, EXIT_TIMEOUT + JOIN_TIMEOUT)
+    # Their threads end now, or are ended by what loops.py does at the exit.
 
 
 atexit.register(_disconnect_all)

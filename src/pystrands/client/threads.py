@@ -14,12 +14,11 @@ from typing import Any, Final, TypeVar
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.core import ClientCore
-from pystrands.client.greenlets import no_threads
 from pystrands.client.handlers.dispatch import NotBegun
+from pystrands.client.loops import LoopThread, check_threads
 from pystrands.client.requests import AT_ONCE
-from pystrands.errors import NotSupported
 
-__all__ = ["Bridge", "Gone", "LoopThread", "check_threads", "loop_runs_here", "new_event_loop"]
+__all__ = ["Bridge", "ClientThread", "Gone", "loop_runs_here"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +41,6 @@ class Gone(Exception):  # noqa: N818 - what happened; it never leaves the librar
     """The event loop has ended or is about to."""
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's where there is one."""
-    try:
-        import uvloop  # noqa: PLC0415 - there is none on Windows, and it is slow to import
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
 def loop_runs_here() -> bool:
     """Return whether an event loop runs on this thread, which must not block then."""
     try:
@@ -58,12 +48,6 @@ def loop_runs_here() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def check_threads() -> None:
-    """Raise NotSupported in a process whose threads are greenlets: an event loop on one would stop all the others."""
-    if problem := no_threads():
-        raise NotSupported(problem)
 
 
 class Mailbox:
@@ -359,43 +343,22 @@ def wait_for(future: concurrent.futures.Future[T]) -> T:
     return future.result()
 
 
-class LoopThread:
-    """A daemon thread with an event loop, a ClientCore and its Bridge; it ends with the lifetime of the core.
+class ClientThread(LoopThread):
+    """A thread with an event loop, a ClientCore and its Bridge; it ends with the lifetime of the core."""
 
-    Raises what the system says when it has no thread or no descriptors for that: RuntimeError, OSError. Raises
-    NotSupported where threads are greenlets.
-    """
-
-    def __init__(self, make_core: Callable[["LoopThread"], ClientCore], max_workers: int) -> None:
-        check_threads()
+    def __init__(self, make_core: Callable[["ClientThread"], ClientCore], max_workers: int) -> None:
         self.core: ClientCore
         self.bridge: Bridge
-        self._started = threading.Event()
+        self._make_core = make_core
+        self._max_workers = max_workers
         self._nudge: asyncio.Event
-        self._thread = threading.Thread(
-            target=self._serve, args=(make_core, max_workers), name="pystrands-loop", daemon=True
-        )
-        self._problem: BaseException | None = None
-        self._thread.start()
-        self._started.wait()
-        if self._problem is not None:
-            raise self._problem
+        super().__init__("pystrands-loop")
 
-    def _serve(self, make_core: Callable[["LoopThread"], ClientCore], max_workers: int) -> None:
-        try:
-            with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(self._main(make_core, max_workers))
-        except BaseException as error:
-            if self._started.is_set():
-                raise
-            self._problem = error  # there is no loop, for want of descriptors for example: who waits for it hears why
-            self._started.set()
-
-    async def _main(self, make_core: Callable[["LoopThread"], ClientCore], max_workers: int) -> None:
+    async def _main(self) -> None:
         self._nudge = asyncio.Event()
-        self.core = make_core(self)
-        self.bridge = Bridge(self.core, max_workers, may_await=False)
-        self._started.set()
+        self.core = self._make_core(self)
+        self.bridge = Bridge(self.core, self._max_workers, may_await=False)
+        self._begun()
         try:
             while True:
                 await self._nudge.wait()
@@ -419,7 +382,3 @@ class LoopThread:
     def start(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> concurrent.futures.Future[T]:
         """Start a method of the ClientCore. Raises Gone when the thread is at its end."""
         return self.bridge.start(self._nudging, function, args)
-
-    def join(self, timeout: float) -> None:
-        """Wait until the thread has ended, up to ``timeout`` seconds."""
-        self._thread.join(timeout)

@@ -8,7 +8,7 @@ from typing import Any, Final, Self, TypeVar
 
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
-from pystrands.testing.threads import LoopThread
+from pystrands.testing.threads import BackgroundLoop
 
 __all__ = ["BrokerThread", "LocalBroker", "broker", "broker_thread"]
 
@@ -59,7 +59,7 @@ class BrokerThread:
 
     def __init__(self, **options: Any) -> None:
         self._options = options
-        self._thread: LoopThread | None = None
+        self._thread: BackgroundLoop | None = None
         self._broker: LocalBroker | None = None
 
     def __enter__(self) -> Self:
@@ -77,7 +77,7 @@ class BrokerThread:
         """Start it, and block until it listens. Raises OSError when it can't, RuntimeError when it runs already."""
         if self._thread is not None:
             raise RuntimeError("the broker runs already")
-        thread = self._thread = LoopThread("pystrands-broker")
+        thread = self._thread = BackgroundLoop("pystrands-broker")
         try:
             self._broker = thread.call(lambda: LocalBroker(**self._options))
             thread.run(self._broker.start)

@@ -7,7 +7,7 @@ import struct
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeAlias
 
-from pystrands.testing.threads import LoopThread
+from pystrands.testing.threads import BackgroundLoop
 
 __all__ = ["LinkProxy"]
 
@@ -46,12 +46,12 @@ class LinkProxy:
 
     def __init__(self, broker: Target) -> None:
         self._target = broker
-        self._thread: LoopThread | None = None
+        self._thread: BackgroundLoop | None = None
         self._relay: _Relay
 
     def __enter__(self) -> Self:
         """Start it."""
-        self._thread = LoopThread("pystrands-link-proxy")
+        self._thread = BackgroundLoop("pystrands-link-proxy")
         try:
             self._relay = self._thread.call(_Relay, self._target.tcp_port)
             self._thread.run(self._relay.accept)
@@ -139,7 +139,7 @@ class LinkProxy:
         self._running.run(self._relay.accept)
 
     @property
-    def _running(self) -> LoopThread:
+    def _running(self) -> BackgroundLoop:
         if self._thread is None:
             raise RuntimeError("the proxy does not run; use it in a with statement")
         return self._thread

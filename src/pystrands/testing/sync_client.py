@@ -23,7 +23,7 @@ class SyncClient:
     time is over; what begins with ``expect`` raises AssertionError in both cases, which says what came instead.
     """
 
-    def __init__(self, client: Client, thread: threads.LoopThread) -> None:
+    def __init__(self, client: Client, thread: threads.BackgroundLoop) -> None:
         self._client = client
         self._thread = thread
         self._has_thread = True

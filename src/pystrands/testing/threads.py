@@ -1,50 +1,29 @@
 """An event loop on a thread of its own, for tests that have none."""
 
 import asyncio
-import atexit
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from pystrands.client.threads import check_threads, new_event_loop
+from pystrands.client.loops import LoopThread
 
-__all__ = ["LoopThread", "borrow", "give_back"]
+__all__ = ["BackgroundLoop", "borrow", "give_back"]
 
 T = TypeVar("T")
 
 
-class LoopThread:
-    """A daemon thread that runs an event loop until :meth:`stop`. Its methods are for other threads.
-
-    Raises NotSupported where threads are greenlets.
-    """
+class BackgroundLoop(LoopThread):
+    """An event loop that runs on a thread of its own until :meth:`stop`. Its methods are for other threads."""
 
     def __init__(self, name: str) -> None:
-        check_threads()
-        self._ready = threading.Event()
-        self._problem: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop
         self._end: asyncio.Event
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
-        self._ready.wait()
-        if self._problem is not None:
-            raise self._problem
-
-    def _serve(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(self._main())
-        except BaseException as error:
-            if self._ready.is_set():
-                raise
-            self._problem = error
-            self._ready.set()
+        super().__init__(name)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
-        self._ready.set()
+        self._begun()
         await self._end.wait()
 
     def run(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> T:
@@ -70,20 +49,20 @@ class LoopThread:
         """End the loop and the thread; what still runs there is cancelled."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._end.set)
-            self._thread.join()
+            self.join()
 
 
 _lock = threading.Lock()
-_shared: LoopThread | None = None
+_shared: BackgroundLoop | None = None
 _users = 0
 
 
-def borrow() -> LoopThread:
+def borrow() -> BackgroundLoop:
     """Return the thread that all who need one share; it is there until the last :func:`give_back`."""
     global _shared, _users  # noqa: PLW0603 - one thread for the process
     with _lock:
         if _shared is None:
-            _shared = LoopThread("pystrands-testing")
+            _shared = BackgroundLoop("pystrands-testing")
         _users += 1
         return _shared
 
@@ -96,11 +75,3 @@ def give_back() -> None:
         if _users == 0 and _shared is not None:
             _shared.stop()
             _shared = None
-
-
-def _stop_at_exit() -> None:
-    if _shared is not None:
-        _shared.stop()
-
-
-atexit.register(_stop_at_exit)

@@ -19,6 +19,11 @@ class Authority:
         cert.private_key_pem.write_to_path(folder / "key.pem")
         return {"tls_cert": str(folder / "cert.pem"), "tls_key": str(folder / "key.pem")}
 
+    def write_ca(self, folder: Path) -> str:
+        """Write the certificate that signs the others into ``folder``; return its path."""
+        self._ca.cert_pem.write_to_path(folder / "ca.pem")
+        return str(folder / "ca.pem")
+
     def trusting(self) -> ssl.SSLContext:
         """Return a client's context that trusts these certificates and no other."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

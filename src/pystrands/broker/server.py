@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import secrets
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Final, Self
 from pystrands.broker.backends.authenticator import LinkAuthenticator, read_tokens
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.counters import new_counters
-from pystrands.broker.net.listening import hosts, on_one_port
+from pystrands.broker.net.listening import GivenSockets, ServerGroup, hosts, listen_on, on_one_port
 from pystrands.broker.net.ports import Ports
 from pystrands.broker.net.tls import Tls, refuse_pipe
 from pystrands.broker.net.tls_server import TlsServer
@@ -45,7 +46,8 @@ class Broker:
 
     ``async with Broker(BrokerConfig(ws_port=0, tcp_port=0)) as broker:`` starts and stops it; ``broker.ws_port`` and
     ``broker.tcp_port`` are the ports it got. ``pages`` maps paths to ``(content type, body)`` for plain GET requests;
-    ``engine`` carries messages between brokers. A broker is started once; make a new one to start again.
+    ``engine`` carries messages between brokers; ``sockets`` are what it listens on where another process made that. A
+    broker is started once; make a new one to start again.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Broker:
         *,
         engine: Engine | None = None,
         pages: Mapping[str, tuple[str, bytes]] | None = None,
+        sockets: GivenSockets | None = None,
     ) -> None:
         self.config = config or BrokerConfig()
         self.broker_id = secrets.token_hex(16)
@@ -62,10 +65,11 @@ class Broker:
         """What happened how often: see the docs for the names."""
         self._engine: Engine = engine or MemoryEngine()
         self._pages = dict(pages or {})
+        self._given = sockets
         self._authenticator = LinkAuthenticator(clock=time.monotonic, counters=self.counters)
         self._stop: asyncio.Task[None] | None = None
         self._ports = Ports()
-        self._servers: list[asyncio.Server | TlsServer] = []
+        self._servers: list[asyncio.Server | ServerGroup | TlsServer] = []
         self._tls: Tls | None = None
         self._backend_tls: Tls | None = None
         self._made: BrokerParts | None = None
@@ -222,34 +226,50 @@ class Broker:
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the world in, which is last: whoever comes finds everything there."""
         config = self.config
-        ws_hosts, tcp_hosts = hosts(config.ws_host), hosts(config.tcp_host)
-        self._servers.append(
-            await on_one_port(lambda port: self._listen_for_clients(loop, ws_hosts, port), config.ws_port)
-        )
-        self._servers.append(
-            await on_one_port(lambda port: loop.create_server(self._parts.make_link, tcp_hosts, port), config.tcp_port)
-        )
+        if self._given is not None:
+            self._servers.append(await self._listen_for_clients_on(self._given.ws))
+            self._servers.append(await listen_on(self._given.tcp, self._parts.make_link))
+        else:
+            ws_hosts, tcp_hosts = hosts(config.ws_host), hosts(config.tcp_host)
+            self._servers.append(
+                await on_one_port(lambda port: self._listen_for_clients(loop, ws_hosts, port), config.ws_port)
+            )
+            self._servers.append(
+                await on_one_port(
+                    lambda port: loop.create_server(self._parts.make_link, tcp_hosts, port), config.tcp_port
+                )
+            )
         self._ports.ws, self._ports.tcp = self.ws_port, self.tcp_port
         if self._admin is not None:
-            await self._admin.start(config.admin_host, config.admin_port)
+            await self._admin.start(config.admin_host, config.admin_port, self._given.admin if self._given else ())
 
     async def _listen_for_clients(
         self, loop: asyncio.AbstractEventLoop, hosts: Sequence[str], port: int
     ) -> asyncio.Server | TlsServer:
-        config = self.config
         if self._tls is None:
             return await loop.create_server(self._parts.admission.protocol_factory, hosts, port, backlog=_BACKLOG)
-        server = TlsServer(
+        server = self._tls_server(self._tls)
+        await server.listen(hosts, port, _BACKLOG)
+        return server
+
+    async def _listen_for_clients_on(self, sockets: Sequence[socket.socket]) -> ServerGroup | TlsServer:
+        if self._tls is None:
+            return await listen_on(sockets, self._parts.admission.protocol_factory, _BACKLOG)
+        server = self._tls_server(self._tls)
+        server.listen_on(sockets, _BACKLOG)
+        return server
+
+    def _tls_server(self, tls: Tls) -> TlsServer:
+        config = self.config
+        return TlsServer(
             self._parts.admission.after_tls,
-            self._tls,
+            tls,
             self._parts.admission.policy,
             handshake_timeout=config.handshake_timeout,
             shutdown_timeout=config.close_timeout,
             max_handshakes=min(config.max_handshakes or _TLS_HANDSHAKES, _TLS_HANDSHAKES),
             counters=self.counters,
         )
-        await server.listen(hosts, port, _BACKLOG)
-        return server
 
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         given = Given(
@@ -287,6 +307,8 @@ class Broker:
     async def _stop_in_order(self) -> None:
         self._parts.router.connection_requests.stop()
         self._parts.admission.close()
+        if self._given is not None and self._given.are_handed_over:
+            self._leave_the_ports()
         for server in self._servers[1:]:
             server.close()
         sockets = list(self._parts.rooms.sockets)
@@ -313,6 +335,13 @@ class Broker:
         if self._admin is not None:
             await self._admin.close()
         logger.info("stopped")
+
+    def _leave_the_ports(self) -> None:
+        """Accept nothing more on sockets that another process holds: what waits there is for who comes after."""
+        for server in self._servers:
+            server.stop_accepting() if isinstance(server, TlsServer) else server.close()
+        if self._admin is not None:
+            self._admin.stop_listening()
 
     async def _close_clients(self, sockets: Sequence[WebSocket]) -> None:
         """Close them in waves, so that they don't all come back in the same instant."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
 from pystrands.broker.net.http import BadRequestError, NotHttpError, Request, Response, read_request
 from pystrands.broker.net.lingering_close import cut, finish
-from pystrands.broker.net.listening import hosts, on_one_port
+from pystrands.broker.net.listening import ServerGroup, hosts, listen_on, on_one_port
 from pystrands.broker.net.peers import PeerAddress, address_text, peer_of
 from pystrands.broker.net.ports import Ports
 
@@ -178,13 +179,20 @@ class HttpServer:
         self.request_time = request_time
         self.connections: dict[_ServerConnection, None] = {}  # the oldest first
         self._max_connections = max_connections
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | ServerGroup | None = None
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError when the address can't be had."""
-        self._server = await on_one_port(
-            lambda port: self.settings.loop.create_server(lambda: _ServerConnection(self), hosts(host), port), port
-        )
+    async def start(self, host: str, port: int, sockets: Sequence[socket.socket] = ()) -> None:
+        """Listen; on these sockets if there are any. Raises OSError when the address can't be had."""
+
+        def factory() -> "_ServerConnection":
+            return _ServerConnection(self)
+
+        if sockets:
+            self._server = await listen_on(sockets, factory)
+        else:
+            self._server = await on_one_port(
+                lambda port: self.settings.loop.create_server(factory, hosts(host), port), port
+            )
 
     @property
     def port(self) -> int:
@@ -199,6 +207,11 @@ class HttpServer:
             silent = (each for each in self.connections if not each.is_answered)
             (next(silent, None) or next(iter(self.connections))).drop()
         self.connections[connection] = None
+
+    def stop_listening(self) -> None:
+        """Take no more connections; those that there are get their answers."""
+        if self._server is not None:
+            self._server.close()
 
     async def close(self) -> None:
         """Stop listening, and drop the connections that there are."""

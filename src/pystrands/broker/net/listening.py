@@ -1,10 +1,12 @@
-"""Listening on all addresses of a host, on one port."""
+"""Listening on all addresses of a host, on one port; and on sockets that another process holds as well."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["hosts", "on_one_port"]
+__all__ = ["GivenSockets", "ServerGroup", "hosts", "listen_on", "on_one_port"]
 
 _ATTEMPTS: Final = 20
 _EVERYWHERE: Final = {"::": ("::", "0.0.0.0")}  # noqa: S104 - who writes :: means it
@@ -60,3 +62,44 @@ async def on_one_port(listen: Callable[[int], Awaitable[S]], port: int) -> S:
     server.close()
     await server.wait_closed()
     raise OSError("no port is free on all addresses of the host")
+
+
+@dataclass(slots=True, kw_only=True)
+class GivenSockets:
+    """What a broker listens on that did not make it: sockets that are bound, those of a side all on one port.
+
+    Who made them holds them as well. So nothing that waits to be accepted is lost with this process: whoever gets
+    them next accepts it. ``are_handed_over``: somebody else does already, so that this broker, when it stops, leaves
+    to that one who comes, and turns nobody away.
+    """
+
+    ws: Sequence[socket.socket]
+    tcp: Sequence[socket.socket]
+    admin: Sequence[socket.socket] = field(default=())
+    are_handed_over: bool = False
+
+
+class ServerGroup:
+    """Several servers, as one."""
+
+    def __init__(self, servers: Sequence[asyncio.Server]) -> None:
+        self._servers = servers
+        self.sockets = tuple(each for server in servers for each in server.sockets)
+
+    def close(self) -> None:
+        """End them."""
+        for server in self._servers:
+            server.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until that is done."""
+        for server in self._servers:
+            await server.wait_closed()
+
+
+async def listen_on(
+    sockets: Sequence[socket.socket], factory: Callable[[], asyncio.BaseProtocol], backlog: int = 100
+) -> ServerGroup:
+    """Make protocols of those who connect to these sockets. Closing ends it in this process only."""
+    loop = asyncio.get_running_loop()
+    return ServerGroup([await loop.create_server(factory, sock=each, backlog=backlog) for each in sockets])

@@ -102,13 +102,28 @@ class TlsServer:
             for sock in self._sockets:
                 sock.close()
             raise
+        self._begin_to_accept(loop)
+
+    def listen_on(self, sockets: Sequence[socket.socket], backlog: int) -> None:
+        """Listen on sockets that are bound, which are closed with this server."""
+        for sock in sockets:
+            sock.listen(backlog)
+            sock.setblocking(False)
+        self._sockets = list(sockets)
+        self._begin_to_accept(asyncio.get_running_loop())
+
+    def _begin_to_accept(self, loop: asyncio.AbstractEventLoop) -> None:
         self._unmute = _mute_ends_of_handshakes(loop)
         self._acceptors = [loop.create_task(self._accept(loop, sock)) for sock in self._sockets]
 
-    def close(self) -> None:
-        """Accept nothing more, and drop the connections whose TLS handshake is not done."""
+    def stop_accepting(self) -> None:
+        """Accept nothing more; the handshakes that have begun may end."""
         for task in self._acceptors:
             task.cancel()
+
+    def close(self) -> None:
+        """Accept nothing more, and drop the connections whose TLS handshake is not done."""
+        self.stop_accepting()
         for arrival in list(self._pending):
             self._drop(arrival)
 

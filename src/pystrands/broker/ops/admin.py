@@ -1,7 +1,8 @@
 """The admin port: health, readiness and metrics, for those who run the broker."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from pystrands.broker.admission.origins import host_is_local
@@ -52,10 +53,10 @@ class AdminServer(HttpServer):
         self._content_type = content_type
         self._is_local = False
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError when the address can't be had."""
+    async def start(self, host: str, port: int, sockets: Sequence[socket.socket] = ()) -> None:
+        """Listen; on these sockets if there are any. Raises OSError when the address can't be had."""
         self._is_local = is_loopback(host)
-        await super().start(host, port)
+        await super().start(host, port, sockets)
 
     async def _metrics_page(self, request: Request) -> Response:
         # All browsers send a Host, so who sends none may read them.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.link import LinkShared, link_factory
 from pystrands.broker.backends.registry import SessionRegistry
@@ -23,7 +24,6 @@ from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.expiry import Expiries
-from pystrands.protocol import wire
 from pystrands.protocol.messages import HelloParams
 
 
@@ -256,13 +256,16 @@ class Broker:
         )
         commands = Commands(engine, self.rooms, counters, lambda: {"version": "fuzzed"})
         table = command_table(commands, self.router)
-        lifecycle = SessionLifecycle(self.backends, self.router, table, shared, resume_window=5, heartbeat=15)
+        greeting = Greeting(HelloParams(protocol=2, binary=True, broker_id="b", resume_window=5))
+        lifecycle = SessionLifecycle(
+            self.backends, self.router, table, shared, resume_window=5, heartbeat=15, greeting=greeting
+        )
         self.make_link = link_factory(
             LinkShared(
                 loop=some_loop,
                 owner=lifecycle,
                 authenticator=LinkAuthenticator(clock=loop.time, counters=counters),
-                hello=wire.hello(HelloParams(protocol=2, binary=True, broker_id="b", resume_window=5)),
+                greeting=greeting,
                 max_line=max_line,
                 link_buffer=10**6,
                 counters=counters,

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import SessionShared
@@ -20,6 +21,7 @@ from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.incoming import IncomingFrames
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
+from pystrands.protocol.messages import HelloParams
 
 
 class FakeTransport(asyncio.Transport):
@@ -131,7 +133,9 @@ def make_router(
     assignments = Assignments(queue, sessions.choose_owner, counters)
     router = Router(rooms, queue, assignments, sessions, shared, hold_time=hold_time, answer_timeout=answer_timeout)
     commands = command_table(Commands(engine, rooms, counters, dict), router)
-    lifecycle = SessionLifecycle(sessions, router, commands, shared, resume_window=resume_window, heartbeat=15)
+    lifecycle = SessionLifecycle(
+        sessions, router, commands, shared, resume_window=resume_window, heartbeat=15, greeting=Greeting(HelloParams())
+    )
     return router, lifecycle, sessions
 
 

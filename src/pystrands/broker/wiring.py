@@ -12,6 +12,7 @@ from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.link import LinkShared, link_factory
 from pystrands.broker.backends.registry import SessionRegistry
@@ -43,7 +44,7 @@ from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.ws.throttle import IdleLimited, RateLimited
 from pystrands.broker.ws.websocket import Receiver, WebSocketShared
 from pystrands.engine.base import Engine
-from pystrands.protocol import messages, wire
+from pystrands.protocol import messages
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.limits import MAX_ID, Limits, context_limit
 
@@ -130,6 +131,7 @@ def make_parts(given: Given) -> BrokerParts:
         answer_timeout=config.answer_timeout,
     )
     status = StatusReport(given.broker_id, rooms, sessions, queue, counters, loop.time)
+    greeting = _greeting(given)
     lifecycle = SessionLifecycle(
         sessions,
         router,
@@ -137,8 +139,9 @@ def make_parts(given: Given) -> BrokerParts:
         of_sessions,
         resume_window=config.resume_window,
         heartbeat=config.heartbeat_interval,
+        greeting=greeting,
     )
-    links = _make_links(given, lifecycle, meter)
+    links = _make_links(given, lifecycle, meter, greeting)
     keepalive = KeepAlive(outbox, interval=config.ping_interval, missed=config.ping_missed, counters=counters)
     message_watch = MessageWatch(config.message_timeout, counters)
     receiver, idle = _limited(given, router)
@@ -201,15 +204,14 @@ def _limited(given: Given, receiver: Receiver) -> tuple[Receiver, IdleLimited | 
     return idle, idle
 
 
-def _make_links(given: Given, lifecycle: SessionLifecycle, meter: Meter) -> LinkShared:
+def _greeting(given: Given) -> Greeting:
     config = given.config
-    max_line = messages.line_limit(config.max_message_size)
-    hello = wire.hello(
+    return Greeting(
         messages.HelloParams(
             protocol=messages.PROTOCOL,
             binary=True,
             broker_id=given.broker_id,
-            max_line=max_line,
+            max_line=messages.line_limit(config.max_message_size),
             max_message_size=config.max_message_size,
             max_id=MAX_ID,
             max_context=context_limit(config.max_message_size),
@@ -217,14 +219,18 @@ def _make_links(given: Given, lifecycle: SessionLifecycle, meter: Meter) -> Link
             resume_window=config.resume_window,
         )
     )
+
+
+def _make_links(given: Given, lifecycle: SessionLifecycle, meter: Meter, greeting: Greeting) -> LinkShared:
+    config = given.config
     return LinkShared(
         loop=given.loop,
         owner=lifecycle,
         authenticator=given.authenticator,
         tls=given.backend_tls,
-        hello=hello,
+        greeting=greeting,
         meter=meter,
-        max_line=max_line,
+        max_line=messages.line_limit(config.max_message_size),
         link_buffer=config.link_buffer,
         counters=given.counters,
         ports=given.ports,

@@ -53,6 +53,9 @@ __all__ = [
     "MessageToRoom",
     "NewConnection",
     "NewMessage",
+    "PeerParams",
+    "Peers",
+    "PeersParams",
     "Ready",
     "Received",
     "RecipientParams",
@@ -99,6 +102,15 @@ def line_limit(max_message_size: int) -> int:
 # --- both directions ---------------------------------------------------------------------------------------------
 
 
+class PeerParams(Struct, omit_defaults=True):
+    """Another broker of the cluster; ``draining``: it takes no new clients, and is about to end."""
+
+    broker_id: str
+    address: str = ""
+    """Where its port for backends is reached: ``host:port``; without a host, at that of whoever tells it."""
+    draining: bool = False
+
+
 class HelloParams(Struct, omit_defaults=True):
     """``protocol``: the highest version the sender speaks; the link uses the lower of both."""
 
@@ -135,6 +147,12 @@ class HelloParams(Struct, omit_defaults=True):
     """Of a backend: what shows a broker that asks for it that it may be one."""
     flow: bool = False
     """Of a backend of protocol 2: it wants to hear who is :class:`Full`, and waits then (LINK rule 25)."""
+    address: str = ""
+    """Of a broker in a cluster: where its port for backends is reached, as of a peer."""
+    draining: bool = False
+    """Of a broker in a cluster: it takes no new clients, and is about to end."""
+    peers: list[PeerParams] | None = None
+    """Of a broker in a cluster: the others; None where it has no cluster."""
 
     def __repr__(self) -> str:
         """Return what may be logged: all but the token."""
@@ -375,6 +393,20 @@ class Ready(Struct, tag="ready", tag_field="action"):
     seq: int = 0
 
 
+class PeersParams(Struct):
+    """What a hello says of the cluster, as it is now: of the broker itself, and of the others."""
+
+    address: str = ""
+    draining: bool = False
+    peers: list[PeerParams] = msgspec.field(default_factory=list)
+
+
+class Peers(Struct, tag="peers", tag_field="action"):
+    """The brokers of the cluster, whenever they have changed. It is about the link, and has no number."""
+
+    params: PeersParams
+
+
 Event = (
     ConnectionRequest
     | NewConnection
@@ -392,6 +424,7 @@ Event = (
     | Welcome
     | LinkRefused
     | Received
+    | Peers
 )
 
 

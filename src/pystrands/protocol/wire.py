@@ -13,6 +13,7 @@ import msgspec
 from pystrands.protocol.messages import (
     ConnectionRequestParams,
     HelloParams,
+    PeersParams,
     RecipientParams,
     WatchedParams,
     WelcomeParams,
@@ -44,6 +45,7 @@ __all__ = [
     "message_to_room",
     "new_connection",
     "new_message",
+    "peers",
     "ready",
     "received",
     "refused",
@@ -90,6 +92,11 @@ def refused(reason: str, final: bool) -> bytes:
     """Encode that the broker does not accept a link, why, in words for people, and whether it never will."""
     params = b'{"reason":%b,"final":%b}' % (_json(reason), b"true" if final else b"false")
     return b'{"action":"refused","request_id":"","params":' + params + b"}\n"
+
+
+def peers(params: PeersParams) -> bytes:
+    """Encode which brokers there are now."""
+    return b'{"action":"peers","request_id":"","params":' + _json(params) + b"}\n"
 
 
 def received(seq: int) -> bytes:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.link import LinkShared, link_factory
+from pystrands.protocol.messages import HelloParams
 from tests.broker.doubles import FakeTransport
 
 pytestmark = pytest.mark.interpreted  # its owner of links is a double
@@ -101,7 +103,7 @@ def owner(loop):
 def link(loop, owner):
     clock: Any = loop.time
     some: Any = {"loop": loop, "owner": owner, "authenticator": LinkAuthenticator(clock=clock, counters={})}
-    made: Any = link_factory(LinkShared(**some, hello=b"hello\n", max_line=10**6, link_buffer=10**6))()
+    made: Any = link_factory(LinkShared(**some, greeting=Greeting(HelloParams()), max_line=10**6, link_buffer=10**6))()
     made.connection_made(Transport())
     made.data_received(b'{"action":"heartbeat","request_id":"","params":{}}\n')
     loop.turn()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.link import LinkShared, link_factory
 from pystrands.broker.events import assignments
 from pystrands.broker.events.queue import EventQueue
@@ -106,13 +107,13 @@ class Broker:
         self.router, lifecycle, self.backends = make_router(
             loop, engine, rooms, queue, counters, **times, resume_window=RESUME_WINDOW
         )
-        hello = wire.hello(
+        greeting = Greeting(
             messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id, resume_window=RESUME_WINDOW)
         )
         self.make_link = link_factory(
             LinkShared(loop=loop, owner=lifecycle,
                        authenticator=LinkAuthenticator(clock=loop.time, counters=counters),
-                       hello=hello, max_line=10**6, link_buffer=10**6,
+                       greeting=greeting, max_line=10**6, link_buffer=10**6,
                        decision_time=NEVER, counters=counters)
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import pytest
 
 from pystrands import testing
 from pystrands.broker.backends.authenticator import LinkAuthenticator
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.link import BackendLink, LinkShared, link_factory
 from pystrands.broker.backends.session import Session, SessionShared
 from pystrands.broker.events.queue import EventQueue
@@ -21,6 +22,7 @@ from pystrands.broker.ws.expiry import Expiries
 from pystrands.engine.base import Delivered, Engine
 from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol.link import LinkSession
+from pystrands.protocol.messages import HelloParams
 from tests.broker.doubles import FakeHandshake, FakeTransport, FakeWebSocket, make_router
 
 
@@ -107,7 +109,7 @@ class World:
         self.gate: Any = self.router.connection_requests
         self.links = LinkShared(
             loop=loop, owner=self.lifecycle, authenticator=LinkAuthenticator(clock=loop.time, counters=self.counters),
-            hello=b'{"action":"hello","params":{"protocol":1}}\n',
+            greeting=Greeting(HelloParams()),
             max_line=10_000, link_buffer=1000, decision_time=1000, counters=self.counters,
         )  # fmt: skip
         self.make_link: Any = link_factory(self.links)

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from pystrands.broker.backends.command_table import CommandTable
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.link import BackendLink, LinkOwner
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import Session, SessionReceiver, SessionShared
 from pystrands.broker.backends.tools import ToolSession
+from pystrands.engine.cluster import Peer
 from pystrands.protocol import messages, wire
 from pystrands.protocol.link import (
     BROKER_ACKNOWLEDGES_AFTER,
@@ -44,7 +46,8 @@ _LEAST_LINE: Final = 16_384
 class SessionLifecycle(LinkOwner):
     """Gives links their sessions, has their commands carried out, and ends sessions.
 
-    ``commands`` has who carries them out. ``resume_window`` and ``heartbeat`` in seconds.
+    ``commands`` has who carries them out. ``resume_window`` and ``heartbeat`` in seconds. ``greeting``: what links
+    are told of the cluster.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class SessionLifecycle(LinkOwner):
         *,
         resume_window: float,
         heartbeat: float,
+        greeting: Greeting,
     ) -> None:
         self._registry = registry
+        self._greeting = greeting
         self._receiver = receiver
         self._handlers_of_protocol_1 = commands.handlers
         own = CommandTable()
@@ -93,6 +98,33 @@ class SessionLifecycle(LinkOwner):
             self._die(session)
         if link is not None:
             link.abort()
+
+    # --- the cluster (CLUSTER rule 15) ---
+
+    def advertised(self, address: str) -> None:
+        """Tell backends where this broker is reached by others: ``host:port``."""
+        if self._greeting.set_address(address):
+            self._tell_all()
+
+    def peers_changed(self, peers: Sequence[Peer]) -> None:
+        """Tell backends which other brokers there are now, so that they link to all of them."""
+        if self._greeting.set_peers(peers):
+            self._tell_all()
+
+    def drains(self) -> None:
+        """Tell backends that this broker is about to end: what belongs to no client had better go by another one."""
+        if self._greeting.set_draining():
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        for link in self._links:
+            if link.session is not None and link.session.link_session is not None:
+                self._tell_peers(link)
+
+    def _tell_peers(self, link: BackendLink) -> None:
+        """Tell who there is now, on a new link too: it may have changed since that one's hello."""
+        if self._greeting.peers:
+            link.write(self._greeting.peers)
 
     # --- links: what LinkOwner asks for ---
 
@@ -234,6 +266,7 @@ class SessionLifecycle(LinkOwner):
             link.write(wire.welcome(known.session_id, True, known.link_session.received))
             for line in missed:
                 link.write(line)
+            self._tell_peers(link)
             self._counters["sessions_resumed"] += 1
             logger.info("%s has resumed its session; %d lines are sent again", link.name, len(missed))
             self._become_available(known)
@@ -253,6 +286,7 @@ class SessionLifecycle(LinkOwner):
         session.flow = hello.flow
         self._attach(session, link)
         link.write(wire.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
+        self._tell_peers(link)
         logger.info("%s is connected%s", link.name, "; its session was given up" if hello.resume else "")
         self._become_available(session)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from pystrands.broker.backends.authenticator import FIRST_LINE, LATE, TOO_LONG, LinkAuthenticator
+from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.session import SessionLink
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.meter import Meter
@@ -93,7 +94,7 @@ class LinkShared:
     loop: asyncio.AbstractEventLoop
     owner: LinkOwner
     authenticator: LinkAuthenticator
-    hello: bytes
+    greeting: Greeting
     max_line: int
     link_buffer: int
     tls: Tls | None = None
@@ -221,7 +222,7 @@ class BackendLink(SessionLink):
         self.heard = shared.loop.time()
         shared.owner.link_opened(self)
         shared.authenticator.enter(self, self.peer)
-        self.write(shared.hello)
+        self.write(shared.greeting.hello)
         wait = shared.decision_time if shared.authenticator.is_open else shared.hello_time
         self._decision = shared.loop.call_later(wait, self._is_silent)
 

@@ -103,5 +103,5 @@ async def test_help_has_no_markdown():
 def test_the_other_metrics_are_named_by_the_conventions(name):
     assert re.fullmatch(r"[a-z][a-z_]*[a-z]", name)
     assert not name.endswith(("_total", "_count", "_sum", "_bucket"))
-    assert (name in HISTOGRAMS) == name.endswith("_seconds")
+    assert name not in HISTOGRAMS or name.endswith("_seconds")
     assert f"| `pystrands_{name}` | " in gauges_table()

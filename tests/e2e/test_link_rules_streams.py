@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from pystrands import MessageTooBig, OutcomeUnknown, testing
-from pystrands.client.requests import Confirmation
+from pystrands.client.confirmation import Confirmation
 from tests.client.fake_broker import soon
 
 from .raw_backend import RawBackend, line

@@ -201,7 +201,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 @needs_ipv6
 async def test_every_interface_is_both_families_and_one_port():
-    options = {"ws_host": "::", "tcp_host": "::", "admin_host": "::", "allow_insecure_backends": True}
+    options: dict[str, Any] = {"ws_host": "::", "tcp_host": "::", "admin_host": "::", "allow_insecure_backends": True}
     async with LocalBroker(admin_port=0, **options) as broker:
         for host in ("127.0.0.1", "::1"):
             assert await health(host, broker.ws_port)

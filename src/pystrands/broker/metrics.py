@@ -215,6 +215,11 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     ),
     "hellos_late": Counted("hellos_late", "", "hellos that came when it was too late for them, and were ignored"),
     "watched_dropped": Counted("watched_dropped", "", "lines that a tool such as `pystrands tail` missed"),
+    "engine_questions_refused": Counted(
+        "engine_questions_refused",
+        "",
+        "questions to other brokers that got an error, since too many waited for answers",
+    ),
 }
 """Every counter that there is; a test looks for their names in the code."""
 
@@ -227,6 +232,11 @@ GAUGES: Final[Mapping[str, str]] = {
     "queue_messages": "messages that wait: for a backend, for its link to come back, or for its credit",
     "queue_bytes": "memory that these messages take, about 300 bytes each beside their content",
     "events_in_flight": "events that backends of protocol 2 have and have not finished",
+    "engine_connected": "1 while NATS is reached, else 0",
+    "engine_peers": "other brokers of the cluster that live",
+    "engine_ring_bytes": "memory of what other brokers may ask for again; part of `pystrands_waiting_bytes`",
+    "engine_heartbeat_lag_seconds": "time since the other broker was heard that has been silent for longest; they are"
+    " heard every second",
     "waiting_bytes": "memory that is kept for others, which `--memory-budget` bounds; at most half a second old",
 }
 

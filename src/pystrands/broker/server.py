@@ -21,9 +21,10 @@ from pystrands.broker.ops.admin import AdminServer
 from pystrands.broker.wiring import BrokerParts, Given, make_admin, make_budget, make_parts
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.engine.base import Engine
+from pystrands.engine.cluster import Cluster
 from pystrands.engine.memory import MemoryEngine
 from pystrands.errors import ConfigError
-from pystrands.protocol.address import is_loopback
+from pystrands.protocol.address import is_loopback, is_wildcard
 from pystrands.protocol.close_codes import SERVICE_RESTART
 
 __all__ = ["Broker"]
@@ -185,7 +186,9 @@ class Broker:
     # --- starting ---
 
     async def start(self) -> None:
-        """Start the engine, and listen on its ports.
+        """Start the engine, and listen on its ports; it waits for other brokers where the engine does.
+
+        The admin port is the first where there may be others, so that it tells of that, and else the last.
 
         Raises OSError when one can't be had, ConfigError when a file that the configuration names can't be used, and
         what the engine raises. After that, and after a cancelled start, nothing is left of it.
@@ -199,6 +202,7 @@ class Broker:
         try:
             await self._start_parts(loop)
             await self._listen(loop)
+            self._join_others()
         except BaseException:
             try:
                 await self.stop()
@@ -214,8 +218,14 @@ class Broker:
             )
 
     async def _start_parts(self, loop: asyncio.AbstractEventLoop) -> None:
+        cluster, node = self._engine.cluster, self._parts.node
+        if cluster is not None and node is not None:
+            await self._start_admin()
+            cluster.join(node)
         await self._engine.start(self._parts.delivery)
         self._engine_runs = True
+        if cluster is not None:
+            self._parts.lifecycle.peers_changed(cluster.peers)  # before the first hello
         self._parts.lifecycle.start()
         self._parts.keepalive.start(loop)
         self._parts.message_watch.start(loop)
@@ -240,8 +250,34 @@ class Broker:
                 )
             )
         self._ports.ws, self._ports.tcp = self.ws_port, self.tcp_port
+        if self._engine.cluster is None:
+            await self._start_admin()
+
+    async def _start_admin(self) -> None:
         if self._admin is not None:
-            await self._admin.start(config.admin_host, config.admin_port, self._given.admin if self._given else ())
+            config, given = self.config, self._given
+            await self._admin.start(config.admin_host, config.admin_port, () if given is None else given.admin)
+
+    def _join_others(self) -> None:
+        """Tell other brokers, and backends, where this one is reached, now that it is."""
+        cluster = self._engine.cluster
+        if cluster is not None:
+            self._ports.advertised = address = self._advertised(cluster)
+            self._parts.lifecycle.advertised(address)
+            cluster.advertise(address)
+            logger.info("other brokers' backends are told to link to %s (--advertise)", address)
+
+    def _advertised(self, cluster: Cluster) -> str:
+        """Return the address of the port for backends; with no host where all of them are on this machine."""
+        config = self.config
+        if config.advertise:
+            return config.advertise
+        host = config.tcp_host
+        if is_wildcard(host):
+            host = cluster.local_host
+            if is_loopback(host):
+                host = ""
+        return f"[{host}]:{self.tcp_port}" if ":" in host else f"{host}:{self.tcp_port}"
 
     async def _listen_for_clients(
         self, loop: asyncio.AbstractEventLoop, hosts: Sequence[str], port: int
@@ -305,6 +341,9 @@ class Broker:
         await asyncio.shield(self._stop)
 
     async def _stop_in_order(self) -> None:
+        if self._engine.cluster is not None and self._engine_runs:
+            self._engine.cluster.drain()
+            self._parts.lifecycle.drains()
         self._parts.router.connection_requests.stop()
         self._parts.admission.close()
         if self._given is not None and self._given.are_handed_over:

@@ -35,8 +35,12 @@ from pystrands.broker.observer import Observer
 from pystrands.broker.ops.admin import AdminServer
 from pystrands.broker.ops.status import StatusReport
 from pystrands.broker.ops.timed import Timings
+from pystrands.broker.routing.claims import Claims
+from pystrands.broker.routing.client_commands import ClientCommands
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.handlers import command_table
+from pystrands.broker.routing.node import BrokerNode
+from pystrands.broker.routing.other_brokers import OtherBrokers
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.expiry import Expiries
@@ -69,7 +73,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerParts:
-    """The parts of a broker. None of them does anything before it is started, or somebody connects."""
+    """The parts of a broker. None of them does anything before it is started, or somebody connects.
+
+    ``node`` and ``others`` are there where the engine has a cluster.
+    """
 
     rooms: Rooms
     outbox: Outbox
@@ -88,11 +95,14 @@ class BrokerParts:
     admission: Admission
     meter: Meter
     timings: Timings
+    node: BrokerNode | None
+    others: OtherBrokers | None
 
 
 def make_parts(given: Given) -> BrokerParts:
     """Make all of them. Where there is no admin port nobody looks, and nothing is timed."""
     loop, config, counters = given.loop, given.config, given.counters
+    cluster = given.engine.cluster
     meter = Meter()
     timings = Timings()
     observer = timings if config.admin_port >= 0 else None
@@ -121,6 +131,7 @@ def make_parts(given: Given) -> BrokerParts:
         observer,
     )
     of_sessions = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
+    claims = None if cluster is None else Claims(cluster, rooms)
     router = Router(
         rooms,
         queue,
@@ -129,13 +140,19 @@ def make_parts(given: Given) -> BrokerParts:
         of_sessions,
         hold_time=config.hold_time,
         answer_timeout=config.answer_timeout,
+        claims=claims,
     )
-    status = StatusReport(given.broker_id, rooms, sessions, queue, counters, loop.time)
+    status = StatusReport(
+        given.broker_id, rooms, sessions, queue, counters, loop.time, cluster, config.cluster, given.ports
+    )
+    clients = ClientCommands(rooms, meter)
+    others = None if cluster is None else OtherBrokers(cluster, counters)
+    commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others)
     greeting = _greeting(given)
     lifecycle = SessionLifecycle(
         sessions,
         router,
-        command_table(Commands(given.engine, rooms, counters, status.make, meter), router),
+        command_table(commands, router),
         of_sessions,
         resume_window=config.resume_window,
         heartbeat=config.heartbeat_interval,
@@ -159,7 +176,7 @@ def make_parts(given: Given) -> BrokerParts:
     return BrokerParts(
         rooms=rooms,
         outbox=outbox,
-        delivery=Delivery(rooms, outbox, counters),
+        delivery=Delivery(rooms, outbox, counters, tells_all=cluster is None),
         queue=queue,
         sessions=sessions,
         assignments=assignments,
@@ -174,6 +191,10 @@ def make_parts(given: Given) -> BrokerParts:
         admission=_make_admission(given, router, websockets, observer),
         meter=meter,
         timings=timings,
+        node=None
+        if claims is None
+        else BrokerNode(given.broker_id, rooms, clients, claims, sessions, status.make, lifecycle.peers_changed),
+        others=others,
     )
 
 
@@ -256,12 +277,28 @@ def _make_admission(given: Given, router: Router, websockets: WebSocketShared, o
         compression=config.compression,
         ports=given.ports,
         observer=observer,
+        remark=_remark(given),
     )
+
+
+def _remark(given: Given) -> Callable[[], str]:
+    """Return what tells of brokers that are apart, for who asks whether this one is ready."""
+    cluster = given.engine.cluster
+    if cluster is None:
+        return lambda: ""
+
+    def remark() -> str:
+        if not given.ports.ws:
+            return f"waiting for {'other brokers' if cluster.is_connected else 'NATS'}"
+        return "" if cluster.is_connected else "degraded: NATS can't be reached, and with it no other broker"
+
+    return remark
 
 
 def make_budget(given: Given, parts: BrokerParts) -> Budget:
     """Return what bounds the memory that peers cause."""
     rooms, websockets, admission, lifecycle = parts.rooms, parts.websockets, parts.admission, parts.lifecycle
+    cluster = given.engine.cluster
 
     def holders() -> tuple[MemoryHolder, ...]:
         """Return all that bytes are kept for: on the way in, on the way out, and to and from backends."""
@@ -273,6 +310,13 @@ def make_budget(given: Given, parts: BrokerParts) -> Budget:
             *parts.sessions.sessions,
             *lifecycle.tools,
         )
+
+    def others() -> int:
+        """Return what is kept for nobody in particular."""
+        size = parts.queue.size + parts.assignments.ending.bytes
+        if cluster is not None and parts.others is not None:
+            size += cluster.held_bytes + parts.others.held_bytes
+        return size
 
     def trim(count: int, size: int) -> None:
         """Replace at most so many parsers' buffers that have grown and hold nothing, until ``size`` bytes are free."""
@@ -302,7 +346,7 @@ def make_budget(given: Given, parts: BrokerParts) -> Budget:
         given.config.memory_budget,
         parts.meter,
         holders=holders,
-        others=lambda: parts.queue.size + parts.assignments.ending.bytes,
+        others=others,
         accounts=accounts.take,
         trim=trim,
         counters=given.counters,
@@ -315,7 +359,7 @@ def make_admin(given: Given, parts: BrokerParts, budget: Budget) -> AdminServer 
         return None
     from pystrands.broker.ops.prometheus import CONTENT_TYPE, Exposition  # noqa: PLC0415 - its library is an extra
 
-    admission, sessions, timings = parts.admission, parts.sessions, parts.timings
+    admission, sessions, timings, cluster = parts.admission, parts.sessions, parts.timings, given.engine.cluster
     exposition = Exposition(
         given.counters,
         {
@@ -328,6 +372,10 @@ def make_admin(given: Given, parts: BrokerParts, budget: Budget) -> AdminServer 
             "queue_bytes": lambda: parts.queue.size,
             "events_in_flight": lambda: sum(len(session.unfinished) for session in sessions.sessions),
             "waiting_bytes": lambda: budget.total,
+            "engine_connected": lambda: cluster is not None and cluster.is_connected,
+            "engine_peers": lambda: 0 if cluster is None else len(cluster.peers),
+            "engine_ring_bytes": lambda: 0 if cluster is None else cluster.held_bytes,
+            "engine_heartbeat_lag_seconds": lambda: 0 if cluster is None else cluster.heartbeat_lag,
         },
         {
             "handshake_seconds": timings.handshake,
@@ -335,4 +383,6 @@ def make_admin(given: Given, parts: BrokerParts, budget: Budget) -> AdminServer 
             "flush_seconds": timings.flush,
         },
     )
-    return AdminServer(given.loop, admission.is_ready, exposition.render, CONTENT_TYPE, given.ports)
+    return AdminServer(
+        given.loop, admission.is_ready, exposition.render, CONTENT_TYPE, given.ports, remark=admission.remark
+    )

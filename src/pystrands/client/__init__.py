@@ -2,7 +2,7 @@
 
 from pystrands.client.app import PyStrands
 from pystrands.client.async_client import AsyncPyStrandsClient
-from pystrands.client.requests import Confirmation
+from pystrands.client.confirmation import Confirmation
 from pystrands.client.sync_client import PyStrandsClient
 
 __all__ = ["AsyncPyStrandsClient", "Confirmation", "PyStrands", "PyStrandsClient"]

@@ -466,19 +466,22 @@ class PyStrands(BaseClient, ThreadOptions):
         """
         return self.__do(self.__core.found, requests.leave_room(client_id, room_id), timeout)
 
-    def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> ContextsOrAwaitable:
+    def room_members(
+        self, room_id: str, *, timeout: float = REQUEST_TIMEOUT, partial: bool = False
+    ) -> ContextsOrAwaitable:
         """Return the contexts of the clients in a room, in no order.
 
         Await it in async functions; call it directly in plain ones.
 
         ``room_id`` (str): the room; nobody is in one that nobody has joined. ``timeout`` (seconds): how long to wait
-        for the broker's answer.
+        for the broker's answer. ``partial``: of several brokers, leave out what one of them does not tell in time,
+        instead of raising PyStrandsError.
 
         Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
         Raises TypeError on an id that is no str.
         """
-        return self.__do(self.__core.members, requests.room_members(room_id), timeout)
+        return self.__do(self.__core.members, requests.room_members(room_id, partial), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT

@@ -9,10 +9,11 @@ from typing import Any, Literal, Unpack, overload
 from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
+from pystrands.client.confirmation import Confirmation
 from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
 from pystrands.client.handlers.calls import methods_of
 from pystrands.client.options import options_of
-from pystrands.client.requests import AT_ONCE, TO_EVERYONE, Confirmation
+from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import Message, ToMany, ToOne, may_be_plain
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.protocol.printable import printable
@@ -322,17 +323,20 @@ class AsyncPyStrandsClient(BaseClient):
         """
         return await self.__core.found(requests.leave_room(client_id, room_id), timeout)
 
-    async def room_members(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> list[Context]:
+    async def room_members(
+        self, room_id: str, *, timeout: float = REQUEST_TIMEOUT, partial: bool = False
+    ) -> list[Context]:
         """Return the contexts of the clients in a room, in no order.
 
         ``room_id`` (str): the room; nobody is in one that nobody has joined. ``timeout`` (seconds): how long to wait
-        for the broker's answer.
+        for the broker's answer. ``partial``: of several brokers, leave out what one of them does not tell in time,
+        instead of raising PyStrandsError.
 
         Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
         Raises TypeError on an id that is no str. Raises RuntimeError on another event loop than the client's.
         """
-        return await self.__core.members(requests.room_members(room_id), timeout)
+        return await self.__core.members(requests.room_members(room_id, partial), timeout)
 
     async def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT

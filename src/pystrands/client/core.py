@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from pystrands.client.confirmation import Confirmation
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.lifetime import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, ClientLifetime, Invoke
 from pystrands.client.options import Options
-from pystrands.client.requests import AT_ONCE, Confirmation, Encode
+from pystrands.client.requests import AT_ONCE, Encode
 from pystrands.client.signals import (
     end_all,
     ended_by_sigterm,
@@ -249,7 +250,7 @@ class ClientCore:
     async def confirm(self, encode: Encode, timeout: float | None, to: str = "") -> Confirmation:
         """Send a message, and return what became of it at the broker; without a timeout it is REQUEST_TIMEOUT."""
         answer = await self.ask(encode, REQUEST_TIMEOUT if timeout is None else timeout, to)
-        return Confirmation(answer.matched, answer.skipped)
+        return Confirmation(answer.matched, answer.skipped, answer.complete)
 
 
 def _check_loop(lifetime: ClientLifetime) -> None:

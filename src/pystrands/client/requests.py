@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -17,7 +17,6 @@ from pystrands.protocol.plain import text
 __all__ = [
     "AT_ONCE",
     "TO_EVERYONE",
-    "Confirmation",
     "Encode",
     "broadcast",
     "check_message",
@@ -44,13 +43,6 @@ AT_ONCE: Final = "!"
 
 Encode = Callable[[str], bytes]
 """Gives the line of a command that asks for an answer, from its request id."""
-
-
-class Confirmation(NamedTuple):
-    """What became of a message at the broker: how many clients it was for, how many missed it for being too slow."""
-
-    matched: int
-    skipped: int
 
 
 def check_message(message: Any, broker: BrokerInfo | None) -> str | bytes:
@@ -251,9 +243,12 @@ def leave_room(client_id: Any, room_id: Any) -> Encode:
     return _request("leave_room", {"client_id": client_id, "room_id": room_id})
 
 
-def room_members(room_id: Any) -> Encode:
+def room_members(room_id: Any, partial: bool) -> Encode:
     """Return what asks who is in a room. Raises TypeError on what is no str."""
-    return _request("room_members", {"room_id": room_id})
+    params: dict[str, Any] = {"room_id": room_id}
+    if partial:
+        params["partial"] = True
+    return _request("room_members", params)
 
 
 def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar
 
-from pystrands.client.requests import Confirmation
+from pystrands.client.confirmation import Confirmation
 from pystrands.context import ConnectionRequestContext, Context
 
 __all__ = [

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import Final
 
-__all__ = ["about_http", "bare", "has_more", "host_and_port", "is_loopback", "origin"]
+__all__ = ["about_http", "bare", "has_more", "host_and_port", "is_loopback", "is_wildcard", "origin"]
 
 _TOLD: Final = 200
 """Characters of what a server tells that are shown."""
@@ -39,6 +39,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower().removesuffix(".") == "localhost"
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether ``host`` is every address of this machine, and so no address that another one could connect to."""
+    return host in {"", "0.0.0.0", "::"}  # noqa: S104 - compared only
 
 
 def origin(host: str) -> str:

@@ -355,6 +355,8 @@ class ResultParams(Struct):
     skipped: int = 0
     members: list[Context] = msgspec.field(default_factory=list)
     error: str = ""
+    complete: bool = True
+    """Whether all brokers have told their part."""
 
 
 class Result(Struct, tag="result", tag_field="action"):
@@ -449,6 +451,8 @@ class WatchedParams(Struct, omit_defaults=True):
     """Of ``message_out``: for how many clients it was."""
     dropped: int = 0
     """Of ``dropped``: how many lines the tool missed here, since it did not read fast enough."""
+    elsewhere: bool = False
+    """Of ``message_out``: whether it went to other brokers as well, whose clients are not counted."""
 
 
 class Watched(Struct, tag="watched", tag_field="action"):
@@ -574,6 +578,8 @@ class RoomMembersParams(Struct):
     """Which room."""
 
     room_id: str
+    partial: bool = False
+    """Whether those that are known are enough, where a broker does not answer."""
 
 
 class RoomMembers(Struct, tag="room_members", tag_field="action"):
@@ -616,11 +622,19 @@ class UpdateMetadata(Struct, tag="update_metadata", tag_field="action"):
 
 
 class Status(Struct, tag="status", tag_field="action"):
-    """Ask what the broker has: clients, rooms, backends, its queue and its counters."""
+    """Ask what the broker has: clients, rooms, backends, its queue and its counters.
+
+    With ``cluster`` true in ``params`` it is asked of all brokers: :attr:`is_about_all`.
+    """
 
     params: Any = None
     request_id: str | None = None
     seq: int = 0
+
+    @property
+    def is_about_all(self) -> bool:
+        """Whether all brokers are to tell."""
+        return type(self.params) is dict and self.params.get("cluster") is True
 
 
 class WatchParams(Struct):

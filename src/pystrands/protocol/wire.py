@@ -210,12 +210,13 @@ def watched(
     message: str | bytes | None = None,
     *,
     clients: int | None = None,
+    elsewhere: bool = False,
     dropped: int = 0,
 ) -> bytes:
     """Encode for a tool what flowed in a room."""
     binary = isinstance(message, bytes)
     text = b64encode(message).decode() if isinstance(message, bytes) else message
-    params = WatchedParams(kind, time, room_id, client_id, text, binary, clients, dropped)
+    params = WatchedParams(kind, time, room_id, client_id, text, binary, clients, dropped, elsewhere)
     return b'{"action":"watched","request_id":"","params":' + _json(params) + b"}\n"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeVar
 
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
+from pystrands.engine.base import Engine
 from pystrands.testing.threads import BackgroundLoop
 
 __all__ = ["BrokerThread", "LocalBroker", "broker", "broker_thread"]
@@ -23,10 +24,11 @@ class LocalBroker(Broker):
     """A broker on free ports that does not take its time to stop.
 
     ``options`` are the fields of :class:`pystrands.broker.config.BrokerConfig`: ``LocalBroker(hold_time=1.0)``.
+    ``engine``: what carries messages to other brokers, where it is not what the options name.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(BrokerConfig(**(_DEFAULTS | options)))
+    def __init__(self, *, engine: Engine | None = None, **options: Any) -> None:
+        super().__init__(BrokerConfig(**(_DEFAULTS | options)), engine=engine)
 
     def ws_url(self, path: str = "/") -> str:
         """Return the URL at which WebSocket clients reach it.
@@ -41,7 +43,8 @@ async def broker(**options: Any) -> AsyncIterator[LocalBroker]:
     """Run a broker on the running event loop: ``async with testing.broker(queue_size=10) as broker:``.
 
     ``options``: the fields of :class:`pystrands.broker.config.BrokerConfig`; without them it takes free ports, and does
-    not take its time to stop. Raises ConfigError on a value that can't work, OSError when it can't listen.
+    not take its time to stop. ``engine``, an Engine of your own, is one more. Raises ConfigError on a value that can't
+    work, OSError when it can't listen.
 
     It has ``ws_url("/room")``, ``ws_port`` and ``tcp_port``, and tells of itself: ``client_count``, ``backend_count``,
     ``queued_messages`` and ``counters``. ``await broker.stop()`` stops it as SIGTERM would.

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pystrands.broker.fanout.groups import BLOCKED, CLOSED, Group
 from pystrands.broker.fanout.outbox import Outbox
+from pystrands.protocol import wire
 from pystrands.protocol.messages import RecipientParams
 from tests.broker.fanout.test_outbox import Client as Plain
 from tests.broker.fanout.test_outbox import Loop
@@ -106,7 +108,12 @@ def publish(outbox, session, group, size, confirm_as=""):
 def heed(outbox, session, target, named, confirm_as, delivered, size):
     pressure = outbox.pressure
     is_felt, pressure.is_felt = pressure.is_felt, False
-    return is_felt and pressure.heed(session, target, named, confirm_as, delivered, size)
+    confirm = partial(confirmed, session, confirm_as) if confirm_as else None
+    return is_felt and pressure.heed(session, target, named, confirm, delivered, size)
+
+
+def confirmed(session, confirm_as, matched, taken):
+    session.write(wire.result(confirm_as, {"matched": matched, "skipped": matched - taken}))
 
 
 def room(outbox, *clients):

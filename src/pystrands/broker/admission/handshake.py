@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
 from pystrands.broker.net.http import BadRequestError, Request, Response
-from pystrands.broker.net.http_server import HttpConnection, HttpSettings, Route, health
+from pystrands.broker.net.http_server import HttpConnection, HttpSettings, Route, health, no_remark
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.lingering_close import cut
 from pystrands.broker.net.peers import address_text
@@ -60,6 +60,7 @@ class Admission:
     `pages`: content type and body by path, for plain GET and HEAD requests. `policy`: what needs no decider; by
     default the origin alone. `compression`: whether to agree to it with clients that offer it. `handshakes` are those
     without an answer, `lingering` those that are taking theirs. `observer` is told how long it took to let a client in.
+    `remark()`: what `/readyz` says besides, mostly nothing.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Admission:
         "observer",
         "policy",
         "reading",
+        "remark",
         "routes",
         "shared",
     )
@@ -89,8 +91,10 @@ class Admission:
         compression: bool = False,
         ports: Ports | None = None,
         observer: Observer | None = None,
+        remark: Callable[[], str] = no_remark,
     ) -> None:
         self.decider = decider
+        self.remark = remark
         self.compression = compression
         self.shared = shared
         self.http = HttpSettings(
@@ -102,7 +106,7 @@ class Admission:
         )
         self.handshake_timeout = handshake_timeout
         self.routes: dict[str, Route] = {path: _page(*page) for path, page in (pages or {}).items()}
-        self.routes |= health(self.is_ready)
+        self.routes |= health(self.is_ready, remark)
         self.policy = policy or AdmissionPolicy(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()

@@ -78,10 +78,14 @@ class Assignments:
         self._events += 1
         return self._events
 
-    def own(self, stream: ClientStream, consumer: Consumer) -> None:
-        """The session let this client in, and owns it from its first event, once an older one of its id is over."""
-        stream.consumer = consumer
-        consumer.streams[stream] = None
+    def own(self, stream: ClientStream, consumer: Consumer | None) -> None:
+        """The session let this client in, and owns it from its first event, once an older one of its id is over.
+
+        None where it is over meanwhile: another one gets the client with its first event.
+        """
+        if consumer is not None:
+            stream.consumer = consumer
+            consumer.streams[stream] = None
         if (ending := self.ending.find(stream.client_id)) is not None:
             self.succeed(stream, ending)
 

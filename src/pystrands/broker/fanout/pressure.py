@@ -6,7 +6,7 @@ import sys
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import BLOCKED, CLOSED, TOO_SLOW, Behind, Group, Recipient
@@ -19,7 +19,7 @@ if sys.platform != "win32":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-__all__ = ["FlowListener", "Pressure", "acknowledged", "outstanding"]
+__all__ = ["Confirm", "FlowListener", "Pressure", "acknowledged", "outstanding"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ Only who goes on regardless comes here."""
 
 _TCP_INFO_SIZE: Final = 128
 """Bytes of Linux' tcp_info up to and with tcpi_bytes_acked, which are its last eight."""
+
+
+Confirm: TypeAlias = Callable[[int, int], None]
+"""Takes for how many clients of this broker a message was, and how many took it."""
 
 
 class FlowListener(Protocol):
@@ -185,14 +189,15 @@ class Pressure:
         session: FlowListener,
         target: Recipient | Group,
         named: RecipientParams,
-        confirm_as: str,
+        confirm: Confirm | None,
         delivered: tuple[int, int],
         size: int,
     ) -> bool:
-        """A session has sent ``size`` bytes to who may be full, to be confirmed if ``confirm_as`` is not empty.
+        """A session has sent ``size`` bytes to who may be full, to be confirmed if it gives a ``confirm``.
 
-        If it is full, tell the session, and return whether the confirmation is put off until it takes more. Sessions
-        that can't be told must keep to the buffer: all of them together have what is free of it when a client is full.
+        If it is full, tell the session, and return whether ``confirm`` is put off: it is called when the recipient
+        takes more. Sessions that can't be told must keep to the buffer: all of them together have what is free of it
+        when a client is full.
         """
         if not session.flow:
             self._hold_to_limit(target, size)
@@ -215,9 +220,10 @@ class Pressure:
             session.write(wire.full(named))
             entry = [wire.ready(named)]
             told[session] = entry
-        if confirm_as:
-            entry.append((confirm_as, *delivered))
-        return bool(confirm_as)
+        if confirm is None:
+            return False
+        entry.append((confirm, *delivered))
+        return True
 
     def _hold_to_limit(self, target: Recipient | Group, size: int) -> None:
         members = target.members if isinstance(target, Group) else (target,)
@@ -275,9 +281,8 @@ class Pressure:
         if told is None:
             return
         for session, (ready, *confirms) in told.items():
-            for confirm_as, matched, taken in confirms:
-                skipped = matched if lost else matched - taken
-                session.write(wire.result(confirm_as, {"matched": matched, "skipped": skipped}))
+            for confirm, matched, taken in confirms:
+                confirm(matched, 0 if lost else taken)
             session.write(ready)
 
     # --- who is too slow ---

@@ -18,13 +18,18 @@ _ROOM: Final = Audience.ROOM
 
 
 class Delivery(Sink):
-    """The engine's sink. A message is framed once, and encoded once, however many clients it is for."""
+    """The engine's sink. A message is framed once, and encoded once, however many clients it is for.
 
-    def __init__(self, rooms: Rooms, outbox: Outbox, counters: Counters) -> None:
+    ``tells_all``: whether tools hear here of all messages. Where there are several brokers they hear here of private
+    ones only, which one broker delivers, and of others from the broker that publishes them.
+    """
+
+    def __init__(self, rooms: Rooms, outbox: Outbox, counters: Counters, *, tells_all: bool = True) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
         self._outbox = outbox
         self._counters = counters
+        self._tells_all = tells_all
 
     def deliver(self, publication: Publication) -> Delivered:
         """Queue a message for the clients it is for, as Sink says."""
@@ -44,7 +49,7 @@ class Delivery(Sink):
             group = self._rooms.room(publication.address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
                 matched, taken = self._publish(group, publication)
-        if self._taps.watchers:
+        if self._taps.watchers and (self._tells_all or client is not None):
             self._taps.message_out(publication, matched, client)
         if taken:
             self._counters["messages_delivered"] += taken

@@ -75,6 +75,11 @@ class Rooms:
         group = self._rooms.get(room_id)
         return () if group is None else cast("set[WebSocket]", group.members)
 
+    def contexts(self, room_id: str) -> list[bytes]:
+        """Return the context of each client in a room, as JSON."""
+        members = [ws.client for ws in self.members(room_id)]
+        return [client.context for client in members if client is not None]
+
     def add(self, client: ConnectedClient) -> None:
         """Take in a client whose id is not in use; it is in no room yet."""
         assert client.client_id not in self._by_id

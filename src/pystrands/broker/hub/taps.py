@@ -67,8 +67,18 @@ class Taps:
         if watchers := self._of(client.rooms):
             self._notify(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
 
-    def message_out(self, publication: Publication, clients: int, client: ClientStream | None) -> None:
-        """A message went to so many clients; ``client`` is whom a private one is for, where there is one."""
+    def published(self, publication: Publication, clients: int, *, is_alone: bool) -> None:
+        """A message was published here: where there may be other brokers, one to many clients is told by this one."""
+        if publication.audience is not Audience.CLIENT:
+            self.message_out(publication, clients, None, elsewhere=not is_alone)
+
+    def message_out(
+        self, publication: Publication, clients: int, client: ClientStream | None, *, elsewhere: bool = False
+    ) -> None:
+        """A message went to so many clients; ``client`` is whom a private one is for, where there is one.
+
+        ``elsewhere``: whether other brokers may have more whom it went to.
+        """
         audience, address = publication.audience, publication.address
         room_id: str | None = None
         client_id: str | None = None
@@ -81,7 +91,15 @@ class Taps:
         else:
             watchers = list(self.watchers)
         if watchers:
-            line = wire.watched("message_out", time.time(), room_id, client_id, publication.message, clients=clients)
+            line = wire.watched(
+                "message_out",
+                time.time(),
+                room_id,
+                client_id,
+                publication.message,
+                clients=clients,
+                elsewhere=elsewhere,
+            )
             self._notify(watchers, line)
 
     def moved(self, kind: str, client: ClientStream, room_id: str) -> None:

@@ -13,7 +13,7 @@ from pystrands.broker.net.listening import ServerGroup, hosts, listen_on, on_one
 from pystrands.broker.net.peers import PeerAddress, address_text, peer_of
 from pystrands.broker.net.ports import Ports
 
-__all__ = ["HttpConnection", "HttpServer", "HttpSettings", "Route", "health"]
+__all__ = ["HttpConnection", "HttpServer", "HttpSettings", "Route", "health", "no_remark"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,22 @@ class HttpSettings:
     answer_time: float = 10.0
 
 
-def health(is_ready: Callable[[], bool]) -> dict[str, Route]:
-    """Return the routes for those who watch the broker: whether it lives, and whether clients can be served."""
+def no_remark() -> str:
+    """Return that there is nothing to say."""
+    return ""
+
+
+def health(is_ready: Callable[[], bool], remark: Callable[[], str] = no_remark) -> dict[str, Route]:
+    """Return the routes for those who watch the broker: whether it lives, and whether clients can be served.
+
+    ``remark()`` is what is to be said to that; mostly it is empty.
+    """
 
     def ready(_: Request) -> Response:
-        return Response(200, b"ready\n") if is_ready() else Response(503, b"not ready\n")
+        text = remark()
+        if is_ready():
+            return Response(200, f"{text or 'ready'}\n".encode())
+        return Response(503, f"not ready{text and '; '}{text}\n".encode())
 
     return {"/healthz": lambda _: Response(200, b"ok\n"), "/readyz": ready}
 

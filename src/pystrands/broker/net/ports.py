@@ -19,11 +19,13 @@ def is_http(line: bytes) -> bool:
 class Ports:
     """The ports of a broker, once they are known. The log tells of each mistake the first time only."""
 
-    __slots__ = ("_told", "tcp", "ws")
+    __slots__ = ("_told", "advertised", "tcp", "ws")
 
     def __init__(self) -> None:
         self.ws = 0
         self.tcp = 0
+        self.advertised = ""
+        """The ``host:port`` that other brokers' backends are told of this one; empty where there are none."""
         self._told: set[str] = set()
 
     def backend_at(self, port: str, peer: str) -> str:

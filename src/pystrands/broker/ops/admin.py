@@ -7,7 +7,7 @@ from typing import Final
 
 from pystrands.broker.admission.origins import host_is_local
 from pystrands.broker.net.http import Request, Response
-from pystrands.broker.net.http_server import HttpServer, HttpSettings, health
+from pystrands.broker.net.http_server import HttpServer, HttpSettings, health, no_remark
 from pystrands.broker.net.ports import Ports
 from pystrands.protocol.address import is_loopback
 
@@ -25,9 +25,9 @@ _NOT_LOCAL: Final = Response.text(
 class AdminServer(HttpServer):
     """Tells of the broker from :meth:`start` to :meth:`close`.
 
-    ``is_ready()`` is what ``/readyz`` tells; ``metrics()`` gives ``/metrics`` its text, of type ``content_type``. What
-    bounds the connections is :class:`HttpServer`'s; none has more than ``patience`` seconds for its request, nor for
-    its answer.
+    ``is_ready()`` is what ``/readyz`` tells, with ``remark()``, which is mostly empty; ``metrics()`` gives ``/metrics``
+    its text, of type ``content_type``. What bounds the connections is :class:`HttpServer`'s; none has more than
+    ``patience`` seconds for its request, nor for its answer.
 
     While it listens on loopback, ``/metrics`` is only for who asks for it under a name of loopback: a page in a browser
     on this machine may have a name that leads here (DNS rebinding), and would read the answer.
@@ -41,13 +41,14 @@ class AdminServer(HttpServer):
         content_type: str,
         ports: Ports | None = None,
         *,
+        remark: Callable[[], str] = no_remark,
         max_connections: int = 64,
         patience: float = _PATIENCE,
     ) -> None:
         settings = HttpSettings(
             loop=loop, purpose="metrics and health checks", ports=ports or Ports(), answer_time=patience
         )
-        routes = {"/metrics": self._metrics_page, **health(is_ready)}
+        routes = {"/metrics": self._metrics_page, **health(is_ready, remark)}
         super().__init__(settings, routes, max_connections=max_connections, request_time=patience)
         self._metrics = metrics
         self._content_type = content_type

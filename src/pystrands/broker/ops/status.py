@@ -8,13 +8,18 @@ from pystrands.broker.backends.session import Session
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.net.ports import Ports
 from pystrands.build import VERSION
+from pystrands.engine.cluster import Cluster
 
 __all__ = ["StatusReport"]
 
 
 class StatusReport:
-    """Makes the params of a ``status`` command's result. ``clock`` in seconds; it counts from the making of this."""
+    """Makes the params of a ``status`` command's result. ``clock`` in seconds; it counts from the making of this.
+
+    ``cluster``, of that name: the other brokers, where there may be any.
+    """
 
     def __init__(
         self,
@@ -24,6 +29,9 @@ class StatusReport:
         queue: EventQueue,
         counters: Counters,
         clock: Callable[[], float],
+        cluster: Cluster | None = None,
+        cluster_name: str = "",
+        ports: Ports | None = None,
     ) -> None:
         self._broker_id = broker_id
         self._rooms = rooms
@@ -31,11 +39,14 @@ class StatusReport:
         self._queue = queue
         self._counters = counters
         self._clock = clock
+        self._cluster = cluster
+        self._cluster_name = cluster_name
+        self._ports = ports or Ports()
         self._started = clock()
 
     def make(self) -> dict[str, Any]:
         """Return what there is now, as JSON values."""
-        return {
+        report = {
             "version": VERSION,
             "broker_id": self._broker_id,
             "uptime": round(self._clock() - self._started, 3),
@@ -45,6 +56,17 @@ class StatusReport:
             "queue": {"messages": len(self._queue), "bytes": self._queue.size},
             "counters": {name: count for name, count in sorted(self._counters.items()) if count},
         }
+        if self._cluster is not None:
+            report["cluster"] = {
+                "name": self._cluster_name,
+                "address": self._ports.advertised,
+                "connected": self._cluster.is_connected,
+                "peers": [
+                    {"broker_id": peer.broker_id, "address": peer.address, "draining": peer.is_draining}
+                    for peer in self._cluster.peers
+                ],
+            }
+        return report
 
 
 def _backend(session: Session) -> dict[str, Any]:

@@ -1,28 +1,28 @@
 """What backends want done, apart from answering and finishing: messages, rooms, clients."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
-import msgspec
+from msgspec import Raw
 
 from pystrands.broker.backends.session import Session
 from pystrands.broker.backends.tools import ToolOutput, ToolSession
 from pystrands.broker.counters import Counters
 from pystrands.broker.fanout.groups import Group, Recipient
-from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient
+from pystrands.broker.fanout.pressure import Confirm
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
+from pystrands.broker.routing.client_commands import ClientCommand, ClientCommands
+from pystrands.broker.routing.confirming import Confirming
+from pystrands.broker.routing.other_brokers import OtherBrokers
 from pystrands.engine.base import Delivered, Engine
 from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import messages, wire
-from pystrands.protocol.close_codes import close_code_is_valid
-from pystrands.protocol.limits import depth_problem, id_problem
+from pystrands.protocol.limits import id_problem
 from pystrands.protocol.messages import (
     Broadcast,
     BroadcastParams,
-    DisconnectClient,
-    JoinRoom,
-    LeaveRoom,
     MessageToConnection,
     MessageToConnectionParams,
     MessageToRoom,
@@ -31,7 +31,6 @@ from pystrands.protocol.messages import (
     RoomMembers,
     Status,
     Unwatch,
-    UpdateMetadata,
     Watch,
 )
 
@@ -43,11 +42,13 @@ _ROOM: Final = Audience.ROOM
 _EVERYONE: Final = Audience.EVERYONE
 _Message: TypeAlias = MessageToConnection | MessageToRoom | Broadcast
 _MessageParams: TypeAlias = MessageToConnectionParams | MessageToRoomParams | BroadcastParams
-_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Commands:
-    """Carries out commands. Those that ask for an answer get a ``result``. ``status()`` says what the broker has."""
+    """Carries out commands. Those that ask for an answer get a ``result``. ``status()`` says what the broker has.
+
+    ``others``: the brokers that are asked besides, where there may be any.
+    """
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class Commands:
         counters: Counters,
         status: Callable[[], dict[str, Any]],
         meter: Meter | None = None,
+        clients: ClientCommands | None = None,
+        others: OtherBrokers | None = None,
     ) -> None:
         self._engine = engine
         self._rooms = rooms
@@ -63,6 +66,8 @@ class Commands:
         self._counters = counters
         self._status = status
         self._meter = meter or Meter()
+        self._clients = clients or ClientCommands(rooms, self._meter)
+        self._others = others
 
     # --- messages ---
 
@@ -92,12 +97,29 @@ class Commands:
 
     def _publish(self, session: Session, command: _Message, params: _MessageParams, publication: Publication) -> None:
         delivered = self._engine.publish(publication)
-        if self._pressure.is_felt and publication.key is None and self._is_put_off(session, command, params, delivered):
+        confirm: Confirm | None = None
+        if params.confirm and command.request_id:
+            confirm = self._confirming(session, command.request_id, publication, delivered)
+        if self._others is not None and self._rooms.taps.watchers:
+            self._rooms.taps.published(publication, delivered[0], is_alone=self._others.is_alone)
+        if self._pressure.is_felt and publication.key is None and self._is_put_off(session, params, delivered, confirm):
             return
-        if params.confirm:
-            self._confirm(session, command.request_id, delivered)
+        if confirm is not None:
+            confirm(*delivered)
 
-    def _is_put_off(self, session: Session, command: _Message, params: _MessageParams, delivered: Delivered) -> bool:
+    def _confirming(self, session: Session, request_id: str, publication: Publication, delivered: Delivered) -> Confirm:
+        """Ask the other brokers what became of a message; return what takes the same of this one, and answers."""
+        others = self._others
+        if others is not None and publication.audience is _CLIENT and delivered[0]:
+            others = None  # nobody else has that client
+        confirming = Confirming(partial(self._answer, session, request_id), elsewhere=others is not None)
+        if others is not None:
+            others.confirm(confirming)
+        return confirming.here
+
+    def _is_put_off(
+        self, session: Session, params: _MessageParams, delivered: Delivered, confirm: Confirm | None
+    ) -> bool:
         """Look whether the recipient is full; return whether it is, and the confirmation waits until it takes more."""
         self._pressure.is_felt = False
         target: Recipient | Group | None
@@ -108,88 +130,40 @@ class Commands:
             target, named = self._rooms.room(params.room_id), RecipientParams(room_id=params.room_id)
         else:
             target, named = self._rooms.everyone, RecipientParams()
-        confirm_as = (params.confirm and command.request_id) or ""
         if target is None:
             return False
-        return self._pressure.heed(session, target, named, confirm_as, delivered, len(params.message))
-
-    @staticmethod
-    def _confirm(session: Session, request_id: str | None, delivered: Delivered) -> None:
-        if request_id:
-            matched, taken = delivered
-            session.write(wire.result(request_id, {"matched": matched, "skipped": matched - taken}))
+        return self._pressure.heed(session, target, named, confirm, delivered, len(params.message))
 
     # --- clients and rooms ---
 
     def on_room_members(self, session: Session, command: RoomMembers) -> None:
         """Tell who is in a room."""
-        members = [ws.client for ws in self._rooms.members(command.params.room_id)]
-        contexts = [msgspec.Raw(client.context) for client in members if client is not None]
-        self._answer(session, command.request_id, {"members": contexts})
+        params, request_id, others = command.params, command.request_id, self._others
+        here = [Raw(context) for context in self._rooms.contexts(params.room_id)]
+        if others is None or others.is_alone:
+            self._answer(session, request_id, {"members": here})
+        elif request_id:
+            answered = partial(self._answer, session, request_id)
+            others.members(params.room_id, session.max_line, here, params.partial, answered)
 
-    def on_join_room(self, session: Session, command: JoinRoom) -> None:
-        """Put a client into a room."""
-        client, room_id = self._rooms.find(command.params.client_id), command.params.room_id
-        problem = ""
-        if client is not None and not (problem := self._rooms.join_problem(client, room_id)):
-            self._rooms.join(client, room_id)
-            self._meter.grown += ROOM_BYTES
-        self._answer_about(session, command.request_id, client, problem)
-
-    def on_leave_room(self, session: Session, command: LeaveRoom) -> None:
-        """Take a client out of a room."""
-        client = self._rooms.find(command.params.client_id)
-        if client is not None:
-            self._rooms.leave(client, command.params.room_id)
-        self._answer_about(session, command.request_id, client)
-
-    def on_disconnect_client(self, session: Session, command: DisconnectClient) -> None:
-        """Close a client."""
-        client, code = self._rooms.find(command.params.client_id), command.params.code
-        problem = ""
-        if client is not None:
-            if close_code_is_valid(code):
-                client.ws.close(code, command.params.reason)
-            else:
-                problem = f"{code} is no close code that can be sent (1000, 3000 to 4999)"
-        self._answer_about(session, command.request_id, client, problem)
-
-    def on_update_metadata(self, session: Session, command: UpdateMetadata) -> None:
-        """Set keys of a client's metadata."""
-        client = self._rooms.find(command.params.client_id)
-        problem = "" if client is None else self._update(client, command.params.metadata)
-        self._answer_about(session, command.request_id, client, problem)
-
-    def _answer_about(
-        self, session: Session, request_id: str | None, client: ConnectedClient | None, problem: str = ""
-    ) -> None:
-        result: dict[str, Any] = {"found": client is not None}
-        if problem:
-            result["error"] = problem
-        self._answer(session, request_id, result)
-
-    def _update(self, client: ConnectedClient, changes: dict[str, Any]) -> str:
-        """Set keys of a client's metadata; return why that can't be, in words for people, or an empty text."""
-        if problem := depth_problem(changes):
-            return problem
-        try:
-            old = _members(client.metadata)  # which stay as they are, whatever they are
-        except msgspec.ValidationError:
-            if client.metadata != b"null":
-                return "the client's metadata is no object, and has no keys to set"
-            old = {}
-        metadata = msgspec.json.encode({**old, **changes})
-        size = client.context_size - len(client.metadata) + len(metadata)
-        if len(metadata) > len(client.metadata) and (problem := self._rooms.growth_problem(size)):
-            return problem
-        client.metadata = metadata
-        return ""
+    def on_client_command(self, session: Session, command: ClientCommand) -> None:
+        """Do something with a client, whichever broker has it."""
+        result = self._clients.carry_out(command)
+        if self._others is not None and not result["found"]:
+            self._others.about_client(command, partial(self._answer, session, command.request_id))
+        else:
+            self._answer(session, command.request_id, result)
 
     # --- tools ---
 
     def on_status(self, session: Session, command: Status) -> None:
-        """Tell what the broker has."""
-        self._answer(session, command.request_id, self._status())
+        """Tell what the broker has, or all of them."""
+        if not command.is_about_all:
+            self._answer(session, command.request_id, self._status())
+        elif self._others is None:
+            self._answer(session, command.request_id, {"brokers": [self._status()], "silent": [], "connected": True})
+        else:
+            self._others.status(self._status(), partial(self._answer, session, command.request_id))
 
     def on_watch(self, session: Session, command: Watch) -> None:
         """Have a tool see what flows."""

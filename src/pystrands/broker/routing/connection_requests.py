@@ -5,7 +5,9 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
+from uuid import uuid4
 
 import msgspec
 from msgspec import Raw
@@ -16,6 +18,7 @@ from pystrands.broker.backends.session import Session
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.net.http import RETRY_AFTER
+from pystrands.broker.routing.claims import Claims
 from pystrands.protocol import wire
 from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
 from pystrands.protocol.messages import NOT_KNOWN, Response, ResponseParams
@@ -59,15 +62,17 @@ class ConnectionRequests:
         self,
         sessions: SessionRegistry,
         ending: EndingStreams,
-        admit: Callable[[Session, Handshake, ResponseParams], None],
+        admit: Callable[[Session, Handshake, ResponseParams], bool],
         loop: asyncio.AbstractEventLoop,
         *,
         hold_time: float,
         answer_timeout: float,
         counters: Counters,
         limits: Limits,
+        claims: Claims | None = None,
     ) -> None:
         self._limits = limits
+        self._claims = claims
         self._sessions = sessions
         self._ending = ending
         self._admit = admit
@@ -78,19 +83,24 @@ class ConnectionRequests:
         self._questions: dict[Handshake, _Question] = {}
         self._unasked: dict[Handshake, _Question] = {}  # those that no backend could be asked about yet, oldest first
         self._asked: dict[str, _Question] = {}  # by request id
+        self._claiming: dict[Handshake, None] = {}  # those that are as good as in
         self._next_request = 1
         self._stopping = False
         ending.listen(self._not_behind)
 
     def __len__(self) -> int:
         """How many clients wait for a decision."""
-        return len(self._questions)
+        return len(self._questions) + len(self._claiming)
 
     def stop(self) -> None:
         """Let nobody in any more."""
         self._stopping = True
         for question in list(self._questions.values()):
             self._refuse(question, 503, _STOPPING, "refused_stopping")
+        claiming, self._claiming = self._claiming, {}
+        for handshake in claiming:
+            self._counters["refused_stopping"] += 1
+            handshake.refuse(503, _STOPPING, (RETRY_AFTER,))
 
     # --- what clients do ---
 
@@ -112,7 +122,11 @@ class ConnectionRequests:
         question = self._questions.get(handshake)
         if question is not None:
             self._forget(question)
-            self._counters["handshakes_abandoned"] += 1
+        elif handshake in self._claiming:
+            del self._claiming[handshake]
+        else:
+            return
+        self._counters["handshakes_abandoned"] += 1
 
     # --- what sessions do ---
 
@@ -157,7 +171,26 @@ class ConnectionRequests:
             self._refuse(question, 414, text, "refused_long_path")
         elif self._is_usable(session, request_id, answer, path):
             self._forget(question)
-            self._admit(session, question.handshake, answer)
+            if self._claims is None:
+                self._admit(session, question.handshake, answer)
+            else:
+                self._claim(self._claims, session, question.handshake, answer)
+
+    def _claim(self, claims: Claims, session: Session, handshake: Handshake, answer: ResponseParams) -> None:
+        """Let a client in once no other broker has one of its id; no time-out of ours ends that."""
+        client_id = answer.client_id = answer.client_id or str(uuid4())
+        self._claiming[handshake] = None
+        claims.claim(client_id, partial(self._claimed, claims, client_id, session, handshake, answer))
+
+    def _claimed(
+        self, claims: Claims, client_id: str, session: Session, handshake: Handshake, answer: ResponseParams
+    ) -> None:
+        if handshake not in self._claiming:
+            claims.release(client_id)
+            return
+        del self._claiming[handshake]
+        if not self._admit(session, handshake, answer):
+            claims.release(client_id)
 
     def _is_usable(self, session: Session, request_id: str, answer: ResponseParams, path: str) -> bool:
         """Whether a client can be let in like this. If it can't, it is refused, and its backend is told why."""

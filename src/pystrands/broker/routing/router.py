@@ -1,7 +1,7 @@
 """Who gets what: clients and their events to backends."""
 
 import logging
-from typing import Final
+from typing import Final, cast
 from uuid import uuid4
 
 from pystrands.broker.admission.handshake import Handshake
@@ -12,6 +12,7 @@ from pystrands.broker.events.queue import EventQueue, Offer
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Kind
 from pystrands.broker.hub.client import SMALL, ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.routing.claims import TAKEN_AGAIN, Claims
 from pystrands.broker.routing.connection_requests import ConnectionRequests
 from pystrands.broker.ws.expiry import NEVER
 from pystrands.broker.ws.incoming import IncomingFrames
@@ -46,7 +47,8 @@ _FAILURES: Final = frozenset(
 class Router(Receiver, SessionReceiver):
     """Joins the WebSocket side and the sessions. Everything here is a callback; nothing waits.
 
-    It is the receiver of WebSockets and of sessions; its ``connection_requests`` decide on clients.
+    It is the receiver of WebSockets and of sessions; its ``connection_requests`` decide on clients. ``claims``: where
+    other brokers may have clients of the same ids.
     """
 
     def __init__(
@@ -59,11 +61,14 @@ class Router(Receiver, SessionReceiver):
         *,
         hold_time: float,
         answer_timeout: float,
+        claims: Claims | None = None,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
         self._queue = queue
         self._assignments = assignments
+        self._sessions = sessions
+        self._claims = claims
         self._counters = shared.counters
         self._expiries = shared.expiries
         self._clients = 0
@@ -76,26 +81,32 @@ class Router(Receiver, SessionReceiver):
             answer_timeout=answer_timeout,
             counters=shared.counters,
             limits=rooms.limits,
+            claims=claims,
         )
 
     # --- clients ---
 
-    def _admit(self, session: Session, handshake: Handshake, answer: ResponseParams) -> None:
+    def _admit(self, session: Session, handshake: Handshake, answer: ResponseParams) -> bool:
+        """Let a client in; return whether it is still there."""
         ws = handshake.accept(answer.subprotocol, tuple(answer.headers.items()))
         if ws is None:
             self._counters["handshakes_abandoned"] += 1
-            return
+            return False
         client_id = answer.client_id or str(uuid4())
         room_id = handshake.path if answer.room_id is None else answer.room_id
         older = self._rooms.find(client_id)
         if older is not None:
-            older.ws.close(POLICY_VIOLATION, "this client_id has connected again")
+            older.ws.close(POLICY_VIOLATION, TAKEN_AGAIN)
         self._clients += 1
         client = ws.client = ConnectedClient(self._clients, client_id, room_id, bytes(answer.metadata), ws)
         self._rooms.add(client)
         self._rooms.join(client, room_id)
         self._counters["clients_admitted"] += 1
-        self._assignments.own(client, session)
+        # With claims a while has passed since its answer: what is over, or leaving, would never get the first event.
+        is_there = self._claims is None or (
+            not session.is_leaving and self._sessions.find(session.session_id) is session
+        )
+        self._assignments.own(client, session if is_there else None)
         self._put(ClientEvent(client, Kind.NEW, self._assignments.new_number()))
         if answer.expires_at is not None:
             client.expires_at = answer.expires_at
@@ -103,6 +114,7 @@ class Router(Receiver, SessionReceiver):
                 self._expiries.close(ws)
             else:
                 self._expiries.add(ws, answer.expires_at)
+        return True
 
     def _is_over(self, client: ClientStream) -> bool:
         return client.expires_at < _NEVER and self._expiries.is_over(client.expires_at)
@@ -149,6 +161,8 @@ class Router(Receiver, SessionReceiver):
         self._rooms.remove(client)
         self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
+        if self._claims is not None:
+            self._claims.closed(cast("ConnectedClient", client))
         self._assignments.ends(client)
         if self._is_over(client):
             self._counters["expired_dropped"] += self._assignments.drop_messages(client)
@@ -163,6 +177,8 @@ class Router(Receiver, SessionReceiver):
             text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
             self._put(ClientEvent(client, Kind.ERROR, self._assignments.new_number(), text))
         self._put(ClientEvent(client, Kind.GONE, self._assignments.new_number(), reason, code=code))
+        if self._claims is not None:
+            self._claims.over(cast("ConnectedClient", client))
         ws.client = None  # the two refer to each other: the collector would have to find them
 
     def give_up(self, client: ConnectedClient) -> None:

@@ -1,0 +1,73 @@
+"""What backends want done with a client of this broker, whichever broker they are linked to."""
+
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient
+from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.meter import Meter
+from pystrands.protocol.close_codes import close_code_is_valid
+from pystrands.protocol.limits import depth_problem
+from pystrands.protocol.messages import DisconnectClient, JoinRoom, LeaveRoom, UpdateMetadata
+
+__all__ = ["ClientCommand", "ClientCommands"]
+
+ClientCommand: TypeAlias = JoinRoom | LeaveRoom | DisconnectClient | UpdateMetadata
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class ClientCommands:
+    """Carries them out."""
+
+    def __init__(self, rooms: Rooms, meter: Meter | None = None) -> None:
+        self._rooms = rooms
+        self._meter = meter or Meter()
+
+    def carry_out(self, command: ClientCommand) -> dict[str, Any]:
+        """Do it, and return what the ``result`` has: whether the client is here, and why it could not be done."""
+        client = self._rooms.find(command.params.client_id)
+        if client is None:
+            return {"found": False}
+        if isinstance(command, JoinRoom):
+            problem = self._join(client, command.params.room_id)
+        elif isinstance(command, LeaveRoom):
+            self._rooms.leave(client, command.params.room_id)
+            problem = ""
+        elif isinstance(command, DisconnectClient):
+            problem = _close(client, command.params.code, command.params.reason)
+        else:
+            problem = self._update(client, command.params.metadata)
+        return {"found": True, "error": problem} if problem else {"found": True}
+
+    def _join(self, client: ConnectedClient, room_id: str) -> str:
+        problem = self._rooms.join_problem(client, room_id)
+        if not problem:
+            self._rooms.join(client, room_id)
+            self._meter.grown += ROOM_BYTES
+        return problem
+
+    def _update(self, client: ConnectedClient, changes: dict[str, Any]) -> str:
+        """Set keys of a client's metadata; return why that can't be, in words for people, or an empty text."""
+        if problem := depth_problem(changes):
+            return problem
+        try:
+            old = _members(client.metadata)  # which stay as they are, whatever they are
+        except msgspec.ValidationError:
+            if client.metadata != b"null":
+                return "the client's metadata is no object, and has no keys to set"
+            old = {}
+        metadata = msgspec.json.encode({**old, **changes})
+        size = client.context_size - len(client.metadata) + len(metadata)
+        if len(metadata) > len(client.metadata) and (problem := self._rooms.growth_problem(size)):
+            return problem
+        client.metadata = metadata
+        return ""
+
+
+def _close(client: ConnectedClient, code: int, reason: str) -> str:
+    """Close a client; return why that can't be done."""
+    if not close_code_is_valid(code):
+        return f"{code} is no close code that can be sent (1000, 3000 to 4999)"
+    client.ws.close(code, reason)
+    return ""

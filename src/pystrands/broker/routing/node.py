@@ -1,0 +1,96 @@
+"""This broker, as the other brokers see it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from msgspec import Raw
+
+from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.routing.claims import Claims
+from pystrands.broker.routing.client_commands import ClientCommands
+from pystrands.broker.routing.questions import Members, MembersAnswer, encode, read_command, read_question
+from pystrands.engine.cluster import Claimed, Node, Peer, Reply
+from pystrands.protocol import wire
+from pystrands.protocol.messages import NOT_KNOWN
+
+__all__ = ["BrokerNode"]
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN: Final = "a broker was asked what it does not know: it is of another version"
+
+
+class BrokerNode(Node):
+    """Answers other brokers, and tells the backends what they have to know of them."""
+
+    def __init__(
+        self,
+        broker_id: str,
+        rooms: Rooms,
+        clients: ClientCommands,
+        claims: Claims,
+        sessions: SessionRegistry,
+        status: Callable[[], dict[str, Any]],
+        peers_changed: Callable[[Sequence[Peer]], None],
+    ) -> None:
+        self.broker_id = broker_id
+        self._rooms = rooms
+        self._clients = clients
+        self._claims = claims
+        self._sessions = sessions
+        self._status = status
+        self._peers_changed = peers_changed
+
+    def on_question(self, question: bytes, reply: Reply) -> None:
+        """Tell who is in a room, or what this broker has."""
+        try:
+            asked = read_question(question)
+        except NOT_KNOWN:
+            reply(encode({"error": _UNKNOWN}))
+            return
+        if not isinstance(asked, Members):
+            reply(encode(self._status()))
+            return
+        contexts = self._rooms.contexts(asked.room_id)
+        size = sum(map(len, contexts))
+        if 0 < asked.limit < size:
+            error = f"the answer has more than {size} bytes, and this backend takes {asked.limit}"
+            reply(encode(MembersAnswer(error=error)))
+        else:
+            reply(encode(MembersAnswer(list(map(Raw, contexts)))))
+
+    def on_command(self, client_id: str, command: bytes, reply: Reply) -> None:
+        """Do something with a client of this broker."""
+        try:
+            wanted = read_command(command)
+        except NOT_KNOWN:
+            reply(encode({"found": self._rooms.find(client_id) is not None, "error": _UNKNOWN}))
+            return
+        try:
+            result = self._clients.carry_out(wanted)
+        except Exception as error:
+            logger.exception("what another broker wants done with %r failed", client_id)
+            result = {"error": f"the client's broker failed at it ({type(error).__name__}): its log tells more"}
+        reply(encode(result))
+
+    def on_claim(self, client_id: str, released: Claimed) -> None:
+        """Close the client whose id is taken."""
+        self._claims.on_claim(client_id, released)
+
+    def on_peers(self, peers: Sequence[Peer]) -> None:
+        """Tell the backends."""
+        self._peers_changed(peers)
+
+    def on_gap(self, broker_id: str, lost: int) -> None:
+        """Tell the backends, whose clients have missed what they sent, or their like (cluster rule 8)."""
+        many = "1 message" if lost == 1 else f"{lost} messages"
+        text = (
+            f"at least {many} of the broker {broker_id} did not come to this one, and will not: brokers were apart for "
+            "longer than they keep what they sent"
+        )
+        logger.error("%s", text)
+        line = wire.error(wire.NOBODY, text)
+        for session in list(self._sessions.sessions):
+            session.write(line)

@@ -1,0 +1,163 @@
+"""What is asked of other brokers for the backends of this one. An answer comes once, now or later."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+from pystrands.broker.counters import Counters
+from pystrands.broker.routing.client_commands import ClientCommand
+from pystrands.broker.routing.confirming import Confirming
+from pystrands.broker.routing.questions import BrokerStatus, Members, encode, read_members, read_result
+from pystrands.engine.cluster import Cluster
+from pystrands.engine.publication import Delivered
+from pystrands.protocol.messages import NOT_KNOWN
+
+__all__ = ["Answered", "OtherBrokers"]
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE: Final = 5.0
+"""Seconds for other brokers to answer: fewer than callers wait for this one."""
+_AT_ONCE: Final = 10_000
+"""Questions that may wait for their answers; and bytes of them, with what is known of the answer already:"""
+_BYTES: Final = 16 * 1024 * 1024
+_QUESTION_BYTES: Final = 1000
+"""What one takes beside that."""
+_APART: Final = "the other brokers can't be reached now (NATS is down, or out of reach)"
+_TOO_MANY: Final = "too much was asked of other brokers at once: try again"
+
+Answered: TypeAlias = Callable[[dict[str, Any]], None]
+"""Takes the params of a ``result``."""
+
+
+class OtherBrokers:
+    """Asks them. What waits for their answers is bounded; past that there is an error at once, which is counted."""
+
+    def __init__(self, cluster: Cluster, counters: Counters) -> None:
+        self._cluster = cluster
+        self._counters = counters
+        self._waiting = 0
+        self.held_bytes = 0
+        """About how many bytes are kept for those who wait for answers."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is surely no other broker, so that what this one knows is all there is."""
+        return self._cluster.is_connected and not self._cluster.peers
+
+    def about_client(self, command: ClientCommand, answered: Answered) -> None:
+        """Have something done with a client that is not here."""
+        if not self._cluster.is_connected:
+            answered({"error": f"no client of this broker has this client_id, and {_APART}"})
+            return
+        data = encode(msgspec.structs.replace(command, request_id=None, seq=0))
+        size = self._begin(len(data), answered)
+        if not size:
+            return
+
+        def replied(answer: bytes | None, why: str) -> None:
+            self._end(size)
+            if answer is None:
+                answered({"error": why} if why else {"found": False})
+                return
+            try:
+                answered(read_result(answer))
+            except NOT_KNOWN:
+                answered({"error": "the answer of the client's broker can't be read: has it another version?"})
+
+        self._cluster.command(command.params.client_id, data, _PATIENCE, replied)
+
+    def members(self, room_id: str, limit: int, here: list[Raw], is_partial: bool, answered: Answered) -> None:
+        """Tell who is in a room, ``here`` and elsewhere. ``is_partial``: whether a part is better than nothing.
+
+        ``limit``: bytes that an answer may have; 0 for any number.
+        """
+        if not self._cluster.is_connected:
+            answered({"members": here, "complete": False} if is_partial else {"error": _APART})
+            return
+        size = self._begin(sum(memoryview(each).nbytes for each in here), answered)
+        if not size:
+            return
+
+        def surveyed(answers: Sequence[tuple[str, bytes]], silent: Sequence[str]) -> None:
+            self._end(size)
+            members = list(here)
+            for broker_id, data in answers:
+                try:
+                    part = read_members(data)
+                except NOT_KNOWN:
+                    answered({"error": f"the answer of the broker {broker_id} can't be read: has it another version?"})
+                    return
+                if part.error:
+                    answered({"error": part.error})
+                    return
+                members += part.members
+            if not silent:
+                answered({"members": members})
+            elif is_partial:
+                answered({"members": members, "complete": False})
+            else:
+                answered({"error": f"{_silent(silent)}: ask again, or with partial=True for those who are known"})
+
+        self._cluster.survey(encode(Members(room_id, limit)), _PATIENCE, surveyed)
+
+    def status(self, here: dict[str, Any], answered: Answered) -> None:
+        """Tell what each broker has, this one first; of those that don't answer only their ids."""
+        if not self._cluster.is_connected:
+            silent = [peer.broker_id for peer in self._cluster.peers]
+            answered({"brokers": [here], "silent": silent, "connected": False})
+            return
+        size = self._begin(0, answered)
+        if not size:
+            return
+
+        def surveyed(answers: Sequence[tuple[str, bytes]], silent: Sequence[str]) -> None:
+            self._end(size)
+            brokers, unread = [here], list(silent)
+            for broker_id, data in answers:
+                try:
+                    brokers.append(read_result(data))
+                except NOT_KNOWN:
+                    unread.append(broker_id)
+            answered({"brokers": brokers, "silent": unread, "connected": True})
+
+        self._cluster.survey(encode(BrokerStatus()), _PATIENCE, surveyed)
+
+    def confirm(self, confirming: Confirming) -> None:
+        """Ask what became of the publication that was published last."""
+        size = self._begin(0, None)
+        if not size:
+            confirming.elsewhere((0, 0), False)
+            return
+
+        def confirmed(delivered: Delivered, complete: bool) -> None:
+            self._end(size)
+            confirming.elsewhere(delivered, complete)
+
+        self._cluster.confirm(_PATIENCE, confirmed)
+
+    # --- bounds ---
+
+    def _begin(self, size: int, answered: Answered | None) -> int:
+        """Count what is about to wait, and return its bytes; 0 where there is no room for it, which is told."""
+        size += _QUESTION_BYTES
+        if self._waiting and (self._waiting >= _AT_ONCE or self.held_bytes + size > _BYTES):
+            self._counters["engine_questions_refused"] += 1
+            if answered is not None:
+                answered({"error": _TOO_MANY})
+            return 0
+        self._waiting += 1
+        self.held_bytes += size
+        return size
+
+    def _end(self, size: int) -> None:
+        self._waiting -= 1
+        self.held_bytes -= size
+
+
+def _silent(brokers: Sequence[str]) -> str:
+    names = ", ".join(brokers)
+    return f"{'a broker has' if len(brokers) == 1 else f'{len(brokers)} brokers have'} not answered in time ({names})"

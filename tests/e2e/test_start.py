@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from typing import Any
 
 import psutil
 import pytest

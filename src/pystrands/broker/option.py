@@ -38,7 +38,7 @@ class Option:
 
     The default's type is the option's. A ``bool`` is a switch: its flag alone means true. A ``tuple`` is a list of
     texts: its flag may be repeated, and a text has them with commas between. ``text`` says what a text is: a ``host``,
-    a ``file`` or any. What is ``secret`` is never shown.
+    a ``file`` or any. ``word`` may be written for the smallest number. What is ``secret`` is never shown.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Option:
     choices: tuple[str, ...] = ()
     text: Text = "host"
     secret: bool = False
+    word: str = ""
     older_env: str = ""
 
     @property
@@ -96,7 +97,8 @@ class Option:
         if self.text == "file" and isinstance(self.default, str):
             return "a file's path"
         kinds = {str: "text", tuple: "texts", bool: "`true` or `false`", int: "whole number", float: "number"}
-        return f"{kinds[type(self.default)]} {self.range_text}".strip()
+        word = f", or `{self.word}`" if self.word else ""
+        return f"{kinds[type(self.default)]} {self.range_text}".strip() + word
 
     @property
     def default_text(self) -> str:
@@ -118,6 +120,8 @@ class Option:
             return self.check(tuple(part.strip() for part in text.split(",") if part.strip()))
         if self.is_switch:
             return self.check(_SWITCH.get(text.lower(), text))
+        if self.word and text.lower() == self.word and self.minimum is not None:
+            return self.check(int(self.minimum))
         try:
             if isinstance(self.default, float):
                 return self.check(float(text))
@@ -173,7 +177,8 @@ class Option:
         kind = "a whole number" if isinstance(self.default, int) else "a number"
         if self.unit:
             kind += {"s": " of seconds"}.get(self.unit, f" of {self.unit}")
-        return f"{kind} {self.range_text}" if self.range_text else kind
+        word = f", or {self.word}" if self.word else ""
+        return f"{kind} {self.range_text}".strip() + word
 
     @property
     def range_text(self) -> str:

@@ -22,8 +22,9 @@ class TextFormatter(logging.Formatter):
     What can't be printed is escaped, in the texts of exceptions as well: no record can be made to look like two.
     """
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    def __init__(self, worker: int = 0) -> None:
+        of_whom = f" [worker {worker}]" if worker else ""
+        super().__init__(f"%(asctime)s %(levelname)-7s{of_whom} %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line, without its end."""
@@ -51,8 +52,12 @@ def _lines(part: str) -> list[str]:
 class JsonFormatter(logging.Formatter):
     """Writes a record as one line: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``, and ``exception``.
 
-    ``exception`` is a traceback, where there is one.
+    ``exception`` is a traceback, where there is one; ``worker`` the number of the worker that wrote it.
     """
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""
@@ -63,6 +68,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._worker:
+            entry["worker"] = self._worker
         trace = [self.formatException(record.exc_info)] if record.exc_info else []
         if record.stack_info:
             trace.append(self.formatStack(record.stack_info))
@@ -71,11 +78,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
-def log_to_stderr(level: str, log_format: str) -> None:
-    """Have everything from ``level`` on written to stderr; ``log_format`` is one of :data:`FORMATS`."""
+def log_to_stderr(level: str, log_format: str, *, worker: int = 0) -> None:
+    """Have everything from ``level`` on written to stderr; ``log_format`` is one of :data:`FORMATS`.
+
+    ``worker``: the number of the worker whose process this is, which then stands in each line.
+    """
     handler = logging.StreamHandler()
-    if log_format == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(TextFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    handler.setFormatter(JsonFormatter(worker) if log_format == "json" else TextFormatter(worker))
+    # In a worker there may be its parent's handler.
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=bool(worker))

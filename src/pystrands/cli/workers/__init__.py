@@ -1,0 +1,1 @@
+"""Several brokers on one machine: a parent process, workers, and the NATS server that joins them."""

@@ -10,8 +10,8 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,11 +34,14 @@ from pystrands.cli.options import (
 )
 from pystrands.cli.signals import Hangups, stop_event
 from pystrands.cli.tools import COMMANDS
+from pystrands.cli.workers.cpus import available_cpus
 from pystrands.environment import warn_of_unknown_variables
 from pystrands.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pystrands.broker.net.listening import GivenSockets
     from pystrands.broker.server import Broker
+    from pystrands.cli.workers.place import WorkerPlace
 
 __all__ = ["DEMO_OPTIONS", "SERVER_OPTIONS", "Failure", "WrongValue", "main", "read_file", "resolve", "start_problem"]
 
@@ -50,7 +53,15 @@ LOG_LEVEL = Option(
 LOG_FORMAT = Option(
     name="log_format", default="text", help="lines for people, or one JSON object a line", choices=FORMATS
 )
-SERVER_OPTIONS = (*options(), LOG_LEVEL, LOG_FORMAT)
+WORKERS = Option(
+    name="workers",
+    default=1,
+    help="processes that share the port for WebSocket clients (Linux); `auto` or 0: as many as CPUs",
+    minimum=0,
+    maximum=1024,
+    word="auto",
+)
+SERVER_OPTIONS = (*options(), WORKERS, LOG_LEVEL, LOG_FORMAT)
 DEMO_OPTIONS = tuple(
     each
     for each in SERVER_OPTIONS
@@ -62,8 +73,12 @@ def _config(values: Mapping[str, Any], sources: Mapping[str, str]) -> BrokerConf
     try:
         return BrokerConfig(**values)
     except ConfigError as error:
-        flag = "--" + error.option.replace("_", "-")
-        raise WrongValue(f"{label(flag, sources.get(error.option, ''))}: {error.problem}") from None
+        raise _wrong_value(error, sources) from None
+
+
+def _wrong_value(error: ConfigError, sources: Mapping[str, str]) -> WrongValue:
+    flag = "--" + error.option.replace("_", "-")
+    return WrongValue(f"{label(flag, sources.get(error.option, ''))}: {error.problem}")
 
 
 # ---- the commands
@@ -97,6 +112,10 @@ def server(config: str | None, **flags: str | None) -> None:
         values, sources = resolve(SERVER_OPTIONS, flags, os.environ, file, path)
         level = str(values.pop(LOG_LEVEL.name, LOG_LEVEL.default))
         log_format = str(values.pop(LOG_FORMAT.name, LOG_FORMAT.default))
+        count = int(values.pop(WORKERS.name, WORKERS.default)) or available_cpus()
+        if count > 1:
+            _serve_with_workers(values, sources, count, level, log_format, hangups)
+            return
         broker_config = _config(values, sources)
         raise_file_limit()
 
@@ -104,15 +123,75 @@ def server(config: str | None, **flags: str | None) -> None:
 
         def on_start(broker: "Broker") -> None:
             log_to_stderr(level, log_format)
-            log.info("PyStrands %s, %s", VERSION, BUILD)
-            _warn_of_environment(SERVER_OPTIONS)
-            say = log.info if log_format == "json" else _say
-            say(f"WebSocket clients: {broker.scheme}://{_address(broker_config.ws_host, broker.ws_port)}")
-            say(f"backends: {_address(broker_config.tcp_host, broker.tcp_port)}")
-            if broker.admin_port >= 0:
-                say(f"metrics: http://{_address(broker_config.admin_host, broker.admin_port)}/metrics")
+            _tell_of_start(
+                broker_config,
+                log_format,
+                clients=str(broker.ws_port),
+                backends=str(broker.tcp_port),
+                metrics=str(broker.admin_port) if broker.admin_port >= 0 else "",
+            )
 
         _run(broker_config, Broker(broker_config), on_start, hangups=hangups, long_lived=True)
+
+
+def _tell_of_start(config: BrokerConfig, log_format: str, *, clients: str, backends: str, metrics: str) -> None:
+    """Say where it listens; each is a port, or what stands for several."""
+    log.info("PyStrands %s, %s", VERSION, BUILD)
+    _warn_of_environment(SERVER_OPTIONS)
+    say = log.info if log_format == "json" else _say
+    scheme = "wss" if config.tls_cert else "ws"
+    say(f"WebSocket clients: {scheme}://{_address(config.ws_host, clients)}")
+    say(f"backends: {_address(config.tcp_host, backends)}")
+    if metrics:
+        say(f"metrics: http://{_address(config.admin_host, metrics)}/metrics")
+
+
+def _serve_with_workers(
+    values: Mapping[str, Any],
+    sources: Mapping[str, str],
+    count: int,
+    level: str,
+    log_format: str,
+    hangups: Hangups,
+) -> None:
+    from pystrands.cli.workers.start import ports_text, run_workers, workers_config  # noqa: PLC0415 - of Linux
+
+    try:
+        config = workers_config(values, count, lambda values: _config(values, sources))
+    except ConfigError as error:
+        raise _wrong_value(error, sources) from None
+    raise_file_limit()
+
+    from pystrands.broker.server import Broker  # noqa: PLC0415 - as above; and before the workers, which share it
+
+    def on_ready(sockets: "Sequence[GivenSockets]") -> None:
+        log_to_stderr(level, log_format)
+        _tell_of_start(
+            config,
+            log_format,
+            clients=ports_text([sockets[0].ws]),
+            backends=ports_text([each.tcp for each in sockets]),
+            metrics=ports_text([each.admin for each in sockets]) if sockets[0].admin else "",
+        )
+        log.info("%d workers", count)
+
+    try:
+        begun = run_workers(config, count, on_ready)
+    except OSError as error:
+        raise start_problem(config, error) from None
+    if begun is None:
+        return
+    config, place = begun  # from here on this is a worker's process
+
+    def on_start(_: "Broker") -> None:
+        log_to_stderr(level, log_format, worker=place.number)
+        place.is_ready()
+
+    try:
+        _run(config, Broker(config, sockets=place.sockets), on_start, hangups=hangups, place=place, long_lived=True)
+    except Failure as error:
+        place.has_failed(error.message, error.exit_code)
+        raise SystemExit(error.exit_code) from None
 
 
 @main.command(cls=Command)
@@ -154,10 +233,11 @@ def _run(
     on_start: "Callable[[Broker], None]",
     *,
     hangups: Hangups | None = None,
+    place: "WorkerPlace | None" = None,
     long_lived: bool = False,
 ) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_until_signal(config, serving, on_start, hangups, long_lived=long_lived))
+        runner.run(_until_signal(config, serving, on_start, hangups, place, long_lived=long_lived))
 
 
 async def _until_signal(
@@ -165,18 +245,21 @@ async def _until_signal(
     serving: "AbstractAsyncContextManager[Broker]",
     on_start: "Callable[[Broker], None]",
     hangups: Hangups | None,
+    place: "WorkerPlace | None",
     *,
     long_lived: bool,
 ) -> None:
     """Serve until a signal comes; without ``hangups`` SIGHUP, which a terminal sends when it is closed, is one."""
-    stop = stop_event(with_hangup=hangups is None)
     async with AsyncExitStack() as stack:
+        stop = stack.enter_context(place.stop_event()) if place else stop_event(with_hangup=hangups is None)
         try:
-            broker = await stack.enter_async_context(serving)
+            broker = await _started(stack, serving, stop)
         except ConfigError as error:
             raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
         except OSError as error:
             raise start_problem(config, error) from None
+        if broker is None:
+            return
         on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:
             # What exists now lives as long as the process: collections need not look at it again. Clients that
@@ -189,7 +272,25 @@ async def _until_signal(
                 gc.set_threshold(5_000, 5, 1_000)
         with hangups.serving(broker) if hangups is not None else nullcontext():
             await stop.wait()
-        log.info("Stopping; a second signal ends the process at once")
+        log.info("Stopping" if place is not None else "Stopping; a second signal ends the process at once")
+
+
+async def _started(
+    stack: AsyncExitStack, serving: "AbstractAsyncContextManager[Broker]", stop: asyncio.Event
+) -> "Broker | None":
+    """Start it, which may take long where other brokers can't be reached. None when it is to end before that."""
+    starting = asyncio.ensure_future(stack.enter_async_context(serving))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            return starting.result()
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return None
+    finally:
+        stopping.cancel()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -249,5 +350,5 @@ def _bind_problem(host: str, port: int) -> OSError | None:
     return None
 
 
-def _address(host: str, port: int) -> str:
+def _address(host: str, port: int | str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

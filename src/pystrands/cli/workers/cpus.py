@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -12,18 +13,20 @@ _OURS: Final = Path("/proc/self/cgroup")
 
 
 def available_cpus(groups: Path = _GROUPS, ours: Path = _OURS) -> int:
-    """Return how many CPUs this process may run on, at least 1; of a quota of 1.5 it is 2.
+    """Return how many CPUs this process may use, at least 1; of a quota of 1.5 it is 2. Only Linux tells: else it is 1.
 
-    Counts what ``taskset`` and the like leave it, and the quota of its control group, as containers have one.
+    Counts are those that ``taskset`` and the like leave it, and the quota of its control group, as containers have one.
     """
-    return max(1, min(len(os.sched_getaffinity(0)), math.ceil(min(_quotas(groups, ours), default=math.inf))))
+    if sys.platform != "linux":
+        return 1
+    return min([len(os.sched_getaffinity(0)), *map(math.ceil, _quotas(groups, ours))])
 
 
 def _quotas(groups: Path, ours: Path) -> list[float]:
     """Return the quotas, in CPUs, of the process' control group and of those around it."""
-    found = []
+    found: list[float] = []
     for line in _read(ours).splitlines():
-        number, kinds, path = (line.split(":", 2) + ["", ""])[:3]
+        number, kinds, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not kinds:
             root, read = groups, _unified
         elif "cpu" in kinds.split(","):
@@ -32,10 +35,9 @@ def _quotas(groups: Path, ours: Path) -> list[float]:
             continue
         # In a container its own group is the root, under whichever path the system outside knows it.
         inside = root / path.strip("/")
-        for folder in [inside, *inside.parents] if inside.is_dir() else [root]:
-            if folder.is_relative_to(root) and (quota := read(folder)):
-                found.append(quota)
-    return found
+        around = [inside, *inside.parents] if inside.is_dir() else [root]
+        found += [read(folder) for folder in around if folder.is_relative_to(root)]
+    return [quota for quota in found if quota]
 
 
 def _unified(folder: Path) -> float:

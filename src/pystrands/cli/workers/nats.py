@@ -1,7 +1,7 @@
 """The NATS server that the workers' parent starts: it lives as long as any of them, and leaves nothing behind.
 
-Between the two stands a keeper, a process of its own. It ends the server when the parent and all workers are gone, however
-they went; and the server dies with the keeper.
+Between the two stands a keeper, a process of its own. It ends the server when the parent and all workers are gone,
+however they went; and the server dies with the keeper.
 """
 
 import ctypes
@@ -183,7 +183,7 @@ def _watch(output: IO[bytes], is_held: int, report: int) -> bool:
     """Report what the server writes. Return True when nobody holds it any more, False when it has ended."""
     unread = b""
     while True:
-        ready, _, _ = select.select([output, is_held], [], [])
+        ready, _, _ = select.select([output.fileno(), is_held], [], [])
         if is_held in ready:
             return True
         data = os.read(output.fileno(), _READ)
@@ -202,4 +202,3 @@ def _report(report: int, line: bytes) -> None:
         os.write(report, line + b"\n")
     except OSError:  # the parent is gone, and workers that end need the server still
         return
-

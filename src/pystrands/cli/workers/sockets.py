@@ -29,7 +29,8 @@ def check_ports(config: BrokerConfig, count: int) -> None:
         for port in range(first, last + 1):
             if port in taken:
                 raise ConfigError(
-                    name, f"{count} workers need the ports {first} to {last}, and {port} is {taken[port]}: choose others"
+                    name,
+                    f"{count} workers need the ports {first} to {last}, and {port} is {taken[port]}: choose others",
                 )
             taken[port] = what
 

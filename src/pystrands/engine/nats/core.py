@@ -1,0 +1,277 @@
+"""What one broker does in its cluster: takes apart what comes, and hands it on. It has no clock of its own."""
+
+import logging
+from collections.abc import Callable
+from typing import Final, final
+
+from pystrands.engine.base import Sink
+from pystrands.engine.cluster import Node
+from pystrands.engine.nats import talk
+from pystrands.engine.nats.claims import Claims
+from pystrands.engine.nats.commands import Commands
+from pystrands.engine.nats.envelope import HEAD_SIZE, MESSAGE, VERSION, Malformed, unpack_head
+from pystrands.engine.nats.member import Member
+from pystrands.engine.nats.membership import Membership, MembershipOwner
+from pystrands.engine.nats.publisher import Publisher
+from pystrands.engine.nats.receiver import Receiver
+from pystrands.engine.nats.stamps import Stamps
+from pystrands.engine.nats.subjects import Subjects
+from pystrands.engine.nats.subscriptions import Subscriptions
+from pystrands.engine.nats.surveys import Surveys
+from pystrands.engine.nats.tallies import Tallies
+from pystrands.engine.nats.transport import Transport, TransportOwner
+from pystrands.engine.nats.voice import Voice
+
+__all__ = ["COUNTERS", "TICK", "Core"]
+
+TICK: Final = 0.1
+"""Seconds between calls of :meth:`Core.tick`."""
+COUNTERS: Final = (
+    "engine_published", "engine_received", "engine_gaps", "engine_lost", "engine_repairs", "engine_unknown",
+)  # fmt: skip
+_log = logging.getLogger(__name__)
+
+
+@final
+class Core(TransportOwner, MembershipOwner):
+    """All that there is of one broker in a cluster, but for the connection, the clock and the timers.
+
+    ``connect`` makes the connection; ``now`` is a steady clock, in seconds, and ``wall`` that of the machine, in
+    nanoseconds. ``soon`` has :meth:`work` called in the next turn of the loop; ``on_ready`` is called once, when all
+    who are there have answered.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[TransportOwner], Transport],
+        *,
+        cluster: str,
+        broker_id: str,
+        counters: dict[str, int],
+        ring_bytes: int,
+        now: Callable[[], float],
+        wall: Callable[[], int],
+        soon: Callable[[], None],
+        on_ready: Callable[[], None],
+    ) -> None:
+        for name in COUNTERS:
+            counters.setdefault(name, 0)
+        self.transport = transport = connect(self)
+        self._counters = counters
+        self.now = now
+        self.wall = wall
+        self.soon = soon
+        self._on_ready = on_ready
+        self.node: Node | None = None
+        self._number = 0
+        self._is_making = False
+        subjects = Subjects(cluster)
+        self.subjects = subjects
+        self._voice = Voice(transport, subjects, broker_id)
+        self.publisher = Publisher(transport, subjects, self._voice.number, ring_bytes)
+        self.subscriptions = Subscriptions(transport)
+        self.receiver = Receiver(self._voice, self.subscriptions, counters, self._on_gap, soon)
+        stamps = Stamps()
+        self.membership = Membership(self._voice, self.publisher, self.receiver, stamps, self)
+        self._members = self.receiver.members
+        self.commands = Commands(self._voice, self._get_node)
+        self.surveys = Surveys(self._voice, self._get_node, self._members)
+        self.tallies = Tallies(self._voice, self.receiver, self._members)
+        self.claims = Claims(self._voice, self._get_node, self.subscriptions, stamps)
+        self.subscriptions.want(subjects.everyone, now())
+
+    def _get_node(self) -> Node | None:
+        return self.node
+
+    def next_number(self) -> int:
+        """Return a number for a request, which no other has."""
+        self._number += 1
+        return self._number
+
+    # --- what comes ---
+
+    def on_message(self, sid: int, subject: bytes, reply: bytes, status: int, payload: bytes) -> None:  # noqa: ARG002 - a TransportOwner's
+        """Take a message, or what brokers tell each other."""
+        if status:
+            self._on_nobody(subject)
+        elif len(payload) < HEAD_SIZE:
+            self._counters["engine_unknown"] += 1
+        elif payload[1] == MESSAGE:
+            subscription = self.subscriptions.by_sid.get(sid)
+            if subscription is not None and not self.receiver.on_message(subscription, payload):
+                self.membership.on_stranger(self.now())
+        else:
+            self._on_talk(payload)
+
+    def _on_nobody(self, subject: bytes) -> None:
+        """Nobody was there to take a request of ours, which said that number."""
+        try:
+            number = int(subject.rpartition(b".")[2])
+        except ValueError:
+            return
+        if number == 0:
+            self.membership.on_nobody()
+        else:
+            self.commands.on_nobody(number)
+            self.claims.on_nobody(number)
+            self.tallies.on_nobody(number)
+
+    def _on_talk(self, payload: bytes) -> None:
+        head = unpack_head(payload)
+        try:
+            said = talk.unpack(head[1], payload) if head[0] == VERSION else None
+        except Malformed:
+            said = None
+        if said is None:
+            self._counters["engine_unknown"] += 1
+            return
+        now, epoch, sender = self.now(), head[4], head[5]
+        if isinstance(said, talk.Beat):
+            self.membership.on_beat(said, epoch, now)
+        elif isinstance(said, talk.Hello):
+            self.membership.on_hello(said, epoch, now)
+        else:
+            member = self._members.get(sender)
+            if member is not None:
+                self._on_said(member, said, epoch, now)
+            elif isinstance(said, talk.Bye):
+                self.membership.on_bye(sender)
+            else:
+                self.membership.on_stranger(now)
+
+    def _on_said(self, member: Member, said: talk.Talk, epoch: int, now: float) -> None:
+        """Take what a broker says that is known."""
+        if isinstance(said, (talk.Answer, talk.ChainsAnswer, talk.Tails, talk.AskAll, talk.AskChains, talk.AskTails)):
+            self._on_repair(member, said, epoch, now)
+        elif isinstance(said, talk.Question):
+            self.surveys.on_question(member.subject, said)
+        elif isinstance(said, talk.Part):
+            if self.surveys.on_part(member.number, said):
+                self.soon()
+        elif isinstance(said, talk.Command):
+            self.commands.on_command(member.number, member.subject, said, now)
+        elif isinstance(said, talk.CommandAnswer):
+            self.commands.on_answer(said)
+        elif isinstance(said, talk.Claim):
+            self.claims.on_claim(member.number, member.subject, said, now)
+        elif isinstance(said, talk.ClaimAnswer):
+            self.claims.on_answer(said, now)
+        elif isinstance(said, talk.Tallies):
+            self.tallies.on_question(member.number, member.subject, said, now)
+        elif isinstance(said, talk.TalliesAnswer):
+            self.tallies.on_answer(member.number, said)
+        elif isinstance(said, talk.Bye):
+            self.membership.on_bye(member.number)
+
+    def _on_repair(self, member: Member, said: talk.Talk, epoch: int, now: float) -> None:
+        if isinstance(said, talk.AskAll):
+            self._voice.say(member.subject, self.publisher.answer_all(said.after, now))
+        elif isinstance(said, talk.AskChains):
+            for chain in said.chains:
+                self._voice.say(member.subject, self.publisher.answer_chain(chain, now))
+        elif isinstance(said, talk.AskTails):
+            self._voice.say(member.subject, talk.Tails(self.publisher.tails_after(said.after)))
+        elif isinstance(said, talk.Tails):
+            self.receiver.on_tails(member, said)
+        else:
+            if isinstance(said, talk.Answer):
+                self.receiver.on_answer(member, said, epoch, now)
+            elif isinstance(said, talk.ChainsAnswer):
+                self.receiver.on_chain(member, said, now)
+            self.tallies.look(now)
+
+    # --- NATS comes and goes ---
+
+    def on_connected(self) -> None:
+        """Subscribe, and say hello; rooms and clients follow in slices."""
+        now = self.now()
+        self._voice.epoch += 1
+        self.publisher.epoch = self._voice.epoch
+        self.transport.subscribe(self._voice.mine)
+        self.transport.subscribe(self._voice.mine + b".*")
+        self.subscriptions.on_connected()
+        self.subscriptions.make_now(self.subjects.everyone)
+        self.membership.on_connected(now)
+        self._is_making = True
+        self.soon()
+
+    def on_disconnected(self) -> None:
+        """Go on alone; what is published is kept."""
+        now = self.now()
+        self._is_making = False
+        self.membership.on_disconnected()
+        self.subscriptions.on_disconnected()
+        self.receiver.on_disconnected()
+        self.tallies.on_disconnected()
+        self.claims.on_disconnected(now)
+
+    def work(self) -> None:
+        """Do what was put off to the next turn."""
+        now = self.now()
+        if self._is_making:
+            if self.subscriptions.make_some():
+                self.soon()
+            else:
+                self._is_making = False
+                self.receiver.on_listening(now)
+                self.claims.on_connected(now)
+                self.surveys.on_connected()
+                self.commands.on_connected(now)
+        self.receiver.ask(now)
+        self.surveys.send()
+        self.tallies.send(now)
+
+    def tick(self) -> None:
+        """Look at the time."""
+        now = self.now()
+        self.membership.tick(now)
+        self.receiver.tick(now)
+        self.subscriptions.expire(now)
+        self.commands.tick(now)
+        self.claims.tick(now, self.next_number)
+        if self.surveys.tick(now):
+            self.soon()
+        self.tallies.tick(now)
+        self.count()
+
+    def count(self) -> None:
+        """Count what was counted beside the counters."""
+        self._counters["engine_published"] += self.publisher.published
+        self._counters["engine_received"] += self.receiver.received
+        self.publisher.published = self.receiver.received = 0
+
+    def stop(self) -> None:
+        """Say goodbye."""
+        self.membership.say_bye()
+        self.count()
+        self.receiver.sink = None
+
+    def start(self, sink: Sink) -> None:
+        """Begin to hand messages to ``sink``."""
+        self.receiver.sink = sink
+
+    # --- other brokers come and go ---
+
+    def on_peers(self) -> None:
+        """Tell who can be reached now."""
+        if self.node is not None:
+            self.node.on_peers(self.membership.peers)
+
+    def on_returned(self, member: Member, since: float) -> None:
+        """Repeat what another broker has not heard."""
+        self.claims.on_returned(member, since, self.now())
+
+    def on_dead(self, member: Member) -> None:
+        """Wait for nothing more of another broker."""
+        if self.surveys.on_dead(member.number):
+            self.soon()
+        self.tallies.on_dead(member.number)
+
+    def on_answered(self) -> None:
+        """All who are there have answered."""
+        self._on_ready()
+
+    def _on_gap(self, broker_id: str, lost: int) -> None:
+        _log.warning("Up to %d messages of broker %r are lost: they are no longer kept there", lost, broker_id)
+        if self.node is not None:
+            self.node.on_gap(broker_id, lost)

@@ -1,0 +1,118 @@
+"""The engine of several brokers, on NATS: drives a Core by an event loop."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from pystrands.engine.base import Engine, Sink
+from pystrands.engine.cluster import Cluster
+from pystrands.engine.nats.cluster import NatsCluster
+from pystrands.engine.nats.core import TICK, Core
+from pystrands.engine.nats.transport import Transport, TransportOwner
+from pystrands.engine.publication import Audience, Delivered, Publication
+
+__all__ = ["RING_BYTES", "NatsEngine"]
+
+RING_BYTES: Final = 8 * 1024 * 1024
+_CLIENT: Final = Audience.CLIENT
+_log = logging.getLogger(__name__)
+
+Connect = Callable[[TransportOwner], Transport]
+
+
+class NatsEngine(Engine):
+    """Delivers what is published here at once, and has other brokers deliver it to theirs.
+
+    Made on the event loop that it runs on. ``cluster``: the name that the brokers have in common. ``broker_id``: this
+    process's own. ``counters``: what is counted, by name. ``ring_bytes``: how many bytes of the newest messages are
+    kept for brokers that have missed some.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        cluster: str,
+        broker_id: str,
+        counters: dict[str, int],
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_soon = False
+        self._sink: Sink | None = None
+        self._core = core = Core(
+            connect,
+            cluster=cluster,
+            broker_id=broker_id,
+            counters=counters,
+            ring_bytes=ring_bytes,
+            now=time.monotonic,
+            wall=time.time_ns,
+            soon=self._soon,
+            on_ready=self._ready.set,
+        )
+        self._cluster = NatsCluster(core)
+        self._subjects = core.subjects
+        self._subscriptions = core.subscriptions
+        self._publisher = core.publisher
+
+    @property
+    def cluster(self) -> Cluster:
+        """The other brokers."""
+        return self._cluster
+
+    async def start(self, sink: Sink) -> None:
+        """Connect, and return when all brokers that are there have answered; tries without end while NATS is away."""
+        self._sink = sink
+        self._core.start(sink)
+        self._tick()
+        try:
+            await self._core.transport.start(0)
+            await self._ready.wait()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Say goodbye to the other brokers, and close the connection to NATS."""
+        self._sink = None
+        self._core.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self._core.transport.stop()
+
+    def subscribe(self, room_id: str) -> None:
+        """Have messages to the room come."""
+        self._subscriptions.want(self._subjects.room(room_id), time.monotonic())
+
+    def unsubscribe(self, room_id: str) -> None:
+        """Have them come for some seconds more: rooms come back."""
+        self._subscriptions.unwant(self._subjects.room(room_id), time.monotonic())
+
+    def publish(self, publication: Publication) -> Delivered:
+        """Deliver here, and send it to the others; a message for a client that is here stays here."""
+        sink = self._sink
+        if sink is None:
+            return 0, 0
+        delivered = sink.deliver(publication)
+        if publication.audience is not _CLIENT or not delivered[0]:
+            self._publisher.publish(publication, time.monotonic())
+        return delivered
+
+    def _soon(self) -> None:
+        if not self._is_soon:
+            self._is_soon = True
+            self._loop.call_soon(self._work)
+
+    def _work(self) -> None:
+        self._is_soon = False
+        self._core.work()
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK, self._tick)
+        self._core.tick()

@@ -1,0 +1,69 @@
+"""What is known of another broker. Pure."""
+
+from typing import final
+
+__all__ = ["Member"]
+
+
+@final
+class Member:
+    """Another broker, as it was heard last, and how far its messages have come here."""
+
+    __slots__ = (
+        "address",
+        "after",
+        "asked",
+        "base",
+        "beat",
+        "broker_id",
+        "chains",
+        "epoch",
+        "greeted",
+        "heard",
+        "is_alive",
+        "is_behind",
+        "is_draining",
+        "is_met",
+        "number",
+        "promised",
+        "safe",
+        "seen",
+        "seq",
+        "subject",
+        "to_ask",
+    )
+
+    def __init__(self, broker_id: str, number: int, subject: bytes, now: float) -> None:
+        self.broker_id = broker_id
+        self.number = number
+        self.subject = subject
+        self.address = ""
+        self.is_draining = False
+        self.is_alive = True
+        self.heard = now
+        self.greeted = -1.0
+        """When it was last asked to say hello."""
+        self.epoch = -1
+        self.beat = 0
+        self.seq = 0
+        """The number of its last message, as it has said."""
+        self.promised = 0
+        """The number of our last message when we met it: it gets those after that."""
+        # How far its messages have come.
+        self.is_met = False
+        """Whether it has promised us its messages, from one on."""
+        self.base = 0
+        """The last one before that."""
+        self.seen = 0
+        """The last one that passed us: those before it that were for us have come, or are asked for in ``chains``."""
+        self.safe = 0
+        """What ``seen`` was at its last heartbeat."""
+        self.is_behind = True
+        """Whether we have to ask it for all after ``after``, and take nothing else meanwhile."""
+        self.after = 0
+        self.asked = -1.0
+        """When that was asked; negative while it was not."""
+        self.chains: dict[bytes, float] = {}
+        """Subjects on which messages are missing, each with the time when they were asked for."""
+        self.to_ask: list[bytes] = []
+        """Those of them to be asked for at the end of this turn."""

@@ -1,0 +1,300 @@
+"""Which other brokers there are: heartbeats, who is dead, who comes back. Pure: the time is an argument."""
+
+from abc import abstractmethod
+from typing import Final, final
+
+from mypy_extensions import trait
+
+from pystrands.engine.cluster import Peer
+from pystrands.engine.nats.envelope import VERSION
+from pystrands.engine.nats.member import Member
+from pystrands.engine.nats.publisher import Publisher
+from pystrands.engine.nats.receiver import Receiver
+from pystrands.engine.nats.stamps import Stamps
+from pystrands.engine.nats.talk import AskTails, Beat, Bye, Hello, Tails
+from pystrands.engine.nats.voice import Voice, number_of
+
+__all__ = ["BEAT_INTERVAL", "DEAD_AFTER", "Membership", "MembershipOwner"]
+
+BEAT_INTERVAL: Final = 1.0
+"""Seconds between heartbeats."""
+DEAD_AFTER: Final = 5.0
+"""Seconds of silence after which a broker is dead."""
+_MISSED: Final = 60.0
+"""Seconds for which messages are kept for a broker that died without a word, though nobody else is there."""
+_REMEMBERED: Final = 600.0
+"""Seconds for which such a broker is known when it comes back."""
+_PAUSED: Final = 2.0
+"""Seconds between two looks, after which it was us who slept."""
+_TAILS: Final = 4096
+"""Subjects in one heartbeat."""
+
+
+@trait
+class MembershipOwner:
+    """Is told who comes and goes."""
+
+    @abstractmethod
+    def on_peers(self) -> None:
+        """What others are to know of the other brokers has changed."""
+
+    @abstractmethod
+    def on_returned(self, member: Member, since: float) -> None:
+        """A broker can be reached again, which could not since that time at the latest."""
+
+    @abstractmethod
+    def on_dead(self, member: Member) -> None:
+        """A broker has ended, or seems to have."""
+
+    @abstractmethod
+    def on_answered(self) -> None:
+        """All who are there have answered our first hello."""
+
+
+@final
+class Membership:
+    """The other brokers. The publisher rests while there is none, and the receiver takes messages of these only."""
+
+    def __init__(
+        self, voice: Voice, publisher: Publisher, receiver: Receiver, stamps: Stamps, owner: MembershipOwner
+    ) -> None:
+        self.address = ""
+        self.is_draining = False
+        self.is_connected = False
+        self._voice = voice
+        self._publisher = publisher
+        self._receiver = receiver
+        self._stamps = stamps
+        self._owner = owner
+        self._members: dict[int, Member] = receiver.members
+        self._missed: dict[int, Member] = {}  # died without a word
+        self._named: set[str] = set()  # whom others have named, and we have not heard
+        self._beat = 0
+        self._next_beat = 0.0
+        self._looked = 0.0
+        self._called = -1.0
+        self._told: tuple[tuple[str, str, bool], ...] = ()
+        self._is_asked = False  # whether anybody could have heard our first hello
+        self.is_answered = False
+        """Whether all who are there have answered our first hello."""
+        self._answer_by = 0.0
+
+    @property
+    def members(self) -> list[Member]:
+        """The other brokers that live."""
+        return list(self._members.values())
+
+    @property
+    def peers(self) -> list[Peer]:
+        """Those of them that backends can reach."""
+        return [Peer(each.broker_id, each.address, each.is_draining) for each in self._members.values() if each.address]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other broker lives."""
+        return not self._members
+
+    def lag(self, now: float) -> float:
+        """Return how long that one of them has been silent which has been longest."""
+        return max((now - each.heard for each in self._members.values()), default=0.0)
+
+    # --- what we say ---
+
+    def _make_beat(self) -> Beat:
+        return Beat(
+            self._voice.broker_id,
+            self._publisher.seq,
+            self._beat,
+            self.address,
+            self.is_draining,
+            self._stamps.newest,
+            VERSION,
+        )
+
+    def say_beat(self, now: float) -> None:
+        """Say that we live, and what others may have missed."""
+        self._beat += 1
+        self._next_beat = now + BEAT_INTERVAL
+        self._voice.call(self._make_beat())
+        tails = self._publisher.tails(_TAILS)
+        if tails and self._members:
+            self._voice.call(Tails(tails))
+
+    def say_bye(self) -> None:
+        """Say that we end."""
+        self._voice.call(Bye())
+
+    def _call(self, now: float, reply: bytes = b"") -> None:
+        """Say hello to all, who say hello to us."""
+        self._called = now
+        self._voice.call(Hello(self._make_beat(), wants=True), reply)
+
+    def _greet(self, member: Member, wants: bool) -> None:
+        names = tuple(each.broker_id for each in self._members.values() if each is not member)
+        self._voice.say(member.subject, Hello(self._make_beat(), wants, member.promised, names))
+
+    # --- what we hear ---
+
+    def on_hello(self, hello: Hello, epoch: int, now: float) -> None:
+        """Take another broker's hello: to all when it is connected, or to us."""
+        member = self._hear(hello.beat, epoch, now)
+        if hello.base >= 0:
+            self._named.update(name for name in hello.peers if name != self._voice.broker_id)
+            self._meet(member, hello.base)
+        if hello.wants:
+            self._greet(member, not member.is_met)
+        self._look_whether_answered()
+
+    def on_beat(self, beat: Beat, epoch: int, now: float) -> None:
+        """Take another broker's heartbeat."""
+        member = self._hear(beat, epoch, now)
+        if not member.is_met:
+            if now - member.greeted >= BEAT_INTERVAL:
+                member.greeted = now
+                self._greet(member, wants=True)
+        elif not member.is_behind:
+            member.safe = max(member.seen, beat.seq)
+            member.seen = member.safe
+
+    def _hear(self, beat: Beat, epoch: int, now: float) -> Member:
+        """Take note that a broker lives, and of what it says of itself."""
+        self._stamps.see(beat.clock)
+        number = number_of(beat.broker_id)
+        member = self._members.get(number)
+        if member is None:
+            member = self._enter(beat.broker_id, number, now)
+        gone = now - member.heard > DEAD_AFTER or (member.epoch >= 0 and member.epoch != epoch)
+        since, member.heard = member.heard, now
+        if epoch != member.epoch:
+            member.epoch = epoch
+            member.seq = beat.seq
+            if member.is_met and (member.is_behind or beat.seq != member.seen or not self._receiver.is_listening):
+                self._receiver.fall_behind(member)
+        elif beat.beat > member.beat + 1 and member.is_met and not member.is_behind:
+            self._voice.say(member.subject, AskTails(member.safe))  # what was between is known by nobody else
+        member.beat = max(beat.beat, member.beat)
+        member.seq = beat.seq
+        if gone:
+            self._owner.on_returned(member, since)
+        if (member.address, member.is_draining) != (beat.address, beat.is_draining):
+            member.address, member.is_draining = beat.address, beat.is_draining
+            self._tell()
+        return member
+
+    def _enter(self, broker_id: str, number: int, now: float) -> Member:
+        member = self._missed.pop(number, None)
+        if member is None:
+            member = Member(broker_id, number, self._voice.subjects.broker(broker_id), now)
+            member.promised = self._publisher.seq
+        else:
+            self._receiver.fall_behind(member)
+        member.is_alive = True
+        self._publisher.wake()
+        self._members[number] = member
+        self._named.discard(broker_id)
+        return member
+
+    def _meet(self, member: Member, base: int) -> None:
+        """Take note from which message on it sends to us as well."""
+        if member.is_met:
+            return
+        member.is_met = True
+        member.base = member.after = member.seen = member.safe = base
+        if member.seq == base and self._receiver.is_listening:
+            member.is_behind = False
+        else:
+            self._receiver.fall_behind(member)
+
+    def on_bye(self, sender: int) -> None:
+        """Take note that a broker has ended, in order."""
+        member = self._members.get(sender)
+        if member is not None:
+            self._leave(member)
+        else:
+            member = self._missed.pop(sender, None)
+        if member is not None:
+            self._receiver.on_gone(member)
+            self._settle()
+
+    def on_stranger(self, now: float) -> None:
+        """Have whoever sends messages, and is not known, say who it is."""
+        if now - self._called >= BEAT_INTERVAL:
+            self._call(now)
+
+    # --- who is there ---
+
+    def _leave(self, member: Member) -> None:
+        del self._members[member.number]
+        member.is_alive = False
+        self._owner.on_dead(member)
+
+    def _settle(self) -> None:
+        """Take note that somebody has left."""
+        if not self._members and not self._missed:
+            self._publisher.rest()
+        self._look_whether_answered()
+        self._tell()
+
+    def _tell(self) -> None:
+        told = tuple(
+            (each.broker_id, each.address, each.is_draining) for each in self._members.values() if each.address
+        )
+        if told != self._told:
+            self._told = told
+            self._owner.on_peers()
+
+    def tick(self, now: float) -> None:
+        """Look at the time; to be called ten times a second."""
+        slept, self._looked = now - self._looked > _PAUSED, now
+        if not self.is_connected:
+            return
+        if slept:  # what others have said meanwhile is still to be read
+            for member in self._members.values():
+                member.heard = max(member.heard, now - BEAT_INTERVAL)
+        if now >= self._next_beat:
+            self.say_beat(now)
+        dead = [member for member in self._members.values() if now - member.heard > DEAD_AFTER]
+        for member in dead:
+            self._leave(member)
+            self._missed[member.number] = member
+        for member in list(self._missed.values()):
+            if now - member.heard > _REMEMBERED or (not self._members and now - member.heard > _MISSED):
+                del self._missed[member.number]
+                self._receiver.on_gone(member)
+                dead.append(member)
+        if dead:
+            self._settle()
+        if not self.is_answered and now >= self._answer_by:
+            self._named.clear()
+            self._is_asked = True
+            self._look_whether_answered(late=True)
+
+    # --- NATS comes and goes ---
+
+    def on_connected(self, now: float) -> None:
+        """NATS is there: say hello. Nobody is dead for not having been heard meanwhile."""
+        self.is_connected = True
+        self._looked = now
+        self._next_beat = now + BEAT_INTERVAL
+        for member in self._members.values():
+            member.heard = now
+        self._answer_by = now + DEAD_AFTER
+        self._call(now, self._voice.mine + b".0")
+
+    def on_disconnected(self) -> None:
+        """NATS is gone, and nobody can be heard."""
+        self.is_connected = False
+
+    def on_nobody(self) -> None:
+        """Nobody was there to hear our hello."""
+        self._is_asked = True
+        self._look_whether_answered()
+
+    def _look_whether_answered(self, late: bool = False) -> None:
+        """See whether all who are there have said hello, after our first one."""
+        if self.is_answered or not (self._members or self._is_asked):
+            return
+        if not late and (self._named or not all(member.is_met for member in self._members.values())):
+            return
+        self.is_answered = True
+        self._owner.on_answered()

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from ssl import SSLContext
@@ -14,9 +15,19 @@ from msgspec import Meta, Struct
 from pystrands.client.connection import dial
 from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import messages, wire
-from pystrands.protocol.address import about_http
+from pystrands.protocol.address import about_http, bare
 from pystrands.protocol.framing import LineSplitter
-from pystrands.protocol.messages import Decoder, Heartbeat, Hello, HelloParams, LinkRefused, Watched, WatchedParams
+from pystrands.protocol.messages import (
+    Decoder,
+    Heartbeat,
+    Hello,
+    HelloParams,
+    LinkRefused,
+    PeerParams,
+    Peers,
+    Watched,
+    WatchedParams,
+)
 from pystrands.protocol.printable import printable
 
 __all__ = ["Sent", "Tool", "ToolError"]
@@ -43,15 +54,19 @@ class _Result(Struct, tag="result", tag_field="action"):
     request_id: str
 
 
-_Line = Hello | Heartbeat | Watched | _Result | LinkRefused
+_Line = Hello | Heartbeat | Watched | _Result | LinkRefused | Peers
 _LINES: Final[Decoder[_Line]] = Decoder(_Line)
 
 
 class Sent(Struct):
-    """For how many clients a message was, and how many of them did not take it: they read too slowly."""
+    """For how many clients a message was, and how many of them did not take it: they read too slowly.
+
+    ``complete``: whether all brokers have told.
+    """
 
     matched: int
     skipped: int
+    complete: bool = True
 
 
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -81,6 +96,15 @@ class _Report(Struct):
     backends: list[_Backend]
     queue: _Waiting
     counters: dict[str, _Count]
+    broker_id: str = ""
+
+
+class _ClusterReport(Struct):
+    """What is shown of its answer to ``status`` about all brokers."""
+
+    brokers: list[_Report]
+    silent: list[str]
+    connected: bool = True
 
 
 class Tool:
@@ -101,6 +125,11 @@ class Tool:
     ) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._timeout = timeout
+        self._host, self._token, self._ssl = host, token, ssl
+        self.peers: list[PeerParams] = []
+        """The other brokers, as this one has told last."""
+        self.peers_changed: Callable[[list[PeerParams]], None] | None = None
+        """Called with them when the broker tells of a change, which is read by whatever method reads."""
         try:
             self._introduction = wire.hello(HelloParams(name="tool", role=messages.TOOL, token=token))
         except ValueError:
@@ -123,6 +152,7 @@ class Tool:
             raise ToolError(f"no broker at {self.address}: {reason}") from None
         try:
             self.hello = self._greet()
+            self.peers = self.hello.peers or []
         except BaseException:
             self.close()
             raise
@@ -138,8 +168,18 @@ class Tool:
         self.close()
 
     def close(self) -> None:
-        """End the link; may be called twice."""
+        """End the link; may be called twice. Who reads it on another thread gets a ToolError."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def to_peer(self, address: str) -> "Tool":
+        """Return a link to another broker, with the same token and TLS; ``address`` as a broker tells it."""
+        host, _, port = address.rpartition(":")
+        try:
+            return Tool(bare(host) or self._host, int(port), timeout=self._timeout, token=self._token, ssl=self._ssl)
+        except ValueError:
+            raise ToolError(f"a broker tells of another one at {printable(address)!r}, which is no address") from None
 
     # --- what tools do ---
 
@@ -159,6 +199,17 @@ class Tool:
         """Return what the broker has now: see the documentation of the command line for the keys."""
         answer = self._request("status", {})
         self._convert(answer, _Report)
+        return answer
+
+    def status_of_all(self) -> dict[str, Any]:
+        """Return what all brokers of the cluster have: a list, ``brokers``, and the ids of those that are ``silent``.
+
+        One that has no cluster, or an older one, tells of itself only.
+        """
+        answer = self._request("status", {"cluster": True})
+        if "brokers" not in answer:
+            answer = {"brokers": [answer], "silent": [], "connected": True}
+        self._convert(answer, _ClusterReport)
         return answer
 
     def watch(self, room_id: str | None = None) -> None:
@@ -246,6 +297,10 @@ class Tool:
     def _take(self, line: _Line) -> None:
         if type(line) is Watched:
             self._watched.append(line.params)
+        elif type(line) is Peers:
+            self.peers = line.params.peers
+            if self.peers_changed is not None:
+                self.peers_changed(self.peers)
 
     def _write(self, line: bytes) -> None:
         if 0 < self.hello.max_line < len(line):

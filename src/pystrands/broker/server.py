@@ -341,6 +341,7 @@ class Broker:
         await asyncio.shield(self._stop)
 
     async def _stop_in_order(self) -> None:
+        self._ports.are_closing = True
         if self._engine.cluster is not None and self._engine_runs:
             self._engine.cluster.drain()
             self._parts.lifecycle.drains()

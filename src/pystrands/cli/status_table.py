@@ -12,15 +12,19 @@ from rich.text import Text
 
 from pystrands.cli.status_text import (
     BACKEND_COLUMNS,
+    BROKER_COLUMNS,
+    BROKER_NUMBERS,
     NO_BACKEND,
     backend_rows,
+    broker_rows,
+    cluster_headline,
     counter_columns,
     counter_rows,
     headline,
     sizes,
 )
 
-__all__ = ["Picture"]
+__all__ = ["ClusterPicture", "Picture"]
 
 
 class Picture:
@@ -63,6 +67,14 @@ class Picture:
 
     def _counters(self, report: Mapping[str, Any]) -> Table:
         return _table(counter_columns(self._before), counter_rows(report, self._before), right=range(1, 3))
+
+
+class ClusterPicture(Picture):
+    """The same of all brokers, as one table."""
+
+    def _draw(self, report: Mapping[str, Any]) -> Group:
+        rows = broker_rows(report, self._before)
+        return Group(Text(cluster_headline(report), "bold"), _table(BROKER_COLUMNS, rows, right=BROKER_NUMBERS))
 
 
 def _backends(report: Mapping[str, Any]) -> Table | Text:

@@ -10,9 +10,14 @@ from pystrands.protocol.printable import printable
 
 __all__ = [
     "BACKEND_COLUMNS",
+    "BROKER_COLUMNS",
+    "BROKER_NUMBERS",
     "NO_BACKEND",
+    "PlainClusterPicture",
     "PlainPicture",
     "backend_rows",
+    "broker_rows",
+    "cluster_headline",
     "counter_columns",
     "counter_rows",
     "duration",
@@ -22,6 +27,13 @@ __all__ = [
 ]
 
 BACKEND_COLUMNS: Final = ("backend", "clients", "in flight", "protocol", "state")
+BROKER_COLUMNS: Final = (
+    "broker", "address", "up", "clients", "rooms", "backends", "queue", "in per second", "out per second", "state",
+)  # fmt: skip
+BROKER_NUMBERS: Final = range(3, 9)
+"""Which of these are numbers."""
+_SHOWN_ID: Final = 8
+"""Characters of a broker's id: no two of a cluster will have them in common."""
 NO_BACKEND: Final = "No backend is connected: clients wait."
 
 Row = tuple[str, ...]
@@ -50,6 +62,57 @@ def backend_rows(report: Mapping[str, Any]) -> list[Row]:
         in_flight = "-" if each["in_flight"] is None else f"{each['in_flight']:,}"
         rows.append((printable(each["name"]), f"{each['clients']:,}", in_flight, str(each["protocol"]), state))
     return rows
+
+
+def cluster_headline(report: Mapping[str, Any]) -> str:
+    """Return what is shown above the brokers: how many there are, and of whom is not known."""
+    brokers, silent = report["brokers"], report["silent"]
+    clients = sum(each["clients"] for each in brokers)
+    text = f"{len(brokers)} broker{'s' if len(brokers) != 1 else ''}, clients {clients:,}"
+    if not report["connected"]:
+        text += "; NATS can't be reached, and with it no other broker"
+    elif silent:
+        text += f"; {len(silent)} did not answer"
+    return text
+
+
+def broker_rows(report: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[Row]:
+    """Return a row for each broker, of the columns BROKER_COLUMNS, and for each that is silent.
+
+    Rates are those since the report ``before``, of brokers that are not in it those since their start.
+    """
+    old = {each["broker_id"]: each for each in before["brokers"]} if before else {}
+    rows: list[Row] = []
+    for each in report["brokers"]:
+        speed = rates(each, old.get(each["broker_id"]))
+        cluster = each.get("cluster", {})
+        rows.append((
+            _short(each["broker_id"]),
+            printable(cluster.get("address", "")),
+            duration(each["uptime"]),
+            f"{each['clients']:,}",
+            f"{each['rooms']:,}",
+            f"{sum(backend['linked'] for backend in each['backends']):,}",
+            f"{each['queue']['messages']:,}",
+            f"{speed.get('messages_received', 0):,.1f}",
+            f"{speed.get('messages_delivered', 0):,.1f}",
+            _state(each),
+        ))  # fmt: skip
+    empty = [""] * (len(BROKER_COLUMNS) - 2)
+    return rows + [(_short(each), *empty, "silent") for each in report["silent"]]
+
+
+def _short(broker_id: str) -> str:
+    return printable(broker_id[:_SHOWN_ID])
+
+
+def _state(report: Mapping[str, Any]) -> str:
+    cluster = report.get("cluster")
+    if cluster is None:
+        return "alone"
+    if not cluster["connected"]:
+        return "cut off"
+    return "draining" if cluster["draining"] else "ready"
 
 
 def counter_columns(before: Mapping[str, Any] | None) -> Row:
@@ -110,6 +173,18 @@ class PlainPicture:
         rows = backend_rows(report)
         click.echo("\n" + (_table(BACKEND_COLUMNS, rows, right=range(1, 4)) if rows else NO_BACKEND))
         click.echo("\n" + _table(counter_columns(self._before), counter_rows(report, self._before), right=range(1, 3)))
+        self._before = report
+
+
+class PlainClusterPicture(PlainPicture):
+    """The same of all brokers, as one table."""
+
+    def show(self, report: dict[str, Any]) -> None:
+        """Print a report."""
+        if self._before is not None:
+            click.echo()
+        click.echo(cluster_headline(report))
+        click.echo("\n" + _table(BROKER_COLUMNS, broker_rows(report, self._before), right=BROKER_NUMBERS))
         self._before = report
 
 

@@ -19,13 +19,14 @@ from pystrands.broker.backends.authenticator import read_tokens
 from pystrands.broker.config import options
 from pystrands.broker.option import Option
 from pystrands.cli.options import Command, Failure, WrongValue, add_options, label, resolve, service_links, tell
-from pystrands.cli.status_text import PlainPicture
+from pystrands.cli.status_text import PlainClusterPicture, PlainPicture
 from pystrands.client.options import TOKEN_VARIABLE
 from pystrands.errors import ConfigError, MalformedLine, PyStrandsError
 from pystrands.protocol import messages
 from pystrands.protocol.messages import WatchedParams
 from pystrands.protocol.printable import printable
 from pystrands.tools import Sent, Tool
+from pystrands.watching import Watching
 
 if TYPE_CHECKING:
     from pystrands.cli.status_table import Picture
@@ -162,11 +163,12 @@ def _message(text: str, binary: bool, max_size: int) -> str | bytes:
 
 
 def _sent(sent: Sent, nobody: str) -> str:
+    known = "" if sent.complete else "; not all brokers have told of theirs"
     if not sent.matched:
-        return f"Sent to 0 clients: {nobody}"
+        return f"Sent to 0 clients: {nobody}" if sent.complete else f"Sent to 0 clients{known}"
     if not sent.skipped:
-        return f"Sent to {_clients(sent.matched)}"
-    return f"Sent to {sent.matched - sent.skipped} of {_clients(sent.matched)}: the others read too slowly"
+        return f"Sent to {_clients(sent.matched)}{known}"
+    return f"Sent to {sent.matched - sent.skipped} of {_clients(sent.matched)}: the others read too slowly{known}"
 
 
 # ---- tail
@@ -179,18 +181,27 @@ def _sent(sent: Sent, nobody: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, with messages in full.")
 @add_options(TOOL_OPTIONS)
 def tail(room: str | None, everything: bool, full: bool, as_json: bool, **flags: str | None) -> None:
-    """Show what flows in a room, as it happens: messages from and to clients, who joins and who leaves."""
+    """Show what flows in a room, as it happens: messages from and to clients, who joins and who leaves.
+
+    Of several brokers that are one system it shows what flows at all of them.
+    """
     if (room is not None) + everything != 1:
         raise WrongValue("say what to watch: --room ROOM or --all, and only one of them")
     with contextlib.suppress(KeyboardInterrupt), _link(flags) as tool:
-        tool.watch(room)
+        watching = Watching(tool, room, _notice)
         what = "every room" if room is None else f"room {room!r}"
         with contextlib.suppress(OSError):
             click.echo(f"Watching {what} at {tool.address}; Ctrl+C ends it", err=True)
-        for params in tool.watched():
-            click.echo(
-                json.dumps(msgspec.to_builtins(params)) if as_json else watched_line(params, everything, full=full)
-            )
+        with watching:
+            for params in watching:
+                click.echo(
+                    json.dumps(msgspec.to_builtins(params)) if as_json else watched_line(params, everything, full=full)
+                )
+
+
+def _notice(text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def watched_line(params: WatchedParams, with_room: bool, *, full: bool = False) -> str:
@@ -215,7 +226,8 @@ def _who(params: WatchedParams) -> str:
         return client
     if params.client_id is not None:
         return client if params.clients else f"{client} (not connected)"
-    return _clients(params.clients) if params.room_id is not None else f"everyone, {_clients(params.clients)}"
+    clients = _clients(params.clients) + (" and others" if params.elsewhere else "")
+    return clients if params.room_id is not None else f"everyone, {clients}"
 
 
 def _payload(message: str | bytes, full: bool) -> str:
@@ -230,12 +242,13 @@ def _payload(message: str | bytes, full: bool) -> str:
 
 
 @click.command(cls=Command)
+@click.option("--cluster", is_flag=True, help="Show all brokers of the cluster, in one table.")
 @click.option("--once", is_flag=True, help="Print it once and end; so it is when the output is no terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS",
               help="How often it is looked at.  [1]")  # fmt: skip
 @add_options(TOOL_OPTIONS)
-def status(once: bool, as_json: bool, interval: float, **flags: str | None) -> None:
+def status(cluster: bool, once: bool, as_json: bool, interval: float, **flags: str | None) -> None:
     """Show what a broker has: clients, rooms, backends, its queue, and how much flows."""
     show: Callable[[dict[str, Any]], None] = _print_json
     with contextlib.ExitStack() as stack:
@@ -243,25 +256,26 @@ def status(once: bool, as_json: bool, interval: float, **flags: str | None) -> N
         tool = stack.enter_context(_link(flags))
         if not as_json:
             once = once or not sys.stdout.isatty()
-            picture = _picture(tool.address, live=not once)
+            picture = _picture(tool.address, cluster=cluster, live=not once)
             stack.enter_context(picture)
             show = picture.show
-        show(tool.status())
+        ask = tool.status_of_all if cluster else tool.status
+        show(ask())
         while not once:
             time.sleep(interval)
-            show(tool.status())
+            show(ask())
 
 
 def _print_json(report: dict[str, Any]) -> None:
     click.echo(json.dumps(report))
 
 
-def _picture(address: str, *, live: bool) -> "Picture | PlainPicture":
+def _picture(address: str, *, cluster: bool, live: bool) -> "Picture | PlainPicture":
     try:
-        from pystrands.cli.status_table import Picture  # noqa: PLC0415 - rich is an extra
+        from pystrands.cli.status_table import ClusterPicture, Picture  # noqa: PLC0415 - rich is an extra
     except ImportError:
-        return PlainPicture(address)
-    return Picture(address, live=live)
+        return PlainClusterPicture(address) if cluster else PlainPicture(address)
+    return ClusterPicture(address, live=live) if cluster else Picture(address, live=live)
 
 
 COMMANDS: Final[tuple[click.Command, ...]] = (send, status, tail)

@@ -118,7 +118,8 @@ class SessionLifecycle(LinkOwner):
 
     def _tell_all(self) -> None:
         for link in self._links:
-            if link.session is not None and link.session.link_session is not None:
+            session = link.session
+            if session is not None and (session.link_session is not None or isinstance(session, ToolSession)):
                 self._tell_peers(link)
 
     def _tell_peers(self, link: BackendLink) -> None:
@@ -137,6 +138,7 @@ class SessionLifecycle(LinkOwner):
         """Give the link a session: a new one, or the one that it resumes."""
         if hello is not None and hello.role == messages.TOOL:
             link.session = ToolSession(link, self._shared)
+            self._tell_peers(link)
             logger.info("%s is a tool", link.name)
             return
         if hello is None or min(hello.protocol, messages.PROTOCOL) < 2 or not hello.session_id:

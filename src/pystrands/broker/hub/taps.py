@@ -67,11 +67,6 @@ class Taps:
         if watchers := self._of(client.rooms):
             self._notify(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
 
-    def published(self, publication: Publication, clients: int, *, is_alone: bool) -> None:
-        """A message was published here: where there may be other brokers, one to many clients is told by this one."""
-        if publication.audience is not Audience.CLIENT:
-            self.message_out(publication, clients, None, elsewhere=not is_alone)
-
     def message_out(
         self, publication: Publication, clients: int, client: ClientStream | None, *, elsewhere: bool = False
     ) -> None:

@@ -19,13 +19,15 @@ def is_http(line: bytes) -> bool:
 class Ports:
     """The ports of a broker, once they are known. The log tells of each mistake the first time only."""
 
-    __slots__ = ("_told", "advertised", "tcp", "ws")
+    __slots__ = ("_told", "advertised", "are_closing", "tcp", "ws")
 
     def __init__(self) -> None:
         self.ws = 0
         self.tcp = 0
         self.advertised = ""
         """The ``host:port`` that other brokers' backends are told of this one; empty where there are none."""
+        self.are_closing = False
+        """Whether the broker is about to end."""
         self._told: set[str] = set()
 
     def backend_at(self, port: str, peer: str) -> str:

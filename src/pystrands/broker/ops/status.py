@@ -61,6 +61,7 @@ class StatusReport:
                 "name": self._cluster_name,
                 "address": self._ports.advertised,
                 "connected": self._cluster.is_connected,
+                "draining": self._ports.are_closing,
                 "peers": [
                     {"broker_id": peer.broker_id, "address": peer.address, "draining": peer.is_draining}
                     for peer in self._cluster.peers

@@ -15,7 +15,7 @@ from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
 from pystrands.broker.routing.client_commands import ClientCommand, ClientCommands
 from pystrands.broker.routing.confirming import Confirming
-from pystrands.broker.routing.other_brokers import OtherBrokers
+from pystrands.broker.routing.other_brokers import Answered, OtherBrokers
 from pystrands.engine.base import Delivered, Engine
 from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import messages, wire
@@ -96,23 +96,37 @@ class Commands:
         )
 
     def _publish(self, session: Session, command: _Message, params: _MessageParams, publication: Publication) -> None:
+        others, is_watched = self._others, False
+        if others is not None and self._rooms.taps.watchers:
+            is_watched = True
+            publication.confirm = publication.confirm or publication.audience is _CLIENT
         delivered = self._engine.publish(publication)
-        confirm: Confirm | None = None
+        answered: Answered | None = None
         if params.confirm and command.request_id:
-            confirm = self._confirming(session, command.request_id, publication, delivered)
-        if self._others is not None and self._rooms.taps.watchers:
-            self._rooms.taps.published(publication, delivered[0], is_alone=self._others.is_alone)
+            answered = partial(self._answer, session, command.request_id)
+        if others is not None and is_watched:
+            if publication.audience is not _CLIENT:
+                self._rooms.taps.message_out(publication, delivered[0], None, elsewhere=not others.is_alone)
+            elif not delivered[0]:  # who has the client tells of it; here it is known only later whether anybody has
+                answered = partial(self._tell_if_nobody, publication, answered)
+        confirm = None if answered is None else self._confirming(answered, publication, delivered)
         if self._pressure.is_felt and publication.key is None and self._is_put_off(session, params, delivered, confirm):
             return
         if confirm is not None:
             confirm(*delivered)
 
-    def _confirming(self, session: Session, request_id: str, publication: Publication, delivered: Delivered) -> Confirm:
+    def _tell_if_nobody(self, publication: Publication, answered: Answered | None, result: dict[str, Any]) -> None:
+        if not result["matched"] and result.get("complete", True):
+            self._rooms.taps.message_out(publication, 0, None)
+        if answered is not None:
+            answered(result)
+
+    def _confirming(self, answered: Answered, publication: Publication, delivered: Delivered) -> Confirm:
         """Ask the other brokers what became of a message; return what takes the same of this one, and answers."""
         others = self._others
         if others is not None and publication.audience is _CLIENT and delivered[0]:
             others = None  # nobody else has that client
-        confirming = Confirming(partial(self._answer, session, request_id), elsewhere=others is not None)
+        confirming = Confirming(answered, elsewhere=others is not None)
         if others is not None:
             others.confirm(confirming)
         return confirming.here

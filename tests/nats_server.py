@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import nkeys
 
@@ -66,10 +67,10 @@ class NatsServer:
         lines = [f"ports_file_dir: {json.dumps(str(self._folder))}", 'lame_duck_grace_period: "100ms"']
         if token:
             lines.append(f"authorization {{ token: {json.dumps(token)} }}")
-            self._credentials = f"{token}@"
+            self._credentials = f"{quote(token, safe='')}@"
         elif user:
             lines.append(f"authorization {{ user: {json.dumps(user)}, password: {json.dumps(password)} }}")
-            self._credentials = f"{user}:{password}@"
+            self._credentials = f"{quote(user, safe='')}:{quote(password, safe='')}@"
         elif nkey:
             lines.append(f"authorization {{ users: [ {{ nkey: {nkey} }} ] }}")
         elif operator is not None:
@@ -144,16 +145,23 @@ class NatsServer:
         with (self._folder / "log").open("ab") as log:
             command = [program(), "--config", str(config)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        written = self._folder / f"{Path(program()).name}_{self._process.pid}.ports"
         end = time.monotonic() + WITHIN
-        while not written.exists():
+        while not self._read_ports():
             assert self.is_running, f"nats-server has ended:\n{self.log}"
             assert time.monotonic() < end, f"nats-server has not begun:\n{self.log}"
             time.sleep(0.005)
-        for name, urls in json.loads(written.read_text()).items():
-            self._ports[name] = int(urls[0].rpartition(":")[2])
-        written.unlink()
         self._wait_until_it_listens(end)
+
+    def _read_ports(self) -> bool:
+        """Read the file in which the server tells its ports; False where it is not there yet, or not yet whole."""
+        written = self._folder / f"{Path(program()).name}_{self.pid}.ports"
+        try:
+            ports = json.loads(written.read_text())
+        except (OSError, ValueError):
+            return False
+        self._ports = {name: int(urls[0].rpartition(":")[2]) for name, urls in ports.items()}
+        written.unlink()
+        return True
 
     def _write_config(self) -> Path:
         lines = [*self._lines, self.config, f'listen: "127.0.0.1:{self._ports.get("nats", -1)}"']

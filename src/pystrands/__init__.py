@@ -1,7 +1,7 @@
 """Real-time features for any Python application: the library for backends."""
 
 from pystrands.build import VERSION
-from pystrands.client import AsyncPyStrandsClient, Confirmation, PyStrands, PyStrandsClient
+from pystrands.client import AsyncPyStrandsClient, Confirmation, LinkInfo, PyStrands, PyStrandsClient
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import (
     BinaryNotSupported,
@@ -23,6 +23,7 @@ __all__ = [
     "Confirmation",
     "ConnectionRequestContext",
     "Context",
+    "LinkInfo",
     "MalformedLine",
     "MessageError",
     "MessageTooBig",

@@ -1,6 +1,6 @@
 """What type checkers know of every public method; not run. See test_checkers.py."""
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from ssl import SSLContext
 from typing import Any, assert_type
 
@@ -9,6 +9,7 @@ from pystrands import (
     Confirmation,
     ConnectionRequestContext,
     Context,
+    LinkInfo,
     PyStrands,
     PyStrandsClient,
 )
@@ -73,7 +74,8 @@ class Derived(Async):
 
 
 async def asynchronous(client: AsyncPyStrandsClient, confirm: bool) -> None:
-    assert_type(client.host, str)
+    assert_type(client.host, str | Sequence[str])
+    assert_type(client.links, tuple[LinkInfo, ...])
     assert_type(client.port, int)
     assert_type(client.connected, bool)
     assert_type(client.reconnect_delay, float)
@@ -149,7 +151,8 @@ def threaded(client: PyStrandsClient, confirm: bool) -> None:
 
 
 def options(client: AsyncPyStrandsClient | PyStrandsClient | PyStrands) -> None:
-    assert_type(client.host, str)
+    assert_type(client.host, str | Sequence[str])
+    assert_type(client.links, tuple[LinkInfo, ...])
     assert_type(client.port, int)
     assert_type(client.auto_reconnect, bool)
     assert_type(client.reconnect_delay, float)

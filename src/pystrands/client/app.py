@@ -7,13 +7,14 @@ import contextlib
 import inspect
 import logging
 import ssl
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
+from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
 from pystrands.client.loops import LoopRun
 from pystrands.client.options import ThreadOptions, options_of
@@ -77,7 +78,7 @@ class PyStrands(BaseClient, ThreadOptions):
 
     def __init__(
         self,
-        host: str = "localhost",
+        host: str | Sequence[str] = "localhost",
         port: int = 8081,
         auto_reconnect: bool = True,
         reconnect_delay: float = 1.0,
@@ -94,17 +95,19 @@ class PyStrands(BaseClient, ThreadOptions):
     ) -> None:
         """Make an app, which is not connected yet.
 
-        ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
-        after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
-        (seconds); each delay is shortened at random by up to a quarter, so that backends do not all come back at once.
-        ``max_concurrency``: how many handlers run at once. ``max_workers``: how many threads there are for plain
-        handlers, at most. ``handler_timeout`` (seconds): a handler that takes longer is cancelled, which counts as its
-        failure; on a thread it runs on beside the next; None: never. ``send_only``: for programs that only send, such
-        as cron jobs: the broker gives them no clients, and no callback is called but ``on_error``. ``name``: names this
-        backend in the broker's log. ``token``: what the broker wants of its backends; None: that of the environment,
-        ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that has said hello, and never logged. ``ssl``:
-        connect with TLS; an ``ssl.SSLContext``, or True for the default one. Raises ConfigError, naming the parameter,
-        on a value that can't work.
+        ``host``, ``port``: the broker's address for backends; of several brokers a list of hosts, in which each may
+        have a port of its own (``["red:8081", "blue:8082"]``), or a name that stands for all of them. One that can be
+        reached is enough where the brokers are a cluster: it tells of the others. ``auto_reconnect``: connect again
+        when the link is lost, after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to
+        ``max_reconnect_delay`` (seconds); each delay is shortened at random by up to a quarter, so that backends do not
+        all come back at once. ``max_concurrency``: how many handlers run at once. ``max_workers``: how many threads
+        there are for plain handlers, at most. ``handler_timeout`` (seconds): a handler that takes longer is cancelled,
+        which counts as its failure; on a thread it runs on beside the next; None: never. ``send_only``: for programs
+        that only send, such as cron jobs: the broker gives them no clients, and no callback is called but ``on_error``.
+        ``name``: names this backend in the broker's log. ``token``: what the broker wants of its backends; None: that
+        of the environment, ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that has said hello, and never
+        logged. ``ssl``: connect with TLS; an ``ssl.SSLContext``, or True for the default one. Raises ConfigError,
+        naming the parameter, on a value that can't work.
         """
         super().__init__(locals())
         advise(type(self), HANDLERS, overridden=False)
@@ -215,8 +218,13 @@ class PyStrands(BaseClient, ThreadOptions):
 
     @property
     def connected(self) -> bool:
-        """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
+        """Whether a link to a broker is up; False from the moment :meth:`disconnect` is called."""
         return self.__core.connected
+
+    @property
+    def links(self) -> tuple[LinkInfo, ...]:
+        """What there is to tell of each link: one for each broker, a :class:`LinkInfo`; none when not connected."""
+        return self.__core.links
 
     def run(self) -> None:
         """Connect, and block until the app is disconnected; on uvloop where there is one.

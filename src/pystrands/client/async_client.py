@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Unpack, overload
 
@@ -10,6 +10,7 @@ from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.confirmation import Confirmation
+from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
 from pystrands.client.handlers.calls import methods_of
 from pystrands.client.options import options_of
@@ -47,7 +48,7 @@ class AsyncPyStrandsClient(BaseClient):
 
     def __init__(
         self,
-        host: str = "localhost",
+        host: str | Sequence[str] = "localhost",
         port: int = 8081,
         auto_reconnect: bool = True,
         reconnect_delay: float = 1.0,
@@ -63,16 +64,18 @@ class AsyncPyStrandsClient(BaseClient):
     ) -> None:
         """Make a client, which is not connected yet; it may be made anywhere, without an event loop.
 
-        ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
-        after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
-        (seconds); each delay is shortened at random by up to a quarter, so that backends do not all come back at once.
-        ``max_concurrency``: how many handlers run at once. ``handler_timeout`` (seconds): a handler that takes longer
-        is cancelled, which counts as its failure; None: never. ``send_only``: for programs that only send, such as cron
-        jobs: the broker gives them no clients, and no callback is called but ``on_error``. ``name``: names this backend
-        in the broker's log. ``token``: what the broker wants of its backends; None: that of the environment,
-        ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that has said hello, and never logged. ``ssl``:
-        connect with TLS; an ``ssl.SSLContext``, or True for the default one. Raises ConfigError, naming the parameter,
-        on a value that can't work.
+        ``host``, ``port``: the broker's address for backends; of several brokers a list of hosts, in which each may
+        have a port of its own (``["red:8081", "blue:8082"]``), or a name that stands for all of them. One that can be
+        reached is enough where the brokers are a cluster: it tells of the others. ``auto_reconnect``: connect again
+        when the link is lost, after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to
+        ``max_reconnect_delay`` (seconds); each delay is shortened at random by up to a quarter, so that backends do not
+        all come back at once. ``max_concurrency``: how many handlers run at once. ``handler_timeout`` (seconds): a
+        handler that takes longer is cancelled, which counts as its failure; None: never. ``send_only``: for programs
+        that only send, such as cron jobs: the broker gives them no clients, and no callback is called but ``on_error``.
+        ``name``: names this backend in the broker's log. ``token``: what the broker wants of its backends; None: that
+        of the environment, ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that has said hello, and never
+        logged. ``ssl``: connect with TLS; an ``ssl.SSLContext``, or True for the default one. Raises ConfigError,
+        naming the parameter, on a value that can't work.
         """
         super().__init__(locals())
         advise(type(self), HANDLERS, overridden=True)
@@ -80,8 +83,13 @@ class AsyncPyStrandsClient(BaseClient):
 
     @property
     def connected(self) -> bool:
-        """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
+        """Whether a link to a broker is up; False from the moment :meth:`disconnect` is called."""
         return self.__core.connected
+
+    @property
+    def links(self) -> tuple[LinkInfo, ...]:
+        """What there is to tell of each link: one for each broker, a :class:`LinkInfo`; none when not connected."""
+        return self.__core.links
 
     async def connect(self) -> bool:
         """Connect; return whether that succeeded.

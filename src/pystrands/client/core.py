@@ -8,9 +8,12 @@ from collections.abc import Callable
 from functools import partial
 
 from pystrands.client.confirmation import Confirmation
+from pystrands.client.connection.broker_connection import BrokerConnection
 from pystrands.client.connection.broker_info import BrokerInfo
+from pystrands.client.connection.choice import LinkChoice
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.link import BrokerLink
+from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.lifetime import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, ClientLifetime, Invoke
 from pystrands.client.options import Options
@@ -80,7 +83,7 @@ class ClientCore:
         self._options = options
         self._invoke = invoke
         self._lifetime: ClientLifetime | None = None
-        self.outgoing: Outgoing | None = None
+        self.outgoing: Outgoing | LinkChoice | None = None
         """The way out of the last lifetime, which may be over: then it takes nothing."""
         forgets_in_children(self)
 
@@ -101,7 +104,7 @@ class ClientCore:
 
     @property
     def link(self) -> BrokerLink | None:
-        """The link that commands go to now; None when not connected."""
+        """The home link; None when it is not up."""
         lifetime = self.lifetime
         if lifetime is None:
             return None
@@ -110,15 +113,21 @@ class ClientCore:
 
     @property
     def broker(self) -> BrokerInfo | None:
-        """What is known of the broker, from its link or the last one; None before the first."""
+        """What is known of the broker that this code sends to, from its link or the last one; None before the first."""
         lifetime = self._lifetime
-        return None if lifetime is None or lifetime.is_over else lifetime.connection.outgoing.broker
+        return None if lifetime is None or lifetime.is_over else lifetime.brokers.choice.choose().broker
+
+    @property
+    def links(self) -> tuple[LinkInfo, ...]:
+        """What there is to tell of each link."""
+        lifetime = self.lifetime
+        return () if lifetime is None else lifetime.brokers.links
 
     @property
     def connected(self) -> bool:
         """Whether a link is up and not about to be closed."""
         lifetime = self.lifetime
-        return lifetime is not None and not lifetime.stopping and self.link is not None
+        return lifetime is not None and not lifetime.stopping and lifetime.brokers.is_up
 
     @property
     def stopping(self) -> bool:
@@ -131,21 +140,24 @@ class ClientCore:
         if lifetime is not None:
             _check_loop(lifetime)
         if lifetime is None or lifetime.stopping:
-            lifetime = self._lifetime = ClientLifetime(self._options(), self._invoke, persistent=persistent)
-            self.outgoing = lifetime.connection.outgoing
+            lifetime = self._lifetime = ClientLifetime(
+                self._options(), self._invoke, persistent=persistent, use=self._use
+            )
             self.outage.why = NOT_CONNECTED
         elif persistent:
-            lifetime.connection.supervisor.persistent = True
+            lifetime.brokers.persist()
         return lifetime
+
+    def _use(self, outgoing: Outgoing | LinkChoice) -> None:
+        self.outgoing = outgoing
 
     async def connect(self) -> bool:
         """See :meth:`pystrands.AsyncPyStrandsClient.connect`."""
         lifetime = self._begin(persistent=False)
-        supervisor = lifetime.connection.supervisor
         try:
-            connected = await supervisor.attempt()
+            connected = await lifetime.brokers.attempt()
         except asyncio.CancelledError:
-            if not supervisor.persistent:
+            if not lifetime.brokers.is_persistent:
                 lifetime.begin_closing(0)
             raise
         if not connected and lifetime.stopping:
@@ -173,7 +185,7 @@ class ClientCore:
                 if not by_ctrl_c or task is None or task.uncancel():
                     raise
         warn_if_the_program_goes_on(lifetime.loop)
-        if refusal := lifetime.connection.supervisor.refusal:
+        if refusal := lifetime.brokers.refusal:
             raise Refused(refusal)
 
     async def disconnect(self, timeout: float = DISCONNECT_TIMEOUT) -> None:
@@ -193,7 +205,7 @@ class ClientCore:
         if lifetime is not None:
             _check_loop(lifetime)
             _check_timeout(timeout)
-            outgoing = lifetime.connection.outgoing
+            outgoing = lifetime.brokers.choice.choose()
             try:
                 if await outgoing.send(line, to, timeout):
                     self.outage.over()
@@ -217,12 +229,17 @@ class ClientCore:
         broker never answers such things, TimeoutError after ``timeout`` seconds (the command is not withdrawn, if it
         was sent), and OutcomeUnknown when the broker is replaced meanwhile.
         """
-        lifetime, broker = self.lifetime, self.broker
-        if lifetime is None or broker is None or not lifetime.connection.outgoing.is_up:
+        lifetime = self.lifetime
+        if lifetime is None:
             raise self.outage.unasked()
-        outgoing, results = lifetime.connection.outgoing, lifetime.connection.incoming.results
         _check_loop(lifetime)
         _check_timeout(timeout)
+        connection = lifetime.brokers.chosen()
+        if not connection.is_up:
+            connection = await self._at_home(lifetime, connection, timeout)
+        outgoing, results, broker = connection.outgoing, connection.incoming.results, connection.outgoing.broker
+        if broker is None or not outgoing.is_up:
+            raise self.outage.unasked()
         if not broker.said_hello:
             raise NotSupported("the broker at the other end is the original one, which can't do this")
         request_id = str(next(_request_numbers))
@@ -238,6 +255,14 @@ class ClientCore:
             raise TimeoutError(f"{why}: waited for {timeout:g} s (timeout=)") from None
         finally:
             del results[request_id]
+
+    @staticmethod
+    async def _at_home(lifetime: ClientLifetime, connection: BrokerConnection, timeout: float) -> BrokerConnection:
+        try:
+            async with asyncio.timeout(timeout):
+                return await lifetime.brokers.at_home(connection)
+        except TimeoutError:
+            return connection
 
     async def found(self, encode: Encode, timeout: float) -> bool:
         """Ask something about a client; return whether it existed."""

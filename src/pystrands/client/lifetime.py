@@ -6,7 +6,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from pystrands.client.brokers import Brokers
 from pystrands.client.connection.broker_connection import BrokerConnection
+from pystrands.client.connection.choice import LinkChoice
+from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.handlers.calls import lost_messages
 from pystrands.client.handlers.dispatch import Dispatcher
 from pystrands.client.options import Options
@@ -28,16 +31,20 @@ TOO_EARLY: Final = ": the event loop has ended before disconnect() was awaited"
 
 
 class ClientLifetime:
-    """A client from ``connect()`` to ``disconnect()``: its handlers, and the connection that they are for.
+    """A client from ``connect()`` to ``disconnect()``: its handlers, and the brokers that they are for.
 
-    The next ``connect()`` makes a new one. ``closed`` is done when everything of it has ended.
+    The next ``connect()`` makes a new one. ``closed`` is done when everything of it has ended. ``use(outgoing)`` is
+    told where lines go, at first and whenever that changes.
     """
 
-    def __init__(self, options: Options, invoke: Invoke, *, persistent: bool) -> None:
+    def __init__(
+        self, options: Options, invoke: Invoke, *, persistent: bool, use: Callable[[Outgoing | LinkChoice], None]
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self.loop.create_future()
         self.is_over = False
         """Whether ``closed`` is done."""
+        self._is_dropped = False
         self._context = contextvars.copy_context()
         self._closer: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
@@ -50,38 +57,42 @@ class ClientLifetime:
             abandoned=self._is_abandoned,
             timeout=options.handler_timeout,
         )
-        self.connection = BrokerConnection(
-            options, self.dispatcher, self._context, persistent=persistent, ended=self._connection_ended
+        self.brokers = Brokers(
+            options, self.dispatcher, self._context, persistent=persistent, use=use, ended=self._brokers_ended
         )
 
     # -- state
 
     @property
+    def connection(self) -> BrokerConnection:
+        """The one that is home."""
+        return self.brokers.home
+
+    @property
     def stopping(self) -> bool:
         """Whether the end has begun."""
-        return self._closer is not None or self.connection.is_ending
+        return self._closer is not None or self.brokers.is_ending
 
     def _is_abandoned(self) -> bool:
         # asyncio.run cancels every task at its end, these too; a handler's own cancellation is only its own.
-        if self.connection.was_cancelled or self.closed.done() or self.loop.is_closed():
+        if self.brokers.was_cancelled or self.closed.done() or self.loop.is_closed():
             return True
         return self._closer is not None and self._closer.cancelling() > 0
 
-    def _connection_ended(self) -> None:
-        outgoing = self.connection.outgoing
-        if self._is_abandoned():
-            if lost := outgoing.undelivered:
+    def _brokers_ended(self) -> None:
+        if not self._is_abandoned():
+            if self._closer is None:
+                self.begin_closing(DISCONNECT_TIMEOUT)
+        elif not self._is_dropped:
+            if lost := self.brokers.undelivered:
                 logger.warning(NOT_DELIVERED, lost, TOO_EARLY)
             self._drop()
-            return
-        if self._closer is None:
-            self.begin_closing(DISCONNECT_TIMEOUT)
-        outgoing.end()
 
     def _drop(self) -> None:
+        self._is_dropped = True
         for timer in self._timers:
             timer.cancel()
-        self.connection.drop()
+        self.brokers.drop()
         closer = self._closer
         if closer is None or closer.done() or closer is asyncio.current_task(self.loop):
             self._is_closed()
@@ -120,13 +131,13 @@ class ClientLifetime:
             return
         self._timers.append(self.loop.call_later(timeout, self._expire))
         if self._closer is None:
-            self.connection.leave()
+            self.brokers.leave()
             self._closer = asyncio.Task(self._close(), loop=self.loop, context=self._context, name="pystrands-closer")
 
     def _expire(self) -> None:
         if not self._expired.done():
             self._expired.set_result(None)
-        self.connection.supervisor.stop()
+        self.brokers.stop()
         count = self.dispatcher.stop()
         if count:
             logger.warning("disconnecting: %d events were not handled in time and are dropped", count)
@@ -141,28 +152,30 @@ class ClientLifetime:
                 logger.warning("disconnecting: some handlers did not end; they are left to themselves")
 
     async def _close(self) -> None:
-        connection = self.connection
+        brokers = self.brokers
         try:
-            if connection.supervisor.is_stopping:
-                connection.end_attempts()
+            brokers.end_attempts()
             await self._handlers_finished()
-            if connection.is_leaving:
-                await connection.left(self._expired)
+            if await brokers.left(self._expired):
                 await self._handlers_finished()  # those that the loss of a broker called, too
-            await connection.sent(self._expired)
-            await connection.finish()
+            await brokers.sent(self._expired)
+            await brokers.finish()
             await self._handlers_finished()
-            if lost := connection.outgoing.undelivered:
+            if lost := brokers.undelivered:
                 await self._notify_lost(lost)
         finally:
             self._drop()
 
     async def _handlers_finished(self) -> None:
-        finished = asyncio.ensure_future(self.dispatcher.finished())
+        finished = asyncio.ensure_future(self._all_finished())
         try:
             await asyncio.wait([finished, self._gave_up], return_when=asyncio.FIRST_COMPLETED)
         finally:
             finished.cancel()
+
+    async def _all_finished(self) -> None:
+        await self.brokers.retired()
+        await self.dispatcher.finished()
 
     async def _notify_lost(self, count: int) -> None:
         logger.warning(NOT_DELIVERED, count, "")

@@ -2,13 +2,13 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ssl import SSLContext
 from types import UnionType
 from typing import Annotated, Any, Final, get_type_hints
 
 from pystrands.errors import ConfigError
-from pystrands.protocol.address import has_more
+from pystrands.protocol.address import has_more, host_and_port
 
 __all__ = ["TOKEN_VARIABLE", "Options", "ThreadOptions", "definition", "options_of", "options_table", "set_options"]
 
@@ -23,7 +23,11 @@ class Options:
     type checkers to see; a test holds them to this.
     """
 
-    host: Annotated[str, "the broker's address for backends"] = "localhost"
+    host: Annotated[
+        str | Sequence[str],
+        "the broker's address for backends; of several brokers a list, in which each may have a port: "
+        '`["red:8081", "blue:8082"]`, or a name that stands for all of them',
+    ] = "localhost"
     port: Annotated[int, "its port"] = 8081
     auto_reconnect: Annotated[bool, "connect again when the link is lost"] = True
     reconnect_delay: Annotated[float, "seconds before the first new attempt"] = 1.0
@@ -89,6 +93,8 @@ def options_of(client: Options) -> Options:
     options = ThreadOptions()
     for name in _names_of(client):
         setattr(options, name, getattr(client, name))
+    if isinstance(options.host, list):
+        options.host = tuple(options.host)
     if options.token is None:
         options.token = os.environ.get(TOKEN_VARIABLE, "").strip()
     _check(options)
@@ -110,20 +116,14 @@ def _quoted(default: Any) -> str:
 def _shown(kind: Any) -> str:
     if not isinstance(kind, UnionType):
         return f"`{kind.__name__}`"
-    names = {type(None): "None", bool: "True", SSLContext: "ssl.SSLContext"}
+    names: dict[Any, str] = {type(None): "None", bool: "True", SSLContext: "ssl.SSLContext", Sequence[str]: "list[str]"}
     *first, last = [f"`{names.get(each, each.__name__)}`" for each in kind.__args__]
     return f"{', '.join(first)} or {last}"
 
 
 def _check(options: ThreadOptions) -> None:
     """Raise ConfigError naming the option that can't work."""
-    _check_type("host", options.host, str, "a host name or an IP address")
-    if not options.host:
-        raise ConfigError("host", "must be a host name or an IP address, not empty")
-    if has_more(options.host):
-        raise ConfigError(
-            "host", f"must be a host name or an IP address, without scheme and port, not {options.host!r}"
-        )
+    _check_hosts(options.host)
     _check_whole("port", options.port, 1, 65535)
     _check_type("auto_reconnect", options.auto_reconnect, bool, "True or False")
     _check_number("reconnect_delay", options.reconnect_delay, 0, "seconds")
@@ -137,6 +137,31 @@ def _check(options: ThreadOptions) -> None:
     _check_type("name", options.name, str | None, "a str or None")
     _check_token(options.token)
     _check_type("ssl", options.ssl, SSLContext | bool | None, "an ssl.SSLContext, True or None")
+
+
+def _check_hosts(hosts: Any) -> None:
+    if isinstance(hosts, str):
+        _check_host(hosts)
+        return
+    if not isinstance(hosts, list | tuple):
+        raise ConfigError("host", f"must be a host name or an IP address, or a list of them, not {hosts!r}")
+    if not hosts:
+        raise ConfigError("host", "must be a host name or an IP address, or a list of them, not empty")
+    for each in hosts:
+        if not isinstance(each, str) or host_and_port(each) is None:
+            _check_host(each)
+
+
+def _check_host(host: Any) -> None:
+    _check_type("host", host, str, "a host name or an IP address")
+    if not host:
+        raise ConfigError("host", "must be a host name or an IP address, not empty")
+    if has_more(host):
+        raise ConfigError(
+            "host",
+            f"must be a host name or an IP address, without scheme and port, not {host!r}; "
+            f"in a list each may have a port: [{'localhost:8081'!r}]",
+        )
 
 
 def _check_token(token: Any) -> None:

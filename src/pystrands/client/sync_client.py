@@ -4,13 +4,14 @@ import contextlib
 import inspect
 import logging
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from pystrands.client import requests
 from pystrands.client.advice import advise
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.confirmation import Confirmation
+from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT
 from pystrands.client.lifetime import CANCELLED_TIMEOUT
 from pystrands.client.options import ThreadOptions
@@ -48,7 +49,7 @@ class PyStrandsClient(BaseClient, ThreadOptions):
 
     def __init__(
         self,
-        host: str = "localhost",
+        host: str | Sequence[str] = "localhost",
         port: int = 8081,
         auto_reconnect: bool = True,
         reconnect_delay: float = 1.0,
@@ -64,17 +65,19 @@ class PyStrandsClient(BaseClient, ThreadOptions):
     ) -> None:
         """Make a client, which is not connected yet and has no threads.
 
-        ``host``, ``port``: the broker's address for backends. ``auto_reconnect``: connect again when the link is lost,
-        after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to ``max_reconnect_delay``
-        (seconds); each delay is shortened at random by up to a quarter, so that backends do not all come back at once.
-        ``max_workers``: how many threads there are for handlers, at most. ``handler_timeout`` (seconds): a handler that
-        takes longer counts as failed; its thread can't be stopped, and runs on beside the next; None: never.
-        ``send_only``: for programs that only send, such as cron jobs: the broker gives them no clients, and no callback
-        is called but ``on_error``. ``name``: names this backend in the broker's log. ``token``: what the broker wants
-        of its backends; None: that of the environment, ``PYSTRANDS_TOKEN``, if there is one; only sent to a broker that
-        has said hello, and never logged. ``ssl``: connect with TLS; an ``ssl.SSLContext``, or True for the default one.
-        Raises ConfigError, naming the parameter, on a value that can't work. Raises TypeError when a callback is
-        ``async def``.
+        ``host``, ``port``: the broker's address for backends; of several brokers a list of hosts, in which each may
+        have a port of its own (``["red:8081", "blue:8082"]``), or a name that stands for all of them. One that can be
+        reached is enough where the brokers are a cluster: it tells of the others. ``auto_reconnect``: connect again
+        when the link is lost, after ``reconnect_delay`` (seconds), each time ``reconnect_backoff`` times longer, up to
+        ``max_reconnect_delay`` (seconds); each delay is shortened at random by up to a quarter, so that backends do not
+        all come back at once. ``max_workers``: how many threads there are for handlers, at most. ``handler_timeout``
+        (seconds): a handler that takes longer counts as failed; its thread can't be stopped, and runs on beside the
+        next; None: never. ``send_only``: for programs that only send, such as cron jobs: the broker gives them no
+        clients, and no callback is called but ``on_error``. ``name``: names this backend in the broker's log.
+        ``token``: what the broker wants of its backends; None: that of the environment, ``PYSTRANDS_TOKEN``, if there
+        is one; only sent to a broker that has said hello, and never logged. ``ssl``: connect with TLS; an
+        ``ssl.SSLContext``, or True for the default one. Raises ConfigError, naming the parameter, on a value that can't
+        work. Raises TypeError when a callback is ``async def``.
         """
         super().__init__({**locals(), "max_concurrency": max_workers})
         for handler in HANDLERS:
@@ -88,9 +91,15 @@ class PyStrandsClient(BaseClient, ThreadOptions):
 
     @property
     def connected(self) -> bool:
-        """Whether the link to the broker is up; False from the moment :meth:`disconnect` is called."""
+        """Whether a link to a broker is up; False from the moment :meth:`disconnect` is called."""
         running = self.__runs.running
         return running is not None and running.core.connected
+
+    @property
+    def links(self) -> tuple[LinkInfo, ...]:
+        """What there is to tell of each link: one for each broker, a :class:`LinkInfo`; none when not connected."""
+        running = self.__runs.running
+        return () if running is None else running.core.links
 
     def connect(self) -> bool:
         """Connect; return whether that succeeded.

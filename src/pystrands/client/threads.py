@@ -248,9 +248,11 @@ class Bridge:
         one thread keep their order, and no line is ever mixed with another.
         """
         lifetime = self._core.lifetime
-        if lifetime is None or self._over or not lifetime.connection.outgoing.is_possible:
+        if lifetime is None or self._over:
             return self._core.outage.unsent()
-        outgoing = lifetime.connection.outgoing
+        outgoing = lifetime.brokers.choice.choose()
+        if not outgoing.is_possible:
+            return self._core.outage.unsent()
         if to == AT_ONCE:
             if not outgoing.is_up:
                 return self._core.outage.unsent()

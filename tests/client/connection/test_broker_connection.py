@@ -8,10 +8,23 @@ import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.client import requests
-from pystrands.client.connection.broker_connection import BrokerConnection
+from pystrands.client.connection.broker_connection import BrokerConnection, Surroundings
 from pystrands.client.handlers.dispatch import Dispatcher
 from pystrands.client.options import options_of
 from tests.client.fake_broker import soon, until
+
+
+class Alone(Surroundings):
+    """Knows of no other broker."""
+
+    def admits(self, connection, link, hello):
+        return True
+
+    def changed(self, connection):
+        pass
+
+    def ended(self, connection):
+        pass
 
 
 class Process:
@@ -33,7 +46,7 @@ class Process:
 
     def connect(self, broker):
         options = options_of(AsyncPyStrandsClient("127.0.0.1", broker.tcp_port, reconnect_delay=0.01))
-        connection = BrokerConnection(options, self.dispatcher, self.context, persistent=True, ended=lambda: None)
+        connection = BrokerConnection(options, self.dispatcher, self.context, persistent=True, surroundings=Alone())
         self.connections.append(connection)
         return connection
 

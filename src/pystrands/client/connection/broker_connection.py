@@ -4,9 +4,10 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Callable
-from typing import Final
+from abc import ABC, abstractmethod
+from typing import Final, NamedTuple
 
+from pystrands.client.connection.addresses import Addresses, BrokerAddress, configured, told
 from pystrands.client.connection.heartbeats import Heartbeats
 from pystrands.client.connection.incoming import Incoming
 from pystrands.client.connection.link import BrokerLink
@@ -15,8 +16,9 @@ from pystrands.client.connection.supervisor import Supervisor
 from pystrands.client.handlers.dispatch import EAGER, Dispatcher, current_runner
 from pystrands.client.handlers.queue import CallQueue
 from pystrands.client.options import Options
+from pystrands.protocol.messages import HelloParams, PeerParams
 
-__all__ = ["BrokerConnection"]
+__all__ = ["BrokerConnection", "Peer", "Surroundings"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +26,35 @@ LINGER: Final = 1.0
 """Seconds for what was written to reach the broker, after the timeout."""
 
 
+class Peer(NamedTuple):
+    """A broker that another one tells of; ``address`` is None where that is not known."""
+
+    broker_id: str
+    address: BrokerAddress | None
+
+
+class Surroundings(ABC):
+    """Whoever has all connections of a process."""
+
+    @abstractmethod
+    def admits(self, connection: "BrokerConnection", link: BrokerLink, hello: HelloParams) -> bool:
+        """Whether the broker that says hello is the one that this connection is for, or may be from now on."""
+
+    @abstractmethod
+    def changed(self, connection: "BrokerConnection") -> None:
+        """Its link is up, or gone, or its broker has told of others."""
+
+    @abstractmethod
+    def ended(self, connection: "BrokerConnection") -> None:
+        """No link comes any more, by itself or after :meth:`BrokerConnection.leave`."""
+
+
 class BrokerConnection:
     """The links to one broker, one after the other, and what outlives them: session, queues, ownership, lease.
 
     Its events wait in ``calls``, a queue of its own at the ``dispatcher``, which it knows as all handlers' runner and
-    nothing more. ``ended()`` is called when no link comes any more, by itself or after :meth:`leave`.
+    nothing more. ``surroundings`` knows of other brokers. ``addresses``: where this one is; without them, where the
+    options say.
 
     The end has steps, which whoever ends it awaits in this order, with handlers between them: :meth:`leave`,
     :meth:`left`, :meth:`sent`, :meth:`finish`, :meth:`drop`.
@@ -41,9 +67,29 @@ class BrokerConnection:
         context: contextvars.Context,
         *,
         persistent: bool,
-        ended: Callable[[], None],
+        surroundings: Surroundings,
+        addresses: Addresses | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._surroundings = surroundings
+        self.addresses = addresses or Addresses(configured(options.host, options.port)[0])
+        """Where the broker is."""
+        self.seeds: list[BrokerAddress] = []
+        """Those of them that were configured, and so are tried again when the broker is gone."""
+        self.expected = ""
+        """The id of the broker that others say is there; empty where nobody does."""
+        self.reached: BrokerAddress | None = None
+        """Where its last link led."""
+        self.siblings: tuple[BrokerAddress, ...] = ()
+        """The other addresses of the name that has led there."""
+        self.lost_at = self._loop.time()
+        """Since when there is no link, by the loop's clock, while there is none."""
+        self.was_up = False
+        """Whether there ever was a link."""
+        self.is_draining = False
+        """Whether the broker says that it is about to end."""
+        self.peers: list[Peer] | None = None
+        """The other brokers, as this one tells; None without a link, and where it tells none."""
         self._dispatcher = dispatcher
         self._links: set[BrokerLink] = set()  # all that may receive; one, or while an old one drains two
         self._is_ending = False
@@ -62,9 +108,10 @@ class BrokerConnection:
         self._heartbeats = Heartbeats(self._loop, dispatcher, self.calls, self.outgoing)
         self.supervisor = Supervisor(
             options,
+            self.addresses,
             self._make_link,
             persistent=persistent,
-            attach=self.outgoing.attach,
+            attach=self._attach,
             may_be_old=lambda: self.incoming.may_be_old(),  # noqa: PLW0108 - it is made below
         )
         self.incoming = Incoming(
@@ -76,11 +123,13 @@ class BrokerConnection:
             self._heartbeats,
             self.supervisor.usable,
             self.supervisor.refused,
+            lambda link, hello: surroundings.admits(self, link, hello),
+            self._told,
         )
         self.incoming.delivered.add_done_callback(lambda _: self.supervisor.stop())
         self.task = asyncio.Task(self.supervisor.run(), loop=self._loop, context=context, name="pystrands-link")
         """Keeps the link up."""
-        self.task.add_done_callback(lambda _: self._supervisor_ended(ended))
+        self.task.add_done_callback(lambda _: self._supervisor_ended())
 
     # -- receiving
 
@@ -94,9 +143,31 @@ class BrokerConnection:
         if self.is_ending and not self.incoming.is_leaving:
             link.stop_receiving()
 
+    def _attach(self, link: BrokerLink) -> None:
+        self.outgoing.attach(link)
+        self.reached, self.siblings = link.dialed, link.siblings
+        self.was_up = True
+        if link.dialed is not None:
+            self.addresses.prefer(link.dialed)
+        self._surroundings.changed(self)
+
+    def _told(self, link: BrokerLink, address: str, is_draining: bool, peers: list[PeerParams]) -> None:
+        """Take what the broker tells of itself, and of the others."""
+        here = link.dialed or self.addresses.current
+        if (own := told(address, here)) is not None:
+            self.addresses.add(own)
+        self.is_draining = is_draining
+        self.peers = [Peer(each.broker_id, told(each.address, here)) for each in peers]
+        self._surroundings.changed(self)
+
     def _lost(self, link: BrokerLink) -> None:
+        was_up = self.outgoing.link is link
         self._links.discard(link)
         self.incoming.link_lost(link)
+        if was_up:
+            self.lost_at = self._loop.time()
+            self.peers = None
+            self._surroundings.changed(self)
         if self.calls.is_held and self._is_ending:
             self._give_back_held()
 
@@ -129,6 +200,17 @@ class BrokerConnection:
         return self.supervisor.link
 
     @property
+    def broker_id(self) -> str:
+        """Which broker process it is; empty before its hello, and where it says none."""
+        return self.incoming.broker_id
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a link."""
+        link = self.link
+        return link is not None and link.is_open
+
+    @property
     def is_ending(self) -> bool:
         """Whether the end has begun."""
         return self._is_ending or self.supervisor.ended
@@ -138,10 +220,10 @@ class BrokerConnection:
         """Whether somebody else has cancelled its task, as asyncio.run() does at its end."""
         return self.task.cancelling() > self._own_cancels
 
-    def _supervisor_ended(self, ended: Callable[[], None]) -> None:
+    def _supervisor_ended(self) -> None:
         if not self.task.cancelled() and (error := self.task.exception()) is not None:
             logger.error("the connection's supervisor failed", exc_info=error)
-        ended()
+        self._surroundings.ended(self)
 
     # -- the end
 
@@ -199,6 +281,26 @@ class BrokerConnection:
                 logger.debug("the broker did not close the link in time")
         await asyncio.wait([self.task])
         self.incoming.notify_died()
+
+    async def abandon(self, *, is_gone: bool) -> list[bytes]:
+        """End where the broker is gone for good, or is not to be linked to any more: handlers are told of its clients.
+
+        Return the messages to many that wait to be written, for another broker.
+        """
+        self.supervisor.stop()
+        if not self.task.done():
+            self._own_cancels += 1
+            self.task.cancel()
+        await self.outgoing.closing()
+        if is_gone:
+            self.incoming.broker_gone()
+        else:
+            self.incoming.give_up()
+        session = self.outgoing.session
+        lines = [] if session is None else session.take_unwritten()
+        self.outgoing.end()
+        self.outgoing.close()
+        return lines
 
     def drop(self) -> None:
         """Let go of everything, at once."""

@@ -38,17 +38,23 @@ def _as_it_is(_: socket.socket) -> None:
 
 
 async def connect(
-    loop: asyncio.AbstractEventLoop, host: str, port: int, timeout: float, prepare: Prepare = _as_it_is
+    loop: asyncio.AbstractEventLoop,
+    host: str,
+    port: int,
+    timeout: float,
+    prepare: Prepare = _as_it_is,
+    found: list[str] | None = None,
 ) -> socket.socket:
     """Return a socket that is connected; within ``timeout`` seconds where ``host`` is a name.
 
-    It does not block, and children that are forked close it. Raises OSError, TimeoutError among them, and UnicodeError
-    for what can't be a name; RuntimeError when there is no thread to look a name up.
+    It does not block, and children that are forked close it. ``found``, where given, gets the IP addresses that the
+    name stands for, those of the socket's family; nothing where ``host`` is no name. Raises OSError, TimeoutError among
+    them, and UnicodeError for what can't be a name; RuntimeError when there is no thread to look a name up.
     """
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
     except socket.gaierror:  # a name
-        return await _on_thread(loop, lambda: connect_blocking(host, port, timeout, prepare))
+        return await _on_thread(loop, lambda: connect_blocking(host, port, timeout, prepare, found))
     sock = _new_socket(address, prepare)
     try:
         if sys.platform == "win32":
@@ -61,10 +67,13 @@ async def connect(
     return sock
 
 
-def connect_blocking(host: str, port: int, timeout: float, prepare: Prepare = _as_it_is) -> socket.socket:
-    """Connect on the calling thread, which blocks; return a socket that does not block."""
+def connect_blocking(
+    host: str, port: int, timeout: float, prepare: Prepare = _as_it_is, found: list[str] | None = None
+) -> socket.socket:
+    """Connect on the calling thread, which blocks; return a socket that does not block. ``found`` as above."""
     end = time.monotonic() + timeout
-    addresses = _in_turn(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = _in_turn(resolved)
     attempts: dict[socket.socket, _Address] = {}
     errors: list[OSError] = []
     with selectors.DefaultSelector() as selector:
@@ -83,6 +92,8 @@ def connect_blocking(host: str, port: int, timeout: float, prepare: Prepare = _a
                     address = attempts.pop(sock)
                     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                     if not error:
+                        if found is not None:
+                            found.extend(dict.fromkeys(str(each[4][0]) for each in resolved if each[0] == sock.family))
                         return sock
                     sock.close()
                     errors.append(_error(error, address))

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
+from pystrands.client.connection.addresses import BrokerAddress
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.protocol import wire
 from pystrands.protocol.address import is_loopback
@@ -54,6 +55,12 @@ class BrokerLink:
         """Whether an event was received, so that it is too late for a hello."""
         self.problem = ""
         """Why the broker does not take this link, where that is known, in words that fit after its name."""
+        self.dialed: BrokerAddress | None = None
+        """What it was dialed as: of a name with several addresses, the one that answered; None where nobody says."""
+        self.siblings: tuple[BrokerAddress, ...] = ()
+        """The other addresses of that name."""
+        self.is_other = False
+        """Whether it leads to a broker that has another connection, so that this one has no use for it."""
         self.has_received = False
         """Whether a line was received; the receiver sets it."""
         self.received_at = loop.time()

@@ -195,6 +195,14 @@ class Outgoing:
         while waiting and self._has_room:
             self._go_on(waiting.popleft())
 
+    def take_over(self, lines: list[bytes]) -> int:
+        """Send what waited for a broker that is gone; return how many of these can't be sent here."""
+        lost = 0
+        for line in lines:
+            if len(line) > self._longest or not self.write(line):
+                lost += 1
+        return lost
+
     def _go_on(self, waiting: Waiting) -> None:
         sent = waiting.sent
         waiting.queue = None

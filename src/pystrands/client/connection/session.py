@@ -174,6 +174,12 @@ class BackendSession:
         self.is_up = False
         return lost
 
+    def take_unwritten(self) -> list[bytes]:
+        """Return the messages to many that wait to be written, which are another session's from now on."""
+        lines = [line for line in self._unwritten if line.startswith(_TO_MANY)]
+        self._keep_unwritten(())
+        return lines
+
     def started(self, longest: int = 0) -> tuple[list[bytes], int]:
         """The broker has taken the session as a new one. Return what to write, and how many messages are lost.
 

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 from pystrands.client.connection import dial
+from pystrands.client.connection.addresses import Addresses, BrokerAddress
 from pystrands.client.connection.backoff import Backoff
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.options import Options
-from pystrands.protocol.address import bare
 from pystrands.protocol.printable import printable
 
 __all__ = ["Supervisor"]
@@ -36,6 +37,7 @@ REMIND_AFTER: Final = 60.0
 class Supervisor:
     """Owns the lifetime of the connection to one broker; each connection is a new BrokerLink from ``make_link``.
 
+    ``addresses`` are the broker's, which others may change; where one fails the next attempt is at another one.
     ``attach(link)`` is called once for each that commands can go out on. ``may_be_old()`` tells whether a broker that
     says no hello may be one that knows none.
 
@@ -47,6 +49,7 @@ class Supervisor:
     def __init__(
         self,
         options: Options,
+        addresses: Addresses,
         make_link: Callable[[], BrokerLink],
         *,
         persistent: bool,
@@ -62,7 +65,7 @@ class Supervisor:
         self.refusal = ""
         """Why the broker does not let this backend in; empty while nothing of the kind was heard."""
         self._options = options
-        self._broker = f"the broker at {options.host}:{options.port}"
+        self._addresses = addresses
         self._make_link = make_link
         self._attach = attach
         self._may_be_old = may_be_old
@@ -79,6 +82,10 @@ class Supervisor:
         self._tls: ssl.SSLContext | None = options.ssl if isinstance(options.ssl, ssl.SSLContext) else None
         if options.ssl is True:
             self._tls = ssl.create_default_context()
+
+    @property
+    def _broker(self) -> str:
+        return f"the broker at {self._addresses.current}"
 
     async def attempt(self) -> bool:
         """Return True when connected, else try now and return whether that succeeded. Cancelling stops only waiting."""
@@ -115,6 +122,10 @@ class Supervisor:
         finally:
             self.ended = True
             self._notify_attempts(False)
+
+    def hurry(self) -> None:
+        """Try now, where it waits for its next attempt: there is an address that is likely to work."""
+        self._hurry.set()
 
     def usable(self, link: BrokerLink) -> None:
         """Note that commands can go out on a link: handlers may send from now on."""
@@ -159,6 +170,7 @@ class Supervisor:
         # TimeoutError is an OSError, UnicodeError a name that can't be one, RuntimeError no thread that looks one up.
         except (OSError, UnicodeError, RuntimeError) as error:
             self._failed(type(error), f"could not connect to {self._broker}: {self._reason(error)}")
+            self._addresses.failed()
             return None
         except BaseException:
             if link is not None:
@@ -167,6 +179,10 @@ class Supervisor:
         if self.refusal:
             logger.error("%s", self.refusal)
             link.abort()
+            return None
+        if link.is_other:
+            logger.debug("%s %s", self._broker, link.problem)
+            self._addresses.failed()
             return None
         problem = ""
         if link.problem:
@@ -180,18 +196,24 @@ class Supervisor:
             problem = f"{self._broker} says no hello{self._silence}"
         if problem:
             self._failed(problem, problem)
+            self._addresses.failed()
             link.abort()
             return None
         return link
 
     async def _connect(self) -> BrokerLink:
-        host = bare(self._options.host)
-        sock = await dial.connect(self._loop, host, self._options.port, CONNECT_TIMEOUT)
+        address = self._addresses.current
+        found: list[str] = []
+        sock = await dial.connect(self._loop, address.host, address.port, CONNECT_TIMEOUT, found=found)
+
+        def make() -> Any:  # a protocol, if not by name
+            link = self._make_link()
+            link.dialed, link.siblings = _behind(address, sock, found)
+            return link
+
         try:
-            make: Any = self._make_link  # a protocol, if not by name
-            _, link = await self._loop.create_connection(
-                make, sock=sock, ssl=self._tls, server_hostname=None if self._tls is None else host
-            )
+            name = None if self._tls is None else address.name or address.host
+            _, link = await self._loop.create_connection(make, sock=sock, ssl=self._tls, server_hostname=name)
         except BaseException:
             sock.close()
             raise
@@ -267,3 +289,14 @@ class Supervisor:
         for outcome in outcomes:
             if not outcome.done():
                 outcome.set_result(connected)
+
+
+def _behind(
+    address: BrokerAddress, sock: socket.socket, found: list[str]
+) -> tuple[BrokerAddress, tuple[BrokerAddress, ...]]:
+    """Return where a socket leads, and the other addresses of that name: a name with one address stands for itself."""
+    if len(found) < 2:
+        return address, ()
+    here = sock.getpeername()[0]
+    others = [BrokerAddress(each, address.port, address.host) for each in found if each != here]
+    return BrokerAddress(here, address.port, address.host), tuple(others)

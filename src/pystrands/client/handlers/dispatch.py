@@ -15,7 +15,7 @@ from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.lanes import Slots
 from pystrands.client.handlers.queue import CallQueue
 
-__all__ = ["EAGER", "Dispatcher", "NotBegun", "current_runner", "in_handler"]
+__all__ = ["EAGER", "Dispatcher", "NotBegun", "current_runner", "in_handler", "served_queue"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ _runner_numbers = itertools.count(1)
 _handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
 
 
+_served: contextvars.ContextVar[CallQueue | None] = contextvars.ContextVar("pystrands_queue", default=None)
+
+
 class NotBegun(Exception):  # noqa: N818 - what happened; it never leaves the library
     """A handler was to begin somewhere else, and the lease was over when its turn came there."""
 
@@ -54,6 +57,14 @@ def in_handler() -> bool:
 def current_runner() -> int:
     """Return the number of the runner on whose handler's behalf this code runs, or 0."""
     return _handled_by.get()
+
+
+def served_queue() -> CallQueue | None:
+    """Return the queue whose event this code handles, on whatever thread; also in tasks that its handler began.
+
+    None outside of handlers, and where the dispatcher had one queue only when the handler began.
+    """
+    return _served.get()
 
 
 class Dispatcher:
@@ -106,6 +117,10 @@ class Dispatcher:
     def add(self, queue: CallQueue) -> None:
         """Run the calls of one more queue, which has these :attr:`slots`."""
         self._queues.append(queue)
+
+    def remove(self, queue: CallQueue) -> None:
+        """Know no more of a queue, which is :meth:`finished`."""
+        self._queues.remove(queue)
 
     def put(self, queue: CallQueue, call: HandlerCall, *, late: bool = False) -> None:
         """Have ``call`` run when its turn comes; after :meth:`stop` only where it is ``late``."""
@@ -189,6 +204,8 @@ class Dispatcher:
             queue = self._next_queue()
             if queue is not None:
                 self._serves[number] = queue
+                if len(self._queues) > 1:
+                    _served.set(queue)
                 await self._run_some(number, queue, task, context)
         except Exception:
             logger.exception("a runner of handlers failed; this is a bug in PyStrands")
@@ -396,10 +413,13 @@ class Dispatcher:
         while not self.only_leavers:
             await self._change()
 
-    async def finished(self) -> None:
-        """Wait until nothing runs or waits."""
-        while not self.idle:
+    async def finished(self, queue: CallQueue | None = None) -> None:
+        """Wait until nothing runs or waits; of one queue, where that is given."""
+        while not (self.idle if queue is None else self._is_idle(queue)):
             await self._change()
+
+    def _is_idle(self, queue: CallQueue) -> bool:
+        return not queue.waiting and not any(each is queue for each in self._serves.values())
 
     async def _change(self) -> None:
         waiter = self._loop.create_future()

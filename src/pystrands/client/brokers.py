@@ -1,0 +1,443 @@
+"""All the brokers of a client: a connection to each, one of which is home (CLUSTER rules 1, 2, 15 to 17)."""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from pystrands.client.connection.addresses import Addresses, BrokerAddress, configured
+from pystrands.client.connection.broker_connection import BrokerConnection, Surroundings
+from pystrands.client.connection.choice import LinkChoice
+from pystrands.client.connection.link import BrokerLink
+from pystrands.client.connection.link_info import LinkInfo
+from pystrands.client.connection.outgoing import Outgoing
+from pystrands.client.handlers.calls import lost_messages
+from pystrands.client.handlers.dispatch import Dispatcher, served_queue
+from pystrands.client.options import Options
+from pystrands.protocol.messages import HelloParams
+
+__all__ = ["Brokers"]
+
+logger = logging.getLogger(__name__)
+
+HOME_PATIENCE: Final = 1.0
+"""Seconds for which what is sent outside of handlers waits for the home link, where it could go by another one."""
+GONE_AFTER: Final = 2.0
+"""Seconds without a link after which a broker is gone that no other broker knows."""
+_TOO_LONG: Final = "they were for a broker that is gone, and too long for another one"
+
+
+class Brokers(Surroundings):
+    """Has a connection to each broker that is configured, found behind a name, or told by another broker.
+
+    A broker is known by its id: where two addresses lead to the same one, the second link is closed. ``use(outgoing)``
+    is told where lines go, at first and whenever that changes. ``ended()`` is called when no connection is left that
+    could get a link.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        dispatcher: Dispatcher,
+        context: contextvars.Context,
+        *,
+        persistent: bool,
+        use: Callable[[Outgoing | LinkChoice], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._options = options
+        self._dispatcher = dispatcher
+        self._context = context
+        self._persistent = persistent
+        self._use = use
+        self._ended = ended
+        self._is_closing = False
+        self._refused: set[str] = set()
+        """Brokers that don't let this backend in: it would be the same the next time."""
+        self._retiring: dict[BrokerConnection, asyncio.Task[None]] = {}
+        """Connections that no link comes to any more, while handlers hear of the end of their clients."""
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._homeless: list[asyncio.Future[None]] = []
+        """Who waits for the home link, or for another one in its place."""
+        self.refusal = ""
+        """Why no broker lets this backend in; empty where one does."""
+        self.connections: list[BrokerConnection] = []
+        """One for each broker, and for each address of which it is not known yet where it leads."""
+        seeds = configured(options.host, options.port)
+        self._is_single = len(seeds) == 1
+        """Whether one address was configured: then its connection may end by itself, and with it everything."""
+        self.home = self._make(seeds[0], persistent=persistent or not self._is_single)
+        """What is sent outside of handlers goes there."""
+        self.choice = LinkChoice(self.home.outgoing)
+        """Which connection a line goes to."""
+        self._know(self.home, is_seed=True)
+        for seed in seeds[1:]:
+            self._know(self._make(seed, persistent=True), is_seed=True)
+
+    def _make(self, address: BrokerAddress, *, persistent: bool) -> BrokerConnection:
+        return BrokerConnection(
+            self._options,
+            self._dispatcher,
+            self._context,
+            persistent=persistent,
+            surroundings=self,
+            addresses=Addresses(address),
+        )
+
+    def _know(self, connection: BrokerConnection, *, is_seed: bool = False) -> None:
+        if is_seed:
+            connection.seeds.append(connection.addresses.current)
+        self.connections.append(connection)
+        self.choice.add(connection.calls, connection.outgoing)
+        self._choose()
+
+    def _choose(self) -> None:
+        self._use(self.connections[0].outgoing if len(self.connections) == 1 else self.choice)
+
+    # -- state
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a link."""
+        return any(each.is_up for each in self.connections)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the end has begun."""
+        return self._is_closing or all(each.is_ending for each in self.connections)
+
+    @property
+    def is_persistent(self) -> bool:
+        """Whether first attempts that fail are followed by others."""
+        if self._is_single and len(self.connections) == 1:
+            return self._persistent or self.connections[0].supervisor.persistent
+        return self._persistent or any(each.was_up for each in self.connections)
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether somebody else has cancelled one of the tasks, as asyncio.run() does at its end."""
+        return any(each.was_cancelled for each in self.connections)
+
+    @property
+    def links(self) -> tuple[LinkInfo, ...]:
+        """Return what there is to tell of each."""
+        return tuple(
+            LinkInfo(
+                address=str(each.addresses.current),
+                broker_id=each.broker_id or each.expected,
+                connected=each.is_up,
+                is_home=each is self.home,
+                is_draining=each.is_draining,
+            )
+            for each in list(self.connections)
+        )
+
+    @property
+    def undelivered(self) -> int:
+        """How many messages were taken and may not be delivered."""
+        return sum(each.outgoing.undelivered for each in self.connections)
+
+    def chosen(self) -> BrokerConnection:
+        """Return the connection for what the code that calls this sends or asks."""
+        queue = served_queue()
+        if queue is not None:
+            for each in self.connections:
+                if each.calls is queue:
+                    return each
+        return self.home
+
+    async def attempt(self) -> bool:
+        """Return True when a link is up, else try now to get one, and return whether that succeeded."""
+        if len(self.connections) == 1:
+            return await self.connections[0].supervisor.attempt()
+        if self.is_up:
+            return True
+        waiting = {asyncio.ensure_future(each.supervisor.attempt()) for each in self.connections}
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if any(each.result() for each in done):
+                    return True
+        finally:
+            for each in waiting:
+                each.cancel()
+        if not self.is_persistent:
+            self._give_up()
+        return False
+
+    def _give_up(self) -> None:
+        self._is_closing = True
+        for each in self.connections:
+            each.supervisor.stop()
+            each.end_attempts()
+
+    def persist(self) -> None:
+        """Go on where first attempts fail."""
+        self._persistent = True
+        for each in self.connections:
+            each.supervisor.persistent = True
+
+    async def at_home(self, connection: BrokerConnection) -> BrokerConnection:
+        """Wait for the home link, where that is meant and another one could take its place; return what is home then.
+
+        Whoever asks a question waits for it, so that it is not answered with an error while there is a link.
+        """
+        while connection is self.home and not connection.is_up and self.is_up and not self.is_ending:
+            waiter = self._loop.create_future()
+            self._homeless.append(waiter)
+            await waiter
+            connection = self.home
+        return connection
+
+    # -- what connections tell: see Surroundings
+
+    def admits(self, connection: BrokerConnection, link: BrokerLink, hello: HelloParams) -> bool:
+        """Whether this broker is the connection's: not that of another one, and not one beside its own, which lives."""
+        broker_id, known = hello.broker_id, connection.broker_id
+        if not broker_id or broker_id == known or self._is_closing:
+            return True
+        other = self._of(broker_id, but=connection)
+        if not known:
+            if other is None:
+                connection.expected = ""
+                return True
+            self._is_same(other, connection, link)
+            return False
+        if any(each.broker_id == known for each in hello.peers or ()) or self._is_told(known):
+            link.problem = "is another one than before, which lives on"
+            if other is None and link.dialed is not None:
+                self._add(link.dialed, broker_id)
+            return False
+        if other is None:  # it has taken the place of the one before (LINK rule 22)
+            return True
+        link.problem = "has another link to this client"
+        if hello.peers is not None or link.dialed == connection.reached:
+            self._retire(connection, is_gone=True)
+        return False
+
+    def _is_same(self, other: BrokerConnection, connection: BrokerConnection, link: BrokerLink) -> None:
+        """A new connection leads to a broker that has one: one address more for that one."""
+        link.problem = "has another link to this client"
+        if link.dialed is not None:
+            other.addresses.add(link.dialed)
+            if not other.is_up:
+                other.addresses.prefer(link.dialed)
+                other.supervisor.hurry()
+        other.seeds += [each for each in connection.seeds if each not in other.seeds]
+        connection.seeds.clear()
+        self._retire(connection, is_gone=False)
+
+    def changed(self, connection: BrokerConnection) -> None:
+        """See what the link that is up, or gone, or what its broker tells, means for all."""
+        if self._is_closing:
+            return
+        for address in connection.siblings if connection.broker_id else ():
+            if not self._has(address):
+                self._know(self._make(address, persistent=False))
+        for peer in connection.peers or ():
+            self._see_peer(peer.broker_id, peer.address)
+        if not connection.is_up and len(self.connections) > 1:
+            self._look_in(HOME_PATIENCE)
+            self._look_in(GONE_AFTER)
+        self._look()
+
+    def _see_peer(self, broker_id: str, address: BrokerAddress | None) -> None:
+        """Link to a broker that another one tells of."""
+        if address is None or broker_id in self._refused:
+            return
+        connection = self._of(broker_id)
+        if connection is not None:
+            connection.addresses.add(address)
+            return
+        for each in self.connections:
+            if not each.is_up and address in each.addresses:  # it will find out which broker is there now
+                each.addresses.prefer(address)
+                each.supervisor.hurry()
+                return
+        self._add(address, broker_id)
+
+    def _add(self, address: BrokerAddress, broker_id: str) -> None:
+        connection = self._make(address, persistent=True)
+        connection.expected = broker_id
+        self._know(connection)
+
+    def ended(self, connection: BrokerConnection) -> None:
+        """Go on with the others, or end with the last one."""
+        if connection not in self.connections:
+            return
+        is_last = all(each.supervisor.ended for each in self.connections)
+        if is_last or self._is_closing or self.was_cancelled:
+            if is_last:
+                self.refusal = connection.supervisor.refusal
+            if is_last or self.was_cancelled:
+                self._ended()
+            connection.outgoing.end()
+            return
+        if connection.supervisor.refusal:
+            self._refused.add(connection.broker_id or connection.expected)
+        connection.seeds.clear()
+        self._retire(connection, is_gone=False)
+
+    def _of(self, broker_id: str, but: BrokerConnection | None = None) -> BrokerConnection | None:
+        for each in self.connections:
+            if each is not but and broker_id in (each.broker_id, each.expected):
+                return each
+        return None
+
+    def _has(self, address: BrokerAddress) -> bool:
+        return any(address[:2] == each[:2] for connection in self.connections for each in connection.addresses)
+
+    def _is_told(self, broker_id: str) -> bool:
+        """Whether a broker to which there is a link says that one lives."""
+        return any(peer.broker_id == broker_id for each in self.connections for peer in each.peers or ())
+
+    # -- who is gone, and which link is home
+
+    def _look_in(self, seconds: float) -> None:
+        def look() -> None:
+            self._timers.discard(timer)
+            self._look()
+
+        timer = self._loop.call_later(seconds, look)
+        self._timers.add(timer)
+
+    def _look(self) -> None:
+        if not self._is_closing:
+            self._see_gone()
+            self._see_home()
+
+    def _see_gone(self) -> None:
+        """End the connections of brokers that others know no more, and that can't be reached (CLUSTER rule 17)."""
+        if all(each.peers is None for each in self.connections):
+            return
+        for each in list(self.connections):
+            broker_id = each.broker_id or each.expected
+            if each.is_up or not broker_id or self._is_told(broker_id):
+                continue
+            if not each.broker_id:
+                if not each.seeds:  # it was only told of
+                    self._retire(each, is_gone=False)
+            elif self._loop.time() - each.lost_at >= GONE_AFTER:
+                self._retire(each, is_gone=True)
+
+    def _see_home(self) -> None:
+        home = self.home
+        is_known = home in self.connections
+        if is_known and home.is_up and not home.is_draining:
+            self._notify_at_home()
+            return
+        others = [each for each in self.connections if each is not home and each.is_up]
+        better = [each for each in others if not each.is_draining]
+        if is_known and home.is_up:
+            others = better
+        elif is_known and home.was_up and not home.is_draining and self._loop.time() - home.lost_at < HOME_PATIENCE:
+            return
+        choices = better or others or ([] if is_known else self.connections)
+        if choices:
+            self._move_home(choices[0])
+        if self.home.is_up:
+            self._notify_at_home()
+
+    def _move_home(self, connection: BrokerConnection) -> None:
+        if self.home.was_up:
+            logger.info("what is sent outside of handlers goes to the broker at %s now", connection.addresses.current)
+        self.home = connection
+        self.choice.home = connection.outgoing
+
+    def _notify_at_home(self) -> None:
+        waiters, self._homeless = self._homeless, []
+        for each in waiters:
+            if not each.done():
+                each.set_result(None)
+
+    def _retire(self, connection: BrokerConnection, *, is_gone: bool) -> None:
+        """End one connection, while others go on."""
+        self.connections.remove(connection)
+        self.choice.remove(connection.calls)
+        for seed in connection.seeds:
+            if not self._has(seed):
+                self._know(self._make(seed, persistent=True), is_seed=True)
+        self._choose()
+        self._see_home()
+        task = asyncio.Task(
+            self._end(connection, is_gone=is_gone), loop=self._loop, context=self._context, name="pystrands-retiring"
+        )
+        self._retiring[connection] = task
+        task.add_done_callback(lambda _: self._retiring.pop(connection, None))
+
+    async def _end(self, connection: BrokerConnection, *, is_gone: bool) -> None:
+        try:
+            lines = await connection.abandon(is_gone=is_gone)
+            if lost := self.home.outgoing.take_over(lines):
+                self._dispatcher.put(connection.calls, lost_messages(lost, _TOO_LONG))
+            await self._dispatcher.finished(connection.calls)
+            await connection.finish()
+        finally:
+            connection.drop()
+            self._dispatcher.remove(connection.calls)
+
+    # -- the end
+
+    def leave(self) -> None:
+        """Begin the end of all connections."""
+        self._is_closing = True
+        self._cancel_timers()
+        self._notify_at_home()
+        for each in self.connections:
+            each.leave()
+
+    def end_attempts(self) -> None:
+        """Where nothing is to be waited for: try no longer to get a link."""
+        for each in self.connections:
+            if each.supervisor.is_stopping:
+                each.end_attempts()
+
+    def stop(self) -> None:
+        """Make no more links."""
+        for each in self.connections:
+            each.supervisor.stop()
+
+    async def retired(self) -> None:
+        """Wait until handlers have heard of all that is gone."""
+        while self._retiring:
+            await asyncio.wait(list(self._retiring.values()))
+
+    async def left(self, expired: "asyncio.Future[None]") -> bool:
+        """Wait until all brokers have said that no more events come; return whether that could be waited for."""
+        leaving = [each for each in self.connections if each.is_leaving]
+        await _all([each.left(expired) for each in leaving])
+        return bool(leaving)
+
+    async def sent(self, expired: "asyncio.Future[None]") -> None:
+        """Take no more messages, and wait until the brokers have all that were taken."""
+        await _all([each.sent(expired) for each in self.connections])
+
+    async def finish(self) -> None:
+        """Close all links, so that all that was written arrives."""
+        await _all([each.finish() for each in self.connections])
+
+    def drop(self) -> None:
+        """Let go of everything, at once."""
+        self._is_closing = True
+        self._cancel_timers()
+        self._notify_at_home()
+        for task in list(self._retiring.values()):
+            task.cancel()
+        for each in (*self.connections, *self._retiring):
+            each.drop()
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+
+async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Take one step of the end at all connections, side by side."""
+    several = list(steps)
+    if len(several) == 1:
+        await several[0]
+    else:
+        await asyncio.gather(*several)

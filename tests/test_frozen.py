@@ -65,4 +65,4 @@ def test_a_frozen_program_finds_all_that_it_imports(tmp_path):
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     program = tmp_path / "dist" / "chat" / "chat"
     done = subprocess.run([program], check=False, capture_output=True, text=True)
-    assert done.stdout == f"{BUILD} Confirmation(matched=0, skipped=0)\n", done.stderr
+    assert done.stdout == f"{BUILD} Confirmation(matched=0, skipped=0, complete=True)\n", done.stderr

@@ -173,7 +173,7 @@ def test_a_client_in_a_child_is_not_connected_says_what_to_do_and_can_connect(ki
             heard = [parent.stdout.readline() for _ in range(3)]
             assert heard == [
                 "False, False, False, NotConnected forked, NotConnected forked, None\n",
-                "True Confirmation(matched=0, skipped=0)\n",
+                "True Confirmation(matched=0, skipped=0, complete=True)\n",
                 "0\n",
             ]
             echoes(broker)

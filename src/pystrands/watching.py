@@ -111,12 +111,12 @@ class Watching:
             if tool is not None:
                 self._read_from(broker_id, tool)
             else:
-                with self._first.to_peer(address) as tool:
-                    tool.watch(self._room_id)
-                    self._tools[broker_id] = tool
+                with self._first.to_peer(address) as peer:
+                    peer.watch(self._room_id)
+                    self._tools[broker_id] = peer
                     self._missing.discard(broker_id)
                     if not self._is_over:
-                        self._read_from(broker_id, tool)
+                        self._read_from(broker_id, peer)
         except ToolError as error:
             self._put(broker_id, error)
 

@@ -14,7 +14,8 @@ from tests.docs.blocks import ROOT
 
 TEXT = (ROOT / "deploy" / "grafana.json").read_text("utf-8")
 DASHBOARD = json.loads(TEXT)
-TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+TARGETS = [target for panel in PANELS for target in panel["targets"]]
 FUNCTIONS = {"sum", "by", "rate", "histogram_quantile", "le", "reason", "instance"}
 
 
@@ -69,5 +70,11 @@ def test_panels_lie_beside_each_other():
 
 
 def test_no_data_source_of_ours_is_in_it():
-    for thing in (*DASHBOARD["panels"], *TARGETS):
+    for thing in (*PANELS, *TARGETS):
         assert thing["datasource"]["uid"] == "${datasource}"
+
+
+def test_all_of_the_engine_is_shown():
+    names = {f"pystrands_{name}" for name in GAUGES if name.startswith("engine_")}
+    names |= {f"pystrands_{each.metric}_total" for name, each in COUNTERS.items() if name.startswith("engine_")}
+    assert {name for name in names if f"{name}{{" not in TEXT} == set()

@@ -215,6 +215,14 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     ),
     "hellos_late": Counted("hellos_late", "", "hellos that came when it was too late for them, and were ignored"),
     "watched_dropped": Counted("watched_dropped", "", "lines that a tool such as `pystrands tail` missed"),
+    "engine_published": Counted("engine_published", "", "messages that were sent on to other brokers"),
+    "engine_received": Counted("engine_received", "", "messages that came from other brokers"),
+    "engine_repairs": Counted(
+        "engine_repairs", "", "times that other brokers were asked for what had not come, as after an outage of NATS"
+    ),
+    "engine_gaps": Counted("engine_gaps", "", "times that messages of another broker were lost for good"),
+    "engine_lost": Counted("engine_lost", "", "messages of other brokers that were lost for good, at least"),
+    "engine_unknown": Counted("engine_unknown", "", "what came over NATS and could not be read: of another version"),
     "engine_questions_refused": Counted(
         "engine_questions_refused",
         "",
@@ -234,7 +242,8 @@ GAUGES: Final[Mapping[str, str]] = {
     "events_in_flight": "events that backends of protocol 2 have and have not finished",
     "engine_connected": "1 while NATS is reached, else 0",
     "engine_peers": "other brokers of the cluster that live",
-    "engine_ring_bytes": "memory of what other brokers may ask for again; part of `pystrands_waiting_bytes`",
+    "engine_ring_bytes": "memory that is kept for other brokers: what they may ask for again, and what they have not"
+    " answered; part of `pystrands_waiting_bytes`",
     "engine_heartbeat_lag_seconds": "time since the other broker was heard that has been silent for longest; they are"
     " heard every second",
     "waiting_bytes": "memory that is kept for others, which `--memory-budget` bounds; at most half a second old",

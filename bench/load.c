@@ -98,7 +98,8 @@ static double percentile(double share) {
         if (seen > wanted) {
             size_t shift = i < 2 * STEPS ? 0 : i / STEPS - 1;
             double low = (double)((uint64_t)(i - shift * STEPS) << shift);
-            return (low + (double)((uint64_t)1 << shift) / 2) / 1000;
+            double middle = low + (double)((uint64_t)1 << shift) / 2;
+            return (middle < (double)longest ? middle : (double)longest) / 1000; /* nothing was longer than that */
         }
     }
     return (double)longest / 1000;

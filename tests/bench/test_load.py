@@ -14,7 +14,7 @@ from bench.sides import SIDES, Running
 from websockets.asyncio.server import serve
 
 SHORT = Timing(settle=0.05, warmup=0.1, seconds=0.25, drain=0.2)
-# Who loses nothing is waited for, and with one message in flight for each sender a stall of the whole machine is no loss.
+# For who loses nothing: a machine that stands still for a moment has lost nothing either.
 PATIENT = dataclasses.replace(SHORT, drain=10)
 ROOM = Case("small", "a small room", "", "/chat", "room", clients=20, room_size=10, senders=2)
 ECHO = Case("small", "a small echo", "", "/echo", "own", clients=5)

@@ -294,10 +294,12 @@ def test_a_peer_that_does_not_close_is_cut_off(kind):
 
 @pytest.mark.parametrize("data", [b"", b"GET / HT"])
 def test_a_peer_that_leaves_early_leaves_nothing(kind, data):
-    with Front(kind) as front:
+    with Front(kind, handshake_timeout=10 * PATIENCE) as front:
         client = front.raw()
-        client.send(data + b" ")
-        client.reset()
+        front.until(lambda: len(front.admission.handshakes))
+        with front.standing():
+            client.send(data + b" ")
+            client.reset()
         front.until(lambda: not len(front.admission.handshakes))
         assert front.decider.gone.empty()
 

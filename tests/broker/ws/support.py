@@ -5,6 +5,7 @@ The front door has its event loop on a thread of its own, so that the tests are 
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import queue
 import socket
@@ -16,7 +17,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiofastnet
 import uvloop
 
 from pystrands.broker.admission.handshake import Admission, Handshake
@@ -35,7 +35,8 @@ PATIENCE = 20  # seconds after which a test gives up waiting for what must come
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
-KINDS = ["uvloop", "asyncio", "aiofastnet-uvloop", "aiofastnet-asyncio", "tls"]
+KINDS = ["uvloop", "asyncio", "tls-uvloop", "tls-asyncio"]
+"""The transports that a broker has: asyncio's where there is no uvloop."""
 
 
 if TYPE_CHECKING:
@@ -156,6 +157,20 @@ class Front:
         self.loop.call_soon_threadsafe(run)
         return done.result(PATIENCE)
 
+    @contextlib.contextmanager
+    def standing(self):
+        """Have the loop stand still meanwhile: it will find all that was done at once."""
+        stands, goes_on = threading.Event(), threading.Event()
+
+        def stand():
+            stands.set()
+            goes_on.wait(PATIENCE)
+
+        self.loop.call_soon_threadsafe(stand)
+        assert stands.wait(PATIENCE)
+        yield
+        goes_on.set()
+
     def turn(self):
         """Wait until the loop has gone round twice: what was scheduled has run."""
         for _ in range(2):
@@ -212,10 +227,8 @@ class Front:
             handshake.transports = transports
             return handshake
 
-        if self.kind == "tls":
+        if "tls" in self.kind:
             server = await self._tls_server(factory)
-        elif "aiofastnet" in self.kind:
-            server = await aiofastnet.create_server(self.loop, factory, self.host, 0)
         else:
             server = await self.loop.create_server(factory, self.host, 0)
         started.set_result(server.sockets[0].getsockname()[:2])
@@ -226,6 +239,7 @@ class Front:
         for _ in range(3):  # until the transports have told their protocols, and closed
             await asyncio.sleep(0)
         self.shared.hangups.close()
+        await server.wait_closed()
 
     async def _tls_server(self, factory):
         authority = Authority()

@@ -72,8 +72,7 @@ def echo():
 def client(echo):
     with echo.connect(extensions=OFFER) as client:
         yield client
-    while echo.receiver.count < echo.decider.count:
-        echo.turn()
+    echo.until(lambda: echo.receiver.count >= echo.decider.count)
     for waiting in (echo.receiver.closed, echo.receiver.messages, echo.decider.websockets):
         while not waiting.empty():
             waiting.get()

@@ -46,8 +46,7 @@ def kind(request):
 def client(echo):
     with echo.connect() as client:
         yield client
-    while echo.receiver.count < echo.decider.count:  # nothing of this test's client is left for the next
-        echo.turn()
+    echo.until(lambda: echo.receiver.count >= echo.decider.count)  # nothing of this test's client is left for the next
     for waiting in (echo.receiver.closed, echo.receiver.messages, echo.decider.websockets):
         while not waiting.empty():
             waiting.get()
@@ -152,6 +151,16 @@ def test_a_connection_that_vanishes_is_a_1006(echo, client, way):
     ws = echo.websocket()
     assert not ws.is_open
     assert not echo.call(ws.send, text_frame("late"))
+
+
+def test_a_reset_just_after_something_was_sent_is_a_1006(echo, client):
+    # An epoll tells of both at once that there is something to read, and of the second perhaps never again.
+    client.send_frame(TEXT, "x")
+    assert client.frame() == (TEXT, b"x")
+    with echo.standing():
+        client.send_frame(TEXT, "half of a message, which nobody answers", fin=False)
+        client.reset()
+    assert echo.closed() == (1006, "")
 
 
 def test_our_close_comes_after_what_was_sent(echo, client):

@@ -12,6 +12,7 @@ import aiofastnet
 from pystrands.broker.counters import Counters
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.pending import PendingConnections
+from pystrands.broker.net.resets import ResetWatcher
 from pystrands.broker.net.tls import Tls
 from pystrands.protocol.printable import printable
 
@@ -71,6 +72,7 @@ class TlsServer:
         self._counters = counters
         self._sockets: list[socket.socket] = []
         self._unmute: Callable[[], None] | None = None
+        self._resets: ResetWatcher | None = None
         self._acceptors: list[asyncio.Task[None]] = []
         self._pending: PendingConnections[_Arrival] = PendingConnections(max_handshakes, handshake_timeout)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,6 +116,7 @@ class TlsServer:
 
     def _begin_to_accept(self, loop: asyncio.AbstractEventLoop) -> None:
         self._unmute = _mute_ends_of_handshakes(loop)
+        self._resets = ResetWatcher(loop)
         self._acceptors = [loop.create_task(self._accept(loop, sock)) for sock in self._sockets]
 
     def stop_accepting(self) -> None:
@@ -135,6 +138,9 @@ class TlsServer:
         if self._unmute is not None:
             self._unmute()
             self._unmute = None
+        if self._resets is not None:
+            self._resets.close()
+            self._resets = None
 
     async def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
         is_failing = False
@@ -225,7 +231,7 @@ class TlsServer:
 
     async def _shake_hands(self, loop: asyncio.AbstractEventLoop, arrival: "_Arrival") -> None:
         try:
-            await aiofastnet.connect_accepted_socket(
+            transport, _ = await aiofastnet.connect_accepted_socket(
                 loop,
                 lambda: self._factory(arrival.slot, arrival.began),
                 arrival.conn,
@@ -235,6 +241,8 @@ class TlsServer:
                 ssl_incoming_bio_size=_BIO,
                 ssl_outgoing_bio_size=_BIO,
             )
+            if self._resets is not None:
+                self._resets.watch(transport)
         except OSError as error:  # the peer speaks no TLS, does not trust us, has gone, or took too long
             # Its traceback holds the future that holds it. What such a circle holds, TLS' buffers among it, would be
             # there until a full collection, which in a server hardly ever comes.

@@ -292,14 +292,14 @@ def test_any_other_name_of_a_cluster_is_refused(name):
     assert problem(cluster=name).option == "cluster"
 
 
-@pytest.mark.parametrize("address", ["broker-1.internal:8081", "10.0.0.7:1", "[fd00::1]:65535", "localhost:8081"])
+@pytest.mark.parametrize("address", ["broker-1.internal:8081", "10.0.0.7:1", "[fd00::1]:65535", ":8081"])
 def test_what_a_broker_advertises_is_host_and_port(address):
     assert BrokerConfig(nats_url=("nats://localhost",), advertise=address).advertise == address
 
 
 @pytest.mark.parametrize(
     "address",
-    ["broker-1", "broker-1:", ":8081", "broker-1:0", "broker-1:65536", "fd00::1:8081", "tcp://b:8081", "b:-1"],
+    ["broker-1", "broker-1:", ":", ":0", "broker-1:0", "broker-1:65536", "fd00::1:8081", "tcp://b:8081", "b:-1"],
 )
 def test_what_no_backend_could_reach_is_not_advertised(address):
     error = problem(nats_url=("nats://localhost",), advertise=address)
@@ -317,3 +317,13 @@ def test_an_option_of_nats_without_its_servers_is_told(name):
 def test_a_key_for_nats_needs_its_certificate():
     assert problem(nats_url=("tls://localhost",), nats_tls_key="key.pem").option == "nats_tls_key"
     BrokerConfig(nats_url=("tls://localhost",), nats_tls_key="key.pem", nats_tls_cert="cert.pem")
+
+
+def test_cluster_rule_18_a_server_of_nats_that_others_reach_needs_credentials():
+    for url in ("nats://10.0.0.7:4222", "tls://nats.internal"):
+        error = problem(nats_url=(url,))
+        assert error.option == "nats_url"
+        assert "is reached from other machines" in error.problem
+    BrokerConfig(nats_url=("nats://token@10.0.0.7",))
+    BrokerConfig(nats_url=("nats://10.0.0.7",), nats_credentials="broker.creds")
+    BrokerConfig(nats_url=("tls://10.0.0.7",), nats_tls_cert="broker.pem")

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final, cast, get_args
-from urllib.parse import urlsplit
 
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.option import DAY, GIB, KIB, MIB, Option, Value, option
 from pystrands.broker.policies import QueuePolicy, RatePolicy, SlowPolicy
+from pystrands.engine.nats.options import NatsOptions
 from pystrands.errors import ConfigError
-from pystrands.protocol.address import has_more, host_and_port, is_loopback
+from pystrands.protocol.address import host_and_port, is_loopback
 
 __all__ = ["BrokerConfig", "options", "options_table"]
 
@@ -80,8 +80,9 @@ class BrokerConfig:
     cluster: str = option("default", "name of that system: brokers with the same one are together", text="text")
     advertise: str = option(
         "",
-        "`host:port` at which backends reach this broker, which the other brokers tell them; by default `--tcp-host`,"
-        " or the address that this machine has towards NATS, and the port for backends",
+        "`host:port` at which backends reach this broker, which the other brokers tell them; `:port` stands for the"
+        " host at which a backend has found one of those; by default `--tcp-host`, or the address that this machine has"
+        " towards NATS, and the port for backends",
         text="text",
     )
     nats_credentials: str = option(
@@ -328,35 +329,24 @@ class BrokerConfig:
         """Raise ConfigError for what could not join this broker to others."""
         if not _CLUSTER.fullmatch(self.cluster):
             raise ConfigError("cluster", f"{self.cluster[:64]!r} is not a name of 1 to 64 letters, digits, - and _")
-        if self.advertise and host_and_port(self.advertise) is None:
+        # ":8081" has the host by which a backend has reached who tells it.
+        advertised = f"host{self.advertise}" if self.advertise.startswith(":") else self.advertise
+        if advertised and host_and_port(advertised) is None:
             raise ConfigError(
                 "advertise",
                 f"{self.advertise[:64]!r} is not host:port, such as broker-1.internal:8081 or [fd00::1]:8081",
             )
-        for place, url in enumerate(self.nats_url, 1):
-            if problem := _nats_url_problem(url):
-                raise ConfigError("nats_url", f"address {place} of {len(self.nats_url)} {problem}")
         for name in ("advertise", "nats_credentials", "nats_tls_ca", "nats_tls_cert", "nats_tls_key"):
             if getattr(self, name) and not self.nats_url:
                 raise ConfigError(name, "is of no use without nats-url, which names the servers: set that as well")
-        if self.nats_tls_key and not self.nats_tls_cert:
-            raise ConfigError("nats_tls_key", "a private key needs its certificate: give nats-tls-cert too")
-
-
-def _nats_url_problem(url: str) -> str:
-    """Return what is the matter with the address of a NATS server, without showing it: it may hold a token."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "has no valid host and port: write nats://host:4222"
-    if parts.scheme not in {"nats", "tls"}:
-        return "does not begin with nats:// or tls://: write nats://host:4222"
-    if not parts.hostname or has_more(parts.hostname) or port == 0:
-        return "has no valid host and port: write nats://host:4222"
-    if parts.path not in {"", "/"} or parts.query or parts.fragment:
-        return "has something behind host and port: write nats://host:4222"
-    return ""
+        if self.nats_url:
+            NatsOptions(
+                urls=self.nats_url,
+                credentials=self.nats_credentials,
+                tls_ca=self.nats_tls_ca,
+                tls_cert=self.nats_tls_cert,
+                tls_key=self.nats_tls_key,
+            )
 
 
 @functools.cache

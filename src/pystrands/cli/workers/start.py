@@ -14,6 +14,7 @@ from pystrands.cli.workers.nats import NatsKeeper, find_program
 from pystrands.cli.workers.place import WorkerPlace
 from pystrands.cli.workers.sockets import bind_for_workers, check_ports, port_of
 from pystrands.cli.workers.supervisor import Supervisor
+from pystrands.protocol.address import is_wildcard
 
 __all__ = ["ports_text", "run_workers", "workers_config"]
 
@@ -24,7 +25,6 @@ _OURS: Final = "nats://127.0.0.1"
 _NATS_STARTS_WITHIN: Final = 10.0
 _MARGIN: Final = 10.0
 """Seconds that a worker has beyond those that its options give it for its end."""
-_EVERYWHERE: Final = {"", "0.0.0.0", "::"}  # noqa: S104 - compared only
 
 
 def workers_config(
@@ -105,7 +105,7 @@ def _config_of(config: BrokerConfig, place: WorkerPlace, nats: NatsKeeper | None
         advertise = f"{host}:{int(first) + place.number - 1}"
     elif nats is not None:
         # All are on this machine: under the name by which a backend has found one of them it finds the others.
-        host = "" if config.tcp_host in _EVERYWHERE else config.tcp_host
+        host = "" if is_wildcard(config.tcp_host) else config.tcp_host
         advertise = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return dataclasses.replace(
         config,

@@ -137,10 +137,15 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "refused_stopping": Counted(
         "handshakes_failed", "undecided", "clients that waited for a decision when the broker stopped (503)"
     ),
+    "refused_taken": Counted(
+        "handshakes_failed",
+        "taken",
+        "clients whose id was taken at another broker in the moment in which they were let in (409)",
+    ),
     "handshake_refused": Counted(
         "handshakes_refused",
         "",
-        "the six above together, and clients that came while the broker stopped",
+        "the seven above together, and clients that came while the broker stopped",
     ),
     "handshakes_abandoned": Counted("handshakes_failed", "abandoned", "clients that left before they were decided on"),
     "handshake_bad_request": Counted(
@@ -220,8 +225,8 @@ COUNTERS: Final[Mapping[str, Counted]] = {
     "engine_repairs": Counted(
         "engine_repairs", "", "times that other brokers were asked for what had not come, as after an outage of NATS"
     ),
-    "engine_gaps": Counted("engine_gaps", "", "times that messages of another broker were lost for good"),
-    "engine_lost": Counted("engine_lost", "", "messages of other brokers that were lost for good, at least"),
+    "engine_gaps": Counted("engine_gaps", "", "times that messages of another broker may have been lost for good"),
+    "engine_lost": Counted("engine_lost", "", "messages of other brokers that may be lost for good, at most"),
     "engine_unknown": Counted("engine_unknown", "", "what came over NATS and could not be read: of another version"),
     "engine_questions_refused": Counted(
         "engine_questions_refused",

@@ -68,7 +68,7 @@ class Node(ABC):
 
     @abstractmethod
     def on_gap(self, broker_id: str, lost: int) -> None:
-        """Take note that at least so many messages of another broker did not come, and never will."""
+        """Take note that up to so many messages of another broker did not come, and never will."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # anybody's, as engines are

@@ -1,5 +1,8 @@
 """Which client ids this broker has among all brokers: who comes takes his from whoever has it (cluster rule 14)."""
 
+from collections.abc import Callable
+from functools import partial
+
 from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.engine.cluster import Claimed, Cluster
@@ -16,15 +19,25 @@ class Claims:
     def __init__(self, cluster: Cluster, rooms: Rooms) -> None:
         self._cluster = cluster
         self._rooms = rooms
+        self._pending: dict[str, list[Callable[[], None]]] = {}  # what ends those that are not in yet
         self._closed: dict[str, ConnectedClient] = {}  # by id the youngest whose last event is not queued
         self._asked: dict[ConnectedClient, list[Claimed]] = {}  # who waits for that event
 
-    def claim(self, client_id: str, claimed: Claimed) -> None:
+    def claim(self, client_id: str, claimed: Claimed, taken: Callable[[], None]) -> None:
         """Have ``claimed`` called, maybe before this returns, when no other broker has a client of that id.
 
+        It is called once, also after ``taken()``, which tells that somebody at another broker takes the id before that.
         To be followed by :meth:`release` when nobody is let in, or by :meth:`closed` and :meth:`over`.
         """
-        self._cluster.claim(client_id, claimed)
+        self._pending.setdefault(client_id, []).append(taken)
+        self._cluster.claim(client_id, partial(self._claimed, client_id, claimed, taken))
+
+    def _claimed(self, client_id: str, claimed: Claimed, taken: Callable[[], None]) -> None:
+        pending = self._pending[client_id]
+        pending.remove(taken)
+        if not pending:
+            del self._pending[client_id]
+        claimed()
 
     def release(self, client_id: str) -> None:
         """Nobody was let in."""
@@ -44,6 +57,8 @@ class Claims:
 
     def on_claim(self, client_id: str, released: Claimed) -> None:
         """Another broker takes an id: close whoever has it here, as :class:`Node` says."""
+        for taken in list(self._pending.get(client_id, ())):
+            taken()
         client = self._rooms.find(client_id) or self._closed.get(client_id)
         if client is None:
             released()

@@ -18,7 +18,7 @@ from pystrands.broker.backends.session import Session
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.net.http import RETRY_AFTER
-from pystrands.broker.routing.claims import Claims
+from pystrands.broker.routing.claims import TAKEN_AGAIN, Claims
 from pystrands.protocol import wire
 from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
 from pystrands.protocol.messages import NOT_KNOWN, Response, ResponseParams
@@ -180,7 +180,15 @@ class ConnectionRequests:
         """Let a client in once no other broker has one of its id; no time-out of ours ends that."""
         client_id = answer.client_id = answer.client_id or str(uuid4())
         self._claiming[handshake] = None
-        claims.claim(client_id, partial(self._claimed, claims, client_id, session, handshake, answer))
+        claimed = partial(self._claimed, claims, client_id, session, handshake, answer)
+        claims.claim(client_id, claimed, partial(self._taken, handshake))
+
+    def _taken(self, handshake: Handshake) -> None:
+        """Somebody at another broker has come with the same id, a moment later."""
+        if handshake in self._claiming:
+            del self._claiming[handshake]
+            self._counters["refused_taken"] += 1
+            handshake.refuse(409, TAKEN_AGAIN)
 
     def _claimed(
         self, claims: Claims, client_id: str, session: Session, handshake: Handshake, answer: ResponseParams

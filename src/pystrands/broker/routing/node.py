@@ -85,10 +85,10 @@ class BrokerNode(Node):
 
     def on_gap(self, broker_id: str, lost: int) -> None:
         """Tell the backends, whose clients have missed what they sent, or their like (cluster rule 8)."""
-        many = "1 message" if lost == 1 else f"{lost} messages"
+        many = "a message" if lost == 1 else f"up to {lost} messages"
         text = (
-            f"at least {many} of the broker {broker_id} did not come to this one, and will not: brokers were apart for "
-            "longer than they keep what they sent"
+            f"{many} of the broker {broker_id} did not come to this one, and will not: the two were apart for longer "
+            "than they keep what they sent"
         )
         logger.error("%s", text)
         line = wire.error(wire.NOBODY, text)

@@ -1,0 +1,137 @@
+"""What backends want done, across brokers that are joined by a double: without NATS."""
+
+import asyncio
+
+import pytest
+
+from pystrands import Confirmation, PyStrandsError
+from pystrands.broker.routing import other_brokers
+from pystrands.testing import backend, connect, until
+from tests.cluster.backends import Named, cluster
+from tests.cluster.together import Together, one_broker
+
+
+async def test_messages_reach_rooms_everyone_and_one_client_at_all_brokers():
+    async with cluster() as ((one, here), (two, _)):
+        async with connect(one, "/ann") as ann, connect(two, "/bob") as bob:
+            assert await here.send_room_message("lobby", "room", confirm=True) == Confirmation(2, 0)
+            assert await here.broadcast_message("all", exclude=["ann"], confirm=True) == Confirmation(1, 0)
+            sent = await here.send_private_message("bob", b"bob", confirm=True)
+            assert sent == Confirmation(1, 0)
+            assert sent.complete
+            assert await here.send_private_message("ann", "ann", confirm=True) == Confirmation(1, 0)
+            assert await here.send_private_message("nobody", "x", confirm=True) == Confirmation(0, 0)
+            assert [await ann.receive(), await ann.receive()] == ["room", "ann"]
+            assert [await bob.receive() for _ in range(3)] == ["room", "all", b"bob"]
+
+
+async def test_cluster_rule_12_a_client_elsewhere_joins_leaves_changes_and_is_closed():
+    async with cluster(max_rooms_per_client=2) as ((one, here), (two, there)):
+        async with connect(two, "/bob") as bob:
+            assert await here.join_room("bob", "kitchen") is True
+            assert await here.update_metadata("bob", {"age": 7}) is True
+            assert await here.leave_room("bob", "lobby") is True
+            (member,) = await here.room_members("kitchen")
+            assert (member.client_id, member.metadata) == ("bob", {"name": "bob", "age": 7})
+            assert await here.room_members("lobby") == []
+            assert await here.join_room("bob", "stairs") is True
+            with pytest.raises(PyStrandsError, match="may be in no more"):
+                await here.join_room("bob", "hall")
+            assert await here.join_room("nobody", "kitchen") is False
+            assert await here.disconnect_client("bob", 3001, "enough") is True
+            await bob.expect_close(3001)
+        await until(lambda: ("gone", "bob") in [*here.heard, *there.heard])
+        assert two.engine.claims == []
+        assert [client_id for client_id, _ in one.engine.together.commands] == ["bob"] * 5 + ["nobody", "bob"]
+
+
+async def test_cluster_rule_13_members_are_those_of_all_brokers():
+    async with cluster(3) as ((one, here), (two, _), (three, _)):
+        async with connect(one, "/ann"), connect(two, "/bob"), connect(three, "/cem"):
+            assert {each.client_id for each in await here.room_members("lobby")} == {"ann", "bob", "cem"}
+
+
+async def test_cluster_rule_13_a_broker_that_does_not_answer_is_an_error_unless_a_part_is_enough(monkeypatch):
+    monkeypatch.setattr(other_brokers, "_PATIENCE", 0.05)
+    async with cluster(3) as ((one, here), (two, _), (three, _)):
+        async with connect(one, "/ann"), connect(two, "/bob"), connect(three, "/cem"):
+            three.engine.is_mute = True
+            with pytest.raises(PyStrandsError, match=f"not answered in time \\({three.broker_id}\\).*partial=True"):
+                await here.room_members("lobby")
+            members = await here.room_members("lobby", partial=True)
+            assert {each.client_id for each in members} == {"ann", "bob"}
+            sent = await here.send_room_message("lobby", "x", confirm=True)
+            assert (sent, sent.complete) == (Confirmation(2, 0), False)
+            with pytest.raises(PyStrandsError, match="has not answered in time"):
+                await here.leave_room("cem", "lobby")
+
+
+async def test_cluster_rule_09_apart_from_the_others_a_broker_serves_its_own_and_says_so():
+    async with cluster() as ((one, here), (two, _)):
+        async with connect(one, "/ann") as ann, connect(two, "/bob") as bob:
+            one.engine.cut()
+            sent = await here.send_room_message("lobby", "x", confirm=True)
+            assert (sent, sent.complete) == (Confirmation(1, 0), False)
+            assert await ann.receive() == "x"
+            with pytest.raises(PyStrandsError, match="other brokers can't be reached"):
+                await here.room_members("lobby")
+            assert [each.client_id for each in await here.room_members("lobby", partial=True)] == ["ann"]
+            with pytest.raises(PyStrandsError, match="other brokers can't be reached"):
+                await here.join_room("bob", "kitchen")
+            assert await here.join_room("ann", "kitchen") is True
+            one.engine.mend()
+            assert await here.join_room("bob", "kitchen") is True
+            assert await here.send_private_message("bob", "back", confirm=True) == Confirmation(1, 0)
+            assert await bob.receive() == "back"
+
+
+async def test_a_broker_that_is_alone_in_its_cluster_answers_by_itself():
+    together = Together()
+    async with one_broker(together) as broker, backend(broker, Named) as named, connect(broker, "/ann"):
+        assert [each.client_id for each in await named.room_members("lobby")] == ["ann"]
+        assert await named.join_room("nobody", "x") is False
+        assert await named.send_room_message("lobby", "x", confirm=True) == Confirmation(1, 0)
+        assert together.surveys == []
+
+
+async def test_what_was_asked_and_not_answered_is_bounded(monkeypatch):
+    monkeypatch.setattr(other_brokers, "_PATIENCE", 0.1)
+    monkeypatch.setattr(other_brokers, "_AT_ONCE", 2)
+    async with cluster() as ((one, here), (two, _)):
+        async with connect(two, "/bob"):
+            two.engine.is_mute = True
+            asked = [asyncio.create_task(here.room_members("lobby")) for _ in range(3)]
+            await asyncio.wait(asked)
+            problems = sorted(str(each.exception()) for each in asked)
+            assert [problem.partition(":")[0] for problem in problems[:2]] == [
+                f"a broker has not answered in time ({two.broker_id})"
+            ] * 2
+            assert problems[2] == "too much was asked of other brokers at once: try again"
+            assert one.counters["engine_questions_refused"] == 1
+            two.engine.is_mute = False
+            assert len(await here.room_members("lobby")) == 1
+
+
+async def test_a_confirmation_waits_for_recipients_here_and_for_the_others():
+    async with cluster(client_buffer=65536, max_message_size=60000) as ((one, here), (two, _)):
+        async with connect(one, "/ann") as ann, connect(two, "/bob") as bob:
+            ann.stop_reading()
+            text = "x" * 50_000
+            sent = 0
+            while not any(ws.behind for ws in one._parts.rooms.sockets):
+                await here.send_room_message("lobby", text)
+                sent += 1
+                await asyncio.sleep(0)
+            waiting = asyncio.create_task(here.send_room_message("lobby", "the end", confirm=True))
+            await bob.expect("the end", skip=True)
+            assert not waiting.done()
+            ann.resume_reading()
+            assert await waiting == Confirmation(2, 0)
+            await ann.expect("the end", skip=True)
+
+
+async def test_cluster_rule_08_a_gap_is_told_to_all_backends():
+    async with cluster(1) as ((one, here),):
+        one.engine.node.on_gap("b17", 3)
+        await until(lambda: here.errors)
+        assert here.errors[0].startswith("up to 3 messages of the broker b17 did not come to this one")

@@ -18,11 +18,10 @@ from pystrands.broker.net.ports import Ports
 from pystrands.broker.net.tls import Tls, refuse_pipe
 from pystrands.broker.net.tls_server import TlsServer
 from pystrands.broker.ops.admin import AdminServer
-from pystrands.broker.wiring import BrokerParts, Given, make_admin, make_budget, make_parts
+from pystrands.broker.wiring import BrokerParts, Given, make_admin, make_budget, make_engine, make_parts
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.engine.base import Engine
 from pystrands.engine.cluster import Cluster
-from pystrands.engine.memory import MemoryEngine
 from pystrands.errors import ConfigError
 from pystrands.protocol.address import is_loopback, is_wildcard
 from pystrands.protocol.close_codes import SERVICE_RESTART
@@ -64,7 +63,7 @@ class Broker:
         """New for every broker; backends tell by it that their clients are gone."""
         self.counters = new_counters()
         """What happened how often: see the docs for the names."""
-        self._engine: Engine = engine or MemoryEngine()
+        self._engine: Engine | None = engine
         self._pages = dict(pages or {})
         self._given = sockets
         self._authenticator = LinkAuthenticator(clock=time.monotonic, counters=self.counters)
@@ -197,10 +196,10 @@ class Broker:
             raise RuntimeError("a broker is started once: make a new one")
         self._read_files()
         loop = asyncio.get_running_loop()
-        self._wire(loop)
+        engine = self._wire(loop)
         self._is_started = True
         try:
-            await self._start_parts(loop)
+            await self._start_parts(loop, engine)
             await self._listen(loop)
             self._join_others()
         except BaseException:
@@ -217,12 +216,12 @@ class Broker:
                 "whoever reaches %s:%d may be a backend: allow-insecure-backends is set", config.tcp_host, self.tcp_port
             )
 
-    async def _start_parts(self, loop: asyncio.AbstractEventLoop) -> None:
-        cluster, node = self._engine.cluster, self._parts.node
+    async def _start_parts(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        cluster, node = engine.cluster, self._parts.node
         if cluster is not None and node is not None:
             await self._start_admin()
             cluster.join(node)
-        await self._engine.start(self._parts.delivery)
+        await engine.start(self._parts.delivery)
         self._engine_runs = True
         if cluster is not None:
             self._parts.lifecycle.peers_changed(cluster.peers)  # before the first hello
@@ -250,7 +249,7 @@ class Broker:
                 )
             )
         self._ports.ws, self._ports.tcp = self.ws_port, self.tcp_port
-        if self._engine.cluster is None:
+        if self._cluster is None:
             await self._start_admin()
 
     async def _start_admin(self) -> None:
@@ -260,7 +259,7 @@ class Broker:
 
     def _join_others(self) -> None:
         """Tell other brokers, and backends, where this one is reached, now that it is."""
-        cluster = self._engine.cluster
+        cluster = self._cluster
         if cluster is not None:
             self._ports.advertised = address = self._advertised(cluster)
             self._parts.lifecycle.advertised(address)
@@ -307,13 +306,20 @@ class Broker:
             counters=self.counters,
         )
 
-    def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
+    @property
+    def _cluster(self) -> Cluster | None:
+        return None if self._engine is None else self._engine.cluster
+
+    def _wire(self, loop: asyncio.AbstractEventLoop) -> Engine:
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = make_engine(self.config, self.broker_id, self.counters)
         given = Given(
             loop=loop,
             config=self.config,
             broker_id=self.broker_id,
             counters=self.counters,
-            engine=self._engine,
+            engine=engine,
             authenticator=self._authenticator,
             pages=self._pages,
             ports=self._ports,
@@ -323,6 +329,7 @@ class Broker:
         self._made = parts = make_parts(given)
         self._budget = make_budget(given, parts)
         self._admin = make_admin(given, parts, self._budget)
+        return engine
 
     # --- stopping ---
 
@@ -342,8 +349,8 @@ class Broker:
 
     async def _stop_in_order(self) -> None:
         self._ports.are_closing = True
-        if self._engine.cluster is not None and self._engine_runs:
-            self._engine.cluster.drain()
+        if self._cluster is not None and self._engine_runs:
+            self._cluster.drain()
             self._parts.lifecycle.drains()
         self._parts.router.connection_requests.stop()
         self._parts.admission.close()
@@ -358,7 +365,7 @@ class Broker:
             server.close()
         self._authenticator.close()
         await self._parts.lifecycle.stop(self.config.close_timeout)
-        if self._engine_runs:
+        if self._engine is not None and self._engine_runs:
             try:
                 await self._engine.stop()
             except Exception:

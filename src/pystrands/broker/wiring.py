@@ -48,11 +48,12 @@ from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
 from pystrands.broker.ws.throttle import IdleLimited, RateLimited
 from pystrands.broker.ws.websocket import Receiver, WebSocketShared
 from pystrands.engine.base import Engine
+from pystrands.engine.memory import MemoryEngine
 from pystrands.protocol import messages
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.limits import MAX_ID, Limits, context_limit
 
-__all__ = ["BrokerParts", "Given", "make_admin", "make_budget", "make_parts"]
+__all__ = ["BrokerParts", "Given", "make_admin", "make_budget", "make_engine", "make_parts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,31 @@ class BrokerParts:
     timings: Timings
     node: BrokerNode | None
     others: OtherBrokers | None
+
+
+def make_engine(config: BrokerConfig, broker_id: str, counters: Counters) -> Engine:
+    """Return the engine that the options ask for, on the running loop. Raises ConfigError for what can't be used."""
+    if not config.nats_url:
+        return MemoryEngine()
+    from pystrands.engine.nats.connection import NatsConnection  # noqa: PLC0415 - most brokers are alone
+    from pystrands.engine.nats.engine import NatsEngine  # noqa: PLC0415
+    from pystrands.engine.nats.options import NatsOptions  # noqa: PLC0415
+
+    options = NatsOptions(
+        urls=config.nats_url,
+        credentials=config.nats_credentials,
+        tls_ca=config.nats_tls_ca,
+        tls_cert=config.nats_tls_cert,
+        tls_key=config.nats_tls_key,
+        name=f"pystrands {broker_id}",
+    )
+    loop = asyncio.get_running_loop()
+    return NatsEngine(
+        lambda owner: NatsConnection(options, loop, owner),
+        cluster=config.cluster,
+        broker_id=broker_id,
+        counters=counters,
+    )
 
 
 def make_parts(given: Given) -> BrokerParts:

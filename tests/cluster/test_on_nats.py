@@ -1,0 +1,36 @@
+"""Brokers in this process that are joined by a real nats-server."""
+
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from pystrands import Confirmation
+from pystrands.testing import backend, broker, connect, until
+from tests.cluster.backends import Named
+from tests.nats_server import NatsServer
+
+
+@pytest.fixture
+def nats():
+    with NatsServer() as server:
+        yield server
+
+
+@asynccontextmanager
+async def on_nats(nats, count=2, **options):
+    """Run brokers that see each other, with a backend each."""
+    async with AsyncExitStack() as stack:
+        running = [await stack.enter_async_context(broker(nats_url=(nats.url,), **options)) for _ in range(count)]
+        await until(lambda: all(len(each._cluster.peers) == count - 1 for each in running))
+        yield [(each, await stack.enter_async_context(backend(each, Named))) for each in running]
+
+
+async def test_messages_reach_rooms_everyone_and_one_client_at_all_brokers(nats):
+    async with on_nats(nats) as ((one, here), (two, _)):
+        async with connect(one, "/ann") as ann, connect(two, "/bob") as bob:
+            assert await here.send_room_message("lobby", "room", confirm=True) == Confirmation(2, 0)
+            assert await here.broadcast_message("all", exclude=["ann"], confirm=True) == Confirmation(1, 0)
+            assert await here.send_private_message("bob", b"bob", confirm=True) == Confirmation(1, 0)
+            assert await here.send_private_message("nobody", b"bob", confirm=True) == Confirmation(0, 0)
+            assert await ann.receive() == "room"
+            assert [await bob.receive() for _ in range(3)] == ["room", "all", b"bob"]

@@ -73,6 +73,8 @@ class Membership:
         self._next_beat = 0.0
         self._looked = 0.0
         self._called = -1.0
+        self._is_asking = False  # NATS, whether it has nothing of those who are silent
+        self._silent_at = 0.0
         self._told: tuple[tuple[str, str, bool], ...] = ()
         self._is_asked = False  # whether anybody could have heard our first hello
         self.is_answered = False
@@ -253,10 +255,10 @@ class Membership:
                 member.heard = max(member.heard, now - BEAT_INTERVAL)
         if now >= self._next_beat:
             self.say_beat(now)
-        dead = [member for member in self._members.values() if now - member.heard > DEAD_AFTER]
-        for member in dead:
-            self._leave(member)
-            self._missed[member.number] = member
+        if not self._is_asking and any(now - member.heard > DEAD_AFTER for member in self._members.values()):
+            self._is_asking, self._silent_at = True, now
+            self._voice.transport.ping(self._bury)  # a server that hangs, or is behind, is nobody's death
+        dead: list[Member] = []
         for member in list(self._missed.values()):
             if now - member.heard > _REMEMBERED or (not self._members and now - member.heard > _MISSED):
                 del self._missed[member.number]
@@ -268,6 +270,16 @@ class Membership:
             self._named.clear()
             self._is_asked = True
             self._look_whether_answered(late=True)
+
+    def _bury(self) -> None:
+        """Those are dead of whom NATS had nothing to tell, after all that time."""
+        self._is_asking = False
+        dead = [member for member in self._members.values() if self._silent_at - member.heard > DEAD_AFTER]
+        for member in dead:
+            self._leave(member)
+            self._missed[member.number] = member
+        if dead:
+            self._settle()
 
     # --- NATS comes and goes ---
 
@@ -284,6 +296,7 @@ class Membership:
     def on_disconnected(self) -> None:
         """NATS is gone, and nobody can be heard."""
         self.is_connected = False
+        self._is_asking = False
 
     def on_nobody(self) -> None:
         """Nobody was there to hear our hello."""

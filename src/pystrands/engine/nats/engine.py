@@ -1,15 +1,15 @@
 """The engine of several brokers, on NATS: drives a Core by an event loop."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable
 from typing import Final
 
 from pystrands.engine.base import Engine, Sink
 from pystrands.engine.cluster import Cluster
 from pystrands.engine.nats.cluster import NatsCluster
+from pystrands.engine.nats.connection import NatsConnection
 from pystrands.engine.nats.core import TICK, Core
+from pystrands.engine.nats.options import NatsOptions
 from pystrands.engine.nats.transport import Transport, TransportOwner
 from pystrands.engine.publication import Audience, Delivered, Publication
 
@@ -17,22 +17,19 @@ __all__ = ["RING_BYTES", "NatsEngine"]
 
 RING_BYTES: Final = 8 * 1024 * 1024
 _CLIENT: Final = Audience.CLIENT
-_log = logging.getLogger(__name__)
-
-Connect = Callable[[TransportOwner], Transport]
 
 
 class NatsEngine(Engine):
     """Delivers what is published here at once, and has other brokers deliver it to theirs.
 
-    Made on the event loop that it runs on. ``cluster``: the name that the brokers have in common. ``broker_id``: this
-    process's own. ``counters``: what is counted, by name. ``ring_bytes``: how many bytes of the newest messages are
-    kept for brokers that have missed some.
+    Made on the event loop that it runs on. ``options``: where NATS is. ``cluster``: the name that the brokers have in
+    common. ``broker_id``: this process's own. ``counters``: what is counted, by name. ``ring_bytes``: how many bytes of
+    the newest messages are kept for brokers that have missed some.
     """
 
     def __init__(
         self,
-        connect: Connect,
+        options: NatsOptions,
         *,
         cluster: str,
         broker_id: str,
@@ -44,8 +41,9 @@ class NatsEngine(Engine):
         self._timer: asyncio.TimerHandle | None = None
         self._is_soon = False
         self._sink: Sink | None = None
+        self._options = options
         self._core = core = Core(
-            connect,
+            self._connect,
             cluster=cluster,
             broker_id=broker_id,
             counters=counters,
@@ -59,6 +57,9 @@ class NatsEngine(Engine):
         self._subjects = core.subjects
         self._subscriptions = core.subscriptions
         self._publisher = core.publisher
+
+    def _connect(self, owner: TransportOwner) -> Transport:
+        return NatsConnection(self._options, self._loop, owner)
 
     @property
     def cluster(self) -> Cluster:

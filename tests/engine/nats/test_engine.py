@@ -1,0 +1,74 @@
+"""NatsEngine on a real nats-server."""
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from pystrands import testing
+from pystrands.engine.base import Sink
+from pystrands.engine.nats.engine import NatsEngine
+from pystrands.engine.nats.options import NatsOptions
+from pystrands.engine.publication import Audience, Publication
+from tests.nats_server import NatsServer
+
+
+class Kept(Sink):
+    """Keeps what is delivered."""
+
+    def __init__(self):
+        self.delivered = []
+
+    def deliver(self, publication):
+        self.delivered.append(publication)
+        return 0, 0
+
+    @property
+    def messages(self):
+        return [each.message for each in self.delivered]
+
+
+@pytest.fixture(scope="module")
+def nats():
+    with NatsServer() as server:
+        yield server
+
+
+@asynccontextmanager
+async def engine(nats, name, cluster="test"):
+    sink = Kept()
+    made = NatsEngine(NatsOptions(urls=(nats.url,)), cluster=cluster, broker_id=name, counters={})
+    await made.start(sink)
+    made.cluster.advertise(f"{name}:1")
+    try:
+        yield made, sink
+    finally:
+        await made.stop()
+
+
+@asynccontextmanager
+async def engines(nats, *names, **options):
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(engine(nats, name, **options)) for name in names]
+
+
+async def until(condition):
+    await testing.until(condition, 20)
+
+
+async def test_a_room_message_crosses_two_engines(nats):
+    async with engines(nats, "a", "b") as ((a, at_a), (b, at_b)):
+        await until(lambda: a.cluster.peers and b.cluster.peers)
+        b.subscribe("lobby")
+        a.publish(Publication(Audience.ROOM, "lobby", "hello"))
+        await until(lambda: at_b.messages == ["hello"])
+        a.publish(Publication(Audience.EVERYONE, "", b"all"))
+        await until(lambda: at_b.messages == ["hello", b"all"])
+        assert at_a.messages == ["hello", b"all"]
+
+
+async def test_alone_it_is_ready_at_once(nats):
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with engine(nats, "a", cluster="other"):
+        assert loop.time() - began < 4  # it would wait five seconds for somebody who does not answer

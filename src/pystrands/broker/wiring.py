@@ -104,8 +104,7 @@ def make_engine(config: BrokerConfig, broker_id: str, counters: Counters) -> Eng
     """Return the engine that the options ask for, on the running loop. Raises ConfigError for what can't be used."""
     if not config.nats_url:
         return MemoryEngine()
-    from pystrands.engine.nats.connection import NatsConnection  # noqa: PLC0415 - most brokers are alone
-    from pystrands.engine.nats.engine import NatsEngine  # noqa: PLC0415
+    from pystrands.engine.nats.engine import NatsEngine  # noqa: PLC0415 - most brokers are alone
     from pystrands.engine.nats.options import NatsOptions  # noqa: PLC0415
 
     options = NatsOptions(
@@ -116,13 +115,7 @@ def make_engine(config: BrokerConfig, broker_id: str, counters: Counters) -> Eng
         tls_key=config.nats_tls_key,
         name=f"pystrands {broker_id}",
     )
-    loop = asyncio.get_running_loop()
-    return NatsEngine(
-        lambda owner: NatsConnection(options, loop, owner),
-        cluster=config.cluster,
-        broker_id=broker_id,
-        counters=counters,
-    )
+    return NatsEngine(options, cluster=config.cluster, broker_id=broker_id, counters=counters)
 
 
 def make_parts(given: Given) -> BrokerParts:

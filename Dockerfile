@@ -10,7 +10,7 @@ COPY src src
 ENV PYSTRANDS_COMPILE=1 \
     PIP_BUILD_CONSTRAINT=/build/constraints.txt
 RUN python -m venv --without-pip /opt/pystrands \
-    && python -m pip --python /opt/pystrands install --no-cache-dir -c constraints.txt '.[metrics]'
+    && python -m pip --python /opt/pystrands install --no-cache-dir -c constraints.txt '.[cluster,metrics]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/pystrands /opt/pystrands

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("framing", "messages", "writing", "session", "link", "admission", "frames", "assembly", "deflate")
+NAMES = ("framing", "messages", "writing", "session", "link", "nats", "admission", "frames", "assembly", "deflate")
 HERE = Path(__file__).parent
 MAX_SIZE = 4000
 MAX_FILES = 50

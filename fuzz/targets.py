@@ -27,6 +27,9 @@ from pystrands.broker.ws.incoming import IncomingFrames
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.client.connection.session import BackendSession
+from pystrands.engine.nats.link import LinkOwner, NatsLink
+from pystrands.engine.nats.protocol import Control, Parser, ProtocolError
+from pystrands.engine.nats.transport import TransportOwner
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
 from pystrands.protocol.close_codes import close_code_is_valid
@@ -251,6 +254,101 @@ def link(data: bytes) -> None:
         assert not list(broker.backends.sessions)
 
 
+# --- NATS --------------------------------------------------------------------------------------------------------
+
+
+class _Nats(Control):
+    """Keeps the calls of a parser."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.parser = Parser(self)
+        self.parser.receiver = _NatsMessages(self.calls)
+
+    def on_info(self, text: bytes) -> None:
+        self.calls.append(("INFO", text))
+
+    def on_ping(self) -> None:
+        self.calls.append(("PING",))
+
+    def on_pong(self) -> None:
+        self.calls.append(("PONG",))
+
+    def on_err(self, problem: str) -> None:
+        self.calls.append(("-ERR", problem))
+
+
+class _NatsMessages(TransportOwner):
+    def __init__(self, calls: list[tuple[object, ...]]) -> None:
+        self.calls = calls
+
+    def on_connected(self) -> None:
+        raise AssertionError
+
+    def on_disconnected(self) -> None:
+        raise AssertionError
+
+    def on_message(self, sid: int, subject: bytes, reply: bytes, status: int, payload: bytes) -> None:
+        assert b"\n" not in subject + reply
+        assert 0 <= status <= 999
+        self.calls.append((sid, subject, reply, status, payload))
+
+
+class _NatsLinks(LinkOwner):
+    """Counts what is told of a link."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def link_informed(self, link: NatsLink) -> None:
+        assert not self.lost
+        assert link.max_payload > 0
+
+    def link_complained(self, link: NatsLink, problem: str) -> None:  # noqa: ARG002 - an owner's
+        assert not self.lost
+        assert problem.isprintable()
+
+    def link_lost(self, link: NatsLink) -> None:
+        assert link.problem.isprintable()
+        self.lost += 1
+
+
+def nats(data: bytes) -> None:
+    """What NATS says means the same however reads cut it, and is told of a link once; its silence ends the link."""
+    source = Input(data)
+    sizes, stream = source.take(source.byte() % 8), source.rest()
+    whole, calls = _nats_calls(stream, b""), _nats_calls(stream, sizes or b"\x01")
+    assert whole == calls
+    with Loop() as loop, nothing_logged():
+        some_loop: Any = loop
+        owner = _NatsLinks()
+        link = NatsLink(some_loop, owner, write_buffer=MAX_MESSAGE, ping_interval=10)
+        transport = Transport(link)
+        transport.receive(b"INFO {}\r\n")
+        link.begin(_NatsMessages(heard := []))
+        for piece in pieces(stream, sizes):
+            transport.receive(piece)
+        loop.advance()
+        if not transport.is_closed:
+            assert transport.written == b"PONG\r\n" * calls.count(("PING",))
+        loop.advance(40)
+        assert transport.is_closed
+        transport.lose()
+        assert owner.lost == 1
+        assert heard == [call for call in calls if isinstance(call[0], int)][: len(heard)]
+
+
+def _nats_calls(stream: bytes, sizes: bytes) -> list[tuple[object, ...]]:
+    heard = _Nats()
+    try:
+        for piece in pieces(stream, sizes):
+            heard.parser.feed(piece)
+    except ProtocolError:
+        heard.calls.append(("error",))
+    assert heard.parser.held_bytes <= len(stream)
+    return heard.calls
+
+
 # --- WebSocket clients -------------------------------------------------------------------------------------------
 
 
@@ -455,5 +553,5 @@ def _assembled(message: Reassembly, parts: list[bytes]) -> str | bytes | int | N
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__: target
-    for target in (framing, messages, writing, session, link, admission, frames, assembly, deflate)
+    for target in (framing, messages, writing, session, link, nats, admission, frames, assembly, deflate)
 }

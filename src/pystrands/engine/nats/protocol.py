@@ -40,6 +40,7 @@ PONG: Final = b"PONG\r\n"
 
 _VERSION: Final = b"NATS/1.0"
 _END: Final = b"\r\n"
+_INFO: Final = b"INFO "
 _LARGE: Final = 16_384
 """Bytes of a payload that is not copied into one piece with its line."""
 
@@ -112,22 +113,26 @@ class Parser:
 
     def _check_line(self) -> None:
         """Refuse a line that has no end yet and is too long already."""
-        size = self.held_bytes
-        if size > MAX_CONTROL_LINE and size > (MAX_INFO if self._held[0].startswith(b"INFO") else MAX_CONTROL_LINE) + 1:
-            raise ProtocolError("a line is too long")
+        if self.held_bytes <= MAX_CONTROL_LINE + 1:
+            return
+        if len(self._held[0]) < len(_INFO):  # so that what it is can be seen
+            self._held = [b"".join(self._held)]
+        _check_length(self._held[0], self.held_bytes - 1)
 
     def _parse(self, data: bytes) -> int:
         """Make calls; return where that begins which is not whole."""
         at = 0
         size = len(data)
         while at < size:
-            end = data.find(_END, at)
-            if end < 0:
+            end = data.find(b"\n", at) - 1
+            if end < -1:
                 return at
+            if end < at or data[end] != 13:
+                raise _malformed(data[at : at + MAX_CONTROL_LINE])
             if data[at] == 77:  # M
                 line = data[at:end]
                 if len(line) > MAX_CONTROL_LINE:
-                    raise ProtocolError("a line is too long")
+                    raise _too_long()
                 fields = line.split(b" ")
                 count = len(fields)
                 if fields[0] != b"MSG" or not 4 <= count <= 5:
@@ -156,8 +161,7 @@ class Parser:
     def _headers(self, data: bytes, at: int, end: int) -> int:
         """Do the same for one message with headers, whose line ends there."""
         line = data[at:end]
-        if len(line) > MAX_CONTROL_LINE:
-            raise ProtocolError("a line is too long")
+        _check_length(line, len(line))
         fields = line.split(b" ")
         count = len(fields)
         if fields[0] != b"HMSG" or not 5 <= count <= 6:
@@ -181,13 +185,12 @@ class Parser:
 
     def _say(self, line: bytes) -> None:
         """Make the call for what has no payload."""
-        if len(line) > (MAX_INFO if line.startswith(b"INFO ") else MAX_CONTROL_LINE):
-            raise ProtocolError("a line is too long")
+        _check_length(line, len(line))
         if line == b"PING":
             self._control.on_ping()
         elif line == b"PONG":
             self._control.on_pong()
-        elif line.startswith(b"INFO "):
+        elif line.startswith(_INFO):
             self._control.on_info(line[5:].strip())
         elif line.startswith(b"-ERR"):
             self._control.on_err(line[4:].strip(b" '").decode(errors="replace"))
@@ -219,6 +222,16 @@ def _status(headers: bytes) -> int:
     """Return the status in the first line of headers. Anybody makes them: where they are nonsense there is none."""
     status = headers[len(_VERSION) + 1 : len(_VERSION) + 4]
     return int(status) if headers.startswith(_VERSION) and len(status) == 3 and status.isdigit() else 0
+
+
+def _check_length(line: bytes, size: int) -> None:
+    """Refuse a line that begins like that, and has that size without its end, if it is too long."""
+    if size > MAX_CONTROL_LINE and (size > MAX_INFO or not line.startswith(_INFO)):
+        raise _too_long()
+
+
+def _too_long() -> ProtocolError:
+    return ProtocolError("a line is too long")
 
 
 def _malformed(line: bytes) -> ProtocolError:

@@ -33,7 +33,7 @@ def server_info(text: bytes) -> ServerInfo:
     """Read INFO. Raises ProtocolError."""
     try:
         info = _decode(text)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"INFO can't be read: {error}") from None
     if info.max_payload < 1:
         raise ProtocolError(f"INFO says that messages have {info.max_payload} bytes at most")

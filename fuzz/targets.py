@@ -325,7 +325,8 @@ def nats(data: bytes) -> None:
         link = NatsLink(some_loop, owner, write_buffer=MAX_MESSAGE, ping_interval=10)
         transport = Transport(link)
         transport.receive(b"INFO {}\r\n")
-        link.begin(_NatsMessages(heard := []))
+        heard: list[tuple[object, ...]] = []
+        link.begin(_NatsMessages(heard))
         for piece in pieces(stream, sizes):
             transport.receive(piece)
         loop.advance()

@@ -2,6 +2,8 @@
  *
  *     cc -O2 -Wall -Wextra -o load load.c && ./load --port 8080 --path /echo --clients 100 --audience own
  *
+ * Several ports, as of a cluster's brokers, are repeated: --port 8080 --port 8090; clients take turns at them.
+ *
  * It connects everybody, says so in a line of JSON on stdout, waits for a line on stdin (--hold), lets the clients send,
  * stops, waits for what is still on its way, and prints a second line of JSON.
  *
@@ -34,10 +36,10 @@ enum audience { OWN, ROOM, ALL };                /* who gets a message: its send
 enum dialect { PLAIN, PINGS, SOCKETIO, NATS };   /* what is spoken inside the frames; PINGS: control frames alone */
 enum state { CONNECTING, UPGRADING, JOINING, READY, GONE };
 enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
-enum { STAMP = 32, MOST_PROCESSES = 8, PORTS_OF_AN_ADDRESS = 10000 };
+enum { STAMP = 32, MOST_PROCESSES = 16, MOST_PORTS = 16, PORTS_OF_AN_ADDRESS = 10000 };
 
 static struct {
-    int port, clients, room_size, senders, size, inflight, stalled, window;
+    int ports[MOST_PORTS], port_count, clients, room_size, senders, size, inflight, stalled, window;
     double seconds, warmup, settle, drain, rate;
     bool hold;
     enum audience audience;
@@ -349,6 +351,8 @@ static void on_readable(struct client *c) {
 
 /* ---- Connecting. ---- */
 
+static int port_of(const struct client *c) { return options.ports[c->number % options.port_count]; }
+
 static void upgrade(struct client *c) {
     char request[600], path[200];
     int failed = 0, room = room_of(c->number);
@@ -361,7 +365,7 @@ static void upgrade(struct client *c) {
     else snprintf(path, sizeof path, "%s/room-%d", options.path, room);
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", path, options.port);
+                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", path, port_of(c));
     c->state = UPGRADING;
     c->writable_wanted = false;
     watch(c);
@@ -377,7 +381,7 @@ static void start_connecting(struct client *c) {
     struct sockaddr_in own = {.sin_family = AF_INET}, server = {.sin_family = AF_INET};
     own.sin_addr.s_addr = htonl(INADDR_LOOPBACK + (uint32_t)(c->number / PORTS_OF_AN_ADDRESS));
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    server.sin_port = htons((uint16_t)options.port);
+    server.sin_port = htons((uint16_t)port_of(c));
     if (bind(c->fd, (struct sockaddr *)&own, sizeof own)) die("bind");
     c->writable_wanted = true;
     struct epoll_event event = {.events = EPOLLOUT, .data.ptr = c};
@@ -512,13 +516,19 @@ static void add_process(char *spec) {
     if (clock_getcpuclockid(atoi(pid), &options.clocks[options.processes++])) die("--process");
 }
 
+static void add_port(const char *text) {
+    if (options.port_count == MOST_PORTS || atoi(text) <= 0) die("--port");
+    options.ports[options.port_count++] = atoi(text);
+}
+
 static void parse(int argc, char **argv) {
     static const char *const audiences[] = {"own", "room", "all", NULL};
     static const char *const dialects[] = {"plain", "pings", "socketio", "nats", NULL};
     enum { PORT = 1, PATH, CLIENTS, ROOM_SIZE, SENDERS, SIZE, INFLIGHT, STALLED, WINDOW, SECONDS, WARMUP, SETTLE, DRAIN, RATE,
            HOLD, AUDIENCE, DIALECT, PROCESS };
     static const struct option known[] = {
-        {"port", 1, 0, PORT},       {"path", 1, 0, PATH},         {"clients", 1, 0, CLIENTS},
+        {"port", 1, 0, PORT}, /* may be repeated */
+        {"path", 1, 0, PATH},       {"clients", 1, 0, CLIENTS},
         {"room-size", 1, 0, ROOM_SIZE}, /* clients that share a path */
         {"senders", 1, 0, SENDERS},     /* in each audience */
         {"size", 1, 0, SIZE},           /* bytes of a message, at least 32 */
@@ -533,7 +543,7 @@ static void parse(int argc, char **argv) {
         {0}};
     int option;
     while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) switch (option) {
-        case PORT: options.port = atoi(optarg); break;
+        case PORT: add_port(optarg); break;
         case PATH: options.path = optarg; break;
         case CLIENTS: options.clients = atoi(optarg); break;
         case ROOM_SIZE: options.room_size = atoi(optarg); break;
@@ -554,7 +564,7 @@ static void parse(int argc, char **argv) {
         default: exit(2);
     }
     group_size = options.audience == OWN ? 1 : options.audience == ALL ? options.clients : options.room_size;
-    bool fits = options.port > 0 && options.clients > 0 && options.room_size > 0 && options.clients % group_size == 0 &&
+    bool fits = options.port_count > 0 && options.clients > 0 && options.room_size > 0 && options.clients % group_size == 0 &&
                 options.senders > 0 && options.senders <= group_size && options.size >= STAMP && options.size < 60000 &&
                 options.stalled <= group_size - options.senders && options.stalled >= 0 && options.inflight > 0 &&
                 strlen(options.path) < 100 && (options.dialect != PINGS || options.size < 126);

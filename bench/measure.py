@@ -58,7 +58,6 @@ class Load:
 
     def __init__(self, running: Running, case: Case, timing: Timing) -> None:
         given = {
-            "port": running.port,
             "dialect": case.dialect or running.dialect,
             "seconds": 0 if case.idle else timing.seconds,
             "settle": timing.settle,
@@ -66,6 +65,7 @@ class Load:
             "drain": timing.drain,
         }
         command = [compiled("load"), "--hold", *case.options()]
+        command += [part for port in running.ports for part in ("--port", str(port))]
         command += [part for name, value in given.items() for part in (f"--{name}", str(value))]
         command += [part for name, pid in running.processes.items() for part in ("--process", f"{name}={pid}")]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from bench.processes import HERE, compiled, free_ports, process, wait_until_answers
 
-__all__ = ["COMPILED", "SIDES", "SOURCE", "Running", "Side", "pystrands"]
+__all__ = ["COMPILED", "SIDES", "SOURCE", "Running", "Side", "cluster", "nats_server", "pystrands"]
 
 PEERS = HERE / "peers"
 ROOT = HERE.parent
@@ -23,9 +23,9 @@ UVICORN = ["--loop", "uvloop", "--http", "httptools", "--ws", "websockets-sansio
 
 @dataclass(frozen=True)
 class Running:
-    """A system that accepts clients: the port, the processes by name, and what is spoken inside the frames."""
+    """A system that accepts clients: its ports, the processes by name, and what is spoken inside the frames."""
 
-    port: int
+    ports: tuple[int, ...]
     processes: dict[str, int]
     dialect: str = "plain"
 
@@ -72,9 +72,55 @@ def pystrands(
             command = [python, str(PEERS / f"backend_{backend}.py"), str(tcp), str(protocol), loop]
             backend_id = stack.enter_context(process(command, env, log))
             wait_until_answers(ws, "/readyz")
-            yield Running(ws, {"broker": broker_id, "backend": backend_id})
+            yield Running((ws,), {"broker": broker_id, "backend": backend_id})
 
     return start
+
+
+def cluster(brokers: int, backends: int, src: Path = COMPILED) -> Starter:
+    """Return what starts so many brokers on one NATS server, and so many backends, each linked to all brokers."""
+
+    @contextmanager
+    def start(log: Path) -> Iterator[Running]:
+        _check(src)
+        env = {"PYTHONPATH": str(src)}
+        ws_ports, tcp_ports = free_ports(2 * brokers)[:brokers], free_ports(2 * brokers)[brokers:]
+        pids = {}
+        with ExitStack() as stack:
+            url, pids["nats"] = stack.enter_context(nats_server(log))
+            for number, (ws, tcp) in enumerate(zip(ws_ports, tcp_ports, strict=True), 1):
+                command = [sys.executable, "-m", "pystrands", "server", "--ws-port", str(ws), "--tcp-port", str(tcp)]
+                command += ["--nats-url", url, "--log-level", "warning"]
+                pids[f"broker{number}"] = stack.enter_context(process(command, env, log))
+            for ws in ws_ports:
+                wait_until_answers(ws, "/healthz")
+            for number in range(1, backends + 1):
+                command = [
+                    sys.executable,
+                    str(PEERS / "backend_async.py"),
+                    ",".join(map(str, tcp_ports)),
+                    "2",
+                    "uvloop",
+                ]
+                pids[f"backend{number}"] = stack.enter_context(process(command, env, log))
+            for ws in ws_ports:
+                wait_until_answers(ws, "/readyz")
+            yield Running(tuple(ws_ports), pids)
+
+    return start
+
+
+@contextmanager
+def nats_server(log: Path, config: str = "") -> Iterator[tuple[str, int]]:
+    """Start NATS' server; yield its URL and its process."""
+    (port,) = free_ports(1)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "nats.conf"
+        path.write_text(f'listen: "127.0.0.1:{port}"\n{config}')
+        program = Path(sys.executable).parent / "nats-server"
+        with process([str(program), "-c", str(path)], {}, log) as pid:
+            wait_until_answers(port, None)
+            yield f"nats://127.0.0.1:{port}", pid
 
 
 def _check(src: Path) -> None:
@@ -95,7 +141,7 @@ def _server(command: Callable[[str], list[str]], dialect: str = "plain", path: s
         (port,) = free_ports(1)
         with process(command(str(port)), {}, log) as pid:
             wait_until_answers(port, path)
-            yield Running(port, {"server": pid}, dialect)
+            yield Running((port,), {"server": pid}, dialect)
 
     return start
 
@@ -119,17 +165,15 @@ def _uvicorn(app: str) -> Callable[[str], list[str]]:
 @contextmanager
 def _nats(log: Path) -> Iterator[Running]:
     """NATS' own WebSocket listener: clients publish to each other, nobody is in between."""
-    tcp, ws = free_ports(2)
-    with TemporaryDirectory() as folder:
-        config = Path(folder) / "nats.conf"
-        config.write_text(
-            f'listen: "127.0.0.1:{tcp}"\nwebsocket {{ listen: "127.0.0.1:{ws}", no_tls: true, compression: false }}\n'
-        )
-        program = Path(sys.executable).parent / "nats-server"
-        with process([str(program), "-c", str(config)], {}, log) as pid:
-            wait_until_answers(ws, None)
-            yield Running(ws, {"server": pid}, "nats")
+    _, ws = free_ports(2)  # the first one is the server's own
+    config = f'websocket {{ listen: "127.0.0.1:{ws}", no_tls: true, compression: false }}\n'
+    with nats_server(log, config) as (_, pid):
+        wait_until_answers(ws, None)
+        yield Running((ws,), {"server": pid}, "nats")
 
+
+CLUSTERLESS = frozenset({"echo1000", "broadcast", "idle", "latency"})
+"""Cases that tell nothing more of a cluster."""
 
 SIDES = {
     side.name: side
@@ -157,6 +201,10 @@ SIDES = {
         ),
         Side("nats", "nats-server", "nats-server", _nats, frozenset({"echo", "echo1000", "latency"})),
         Side("c", "a server in C, no backend", "C, no backend", _server(lambda port: [compiled("peer_c"), port])),
+        Side(
+            "alone", "PyStrands, NATS engine, one broker", "PyStrands, alone in a cluster", cluster(1, 1), CLUSTERLESS
+        ),
+        Side("cluster", "PyStrands, two brokers, two backends", "PyStrands, two brokers", cluster(2, 2), CLUSTERLESS),
         Side("protocol1", "PyStrands, backend on protocol 1", "PyStrands, protocol 1", pystrands(protocol=1)),
     )
 }

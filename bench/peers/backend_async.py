@@ -1,4 +1,4 @@
-"""Our backend, as a user writes it: ``python backend_async.py PORT PROTOCOL LOOP``, on uvloop or asyncio."""
+"""Our backend, as a user writes it: ``python backend_async.py PORT[,PORT...] PROTOCOL LOOP``, on uvloop or asyncio."""
 
 import asyncio
 import sys
@@ -21,7 +21,9 @@ class Backend(AsyncPyStrandsClient):
 
 if __name__ == "__main__":
     messages.PROTOCOL = int(sys.argv[2])
-    running = Backend(port=int(sys.argv[1])).run_forever()
+    first, *others = sys.argv[1].split(",")
+    hosts = ["127.0.0.1", *(f"127.0.0.1:{port}" for port in others)] if others else "127.0.0.1"
+    running = Backend(hosts, int(first)).run_forever()
     if sys.argv[3] == "uvloop":
         import uvloop
 

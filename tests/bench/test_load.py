@@ -45,7 +45,7 @@ def server(what_is_sent=once):
                 room.discard(websocket)
 
         async with serve(handler, "127.0.0.1", 0, compression=None) as listening:
-            yield Running(listening.sockets[0].getsockname()[1], {})
+            yield Running((listening.sockets[0].getsockname()[1],), {})
 
     return running()
 
@@ -110,7 +110,7 @@ async def test_a_server_that_closes_a_client_is_seen():
             await websocket.close()
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as listening:
-        running = Running(listening.sockets[0].getsockname()[1], {})
+        running = Running((listening.sockets[0].getsockname()[1],), {})
         with pytest.raises(BenchError, match="5 closed"):
             await asyncio.to_thread(drive, running, ECHO, SHORT)
 
@@ -126,7 +126,7 @@ async def test_pings_are_counted_and_what_is_said_beside_them_is_not():
         await websocket.wait_closed()
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as listening:
-        running = Running(listening.sockets[0].getsockname()[1], {})
+        running = Running((listening.sockets[0].getsockname()[1],), {})
         run = await asyncio.to_thread(drive, running, dataclasses.replace(ECHO, dialect="pings", rate=200), SHORT)
     assert run["received"] == pytest.approx(50, abs=5)
 
@@ -142,7 +142,7 @@ async def test_a_server_that_stalls_is_charged_for_all_that_had_to_wait():
             await websocket.send(message)
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as listening:
-        running = Running(listening.sockets[0].getsockname()[1], {})
+        running = Running((listening.sockets[0].getsockname()[1],), {})
         case = Case("open", "open loop", "", "/echo", "own", clients=1, rate=100)
         run = await asyncio.to_thread(drive, running, case, Timing(settle=0.1, warmup=0.1, seconds=1, drain=1))
     assert run["sent"] == pytest.approx(100, abs=5)

@@ -7,6 +7,12 @@ hypothesis.settings.register_profile("tests", deadline=None)  # which a busy mac
 hypothesis.settings.load_profile("tests")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--engine", choices=["memory", "nats"], default="memory", help="what carries messages in tests/e2e"
+    )
+
+
 @pytest.fixture
 def clean_environment(monkeypatch):
     """No option comes from the environment in which the tests run."""

@@ -1,7 +1,8 @@
 """A backend that writes down all it is told: one JSON line for each, in a file of its own.
 
 Its lines survive a SIGKILL: each is one write to a file that is opened for appending. From the environment:
-``CHAOS_LABEL`` names this process, ``CHAOS_RECORD`` is the file, and ``PYSTRANDS_TCP_PORT`` the broker's port.
+``CHAOS_LABEL`` names this process, ``CHAOS_RECORD`` is the file, ``PYSTRANDS_TCP_PORT`` the broker's port, and
+``CHAOS_HOSTS`` has, with commas between, the brokers of a cluster that it begins with.
 
 A client names itself in the query of its URL: ``/room?id=ada&key=7``. The key, which goes into its metadata, is the
 connection's own, however often its ``client_id`` comes. A message ``{"n": 5}`` is answered privately and told to the
@@ -115,8 +116,8 @@ async def main():
     client = Recorder(
         os.environ["CHAOS_LABEL"],
         os.environ["CHAOS_RECORD"],
-        host="127.0.0.1",
-        port=int(os.environ["PYSTRANDS_TCP_PORT"]),
+        host=os.environ["CHAOS_HOSTS"].split(",") if "CHAOS_HOSTS" in os.environ else "127.0.0.1",
+        port=int(os.environ.get("PYSTRANDS_TCP_PORT", "8081")),
         reconnect_delay=0.03,
         reconnect_backoff=1.5,
         max_reconnect_delay=0.2,

@@ -1,11 +1,37 @@
 import asyncio
+import itertools
 import ssl
 import sys
 
 import pytest
 import trustme
 
+from pystrands.testing.brokers import LocalBroker
+from tests.nats_server import NatsServer
+
+from .broker_process import BrokerProcess
 from .raw_broker import RawBroker
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine(request):
+    """With ``--engine nats`` each broker is alone in a cluster of its own, where it was no part of one before."""
+    if request.config.getoption("engine") == "memory":
+        yield
+        return
+    numbers = itertools.count(1)
+    init, init_process = LocalBroker.__init__, BrokerProcess.__init__
+    with NatsServer() as nats, pytest.MonkeyPatch.context() as patch:
+
+        def in_a_cluster(self, **options):
+            init(self, **({"nats_url": (nats.url,), "cluster": f"local-{next(numbers)}"} | options))
+
+        def process_in_a_cluster(self, *flags):
+            init_process(self, f"--nats-url={nats.url}", f"--cluster=process-{next(numbers)}", *flags)
+
+        patch.setattr(LocalBroker, "__init__", in_a_cluster)
+        patch.setattr(BrokerProcess, "__init__", process_in_a_cluster)
+        yield
 
 
 def pytest_asyncio_loop_factories(config, item):

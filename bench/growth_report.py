@@ -45,7 +45,32 @@ def growth_tables(results: Results) -> list[GrowthTable]:
         rows.append([point, str(closed), _cell(runs, "us", "broker"), *_latency(runs)])
     tables.append(GrowthTable("Clients that stop reading, and the others", heads, rows))
     tables.append(_held(results.growth.get("held", {})))
+    tables.append(_crossing(results.growth.get("crossing", {})))
+    tables.append(_of_brokers(results.growth))
     return [table for table in tables if table.rows]
+
+
+def _crossing(points: dict[str, list[Run]]) -> GrowthTable:
+    heads = ["brokers", "the sender's, us per message", "each other, us", "NATS, us", "idle: p50, ms", "p99, ms"]
+    rows = []
+    for point, runs in points.items():
+        others = _cell(runs, "other") if runs[0]["other"] is not None else ""
+        rows.append([point, _cell(runs, "first"), others, _cell(runs, "nats"), *_latency(runs)])
+    return GrowthTable("A room with a member at each of several brokers", heads, rows)
+
+
+def _of_brokers(growth: dict[str, Any]) -> GrowthTable:
+    rows = []
+    if runs := growth.get("survey"):
+        asked = "who is in a room, asked of 4 brokers with 100 members each"
+        rows += [[f"{asked}; {name}, ms", _cell(runs, name, scale=0.001)] for name in ("p50", "p99")]
+    if runs := growth.get("reconnect"):
+        longest = "a broker of 100,000 rooms: the longest echo"
+        rows += [
+            [f"{longest} {when}, ms", _cell(runs, name)]
+            for name, when in (("before", "before"), ("after", "while NATS ends and comes back"))
+        ]
+    return GrowthTable("Questions and reconnects, several brokers", ["", "median (range)"], rows)
 
 
 def _held(sides: dict[str, Any]) -> GrowthTable:

@@ -111,9 +111,9 @@ def cluster(brokers: int, backends: int, src: Path = COMPILED) -> Starter:
 
 
 @contextmanager
-def nats_server(log: Path, config: str = "") -> Iterator[tuple[str, int]]:
+def nats_server(log: Path, config: str = "", port: int = 0) -> Iterator[tuple[str, int]]:
     """Start NATS' server; yield its URL and its process."""
-    (port,) = free_ports(1)
+    port = port or free_ports(1)[0]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "nats.conf"
         path.write_text(f'listen: "127.0.0.1:{port}"\n{config}')

@@ -110,7 +110,7 @@ async def survey(seconds: float) -> dict[str, float]:
     with nats_server(BUILD / "cluster.log") as (url, _), brokers(SURVEYED, url) as (ws, tcp):
         async with linked(tcp) as client, contextlib.AsyncExitStack() as stack:
             for port in ws:
-                await testing.until(lambda port=port: _is_ready(port), 20)
+                wait_until_answers(port, "/readyz")
                 for _ in range(MEMBERS):
                     await stack.enter_async_context(testing.connect(f"ws://127.0.0.1:{port}/hall"))
             took = []
@@ -121,13 +121,6 @@ async def survey(seconds: float) -> dict[str, float]:
                 took.append(1e6 * (time.perf_counter() - begun))
                 assert len(members) == SURVEYED * MEMBERS
             return {"p50": statistics.median(took), "p99": statistics.quantiles(took, n=100)[98]}
-
-
-def _is_ready(port: int) -> bool:
-    with contextlib.suppress(Exception):
-        wait_until_answers(port, "/readyz", 0.1)
-        return True
-    return False
 
 
 async def reconnect() -> dict[str, float]:

@@ -30,6 +30,7 @@ class Broker:
         self.process = None
 
     def start(self):
+        self.close()
         output = self._directory / f"{self.name}.{next(self._numbers)}.log"
         self.process = BrokerProcess(output, **self._ports, **self._options)
 

@@ -19,8 +19,8 @@ __all__ = ["Answered", "OtherBrokers"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE: Final = 5.0
-"""Seconds for other brokers to answer: fewer than callers wait for this one."""
+_PATIENCE: Final = 7.0
+"""Seconds for others to answer: fewer than callers wait for this one, and more than it takes to find one dead."""
 _AT_ONCE: Final = 10_000
 """Questions that may wait for their answers; and bytes of them, with what is known of the answer already:"""
 _BYTES: Final = 16 * 1024 * 1024

@@ -25,6 +25,8 @@ HOME_PATIENCE: Final = 1.0
 """Seconds for which what is sent outside of handlers waits for the home link, where it could go by another one."""
 GONE_AFTER: Final = 2.0
 """Seconds without a link after which a broker is gone that no other broker knows."""
+_LATER: Final = 0.02
+"""Seconds by which a timer may be early."""
 _TOO_LONG: Final = "they were for a broker that is gone, and too long for another one"
 
 
@@ -199,11 +201,18 @@ class Brokers(Surroundings):
         if not broker_id or broker_id == known or self._is_closing:
             return True
         other = self._of(broker_id, but=connection)
+        if other is not None and not other.broker_id and not known:  # it was only told of, and is still on its way
+            self._merge(other, connection)
+            other = None
         if not known:
             if other is None:
                 connection.expected = ""
                 return True
-            self._is_same(other, connection, link)
+            link.problem = "has another link to this client"
+            if link.dialed is not None and not other.is_up:
+                other.addresses.prefer(link.dialed)
+                other.supervisor.hurry()
+            self._merge(connection, other)
             return False
         if any(each.broker_id == known for each in hello.peers or ()) or self._is_told(known):
             link.problem = "is another one than before, which lives on"
@@ -211,20 +220,17 @@ class Brokers(Surroundings):
                 self._add(link.dialed, broker_id)
             return False
         if other is None:  # it has taken the place of the one before (LINK rule 22)
+            connection.expected = ""
             return True
         link.problem = "has another link to this client"
         if hello.peers is not None or link.dialed == connection.reached:
             self._retire(connection, is_gone=True)
         return False
 
-    def _is_same(self, other: BrokerConnection, connection: BrokerConnection, link: BrokerLink) -> None:
-        """A new connection leads to a broker that has one: one address more for that one."""
-        link.problem = "has another link to this client"
-        if link.dialed is not None:
-            other.addresses.add(link.dialed)
-            if not other.is_up:
-                other.addresses.prefer(link.dialed)
-                other.supervisor.hurry()
+    def _merge(self, connection: BrokerConnection, other: BrokerConnection) -> None:
+        """A connection that never had a link leads to the broker of another one, which gets its addresses."""
+        for address in connection.addresses:
+            other.addresses.add(address)
         other.seeds += [each for each in connection.seeds if each not in other.seeds]
         connection.seeds.clear()
         self._retire(connection, is_gone=False)
@@ -233,7 +239,8 @@ class Brokers(Surroundings):
         """See what the link that is up, or gone, or what its broker tells, means for all."""
         if self._is_closing:
             return
-        for address in connection.siblings if connection.broker_id else ():
+        siblings, connection.siblings = connection.siblings, ()
+        for address in siblings if connection.broker_id else ():
             if not self._has(address):
                 self._know(self._make(address, persistent=False))
         for peer in connection.peers or ():
@@ -252,7 +259,7 @@ class Brokers(Surroundings):
             connection.addresses.add(address)
             return
         for each in self.connections:
-            if not each.is_up and address in each.addresses:  # it will find out which broker is there now
+            if not each.is_up and each.addresses.has(address):  # it will find out which broker is there now
                 each.addresses.prefer(address)
                 each.supervisor.hurry()
                 return
@@ -287,7 +294,7 @@ class Brokers(Surroundings):
         return None
 
     def _has(self, address: BrokerAddress) -> bool:
-        return any(address[:2] == each[:2] for connection in self.connections for each in connection.addresses)
+        return any(each.addresses.has(address) for each in self.connections)
 
     def _is_told(self, broker_id: str) -> bool:
         """Whether a broker to which there is a link says that one lives."""
@@ -300,7 +307,7 @@ class Brokers(Surroundings):
             self._timers.discard(timer)
             self._look()
 
-        timer = self._loop.call_later(seconds, look)
+        timer = self._loop.call_later(seconds + _LATER, look)
         self._timers.add(timer)
 
     def _look(self) -> None:
@@ -328,6 +335,8 @@ class Brokers(Surroundings):
         if is_known and home.is_up and not home.is_draining:
             self._notify_at_home()
             return
+        if not self.is_up:
+            self._notify_at_home()  # nobody has what they wait for
         others = [each for each in self.connections if each is not home and each.is_up]
         better = [each for each in others if not each.is_draining]
         if is_known and home.is_up:

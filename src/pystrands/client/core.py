@@ -115,7 +115,7 @@ class ClientCore:
     def broker(self) -> BrokerInfo | None:
         """What is known of the broker that this code sends to, from its link or the last one; None before the first."""
         lifetime = self._lifetime
-        return None if lifetime is None or lifetime.is_over else lifetime.brokers.choice.choose().broker
+        return None if lifetime is None or lifetime.is_over or self.outgoing is None else self.outgoing.broker
 
     @property
     def links(self) -> tuple[LinkInfo, ...]:

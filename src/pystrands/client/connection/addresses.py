@@ -59,9 +59,13 @@ class Addresses:
         """The one that is tried next."""
         return self._all[0]
 
+    def has(self, address: BrokerAddress) -> bool:
+        """Whether this is one of them, whatever name has led to it."""
+        return any(each[:2] == address[:2] for each in self._all)
+
     def add(self, address: BrokerAddress) -> None:
         """Try this one, too, where all others fail."""
-        if address not in self._all:
+        if not self.has(address):
             self._all.append(address)
 
     def prefer(self, address: BrokerAddress) -> None:

@@ -151,22 +151,24 @@ class BrokerConnection:
             self.addresses.prefer(link.dialed)
         self._surroundings.changed(self)
 
-    def _told(self, link: BrokerLink, address: str, is_draining: bool, peers: list[PeerParams]) -> None:
+    def _told(self, link: BrokerLink, address: str, is_draining: bool, peers: list[PeerParams] | None) -> None:
         """Take what the broker tells of itself, and of the others."""
         here = link.dialed or self.addresses.current
         if (own := told(address, here)) is not None:
             self.addresses.add(own)
         self.is_draining = is_draining
-        self.peers = [Peer(each.broker_id, told(each.address, here)) for each in peers]
+        if peers is not None:
+            self.peers = [Peer(each.broker_id, told(each.address, here)) for each in peers]
         self._surroundings.changed(self)
 
     def _lost(self, link: BrokerLink) -> None:
         was_up = self.outgoing.link is link
         self._links.discard(link)
         self.incoming.link_lost(link)
+        if not self._links:
+            self.peers = None
         if was_up:
             self.lost_at = self._loop.time()
-            self.peers = None
             self._surroundings.changed(self)
         if self.calls.is_held and self._is_ending:
             self._give_back_held()

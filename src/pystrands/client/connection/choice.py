@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.handlers.dispatch import served_queue
 from pystrands.client.handlers.queue import CallQueue
@@ -36,6 +37,11 @@ class LinkChoice:
         if queue is None:
             return self.home
         return self._by_queue.get(queue, self.home)
+
+    @property
+    def broker(self) -> BrokerInfo | None:
+        """What is known of the broker that this code sends to."""
+        return self.choose().broker
 
     def send_now(self, line: bytes) -> bool:
         """See :meth:`Outgoing.send_now`."""

@@ -72,7 +72,7 @@ class Greetings:
         usable: Callable[[BrokerLink], None],
         refused: Callable[[BrokerLink, str, bool], None],
         admit: Callable[[BrokerLink, HelloParams], bool],
-        told: Callable[[BrokerLink, str, bool, list[PeerParams]], None],
+        told: Callable[[BrokerLink, str, bool, list[PeerParams] | None], None],
     ) -> None:
         self._loop = loop
         self._options = options
@@ -161,8 +161,7 @@ class Greetings:
             logger.warning("the broker was replaced; %d clients of this backend are gone with it", len(died))
         if not speaks_2:  # the link is ready, as far as there are such links
             self.notify_died()
-        if params.peers is not None:
-            self._told(link, params.address, params.draining, params.peers)
+        self._told(link, params.address, params.draining, params.peers)
 
     def notify_died(self) -> None:
         """Tell handlers of clients that are gone with their broker: now that they can send, or never will."""

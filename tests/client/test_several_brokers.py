@@ -125,6 +125,8 @@ async def test_cluster_rule_01_each_event_is_answered_on_the_link_of_its_broker(
 
 async def test_cluster_rule_01_so_are_all_kinds_of_sends_and_questions_tasks_and_threads(stack, red, blue):
     class Asking(Noting):
+        goes_on = False
+
         async def on_message(self, message, context):
             if message == "task":
                 self.task = asyncio.create_task(self.later(context.room_id))
@@ -143,7 +145,6 @@ async def test_cluster_rule_01_so_are_all_kinds_of_sends_and_questions_tasks_and
             await self.send_room_message(room_id, "from a task")
 
     client = Asking(at(red, blue))
-    client.goes_on = False
     await connected(stack, client, red, blue)
     for room, broker in (("/red", red), ("/blue", blue)):
         client.goes_on = False
@@ -417,6 +418,10 @@ async def test_cluster_rule_16_refused_by_one_the_others_go_on_and_by_all_it_is_
 
 async def test_cluster_rule_16_disconnect_lets_all_handlers_finish_and_all_brokers_get_what_they_send(stack, red, blue):
     class Slow(Noting):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.goes_on = asyncio.Event()
+
         async def on_message(self, message, context):
             self.calls.append(("on_message", context.room_id, message))
             await self.goes_on.wait()
@@ -424,7 +429,6 @@ async def test_cluster_rule_16_disconnect_lets_all_handlers_finish_and_all_broke
                 await self.send_private_message(context.client_id, str(number))
 
     client = Slow(at(red, blue))
-    client.goes_on = asyncio.Event()
     await connected(stack, client, red, blue)
     clients = [await client_at(stack, broker, "/room") for broker in (red, blue)]
     for ws in clients:
@@ -562,13 +566,16 @@ async def test_cluster_rule_17_what_waits_for_a_broker_that_is_gone_is_sent_home
 
 async def test_cluster_rule_17_handlers_that_run_finish_and_send_over_the_home_link(stack, red):
     class Slow(Noting):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.goes_on = asyncio.Event()
+
         async def on_message(self, message, context):
             self.calls.append(("on_message", message))
             await self.goes_on.wait()
             self.calls.append(("sent", await self.send_room_message("/red", message)))
 
     client = Slow(at(red))
-    client.goes_on = asyncio.Event()
     async with testing.broker() as green:
         with testing.LinkProxy(green) as proxy:
             tell(red, Peer(green.broker_id, at(proxy)[0]))

@@ -27,7 +27,7 @@ GONE_AFTER: Final = 2.0
 """Seconds without a link after which a broker is gone that no other broker knows."""
 _LATER: Final = 0.02
 """Seconds by which a timer may be early."""
-_TOO_LONG: Final = "they were for a broker that is gone, and too long for another one"
+_LOST: Final = "they were for a broker that is gone, or too long for another one"
 
 
 class Brokers(Surroundings):
@@ -370,17 +370,24 @@ class Brokers(Surroundings):
                 self._know(self._make(seed, persistent=True), is_seed=True)
         self._choose()
         self._see_home()
-        task = asyncio.Task(
-            self._end(connection, is_gone=is_gone), loop=self._loop, context=self._context, name="pystrands-retiring"
-        )
+        connection.abandon(is_gone=is_gone)
+        self._move_lines(connection)
+        task = asyncio.Task(self._end(connection), loop=self._loop, context=self._context, name="pystrands-retiring")
         self._retiring[connection] = task
         task.add_done_callback(lambda _: self._retiring.pop(connection, None))
 
-    async def _end(self, connection: BrokerConnection, *, is_gone: bool) -> None:
+    def _move_lines(self, connection: BrokerConnection) -> None:
+        lines, lost = connection.take_unwritten()
+        lost += self.home.outgoing.take_over(lines)
+        if lost:
+            self._dispatcher.put(connection.calls, lost_messages(lost, _LOST))
+
+    async def _end(self, connection: BrokerConnection) -> None:
         try:
-            lines = await connection.abandon(is_gone=is_gone)
-            if lost := self.home.outgoing.take_over(lines):
-                self._dispatcher.put(connection.calls, lost_messages(lost, _TOO_LONG))
+            await connection.outgoing.closing()
+            self._move_lines(connection)  # what came from threads
+            connection.outgoing.end()
+            connection.outgoing.close()
             await self._dispatcher.finished(connection.calls)
             await connection.finish()
         finally:

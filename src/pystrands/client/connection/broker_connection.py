@@ -159,7 +159,8 @@ class BrokerConnection:
         self.is_draining = is_draining
         if peers is not None:
             self.peers = [Peer(each.broker_id, told(each.address, here)) for each in peers]
-        self._surroundings.changed(self)
+        if self.outgoing.link is link:  # else it is a hello, and counts when the link is welcome
+            self._surroundings.changed(self)
 
     def _lost(self, link: BrokerLink) -> None:
         was_up = self.outgoing.link is link
@@ -284,25 +285,21 @@ class BrokerConnection:
         await asyncio.wait([self.task])
         self.incoming.notify_died()
 
-    async def abandon(self, *, is_gone: bool) -> list[bytes]:
-        """End where the broker is gone for good, or is not to be linked to any more: handlers are told of its clients.
-
-        Return the messages to many that wait to be written, for another broker.
-        """
+    def abandon(self, *, is_gone: bool) -> None:
+        """Get no link any more: the broker is gone for good, or does not want one. Handlers are told of its clients."""
         self.supervisor.stop()
         if not self.task.done():
             self._own_cancels += 1
             self.task.cancel()
-        await self.outgoing.closing()
         if is_gone:
             self.incoming.broker_gone()
         else:
             self.incoming.give_up()
+
+    def take_unwritten(self) -> tuple[list[bytes], int]:
+        """See :meth:`BackendSession.take_unwritten`; without a session nothing waits."""
         session = self.outgoing.session
-        lines = [] if session is None else session.take_unwritten()
-        self.outgoing.end()
-        self.outgoing.close()
-        return lines
+        return ([], 0) if session is None else session.take_unwritten()
 
     def drop(self) -> None:
         """Let go of everything, at once."""

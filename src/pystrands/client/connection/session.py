@@ -174,11 +174,15 @@ class BackendSession:
         self.is_up = False
         return lost
 
-    def take_unwritten(self) -> list[bytes]:
-        """Return the messages to many that wait to be written, which are another session's from now on."""
+    def take_unwritten(self) -> tuple[list[bytes], int]:
+        """Return the messages to many that wait to be written, which are another session's from now on.
+
+        And how many messages are lost with this one: those to single clients, which were its broker's.
+        """
         lines = [line for line in self._unwritten if line.startswith(_TO_MANY)]
+        lost = sum(line.startswith(_TO_ONE) for line in self._unwritten)
         self._keep_unwritten(())
-        return lines
+        return lines, lost
 
     def started(self, longest: int = 0) -> tuple[list[bytes], int]:
         """The broker has taken the session as a new one. Return what to write, and how many messages are lost.

@@ -46,7 +46,7 @@ soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go:
 test-compiled: $(COMPILED)/.ready ## the tests of broker, link and clients, on the compiled package
 	PYTHONPATH='$(CURDIR)/$(COMPILED)' PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
 	  -m 'not chaos and not soak and not interpreted' \
-	  tests/test_compiled.py tests/test_frozen.py tests/client tests/broker tests/protocol tests/conformance tests/e2e
+	  tests/test_compiled.py tests/test_frozen.py tests/client tests/broker tests/protocol tests/conformance tests/cluster tests/e2e
 
 fuzz: $(VENV)/.ready-fuzz ## look for bytes that break what reads them: half a minute for each part; SECONDS=300: longer
 	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),30)

@@ -1,5 +1,6 @@
 """Brokers in this process that are joined by a real nats-server."""
 
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -34,3 +35,24 @@ async def test_messages_reach_rooms_everyone_and_one_client_at_all_brokers(nats)
             assert await here.send_private_message("nobody", b"bob", confirm=True) == Confirmation(0, 0)
             assert await ann.receive() == "room"
             assert [await bob.receive() for _ in range(3)] == ["room", "all", b"bob"]
+
+
+async def test_a_client_that_ends_after_the_engine_is_no_failure(nats, caplog):
+    class Stuck(Named):
+        async def on_message(self, message, context):
+            await asyncio.sleep(60)
+
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(broker(nats_url=(nats.url,), close_timeout=0.1))
+        stuck = Stuck("127.0.0.1", one.tcp_port, auto_reconnect=False)
+        await stuck.connect()
+        async with connect(one, "/ann") as ann:
+            for number in range(100):
+                await ann.send(str(number))
+            (client,) = one._parts.rooms.clients
+            await until(lambda: client.ws.held_bytes)
+            await one.stop()
+            client.ws.drop_backlog()
+            await until(lambda: client.ws.client is None)
+        await stuck.disconnect(0)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -46,7 +46,7 @@ async def test_cluster_rule_09_apart_from_the_others_a_broker_is_ready_and_degra
             told = await get(port, "/readyz")
             assert told == (200, "degraded: NATS can't be reached, and with it no other broker")
         samples = (await get(one.admin_port, "/metrics"))[1].splitlines()
-        for sample in ("connected 0.0", "peers 1.0", "ring_bytes 4711.0", "heartbeat_lag_seconds 0.25"):
+        for sample in ("connected 0.0", "peers 1.0", "held_bytes 4711.0", "heartbeat_lag_seconds 0.25"):
             assert f"pystrands_engine_{sample}" in samples
         one.engine.mend()
         assert await get(one.admin_port, "/readyz") == (200, "ready")
@@ -106,6 +106,25 @@ async def test_cluster_rule_15_what_is_advertised_by_itself(options, local, host
         async with tool(one) as link:
             assert link.hello.address == peer.address
             assert (await asyncio.to_thread(link.status))["cluster"]["address"] == peer.address
+
+
+async def test_a_broker_that_backends_elsewhere_can_not_reach_says_so(caplog):
+    together = Together()
+    async with one_broker(together, local_host="127.0.0.1"):
+        assert "can't reach this broker" not in caplog.text
+    async with one_broker(together, local_host="10.0.0.5"):
+        assert "it listens for them on 127.0.0.1 only (--tcp-host)" in caplog.text
+
+
+async def test_the_memory_budget_counts_what_the_cluster_takes():
+    async with cluster(memory_budget=1 << 20) as ((one, _), (two, _)):
+        one._budget.look()
+        assert one._budget.total >= 4711
+        two.engine.is_mute = True
+        before = one._budget.total
+        one._parts.others.members("lobby", 0, [b"x" * 10_000], True, lambda _: None)
+        one._budget.look()
+        assert one._budget.total >= before + 10_000
 
 
 async def test_cluster_rule_15_who_stops_says_so_before_anything_else():

@@ -247,8 +247,8 @@ GAUGES: Final[Mapping[str, str]] = {
     "events_in_flight": "events that backends of protocol 2 have and have not finished",
     "engine_connected": "1 while NATS is reached, else 0",
     "engine_peers": "other brokers of the cluster that live",
-    "engine_ring_bytes": "memory that is kept for other brokers: what they may ask for again, and what they have not"
-    " answered; part of `pystrands_waiting_bytes`",
+    "engine_held_bytes": "memory that the cluster takes: what other brokers may ask for again (8 MiB at most), 400"
+    " bytes for each client, what waits for answers; part of `pystrands_waiting_bytes`",
     "engine_heartbeat_lag_seconds": "time since the other broker was heard that has been silent for longest; they are"
     " heard every second",
     "waiting_bytes": "memory that is kept for others, which `--memory-budget` bounds; at most half a second old",

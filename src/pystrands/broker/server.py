@@ -265,6 +265,12 @@ class Broker:
             self._parts.lifecycle.advertised(address)
             cluster.advertise(address)
             logger.info("other brokers' backends are told to link to %s (--advertise)", address)
+            if is_loopback(self.config.tcp_host) and cluster.local_host and not is_loopback(cluster.local_host):
+                logger.warning(
+                    "NATS is on another machine, and backends there can't reach this broker: it listens for them on %s "
+                    "only (--tcp-host)",
+                    self.config.tcp_host,
+                )
 
     def _advertised(self, cluster: Cluster) -> str:
         """Return the address of the port for backends; with no host where all of them are on this machine."""

@@ -35,7 +35,7 @@ from pystrands.broker.observer import Observer
 from pystrands.broker.ops.admin import AdminServer
 from pystrands.broker.ops.status import StatusReport
 from pystrands.broker.ops.timed import Timings
-from pystrands.broker.routing.claims import Claims
+from pystrands.broker.routing.claimed_ids import ClaimedIds
 from pystrands.broker.routing.client_commands import ClientCommands
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.handlers import command_table
@@ -150,7 +150,7 @@ def make_parts(given: Given) -> BrokerParts:
         observer,
     )
     of_sessions = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
-    claims = None if cluster is None else Claims(cluster, rooms)
+    claimed_ids = None if cluster is None else ClaimedIds(cluster, rooms)
     router = Router(
         rooms,
         queue,
@@ -159,7 +159,7 @@ def make_parts(given: Given) -> BrokerParts:
         of_sessions,
         hold_time=config.hold_time,
         answer_timeout=config.answer_timeout,
-        claims=claims,
+        claimed_ids=claimed_ids,
     )
     status = StatusReport(
         given.broker_id, rooms, sessions, queue, counters, loop.time, cluster, config.cluster, given.ports
@@ -211,8 +211,8 @@ def make_parts(given: Given) -> BrokerParts:
         meter=meter,
         timings=timings,
         node=None
-        if claims is None
-        else BrokerNode(given.broker_id, rooms, clients, claims, sessions, status.make, lifecycle.peers_changed),
+        if claimed_ids is None
+        else BrokerNode(given.broker_id, rooms, clients, claimed_ids, sessions, status.make, lifecycle.peers_changed),
         others=others,
     )
 
@@ -393,7 +393,7 @@ def make_admin(given: Given, parts: BrokerParts, budget: Budget) -> AdminServer 
             "waiting_bytes": lambda: budget.total,
             "engine_connected": lambda: cluster is not None and cluster.is_connected,
             "engine_peers": lambda: 0 if cluster is None else len(cluster.peers),
-            "engine_ring_bytes": lambda: 0 if cluster is None else cluster.held_bytes,
+            "engine_held_bytes": lambda: 0 if cluster is None else cluster.held_bytes,
             "engine_heartbeat_lag_seconds": lambda: 0 if cluster is None else cluster.heartbeat_lag,
         },
         {

@@ -18,7 +18,7 @@ from pystrands.broker.backends.session import Session
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.net.http import RETRY_AFTER
-from pystrands.broker.routing.claims import TAKEN_AGAIN, Claims
+from pystrands.broker.routing.claimed_ids import TAKEN_AGAIN, ClaimedIds
 from pystrands.protocol import wire
 from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
 from pystrands.protocol.messages import NOT_KNOWN, Response, ResponseParams
@@ -69,10 +69,10 @@ class ConnectionRequests:
         answer_timeout: float,
         counters: Counters,
         limits: Limits,
-        claims: Claims | None = None,
+        claimed_ids: ClaimedIds | None = None,
     ) -> None:
         self._limits = limits
-        self._claims = claims
+        self._claimed_ids = claimed_ids
         self._sessions = sessions
         self._ending = ending
         self._admit = admit
@@ -171,17 +171,17 @@ class ConnectionRequests:
             self._refuse(question, 414, text, "refused_long_path")
         elif self._is_usable(session, request_id, answer, path):
             self._forget(question)
-            if self._claims is None:
+            if self._claimed_ids is None:
                 self._admit(session, question.handshake, answer)
             else:
-                self._claim(self._claims, session, question.handshake, answer)
+                self._claim(self._claimed_ids, session, question.handshake, answer)
 
-    def _claim(self, claims: Claims, session: Session, handshake: Handshake, answer: ResponseParams) -> None:
+    def _claim(self, claimed_ids: ClaimedIds, session: Session, handshake: Handshake, answer: ResponseParams) -> None:
         """Let a client in once no other broker has one of its id; no time-out of ours ends that."""
         client_id = answer.client_id = answer.client_id or str(uuid4())
         self._claiming[handshake] = None
-        claimed = partial(self._claimed, claims, client_id, session, handshake, answer)
-        claims.claim(client_id, claimed, partial(self._taken, handshake))
+        claimed = partial(self._claimed, claimed_ids, client_id, session, handshake, answer)
+        claimed_ids.claim(client_id, claimed, partial(self._taken, handshake))
 
     def _taken(self, handshake: Handshake) -> None:
         """Somebody at another broker has come with the same id, a moment later."""
@@ -191,14 +191,14 @@ class ConnectionRequests:
             handshake.refuse(409, TAKEN_AGAIN)
 
     def _claimed(
-        self, claims: Claims, client_id: str, session: Session, handshake: Handshake, answer: ResponseParams
+        self, claimed_ids: ClaimedIds, client_id: str, session: Session, handshake: Handshake, answer: ResponseParams
     ) -> None:
         if handshake not in self._claiming:
-            claims.release(client_id)
+            claimed_ids.release(client_id)
             return
         del self._claiming[handshake]
         if not self._admit(session, handshake, answer):
-            claims.release(client_id)
+            claimed_ids.release(client_id)
 
     def _is_usable(self, session: Session, request_id: str, answer: ResponseParams, path: str) -> bool:
         """Whether a client can be let in like this. If it can't, it is refused, and its backend is told why."""

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.hub.rooms import Rooms
-from pystrands.broker.routing.claims import Claims
+from pystrands.broker.routing.claimed_ids import ClaimedIds
 from pystrands.broker.routing.client_commands import ClientCommands
 from pystrands.broker.routing.questions import Members, MembersAnswer, encode, read_command, read_question
 from pystrands.engine.cluster import Claimed, Node, Peer, Reply
@@ -30,7 +30,7 @@ class BrokerNode(Node):
         broker_id: str,
         rooms: Rooms,
         clients: ClientCommands,
-        claims: Claims,
+        claimed_ids: ClaimedIds,
         sessions: SessionRegistry,
         status: Callable[[], dict[str, Any]],
         peers_changed: Callable[[Sequence[Peer]], None],
@@ -38,7 +38,7 @@ class BrokerNode(Node):
         self.broker_id = broker_id
         self._rooms = rooms
         self._clients = clients
-        self._claims = claims
+        self._claimed_ids = claimed_ids
         self._sessions = sessions
         self._status = status
         self._peers_changed = peers_changed
@@ -77,7 +77,7 @@ class BrokerNode(Node):
 
     def on_claim(self, client_id: str, released: Claimed) -> None:
         """Close the client whose id is taken."""
-        self._claims.on_claim(client_id, released)
+        self._claimed_ids.on_claim(client_id, released)
 
     def on_peers(self, peers: Sequence[Peer]) -> None:
         """Tell the backends."""

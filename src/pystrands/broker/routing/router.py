@@ -12,7 +12,7 @@ from pystrands.broker.events.queue import EventQueue, Offer
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Kind
 from pystrands.broker.hub.client import SMALL, ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
-from pystrands.broker.routing.claims import TAKEN_AGAIN, Claims
+from pystrands.broker.routing.claimed_ids import TAKEN_AGAIN, ClaimedIds
 from pystrands.broker.routing.connection_requests import ConnectionRequests
 from pystrands.broker.ws.expiry import NEVER
 from pystrands.broker.ws.incoming import IncomingFrames
@@ -47,8 +47,8 @@ _FAILURES: Final = frozenset(
 class Router(Receiver, SessionReceiver):
     """Joins the WebSocket side and the sessions. Everything here is a callback; nothing waits.
 
-    It is the receiver of WebSockets and of sessions; its ``connection_requests`` decide on clients. ``claims``: where
-    other brokers may have clients of the same ids.
+    It is the receiver of WebSockets and of sessions; its ``connection_requests`` decide on clients. ``claimed_ids``:
+    where other brokers may have clients of the same ids.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Router(Receiver, SessionReceiver):
         *,
         hold_time: float,
         answer_timeout: float,
-        claims: Claims | None = None,
+        claimed_ids: ClaimedIds | None = None,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
         self._queue = queue
         self._assignments = assignments
         self._sessions = sessions
-        self._claims = claims
+        self._claimed_ids = claimed_ids
         self._counters = shared.counters
         self._expiries = shared.expiries
         self._clients = 0
@@ -81,7 +81,7 @@ class Router(Receiver, SessionReceiver):
             answer_timeout=answer_timeout,
             counters=shared.counters,
             limits=rooms.limits,
-            claims=claims,
+            claimed_ids=claimed_ids,
         )
 
     # --- clients ---
@@ -103,7 +103,7 @@ class Router(Receiver, SessionReceiver):
         self._rooms.join(client, room_id)
         self._counters["clients_admitted"] += 1
         # With claims a while has passed since its answer: what is over, or leaving, would never get the first event.
-        is_there = self._claims is None or (
+        is_there = self._claimed_ids is None or (
             not session.is_leaving and self._sessions.find(session.session_id) is session
         )
         self._assignments.own(client, session if is_there else None)
@@ -161,8 +161,8 @@ class Router(Receiver, SessionReceiver):
         self._rooms.remove(client)
         self._expiries.discard(ws)
         self._counters["clients_gone"] += 1
-        if self._claims is not None:
-            self._claims.closed(cast("ConnectedClient", client))
+        if self._claimed_ids is not None:
+            self._claimed_ids.closed(cast("ConnectedClient", client))
         self._assignments.ends(client)
         if self._is_over(client):
             self._counters["expired_dropped"] += self._assignments.drop_messages(client)
@@ -177,8 +177,8 @@ class Router(Receiver, SessionReceiver):
             text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
             self._put(ClientEvent(client, Kind.ERROR, self._assignments.new_number(), text))
         self._put(ClientEvent(client, Kind.GONE, self._assignments.new_number(), reason, code=code))
-        if self._claims is not None:
-            self._claims.over(cast("ConnectedClient", client))
+        if self._claimed_ids is not None:
+            self._claimed_ids.over(cast("ConnectedClient", client))
         ws.client = None  # the two refer to each other: the collector would have to find them
 
     def give_up(self, client: ConnectedClient) -> None:

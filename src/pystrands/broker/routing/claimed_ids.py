@@ -8,13 +8,13 @@ from pystrands.broker.hub.rooms import Rooms
 from pystrands.engine.cluster import Claimed, Cluster
 from pystrands.protocol.close_codes import POLICY_VIOLATION
 
-__all__ = ["TAKEN_AGAIN", "Claims"]
+__all__ = ["TAKEN_AGAIN", "ClaimedIds"]
 
 TAKEN_AGAIN = "this client_id has connected again"
 
 
-class Claims:
-    """Claims ids for those who come in, and lets others have theirs."""
+class ClaimedIds:
+    """ClaimedIds ids for those who come in, and lets others have theirs."""
 
     def __init__(self, cluster: Cluster, rooms: Rooms) -> None:
         self._cluster = cluster

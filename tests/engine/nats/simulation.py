@@ -363,8 +363,13 @@ class SimBroker(Sink, Node):
     def broadcast(self, message, **options):
         return self.publish(Publication(Audience.EVERYONE, "", message, **options))
 
-    def messages(self, address=None):
-        return [each.message for each in self.delivered if address is None or each.address == address]
+    def messages(self, audience=None, address=None):
+        """Return what came, of all, or to one audience and address."""
+        return [
+            each.message
+            for each in self.delivered
+            if audience is None or (each.audience is audience and address in (None, each.address))
+        ]
 
     # --- Sink, Node ---
 

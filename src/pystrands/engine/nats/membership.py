@@ -26,6 +26,10 @@ _REMEMBERED: Final = 600.0
 """Seconds for which such a broker is known when it comes back."""
 _PAUSED: Final = 2.0
 """Seconds between two looks, after which it was us who slept."""
+_NEW: Final = 3
+"""Heartbeats of a broker that has only just begun."""
+_CALL_AGAIN: Final = 0.25
+"""Seconds after which a newcomer calls again, when nobody has answered."""
 _TAILS: Final = 4096
 """Subjects in one heartbeat."""
 
@@ -141,7 +145,10 @@ class Membership:
         """Take another broker's hello: to all when it is connected, or to us."""
         member = self._hear(hello.beat, epoch, now)
         if hello.base >= 0:
-            self._named.update(name for name in hello.peers if name != self._voice.broker_id)
+            mine = self._voice.number
+            self._named.update(
+                name for name in hello.peers if number_of(name) != mine and number_of(name) not in self._members
+            )
             self._meet(member, hello.base)
         if hello.wants:
             self._greet(member, not member.is_met)
@@ -165,8 +172,11 @@ class Membership:
         member = self._members.get(number)
         if member is None:
             member = self._enter(beat.broker_id, number, now)
-        gone = now - member.heard > DEAD_AFTER or (member.epoch >= 0 and member.epoch != epoch)
-        since, member.heard = member.heard, now
+        if member.epoch < 0:  # never heard; where it has been there for longer it may have clients of any id
+            was_away, since = beat.beat > _NEW, 0.0
+        else:
+            was_away, since = now - member.heard > DEAD_AFTER or member.epoch != epoch, member.heard
+        member.heard = now
         if epoch != member.epoch:
             member.epoch = epoch
             member.seq = beat.seq
@@ -176,7 +186,7 @@ class Membership:
             self._voice.say(member.subject, AskTails(member.safe))  # what was between is known by nobody else
         member.beat = max(beat.beat, member.beat)
         member.seq = beat.seq
-        if gone:
+        if was_away:
             self._owner.on_returned(member, since)
         if (member.address, member.is_draining) != (beat.address, beat.is_draining):
             member.address, member.is_draining = beat.address, beat.is_draining
@@ -266,10 +276,12 @@ class Membership:
                 dead.append(member)
         if dead:
             self._settle()
-        if not self.is_answered and now >= self._answer_by:
-            self._named.clear()
-            self._is_asked = True
-            self._look_whether_answered(late=True)
+        if not self.is_answered:
+            if now >= self._answer_by:
+                self._is_asked = True
+                self._look_whether_answered(late=True)
+            elif now - self._called >= _CALL_AGAIN:
+                self._call(now, self._voice.mine + b".0")
 
     def _bury(self) -> None:
         """Those are dead of whom NATS had nothing to tell, after all that time."""

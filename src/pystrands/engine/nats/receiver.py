@@ -22,12 +22,12 @@ from pystrands.engine.nats.talk import Answer, AskAll, AskChains, Chain, ChainsA
 from pystrands.engine.nats.voice import Voice
 from pystrands.engine.publication import Audience, Delivered
 
-__all__ = ["ASK_AGAIN", "MARGIN", "Receiver"]
+__all__ = ["ASK_AGAIN", "Receiver"]
 
 ASK_AGAIN: Final = 1.0
 """Seconds after which a question that was not answered is asked again."""
-MARGIN: Final = 0.1
-"""Seconds by which a message may be older than the interest in it here: it was on its way."""
+_MARGIN: Final = 1.0
+"""Seconds by which a message may be older than the interest in it here, for its sender to give it."""
 _MAX_CHAINS: Final = 1000
 """Subjects in one question."""
 _MAX_RESULTS: Final = 10_000
@@ -206,7 +206,7 @@ class Receiver:
         elif seq <= max(last, member.base):
             return
         subscription.set_last(member.number, seq)
-        if age <= (now - subscription.since + MARGIN) * 1000:
+        if _is_for(subscription, age, now):
             self._hand_on(member, subscription, seq, flags, envelope)
 
     def _subscription_of(self, flags: int, envelope: bytes) -> Subscription | None:
@@ -260,7 +260,7 @@ class Receiver:
                 self._mend(member, subject)
                 continue
             last = subscription.last_of(member.number)
-            age = int((now - subscription.since + MARGIN) * 1000)
+            age = int((now - subscription.since + _MARGIN) * 1000)
             chains.append(Chain(subject, max(last, member.base), age))
             member.chains[subject] = now
         if chains:
@@ -286,7 +286,7 @@ class Receiver:
         for age, envelope in zip(answer.ages, answer.envelopes, strict=False):
             head = unpack_head(envelope)
             subscription.set_last(number, head[6])
-            if age <= (now - subscription.since + MARGIN) * 1000:
+            if _is_for(subscription, age, now):
                 self._hand_on(member, subscription, head[6], head[2], envelope)
         subscription.set_last(number, max(answer.last, answer.after))
         if answer.is_all:
@@ -380,3 +380,12 @@ class Receiver:
             return (0, 0) if known else (-1, -1)  # it came before somebody here was interested, or is lost or forgotten
         self._miss(member, subscription)
         return None
+
+
+def _is_for(subscription: Subscription, age: int, now: float) -> bool:
+    """Whether a message may have been published after somebody here became interested.
+
+    Its sender said how many milliseconds that was ago when it answered, which was before ``now``. So no message is left
+    out that was; and one that was not is at most as much older as its sender took to be asked and to answer.
+    """
+    return age <= (now - subscription.since) * 1000

@@ -1,12 +1,13 @@
 """What backends want done, across brokers that are joined by a double: without NATS."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from pystrands import Confirmation, PyStrandsError
 from pystrands.broker.routing import other_brokers
-from pystrands.testing import backend, connect, until
+from pystrands.testing import Closed, backend, connect, until
 from tests.cluster.backends import Named, cluster
 from tests.cluster.together import Together, one_broker
 
@@ -135,3 +136,25 @@ async def test_cluster_rule_08_a_gap_is_told_to_all_backends():
         one.engine.node.on_gap("b17", 3)
         await until(lambda: here.errors)
         assert here.errors[0].startswith("up to 3 messages of the broker b17 did not come to this one")
+
+
+async def test_who_reads_nothing_at_another_broker_is_closed_and_nobody_else():
+    async with cluster(client_buffer=1 << 20) as ((one, here), (two, _)):
+        async with connect(one, "/ann") as ann, connect(two, "/bob") as bob, connect(two, "/cem") as cem:
+            bob.stop_reading()
+            text = "x" * (1 << 19)
+            for number in range(80):
+                assert await here.send_private_message("bob", text)
+                await here.send_private_message("cem", str(number))
+                if two.counters["slow_consumer_closed"]:
+                    break
+                await asyncio.sleep(0.01)
+            assert two.counters["slow_consumer_closed"] == 1
+            bob.resume_reading()
+            with contextlib.suppress(Closed):
+                while True:
+                    await bob.receive()
+            assert bob.closed
+            assert bob.closed.code in {1013, 1006}
+            await cem.expect(str(number), skip=True)
+            assert ann.closed is None

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -220,6 +221,10 @@ class NatsServer:
     def retire(self) -> None:
         """Put it into lame-duck mode: it tells its clients, takes no new ones, and ends them over 30 seconds."""
         self.signal(signal.SIGUSR2)
+
+    def replace_nkey(self, public: str) -> None:
+        """Have another key in place of that which it was made with, from the next `reload` or `start` on."""
+        self._lines = [re.sub(r"nkey: \w+", f"nkey: {public}", line) for line in self._lines]
 
     def reload(self) -> None:
         """Have it read its configuration again, of which `config` may have been changed."""

@@ -216,7 +216,7 @@ def test_what_it_holds_is_counted(link, transport, loop):
 
 def test_exposed_is_what_others_might_read(link, transport):
     assert not link.is_exposed
-    peers = {"peername": ("192.0.2.1", 4222), "sockname": ("192.0.2.2", 1), "sslcontext": None}
+    peers: dict[str, object] = {"peername": ("192.0.2.1", 4222), "sockname": ("192.0.2.2", 1), "sslcontext": None}
     transport.get_extra_info = lambda name, default=None: peers.get(name, default)
     assert link.is_exposed
     assert link.host("sockname") == "192.0.2.2"

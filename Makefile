@@ -9,14 +9,17 @@ WORKERS ?= 2
 # Tests begin hundreds of processes, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-source test-beside test-compiled chaos soak fuzz bench docs lint types format clean
+.PHONY: help demo demo-cluster test test-source test-beside test-compiled chaos soak fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 demo: $(VENV)/.ready ## a chat to open in two tabs: the broker, a backend and a page
 	@exec $(BIN)/pystrands demo
+
+demo-cluster: $(VENV)/.ready-cluster ## the same with three brokers on a NATS server, and two backends: a tab at each
+	@exec $(BIN)/pystrands demo --brokers 3
 
 test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
 	@$(MAKE) --no-print-directory -j2 lint types
@@ -84,6 +87,10 @@ $(VENV)/.created:
 $(VENV)/.ready: $(VENV)/.created pyproject.toml constraints.txt
 	$(EDITABLE) .
 	@touch $@
+
+$(VENV)/.ready-cluster: $(VENV)/.created pyproject.toml constraints.txt
+	$(EDITABLE) '.[cluster]'
+	@touch $@ $(VENV)/.ready
 
 $(VENV)/.ready-test: $(VENV)/.created pyproject.toml constraints.txt
 	$(EDITABLE) . --group test --group docs

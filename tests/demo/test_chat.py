@@ -15,6 +15,14 @@ class Recorder(ChatBackend):
     def __init__(self):
         super().__init__()
         self.sent = []
+        self.here = {}
+
+    async def room_members(self, room_id, *, partial=False, timeout=10.0):
+        return [each for each in self.here.values() if each.room_id == room_id]
+
+    async def update_metadata(self, client_id, metadata, *, timeout=10.0):
+        self.here[client_id].metadata.update(metadata)
+        return True
 
     async def send_private_message(self, client_id, message, **options):
         self.sent.append((client_id, json.loads(message)))
@@ -39,6 +47,7 @@ async def enter(backend, client_id, url):
     request = ConnectionRequestContext(url=url)
     request.context.client_id = client_id
     assert await backend.on_connection_request(request) is True
+    backend.here[client_id] = Context(client_id, request.context.room_id, dict(request.context.metadata))
     await backend.on_new_connection(request.context)
     return request.context
 
@@ -82,7 +91,7 @@ async def test_rooms_do_not_hear_each_other_and_names_are_unique_in_each(backend
     await enter(backend, "1", "/tea?name=Ada")
     await enter(backend, "2", "/tea?name=Ada")
     await enter(backend, "3", "/milk?name=Ada")
-    assert backend.rooms == {"tea": {"1": "Ada", "2": "Ada 2"}, "milk": {"3": "Ada"}}
+    assert [each.metadata["name"] for each in backend.here.values()] == ["Ada", "Ada 2", "Ada"]
 
 
 async def test_a_message_goes_to_the_room(backend):
@@ -116,24 +125,25 @@ async def test_what_is_no_message_is_answered_to_its_sender_only(backend, messag
     assert answer["kind"] == "problem"
 
 
-async def test_the_room_hears_who_went_and_empty_rooms_are_forgotten(backend):
+async def test_the_room_hears_who_went(backend):
     ada = await enter(backend, "1", "/tea?name=Ada")
-    grace = await enter(backend, "2", "/tea?name=Grace")
+    grace = await enter(backend, "2", "/tea?name=Ada")
     backend.take()
+    await backend.on_message('{"kind": "message", "text": "on its way before the new name was"}', grace)
+    assert backend.take()[0][1]["name"] == "Ada 2"
     await backend.on_disconnect(grace)
-    assert backend.take() == [("#tea", {"kind": "left", "id": "2", "name": "Grace", "at": 1000})]
+    assert backend.take() == [("#tea", {"kind": "left", "id": "2", "name": "Ada 2", "at": 1000})]
     await backend.on_disconnect(ada)
-    assert backend.take() == []
-    assert backend.rooms == {}
+    assert backend.take()[0][1]["name"] == "Ada"
+    assert not backend.renamed
 
 
-async def test_clients_of_a_backend_that_was_restarted_are_known_again(backend):
+async def test_clients_of_another_backend_are_known_by_their_metadata(backend):
     stranger = Context(client_id="9", room_id="tea", metadata={"name": "Ada"})
     await backend.on_message('{"kind": "message", "text": "still here"}', stranger)
     assert backend.take()[0][1]["name"] == "Ada"
-    await backend.on_disconnect(Context(client_id="8", room_id="tea", metadata={"name": "Bob"}))
-    assert backend.take() == []
-    assert backend.rooms == {"tea": {"9": "Ada"}}
+    await backend.on_disconnect(stranger)
+    assert backend.take()[0][1]["name"] == "Ada"
 
 
 def test_small_helpers():

@@ -10,8 +10,17 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,6 +46,7 @@ from pystrands.cli.tools import COMMANDS
 from pystrands.cli.workers.cpus import available_cpus
 from pystrands.environment import warn_of_unknown_variables
 from pystrands.errors import ConfigError
+from pystrands.protocol.address import is_wildcard
 
 if TYPE_CHECKING:
     from pystrands.broker.net.listening import GivenSockets
@@ -182,6 +192,8 @@ def _serve_with_workers(
     if begun is None:
         return
     config, place = begun  # from here on this is a worker's process
+    if logging.getLogger().hasHandlers():  # one that begins later: the log of the whole is there already
+        log_to_stderr(level, log_format, worker=place.number)
 
     def on_start(_: "Broker") -> None:
         log_to_stderr(level, log_format, worker=place.number)
@@ -196,21 +208,60 @@ def _serve_with_workers(
 
 @main.command(cls=Command)
 @add_options(DEMO_OPTIONS)
-def demo(**flags: str | None) -> None:
+@click.option(
+    "--brokers", type=click.IntRange(1, 16), default=1, help="How many, joined by a NATS server (Linux).  [1]"
+)
+def demo(brokers: int, **flags: str | None) -> None:
     """Run a chat to try out: the broker, a backend and a web page, in one process."""
     config = _config(*resolve(DEMO_OPTIONS, flags, os.environ, {}))
     raise_file_limit()
+    with several_brokers(config, brokers) as configs:
+        from pystrands.demo import serve_brokers  # noqa: PLC0415 - as for the broker
 
-    from pystrands.demo import serve  # noqa: PLC0415 - as for the broker
+        shown: list[Broker] = []
 
-    def on_start(broker: "Broker") -> None:
-        log_to_stderr("warning", "text")
-        _warn_of_environment(DEMO_OPTIONS)
-        host = "127.0.0.1" if config.ws_host in {"0.0.0.0", "::", ""} else config.ws_host  # noqa: S104 - compared only
-        _say(f"Open http://{_address(host, broker.ws_port)}/ in two tabs")
-        _say("Ctrl+C ends the demo")
+        @asynccontextmanager
+        async def serving() -> AsyncIterator["Broker"]:
+            async with serve_brokers(configs, backends=1 if len(configs) == 1 else 2) as made:
+                shown.extend(made)
+                yield made[0]
 
-    _run(config, serve(config), on_start)
+        def on_start(_: "Broker") -> None:
+            log_to_stderr("warning", "text")
+            _warn_of_environment(DEMO_OPTIONS)
+            host = "127.0.0.1" if is_wildcard(config.ws_host) else config.ws_host
+            first, *others = (f"http://{_address(host, broker.ws_port)}/" for broker in shown)
+            _say(f"Open {first} in two tabs" if not others else f"Open {first} and {' and '.join(others)}")
+            _say("Ctrl+C ends the demo")
+
+        _run(config, serving(), on_start)
+
+
+@contextmanager
+def several_brokers(config: BrokerConfig, count: int) -> Iterator[list[BrokerConfig]]:
+    """Give the configurations of the demo's brokers; each has ports two above those of the last."""
+    if count == 1:
+        yield [config]
+        return
+    if sys.platform != "linux":
+        raise WrongValue("--brokers: only on Linux the demo starts a NATS server, which joins several brokers")
+
+    from pystrands.cli.workers.nats import started_nats  # noqa: PLC0415 - of Linux
+
+    nats = started_nats("--brokers", lambda _: None)
+    nats.ignore_reports()
+    try:
+        yield [
+            replace(
+                config,
+                ws_port=config.ws_port + 2 * i if config.ws_port else 0,
+                tcp_port=config.tcp_port + 2 * i if config.tcp_port else 0,
+                nats_url=(nats.url,),
+            )
+            for i in range(count)
+        ]
+    finally:
+        nats.end()
 
 
 def _warn_of_environment(known: Iterable[Option]) -> None:

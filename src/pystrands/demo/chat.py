@@ -30,11 +30,11 @@ LONGEST_TEXT = 4000
 
 
 class ChatBackend(AsyncPyStrandsClient):
-    """Keeps in memory who is in which room; the broker keeps the connections."""
+    """Asks who is in a room, wherever they are connected; what each is called is in its metadata."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.rooms: dict[str, dict[str, str]] = {}  # room -> client_id -> name
+        self.renamed: dict[str, str] = {}  # client_id -> name: events that were on their way have the old one
 
     async def on_connection_request(self, request: ConnectionRequestContext) -> bool:
         """Let everybody in: the path names the room, the query the person."""
@@ -44,25 +44,23 @@ class ChatBackend(AsyncPyStrandsClient):
 
     async def on_new_connection(self, context: Context) -> None:
         """Tell the newcomer who is here, and the room who came."""
-        members = self.rooms.setdefault(context.room_id, {})
-        name = unused(context.metadata["name"], set(members.values()))
-        members[context.client_id] = name
+        # Where one of several brokers does not answer, those who are there are missing, and nothing else is.
+        here = await self.room_members(context.room_id, partial=True)
+        others = [each for each in here if each.client_id != context.client_id]
+        name = unused(context.metadata["name"], {each.metadata["name"] for each in others})
+        if name != context.metadata["name"]:
+            self.renamed[context.client_id] = name
+            await self.update_metadata(context.client_id, {"name": name})
+        members = [{"id": each.client_id, "name": each.metadata["name"]} for each in others]
+        members.append({"id": context.client_id, "name": name})
         await self.send_private_message(
-            context.client_id,
-            encode(
-                "roster",
-                you=context.client_id,
-                room=context.room_id,
-                members=[{"id": member, "name": name} for member, name in members.items()],
-            ),
+            context.client_id, encode("roster", you=context.client_id, room=context.room_id, members=members)
         )
         await self.send_room_message(context.room_id, encode("joined", id=context.client_id, name=name, at=now()))
 
     async def on_message(self, message: str | bytes, context: Context) -> None:
         """Pass what one says on to the whole room, the sender included."""
-        name = self.rooms.get(context.room_id, {}).get(context.client_id)
-        if name is None:  # this process was restarted, and the client was here before
-            name = self.rooms.setdefault(context.room_id, {})[context.client_id] = context.metadata["name"]
+        name = self.renamed.get(context.client_id, context.metadata["name"])
         text = decode(message)
         if not text:
             problem = f"Messages look like {encode('message', text='Hello')}, with up to {LONGEST_TEXT} characters."
@@ -74,12 +72,8 @@ class ChatBackend(AsyncPyStrandsClient):
 
     async def on_disconnect(self, context: Context) -> None:
         """Tell the room who went."""
-        members = self.rooms.get(context.room_id, {})
-        name = members.pop(context.client_id, None)
-        if not members:
-            self.rooms.pop(context.room_id, None)
-        elif name is not None:
-            await self.send_room_message(context.room_id, encode("left", id=context.client_id, name=name, at=now()))
+        name = self.renamed.pop(context.client_id, context.metadata["name"])
+        await self.send_room_message(context.room_id, encode("left", id=context.client_id, name=name, at=now()))
 
 
 def encode(kind: str, **fields: Any) -> str:

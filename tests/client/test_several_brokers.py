@@ -5,6 +5,8 @@ The brokers know nothing of each other: what they tell of each other is what a t
 
 import asyncio
 import contextlib
+import socket
+import sys
 
 import pytest
 
@@ -557,8 +559,7 @@ async def test_cluster_rule_17_what_waits_for_a_broker_that_is_gone_is_sent_home
             tell(red)
             await until(lambda: home_of(client).broker_id == red.broker_id)
             assert await client.send_room_message("/room", "later")
-            await ada.expect("kept")
-            await ada.expect("later")
+            assert {await ada.receive(), await ada.receive()} == {"kept", "later"}
             (error,) = client.of("on_error")
             assert "1 messages were lost" in error
             await client.disconnect()
@@ -629,3 +630,56 @@ async def test_cluster_rule_17_a_lone_broker_that_is_replaced_takes_its_clients_
         await linked(client, red, successor)
         await client.disconnect()
     assert client.of("on_disconnect") == ["/green"]
+
+
+# -- a name that stands for several brokers
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """What names stand for, beside those that there are."""
+    known: dict[str, list[str]] = {}
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host, port, type=0, flags=0):  # noqa: A002 - as it is called
+        if host not in known:
+            return look_up(host, port, type=type, flags=flags)
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in known[host]]
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    return known
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+async def test_cluster_rule_15_a_name_may_stand_for_several_brokers(stack, names):
+    red = await stack.enter_async_context(testing.broker(tcp_host="127.0.0.1"))
+    blue = await stack.enter_async_context(testing.broker(tcp_host="127.0.0.2", tcp_port=red.tcp_port))
+    names["brokers.test"] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]  # the last one is down
+    client = await connected(stack, Noting("brokers.test", red.tcp_port), red, blue)
+    assert {link.address for link in client.links} == {f"127.0.0.{each}:{red.tcp_port}" for each in (1, 2)}
+    for broker in (red, blue):
+        ws = await client_at(stack, broker, "/room")
+        await ws.send("hello")
+        await ws.expect("you said hello")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+async def test_cluster_rule_15_so_it_does_when_all_it_stood_for_was_replaced(stack, names):
+    red = testing.LocalBroker(tcp_host="127.0.0.1")
+    await red.start()
+    stack.push_async_callback(red.stop)
+    names["brokers.test"] = ["127.0.0.1", "127.0.0.2"]
+    client = await connected(stack, Noting("brokers.test", red.tcp_port), red)
+    port = red.tcp_port
+    names["brokers.test"] = ["127.0.0.3", "127.0.0.4"]
+    blue = await stack.enter_async_context(testing.broker(tcp_host="127.0.0.4", tcp_port=port))
+    await red.stop()
+    await linked(client, blue)
+
+
+async def test_a_name_with_one_address_stands_for_itself(stack, red, names):
+    names["broker.test"] = ["127.0.0.1"]
+    client = await connected(stack, Noting("broker.test", red.tcp_port), red)
+    assert client.links[0].address == f"broker.test:{red.tcp_port}"

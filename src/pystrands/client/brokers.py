@@ -330,24 +330,31 @@ class Brokers(Surroundings):
                 self._retire(each, is_gone=True)
 
     def _see_home(self) -> None:
+        """Have the home link be one that is up, at a broker that stays; but give a link that is lost a moment."""
         home = self.home
         is_known = home in self.connections
-        if is_known and home.is_up and not home.is_draining:
+        is_leaving = self._is_leaving(home)
+        if not (is_known and home.is_up and not is_leaving):
+            others = [each for each in self.connections if each is not home and each.is_up]
+            better = [each for each in others if not self._is_leaving(each)]
+            choices = better or others
+            if not is_known:
+                choices = choices or self.connections
+            elif home.is_up:
+                choices = better
+            elif home.was_up and not is_leaving and self._loop.time() - home.lost_at < HOME_PATIENCE:
+                choices = []
+            if choices:
+                self._move_home(choices[0])
+        if self.home.is_up or not self.is_up:  # else those who wait may have what they wait for soon
             self._notify_at_home()
-            return
-        if not self.is_up:
-            self._notify_at_home()  # nobody has what they wait for
-        others = [each for each in self.connections if each is not home and each.is_up]
-        better = [each for each in others if not each.is_draining]
-        if is_known and home.is_up:
-            others = better
-        elif is_known and home.was_up and not home.is_draining and self._loop.time() - home.lost_at < HOME_PATIENCE:
-            return
-        choices = better or others or ([] if is_known else self.connections)
-        if choices:
-            self._move_home(choices[0])
-        if self.home.is_up:
-            self._notify_at_home()
+
+    def _is_leaving(self, connection: BrokerConnection) -> bool:
+        """Whether a broker is about to end, or the others know it no more: it hangs, or is cut off from them."""
+        if connection.is_draining:
+            return True
+        told = [each for each in self.connections if each is not connection and each.is_up and each.peers is not None]
+        return bool(told and connection.broker_id) and not self._is_told(connection.broker_id)
 
     def _move_home(self, connection: BrokerConnection) -> None:
         if self.home.was_up:

@@ -34,6 +34,11 @@ class Echo(AsyncPyStrandsClient):
         await self.send_private_message(context.client_id, message)
 
 
+class Room(AsyncPyStrandsClient):
+    async def on_message(self, message, context):
+        await self.send_room_message(context.room_id, message)
+
+
 @contextlib.asynccontextmanager
 async def backends(system):
     """A backend for each worker."""
@@ -89,6 +94,41 @@ async def test_a_token_of_the_nats_server_is_in_no_command_line_and_no_environme
             stranger.sendall(b'CONNECT {"verbose":false}\r\nPING\r\n')
             answer = b"".join(iter(lambda: stranger.recv(65536), b""))
             assert b"Authorization Violation" in answer
+
+
+async def test_cluster_rule_01_what_one_client_sends_to_a_room_comes_in_order_at_every_worker_though_nats_dies():
+    """An order checker over one port: everybody in the room, at either worker, gets what each one says, in order."""
+    count, messages = 12, 150
+    async with WorkersProcess(2) as system:
+        backend = Room("127.0.0.1", system.ports("backends")[0])  # which hears of the other worker from this one
+        assert await backend.connect()
+        await testing.until(lambda: sum(link.connected for link in backend.links) == 2, WITHIN)
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(testing.connect(system, "/room", timeout=WITHIN)) for _ in range(count)
+            ]
+            assert all(await asyncio.to_thread(clients_of, system)), "they are spread"
+
+            async def speak(number):
+                for i in range(messages):
+                    await clients[number].send(f"{number} {i}", timeout=WITHIN)
+                    await asyncio.sleep(0)
+
+            async def listen(ws):
+                heard = {number: [] for number in range(count)}
+                while sum(map(len, heard.values())) < count * messages:
+                    speaker, i = str(await ws.receive(timeout=WITHIN)).split()
+                    heard[int(speaker)].append(int(i))
+                return heard
+
+            listening = [asyncio.create_task(listen(ws)) for ws in clients]
+            speaking = [asyncio.create_task(speak(number)) for number in range(count // 2)]
+            await asyncio.gather(*speaking)
+            system.nats.kill()
+            await asyncio.gather(*(speak(number) for number in range(count // 2, count)))
+            for heard in await asyncio.gather(*listening):
+                assert heard == {number: list(range(messages)) for number in range(count)}
+        await backend.disconnect()
 
 
 # ---- killed

@@ -11,6 +11,7 @@ from tests.docs.blocks import README, ROOT
 
 CLIENTS_PAGE = ROOT / "docs" / "clients.md"
 OPTIONS_PAGE = ROOT / "docs" / "options.md"
+BROKERS_PAGE = ROOT / "docs" / "several-brokers.md"
 PRODUCTION_PAGE = ROOT / "docs" / "production.md"
 
 
@@ -51,6 +52,7 @@ def generated() -> dict[Path, str]:
         README: with_part(README.read_text("utf-8"), "options", options_table()),
         OPTIONS_PAGE: with_part(page, "names", names_table()),
         PRODUCTION_PAGE: production_page(),
+        BROKERS_PAGE: with_part(BROKERS_PAGE.read_text("utf-8"), "haproxy", file_block("text", "deploy/haproxy.cfg")),
         CLIENTS_PAGE: with_part(CLIENTS_PAGE.read_text("utf-8"), "options of the clients", client_options_table()),
     }
 

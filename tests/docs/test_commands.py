@@ -24,7 +24,15 @@ LINES = [
     for line in block.code.splitlines()
     if line.strip() and not line.startswith("#")
 ]
-RUN_ELSEWHERE = {"make": "Makefile", "pip": "", "python": "", "pytest": "", "systemctl": "", "docker": "Dockerfile"}
+RUN_ELSEWHERE = {
+    "make": "Makefile",
+    "pip": "",
+    "python": "",
+    "pytest": "",
+    "systemctl": "",
+    "docker": "Dockerfile",
+    "kubectl": "",
+}
 
 
 @pytest.mark.parametrize(("place", "line"), LINES, ids=[f"{place} {line}" for place, line in LINES])

@@ -96,14 +96,23 @@ class Commands:
         )
 
     def _publish(self, session: Session, command: _Message, params: _MessageParams, publication: Publication) -> None:
-        others, is_watched = self._others, False
-        if others is not None and self._rooms.taps.watchers:
-            is_watched = True
-            publication.confirm = publication.confirm or publication.audience is _CLIENT
+        if publication.confirm or (self._others is not None and self._rooms.taps.watchers):
+            self._publish_and_tell(session, command, params, publication)
+            return
         delivered = self._engine.publish(publication)
-        answered: Answered | None = None
-        if params.confirm and command.request_id:
-            answered = partial(self._answer, session, command.request_id)
+        if self._pressure.is_felt and publication.key is None:
+            self._is_put_off(session, params, delivered, None)
+
+    def _publish_and_tell(
+        self, session: Session, command: _Message, params: _MessageParams, publication: Publication
+    ) -> None:
+        """Do it for who wants to know what becomes of the message: its sender, or tools that watch several brokers."""
+        wanted, others = publication.confirm and bool(command.request_id), self._others
+        is_watched = others is not None and bool(self._rooms.taps.watchers)
+        if is_watched and publication.audience is _CLIENT:
+            publication.confirm = True
+        delivered = self._engine.publish(publication)
+        answered: Answered | None = partial(self._answer, session, command.request_id) if wanted else None
         if others is not None and is_watched:
             if publication.audience is not _CLIENT:
                 self._rooms.taps.message_out(publication, delivered[0], None, elsewhere=not others.is_alone)

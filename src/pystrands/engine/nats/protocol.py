@@ -204,7 +204,8 @@ def _number(field: bytes) -> int:
     if not 0 < size < 16:
         raise ProtocolError(f"{field[:20]!r} is no number")
     number = 0
-    for digit in field:
+    for index in range(size):  # faster than its digits when compiled
+        digit = field[index]
         if not 48 <= digit <= 57:
             raise ProtocolError(f"{field!r} is no number")
         number = number * 10 + digit - 48

@@ -99,9 +99,14 @@ class Core(TransportOwner, MembershipOwner):
         elif payload[1] == MESSAGE:
             subscription = self.subscriptions.by_sid.get(sid)
             if subscription is not None and not self.receiver.on_message(subscription, payload):
-                self.membership.on_stranger(self.now())
+                self._on_unexpected(payload)
         else:
             self._on_talk(payload)
+
+    def _on_unexpected(self, payload: bytes) -> None:
+        """A message came of a broker that is not known."""
+        if unpack_head(payload)[5] != self._voice.number:
+            self.membership.on_stranger(self.now())
 
     def _on_nobody(self, subject: bytes) -> None:
         """Nobody was there to take a request of ours, which said that number."""
@@ -126,6 +131,8 @@ class Core(TransportOwner, MembershipOwner):
             self._counters["engine_unknown"] += 1
             return
         now, epoch, sender = self.now(), head[4], head[5]
+        if sender == self._voice.number:
+            return  # a server that hung hands on late what we said over a connection before this one
         if isinstance(said, talk.Beat):
             self.membership.on_beat(said, epoch, now)
         elif isinstance(said, talk.Hello):

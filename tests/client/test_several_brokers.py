@@ -14,6 +14,7 @@ from pystrands import AsyncPyStrandsClient, LinkInfo, NotConnected, Refused, tes
 from pystrands.engine.cluster import Peer
 from pystrands.testing import until
 from tests.client.fake_broker import soon
+from tests.inside import core_of
 
 
 class Noting(AsyncPyStrandsClient):
@@ -64,6 +65,10 @@ def link_to(client, broker):
 def home_of(client):
     (home,) = [link for link in client.links if link.is_home]
     return home
+
+
+def connections_of(client):
+    return list(core_of(client).lifetime.brokers.connections)
 
 
 @pytest.fixture
@@ -497,7 +502,7 @@ async def test_cluster_rule_16_the_lease_of_one_link_is_no_other_links(stack):
         await ada.send("hello")
         await ada.expect("you said hello")
         proxy.pause()
-        calls = [each.calls for each in client._AsyncPyStrandsClient__core.lifetime.brokers.connections]
+        calls = [each.calls for each in connections_of(client)]
         await until(lambda: calls[0].lease_is_over)
         for number in range(5):
             await bob.send(str(number))
@@ -540,6 +545,51 @@ async def test_cluster_rule_17_each_client_of_a_broker_that_is_gone_is_told_as_d
         assert sorted(client.of("on_disconnect")) == ["/green", "/green2"]
         await ada.send("still there")
         await ada.expect("you said still there")
+
+
+async def test_cluster_rule_17_links_that_are_lost_at_once_say_nothing_whatever_was_told(stack, red, blue, monkeypatch):
+    """As when this process was paused: all brokers have been silent, and what they told before may be old."""
+    monkeypatch.setattr("pystrands.client.brokers.GONE_AFTER", 0)
+    client = await at_home(stack, red, blue)
+    clients = [await client_at(stack, broker, "/room") for broker in (red, blue)]
+    for ws in clients:
+        await ws.send("hello")
+        await ws.expect("you said hello")
+    tell(red)
+    tell(blue)
+    connections = connections_of(client)
+    await until(lambda: [each.peers for each in connections] == [[], []])
+    for each in connections:
+        each.link.abort()
+        core_of(client).lifetime.brokers.changed(each)
+    await linked(client, red, blue)
+    for ws in clients:
+        await ws.send("again")
+        await ws.expect("you said again")
+    assert client.of("on_disconnect") == []
+
+
+async def test_cluster_rule_17_a_broker_that_hangs_is_not_gone(stack, red, blue, monkeypatch):
+    """Where it was a port answers, and nobody says anything."""
+    monkeypatch.setattr("pystrands.client.connection.supervisor.CONNECT_TIMEOUT", 0.05)
+    monkeypatch.setattr("pystrands.client.connection.supervisor.HELLO_TIMEOUT", 0.05)
+    with testing.LinkProxy(red) as proxy:
+        client = await at_home(stack, red, blue, via=proxy)
+        ada = await client_at(stack, red, "/red")
+        await ada.send("hello")
+        await ada.expect("you said hello")
+        proxy.pause()
+        connections_of(client)[0].link.abort()
+        tell(blue)
+        await until(lambda: home_of(client).broker_id == blue.broker_id)
+        await asyncio.sleep(0.3)
+        assert client.of("on_disconnect") == []
+        proxy.resume()
+        await linked(client, red, blue)
+        await ada.send("again")
+        await ada.expect("you said again")
+        assert client.of("on_disconnect") == []
+        await client.disconnect()
 
 
 async def test_cluster_rule_17_what_waits_for_a_broker_that_is_gone_is_sent_home_or_told(stack, red, monkeypatch):
@@ -621,7 +671,7 @@ async def test_cluster_rule_17_a_lone_broker_that_is_replaced_takes_its_clients_
     bob = await client_at(stack, green, "/green")
     await bob.send("hello")
     await bob.expect("you said hello")
-    links = list(client._AsyncPyStrandsClient__core.lifetime.brokers.connections[1]._links)
+    links = list(connections_of(client)[1]._links)
     for link in links:  # it hears no more of this broker, which ends meanwhile
         link.stop_receiving()
     await green.stop()

@@ -25,8 +25,8 @@ HOME_PATIENCE: Final = 1.0
 """Seconds for which what is sent outside of handlers waits for the home link, where it could go by another one."""
 GONE_AFTER: Final = 2.0
 """Seconds without a link after which a broker is gone that no other broker knows."""
-_LATER: Final = 0.02
-"""Seconds by which a timer may be early."""
+_LOOK_AGAIN: Final = 0.1
+"""Seconds until the next look at who is gone."""
 _LOST: Final = "they were for a broker that is gone, or too long for another one"
 
 
@@ -60,7 +60,7 @@ class Brokers(Surroundings):
         """Brokers that don't let this backend in: it would be the same the next time."""
         self._retiring: dict[BrokerConnection, asyncio.Task[None]] = {}
         """Connections that no link comes to any more, while handlers hear of the end of their clients."""
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._homeless: list[asyncio.Future[None]] = []
         """Who waits for the home link, or for another one in its place."""
         self.refusal = ""
@@ -245,9 +245,6 @@ class Brokers(Surroundings):
                 self._know(self._make(address, persistent=False))
         for peer in connection.peers or ():
             self._see_peer(peer.broker_id, peer.address)
-        if not connection.is_up and len(self.connections) > 1:
-            self._look_in(HOME_PATIENCE)
-            self._look_in(GONE_AFTER)
         self._look()
 
     def _see_peer(self, broker_id: str, address: BrokerAddress | None) -> None:
@@ -302,32 +299,42 @@ class Brokers(Surroundings):
 
     # -- who is gone, and which link is home
 
-    def _look_in(self, seconds: float) -> None:
-        def look() -> None:
-            self._timers.discard(timer)
-            self._look()
-
-        timer = self._loop.call_later(seconds + _LATER, look)
-        self._timers.add(timer)
-
     def _look(self) -> None:
-        if not self._is_closing:
-            self._see_gone()
-            self._see_home()
+        """See who is gone, and where home is; and look again soon while a broker that there was has no link."""
+        if self._is_closing:
+            return
+        self._see_gone()
+        self._see_home()
+        is_lost = len(self.connections) > 1 and any(each.was_up and not each.is_up for each in self.connections)
+        if is_lost and self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._look()
 
     def _see_gone(self) -> None:
-        """End the connections of brokers that others know no more, and that can't be reached (CLUSTER rule 17)."""
-        if all(each.peers is None for each in self.connections):
-            return
+        """End the connections of brokers that others know no more, and that can't be reached (CLUSTER rule 17).
+
+        The loss of a link is no evidence, and what others tell counts when they were heard of after it: this process
+        may have been paused, or be the one that is cut off.
+        """
         for each in list(self.connections):
             broker_id = each.broker_id or each.expected
-            if each.is_up or not broker_id or self._is_told(broker_id):
+            told = self._others_told(each)
+            if each.is_up or not broker_id or not told or self._is_told(broker_id):
                 continue
-            if not each.broker_id:
+            if not each.was_up:
                 if not each.seeds:  # it was only told of
                     self._retire(each, is_gone=False)
-            elif self._loop.time() - each.lost_at >= GONE_AFTER:
+                continue
+            is_missed = each.lost_for >= GONE_AFTER and each.supervisor.is_unreachable
+            if is_missed and any(other.is_heard_since(each.lost_at) for other in told):
                 self._retire(each, is_gone=True)
+
+    def _others_told(self, connection: BrokerConnection) -> list[BrokerConnection]:
+        """Return the other connections, those with a link, whose brokers tell which brokers there are."""
+        return [each for each in self.connections if each is not connection and each.is_up and each.peers is not None]
 
     def _see_home(self) -> None:
         """Have the home link be one that is up, at a broker that stays; but give a link that is lost a moment."""
@@ -342,7 +349,7 @@ class Brokers(Surroundings):
                 choices = choices or self.connections
             elif home.is_up:
                 choices = better
-            elif home.was_up and not is_leaving and self._loop.time() - home.lost_at < HOME_PATIENCE:
+            elif home.was_up and not is_leaving and home.lost_for < HOME_PATIENCE:
                 choices = []
             if choices:
                 self._move_home(choices[0])
@@ -353,8 +360,8 @@ class Brokers(Surroundings):
         """Whether a broker is about to end, or the others know it no more: it hangs, or is cut off from them."""
         if connection.is_draining:
             return True
-        told = [each for each in self.connections if each is not connection and each.is_up and each.peers is not None]
-        return bool(told and connection.broker_id) and not self._is_told(connection.broker_id)
+        is_known = not connection.broker_id or self._is_told(connection.broker_id)
+        return not is_known and bool(self._others_told(connection))
 
     def _move_home(self, connection: BrokerConnection) -> None:
         if self.home.was_up:
@@ -406,7 +413,7 @@ class Brokers(Surroundings):
     def leave(self) -> None:
         """Begin the end of all connections."""
         self._is_closing = True
-        self._cancel_timers()
+        self._cancel_timer()
         self._notify_at_home()
         for each in self.connections:
             each.leave()
@@ -444,17 +451,17 @@ class Brokers(Surroundings):
     def drop(self) -> None:
         """Let go of everything, at once."""
         self._is_closing = True
-        self._cancel_timers()
+        self._cancel_timer()
         self._notify_at_home()
         for task in list(self._retiring.values()):
             task.cancel()
         for each in (*self.connections, *self._retiring):
             each.drop()
 
-    def _cancel_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -82,8 +82,8 @@ class BrokerConnection:
         """Where its last link led."""
         self.siblings: tuple[BrokerAddress, ...] = ()
         """The other addresses of the name that has led there."""
-        self.lost_at = self._loop.time()
-        """Since when there is no link, by the loop's clock, while there is none."""
+        self.lost_at: float | None = None
+        """Since when there is no link, by the loop's clock; None while there is one, and before the first."""
         self.was_up = False
         """Whether there ever was a link."""
         self.is_draining = False
@@ -147,6 +147,7 @@ class BrokerConnection:
         self.outgoing.attach(link)
         self.reached, self.siblings = link.dialed, link.siblings
         self.was_up = True
+        self.lost_at = None
         if link.dialed is not None:
             self.addresses.prefer(link.dialed)
         self._surroundings.changed(self)
@@ -212,6 +213,16 @@ class BrokerConnection:
         """Whether there is a link."""
         link = self.link
         return link is not None and link.is_open
+
+    @property
+    def lost_for(self) -> float:
+        """For how many seconds there has been no link; 0 while there is one, and before the first."""
+        return 0.0 if self.lost_at is None else self._loop.time() - self.lost_at
+
+    def is_heard_since(self, time: float | None) -> bool:
+        """Whether something has come over the link after that time, by the loop's clock; None is no time."""
+        link = self.link
+        return time is not None and link is not None and link.is_open and link.received_at > time
 
     @property
     def is_ending(self) -> bool:

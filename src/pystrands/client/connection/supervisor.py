@@ -79,6 +79,9 @@ class Supervisor:
         self._trouble: object = None
         """What kind of failure was spoken of last."""
         self._silent_until = 0.0
+        self._is_there = False
+        self.is_unreachable = False
+        """Whether the last attempt has shown that nobody is there, or another broker; silence shows nothing."""
         self._tls: ssl.SSLContext | None = options.ssl if isinstance(options.ssl, ssl.SSLContext) else None
         if options.ssl is True:
             self._tls = ssl.create_default_context()
@@ -163,6 +166,7 @@ class Supervisor:
 
     async def _open(self) -> BrokerLink | None:
         link: BrokerLink | None = None
+        self._is_there = self.is_unreachable = False
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 link = await self._connect()
@@ -171,6 +175,7 @@ class Supervisor:
         except (OSError, UnicodeError, RuntimeError) as error:
             self._failed(type(error), f"could not connect to {self._broker}: {self._reason(error)}")
             self._addresses.failed()
+            self.is_unreachable = not (self._is_there and isinstance(error, TimeoutError))
             return None
         except BaseException:
             if link is not None:
@@ -183,6 +188,7 @@ class Supervisor:
         if link.is_other:
             logger.debug("%s %s", self._broker, link.problem)
             self._addresses.failed()
+            self.is_unreachable = True
             return None
         problem = ""
         if link.problem:
@@ -192,6 +198,7 @@ class Supervisor:
         elif not link.has_received and not link.is_open and not asked:
             problem = f"{self._broker} closed the connection at once"
             problem += "; does it ask for a certificate that ssl= has not?" if self._tls else ""
+            self.is_unreachable = True
         elif not link.has_received and not (link.is_open and self._may_be_old()):
             problem = f"{self._broker} says no hello{self._silence}"
         if problem:
@@ -205,6 +212,7 @@ class Supervisor:
         address = self._addresses.current
         found: list[str] = []
         sock = await dial.connect(self._loop, address.host, address.port, CONNECT_TIMEOUT, found=found)
+        self._is_there = True
 
         def make() -> Any:  # a protocol, if not by name
             link = self._make_link()

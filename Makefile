@@ -24,11 +24,15 @@ demo-cluster: $(VENV)/.ready-cluster ## the same with three brokers on a NATS se
 test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
 	@$(MAKE) --no-print-directory -j2 lint types
 	@$(MAKE) --no-print-directory -j2 test-source test-beside
+	@$(MAKE) --no-print-directory test-nats
 	@echo "All checks passed."
 
 test-source: $(VENV)/.ready-test
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
+
+test-nats: $(VENV)/.ready-test ## the end-to-end tests with brokers on NATS
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --engine nats tests/e2e
 
 # One process more: together they have two cores' worth of work to the end.
 test-beside:

@@ -12,10 +12,15 @@ from tests.nats_server import NatsServer
 from .broker_process import BrokerProcess
 from .raw_broker import RawBroker
 
+NOWHERE = "127.0.0.1:1"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def engine(request):
-    """With ``--engine nats`` each broker is alone in a cluster of its own, where it was no part of one before."""
+    """With ``--engine nats`` each broker is alone in a cluster of its own, where it was no part of one before.
+
+    What it advertises is a port where nobody is, so that backends don't go past the proxies that tests put before it.
+    """
     if request.config.getoption("engine") == "memory":
         yield
         return
@@ -24,7 +29,8 @@ def engine(request):
     with NatsServer() as nats, pytest.MonkeyPatch.context() as patch:
 
         def in_a_cluster(self, **options):
-            init(self, **({"nats_url": (nats.url,), "cluster": f"local-{next(numbers)}"} | options))
+            more = {"nats_url": (nats.url,), "cluster": f"local-{next(numbers)}", "advertise": NOWHERE}
+            init(self, **(more | options))
 
         def process_in_a_cluster(self, *flags):
             init_process(self, f"--nats-url={nats.url}", f"--cluster=process-{next(numbers)}", *flags)

@@ -26,10 +26,12 @@ class Peer:
         self.say("hello", {"protocol": 2, "session_id": "s"} | params)
 
     async def hear(self):
-        """Return the next line's action and params."""
-        async with asyncio.timeout(10):
-            heard = json.loads(await self.reader.readline())
-        return heard["action"], heard["params"]
+        """Return the next line's action and params; passes over ``peers``, which a broker of a cluster may say."""
+        while True:
+            async with asyncio.timeout(10):
+                heard = json.loads(await self.reader.readline())
+            if heard["action"] != "peers":
+                return heard["action"], heard["params"]
 
     async def rest(self):
         """Return the actions and reasons of what comes until the broker closes."""

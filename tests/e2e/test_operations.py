@@ -81,7 +81,8 @@ async def test_what_waits_shows_in_the_gauges():
         assert seen["pystrands_queue_messages"] == 1
         assert seen["pystrands_queue_bytes"] == cost(ClientEvent(make_client(1), Kind.MESSAGE, 1, "12345"))
         known = sum(client.held_bytes for client in broker._parts.rooms.clients)
-        assert seen["pystrands_waiting_bytes"] == seen["pystrands_queue_bytes"] + known
+        of_cluster = seen["pystrands_engine_held_bytes"]
+        assert seen["pystrands_waiting_bytes"] == seen["pystrands_queue_bytes"] + known + of_cluster
         assert seen["pystrands_backends"] == 0
         ws.abort()
 

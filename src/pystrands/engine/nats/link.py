@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _PING: Final = PING
 _MISSED: Final = 2
-"""PINGs that may be without an answer."""
+"""PINGs after which something has to have come."""
 _STAYS: Final = ("permissions violation", "invalid subject", "invalid publish", "maximum subscriptions")
 """What servers complain about, and go on; after all else they close."""
 _REFUSALS: Final = ("authorization", "authentication")
@@ -78,7 +78,7 @@ class NatsLink(Control):
         self._pings: deque[Callable[[], None] | None] = deque()
         """For each PING that has no answer, in order, what to call when that comes."""
         self._missed = 0
-        """PINGs of our own accord that have no answer."""
+        """PINGs of our own accord since anything came: an answer may be late where much is on its way."""
         self._out: list[bytes] = []
         self._size = 0
 
@@ -121,6 +121,7 @@ class NatsLink(Control):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; called by the loop."""
+        self._missed = 0
         try:
             self._parser.feed(data)
         except ProtocolError as error:
@@ -147,7 +148,6 @@ class NatsLink(Control):
 
     def on_pong(self) -> None:
         """Call whoever has asked."""
-        self._missed = 0
         if self._pings:
             answered = self._pings.popleft()
             if answered is not None:

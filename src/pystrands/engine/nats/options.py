@@ -91,8 +91,8 @@ class NatsOptions:
     name: str = ""
     connect_timeout: float = 3.0
     """Seconds for one server to let us in."""
-    ping_interval: float = 10.0
-    """Seconds; who has left two PINGs without an answer is given up with the third."""
+    ping_interval: float = 3.0
+    """Seconds; who has said nothing at all since the last but one PING is given up with the next."""
     longest_delay: float = 2.0
     """Seconds between attempts, when they have failed for a while."""
     write_buffer: int = 64 << 20

@@ -37,6 +37,8 @@ _POLL: Final = 0.02
 """Seconds between two steps of the stopping."""
 _ANSWERED_WITHIN: Final = 0.2
 """Seconds for those to take their answer who asked for something else than a WebSocket."""
+_HANDSHAKES_END_WITHIN: Final = 1.0
+"""Seconds for those who were on their way in when this broker leaves its ports to another one."""
 _WAVE: Final = 20
 """So many clients at least are closed in one step: that they come back together does no harm."""
 
@@ -354,14 +356,14 @@ class Broker:
         await asyncio.shield(self._stop)
 
     async def _stop_in_order(self) -> None:
+        if self._given is not None and self._given.are_handed_over:
+            await self._leave_the_ports()
         self._ports.are_closing = True
         if self._cluster is not None and self._engine_runs:
             self._cluster.drain()
             self._parts.lifecycle.drains()
         self._parts.router.connection_requests.stop()
         self._parts.admission.close()
-        if self._given is not None and self._given.are_handed_over:
-            self._leave_the_ports()
         for server in self._servers[1:]:
             server.close()
         sockets = list(self._parts.rooms.sockets)
@@ -389,12 +391,22 @@ class Broker:
             await self._admin.close()
         logger.info("stopped")
 
-    def _leave_the_ports(self) -> None:
-        """Accept nothing more on sockets that another process holds: what waits there is for who comes after."""
+    async def _leave_the_ports(self) -> None:
+        """Accept nothing more on sockets that another process holds: what waits there is for who comes after.
+
+        Who was accepted before that comes in still, and is closed with all others.
+        """
         for server in self._servers:
             server.stop_accepting() if isinstance(server, TlsServer) else server.close()
         if self._admin is not None:
             self._admin.stop_listening()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _HANDSHAKES_END_WITHIN
+        is_somebody_there = True  # who was accepted in this turn shows in the next one
+        while is_somebody_there and loop.time() < end:
+            await asyncio.sleep(_POLL)
+            shaking = [server for server in self._servers if isinstance(server, TlsServer) and server.handshakes]
+            is_somebody_there = bool(shaking or self._parts.admission.handshakes)
 
     async def _close_clients(self, sockets: Sequence[WebSocket]) -> None:
         """Close them in waves, so that they don't all come back in the same instant."""

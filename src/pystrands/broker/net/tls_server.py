@@ -147,7 +147,7 @@ class TlsServer:
         with listener:
             while True:
                 try:
-                    conn, address = await loop.sock_accept(listener)
+                    conn, address = await _accepted(loop, listener)
                     is_failing = False
                     await self._begin(loop, conn, address[0])
                     for _ in range(_ACCEPTED_AT_ONCE):  # the loop gives one in a turn
@@ -300,6 +300,28 @@ class _Arrival:
             self.stop_waiting(asyncio.get_running_loop())
         self.release_slot()
         self.conn.close()
+
+
+async def _accepted(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> tuple[socket.socket, Any]:
+    """Return the next connection with its peer's address; or raise BlockingIOError, as another process has taken it.
+
+    When this is cancelled none is lost that was accepted, as of the loop's own ``sock_accept`` one may be.
+    """
+    there_is_one = loop.create_future()
+    try:
+        loop.add_reader(listener, _wake, there_is_one)
+    except NotImplementedError:  # Windows' own loop can't
+        return await loop.sock_accept(listener)
+    try:
+        await there_is_one
+    finally:
+        loop.remove_reader(listener)
+    return listener.accept()
+
+
+def _wake(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _shut_down(conn: socket.socket) -> None:

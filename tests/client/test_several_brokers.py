@@ -13,7 +13,7 @@ import pytest
 from pystrands import AsyncPyStrandsClient, LinkInfo, NotConnected, Refused, testing
 from pystrands.engine.cluster import Peer
 from pystrands.testing import until
-from tests.client.fake_broker import soon
+from tests.client.fake_broker import FakeBroker, line, soon
 from tests.inside import core_of
 
 
@@ -733,3 +733,32 @@ async def test_a_name_with_one_address_stands_for_itself(stack, red, names):
     names["broker.test"] = ["127.0.0.1"]
     client = await connected(stack, Noting("broker.test", red.tcp_port), red)
     assert client.links[0].address == f"broker.test:{red.tcp_port}"
+
+
+# -- brokers that say less
+
+
+async def test_two_original_brokers_have_a_link_each_and_each_answers_its_own_clients(stack):
+    brokers = [await stack.enter_async_context(FakeBroker(hello=False)) for _ in range(2)]
+    client = Noting([f"127.0.0.1:{broker.port}" for broker in brokers])
+    assert await soon(client.connect())
+    stack.push_async_callback(client.disconnect)
+    for number, broker in enumerate(brokers):
+        link = await broker.link()
+        await link.send(line("new_message", {"message": str(number), "context": {"client_id": "ann"}}))
+        heard = await link.receive()
+        assert heard["params"] == {"conn_id": "ann", "message": f"you said {number}"}
+    assert [link.broker_id for link in client.links] == ["", ""]
+
+
+async def test_a_broker_that_knows_no_cluster_beside_one_that_does(stack, red):
+    async with FakeBroker(broker_id="old", protocol=1) as old:
+        tell(red)
+        client = Noting([*at(red), f"127.0.0.1:{old.port}"])
+        assert await client.connect()
+        stack.push_async_callback(client.disconnect)
+        await until(lambda: [link.connected for link in client.links] == [True, True])
+        link = await old.link()
+        await link.send(line("new_message", {"message": "hello", "context": {"client_id": "ann"}}))
+        assert (await link.receive())["params"]["message"] == "you said hello"
+        assert home_of(client).broker_id == red.broker_id

@@ -26,7 +26,8 @@ HOME_PATIENCE: Final = 1.0
 GONE_AFTER: Final = 2.0
 """Seconds without a link after which a broker is gone that no other broker knows."""
 _LOOK_AGAIN: Final = 0.1
-"""Seconds until the next look at who is gone."""
+_LOOK_AT_LAST: Final = 2.0
+"""Seconds until the next look at who is gone, soon after the loss of a link, and later."""
 _LOST: Final = "they were for a broker that is gone, or too long for another one"
 
 
@@ -305,9 +306,10 @@ class Brokers(Surroundings):
             return
         self._see_gone()
         self._see_home()
-        is_lost = len(self.connections) > 1 and any(each.was_up and not each.is_up for each in self.connections)
-        if is_lost and self._timer is None:
-            self._timer = self._loop.call_later(_LOOK_AGAIN, self._look_again)
+        lost = [each.lost_for for each in self.connections if each.was_up and not each.is_up]
+        if lost and len(self.connections) > 1 and self._timer is None:
+            delay = min(max(min(lost) / 10, _LOOK_AGAIN), _LOOK_AT_LAST)
+            self._timer = self._loop.call_later(delay, self._look_again)
 
     def _look_again(self) -> None:
         self._timer = None

@@ -220,7 +220,7 @@ class ClientCore:
     async def ask(
         self,
         encode: Encode,
-        timeout: float = REQUEST_TIMEOUT,
+        timeout: float | None = REQUEST_TIMEOUT,
         to: str = "",
     ) -> ResultParams:
         """Send the command that ``encode(request_id)`` gives, and return the broker's answer.
@@ -234,9 +234,10 @@ class ClientCore:
             raise self.outage.unasked()
         _check_loop(lifetime)
         _check_timeout(timeout)
+        end = None if timeout is None else lifetime.loop.time() + timeout
         connection = lifetime.brokers.chosen()
         if not connection.is_up:
-            connection = await self._at_home(lifetime, connection, timeout)
+            connection = await self._at_home(lifetime, connection, end)
         outgoing, results, broker = connection.outgoing, connection.incoming.results, connection.outgoing.broker
         if broker is None or not outgoing.is_up:
             raise self.outage.unasked()
@@ -246,20 +247,20 @@ class ClientCore:
         answer: asyncio.Future[ResultParams] = lifetime.loop.create_future()
         results[request_id] = answer
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(end):
                 if not await outgoing.send(encode(request_id), to):
                     raise NotConnected("the link to the broker was lost before this could be sent")
                 return await answer
         except TimeoutError:
             why = "the recipient takes no more for now" if to in outgoing.full else "the broker has not answered"
-            raise TimeoutError(f"{why}: waited for {timeout:g} s (timeout=)") from None
+            raise TimeoutError(f"{why}: waited for {timeout or 0:g} s (timeout=)") from None
         finally:
             del results[request_id]
 
     @staticmethod
-    async def _at_home(lifetime: ClientLifetime, connection: BrokerConnection, timeout: float) -> BrokerConnection:
+    async def _at_home(lifetime: ClientLifetime, connection: BrokerConnection, end: float | None) -> BrokerConnection:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(end):
                 return await lifetime.brokers.at_home(connection)
         except TimeoutError:
             return connection

@@ -172,8 +172,6 @@ def _serve_with_workers(
         raise _wrong_value(error, sources) from None
     raise_file_limit()
 
-    from pystrands.broker.server import Broker  # noqa: PLC0415 - as above; and before the workers, which share it
-
     def on_ready(sockets: "Sequence[GivenSockets]") -> None:
         log_to_stderr(level, log_format)
         _tell_of_start(
@@ -192,6 +190,9 @@ def _serve_with_workers(
     if begun is None:
         return
     config, place = begun  # from here on this is a worker's process
+
+    from pystrands.broker.server import Broker  # noqa: PLC0415 - as above
+
     if logging.getLogger().hasHandlers():  # one that begins later: the log of the whole is there already
         log_to_stderr(level, log_format, worker=place.number)
 

@@ -1,7 +1,9 @@
 """From the options of ``pystrands server --workers N`` to N workers."""
 
+import contextlib
 import dataclasses
 import gc
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _OURS: Final = "nats://127.0.0.1"
 """Stands for the server that is not started yet."""
+_OF_WORKERS: Final = ("pystrands.broker.server", "pystrands.engine.nats.engine", "uvloop")
 _MARGIN: Final = 10.0
 """Seconds that a worker has beyond those that its options give it for its end."""
 
@@ -61,8 +64,7 @@ def run_workers(
             for each in (*given.ws, *given.tcp, *given.admin):
                 each.close()
         raise
-    gc.collect()
-    gc.freeze()  # what there is now stays in memory that all workers share
+    _preload(config)
     url = (nats.url,) if nats is not None else config.nats_url
     supervisor = Supervisor(
         sockets=sockets,
@@ -72,6 +74,15 @@ def run_workers(
     )
     place = supervisor.run()
     return None if place is None else (_config_of(dataclasses.replace(config, nats_url=url), place, nats), place)
+
+
+def _preload(config: BrokerConfig) -> None:
+    """Have in this process what workers need, so that all share its memory, and those that come later begin at once."""
+    for name in _OF_WORKERS if config.admin_port < 0 else (*_OF_WORKERS, "pystrands.broker.ops.prometheus"):
+        with contextlib.suppress(ImportError):  # whoever needs it says so
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def _tell(line: str) -> None:

@@ -3,6 +3,7 @@
 import re
 import ssl
 from base64 import urlsafe_b64encode
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +71,7 @@ def _read(option: str, path: str) -> bytes:
 def _keys(path: str, seed: str) -> Any:
     """Return what signs with a seed."""
     try:
-        import nkeys  # noqa: PLC0415 - few need it
+        nkeys: Any = import_module("nkeys")  # few need it, and it has no types
     except ImportError:
         problem = "needs the library nkeys: pip install 'pystrands[cluster]'"
         raise ConfigError("nats_credentials", problem) from None

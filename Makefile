@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Beside the sources that $(VENV) has: PYTHONPATH chooses it. For each environment its own, as it is for one Python.
 COMPILED := build/compiled$(patsubst .venv%,%,$(notdir $(VENV)))
+# How far the C compiler goes for what the tests run on; to go as far as for a release, 3, takes a minute more.
+OPTIMIZED ?= 1
+TESTED := $(COMPILED)-O$(OPTIMIZED)
 # How many processes run the tests of the sources, beside the one that runs those of the compiled package.
 WORKERS ?= 2
 # Tests begin hundreds of processes, which would each compile all that they import.
@@ -29,12 +32,13 @@ test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is
 
 test-source: $(VENV)/.ready-test
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
+	nice -n 3 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
 
 test-nats: $(VENV)/.ready-test ## the end-to-end tests with brokers on NATS
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --engine nats tests/e2e
 
-# One process more: together they have two cores' worth of work to the end.
+# One process more: together they have two cores' worth of work to the end. It takes as long as the others together, so
+# those are nice to it.
 test-beside:
 	@mkdir -p build
 	@$(MAKE) test-compiled >build/test-compiled.log 2>&1 || { cat build/test-compiled.log; exit 1; }
@@ -50,8 +54,8 @@ chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers t
 soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go: nothing may be left over
 	$(BIN)/pytest -m soak -s tests/soak tests/e2e/test_leaks.py
 
-test-compiled: $(COMPILED)/.ready ## the tests of broker, link and clients, on the compiled package
-	PYTHONPATH='$(CURDIR)/$(COMPILED)' PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
+test-compiled: $(TESTED)/.ready ## the tests of broker, link and clients, on the compiled package
+	PYTHONPATH='$(CURDIR)/$(TESTED)' PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
 	  -m 'not chaos and not soak and not interpreted' \
 	  tests/test_compiled.py tests/test_frozen.py tests/client tests/broker tests/protocol tests/conformance tests/cluster tests/e2e
 
@@ -101,10 +105,12 @@ $(VENV)/.ready-test: $(VENV)/.created pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.ready $(VENV)/.ready-docs
 
 # What `pip install .` makes, but nothing interpreted in its place.
-$(COMPILED)/.ready: $(VENV)/.ready-test hatch_build.py $(shell find src -name '*.py')
-	rm -rf $(COMPILED)
-	PYSTRANDS_COMPILE=1 $(BIN)/pip install --quiet --disable-pip-version-check --build-constraint constraints.txt --no-deps --target $(COMPILED) .
+$(COMPILED)/.ready $(TESTED)/.ready: $(VENV)/.ready-test hatch_build.py $(shell find src -name '*.py')
+	rm -rf $(@D)
+	PYSTRANDS_COMPILE=1 $(BIN)/pip install --quiet --disable-pip-version-check --build-constraint constraints.txt --no-deps --target $(@D) .
 	@touch $@
+
+$(TESTED)/.ready: export MYPYC_OPT_LEVEL := $(OPTIMIZED)
 
 $(VENV)/.ready-docs: $(VENV)/.created pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group docs

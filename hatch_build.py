@@ -83,7 +83,7 @@ class CompileHook(BuildHookInterface):
         source = Path(self.folder.name, "src")
         shutil.copytree(Path(self.root, "src"), source, ignore=shutil.ignore_patterns("__pycache__"))
         flags = " ".join((*flags_taken(), os.environ.get("CFLAGS", "")))
-        options = {"MYPYC_OPT_LEVEL": "3", "MYPYC_DEBUG_LEVEL": "0", "CFLAGS": flags}
+        options = {"MYPYC_OPT_LEVEL": os.environ.get("MYPYC_OPT_LEVEL", "3"), "MYPYC_DEBUG_LEVEL": "0", "CFLAGS": flags}
         if mend_runtime(self.folder.name):
             options["CFLAGS"] += f" -I{shlex.quote(self.folder.name)}"  # it comes before mypyc's own
         failed, said = run(sys.executable, "-m", "mypyc", *self.config["modules"], cwd=source, **options)

@@ -7,6 +7,19 @@ hypothesis.settings.register_profile("tests", deadline=None)  # which a busy mac
 hypothesis.settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items):
+    """Leave hypothesis' tests out of the coverage, and give them time.
+
+    What they run a hundred times takes twice as long while each line is counted, and lines that no other test has run
+    were not looked at by anybody.
+    """
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.no_cover)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(300))  # it computes all the time, beside other tests
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--engine", choices=["memory", "nats"], default="memory", help="what carries messages in tests/e2e"

@@ -29,7 +29,10 @@ from .checks import (
 )
 from .harness import Chaos, World
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="it needs SIGKILL, SIGSTOP and SIGTERM")
+pytestmark = [
+    pytest.mark.no_cover,
+    pytest.mark.skipif(os.name != "posix", reason="it needs SIGKILL, SIGSTOP and SIGTERM"),
+]
 
 
 @pytest.fixture

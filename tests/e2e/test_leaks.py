@@ -73,7 +73,8 @@ async def come_and_go(warm_up: int, clients: int, growth: int) -> None:
         assert client.connected
 
 
-@pytest.mark.timeout(120)  # it computes all the time, beside other tests, and coverage counts its lines
+@pytest.mark.no_cover
+@pytest.mark.timeout(120)  # it computes all the time, beside other tests
 async def test_900_clients_that_come_and_go_leave_nothing():
     await come_and_go(300, 600, 50_000)  # bytes of memory: of each client less than one object and its entry
 

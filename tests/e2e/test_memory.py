@@ -23,7 +23,7 @@ from pystrands.testing import frames
 from .broker_process import MIB, BrokerProcess
 from .raw_backend import RawBackend, line
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [pytest.mark.compiled, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 BUDGET = 64
 PATIENCE = 30

@@ -94,7 +94,7 @@ def test_a_client_stays_while_the_code_is_reloaded(uvicorn, broker, tmp_path):
         while "from first" in said:
             assert time.monotonic() < end, server.output()
             client.send("again")
-            said = str(client.receive())
+            said = str(client.receive(PATIENCE))
             time.sleep(0.05)
         assert "from second" in said
         assert '"connected":true' in fetch(server.port)

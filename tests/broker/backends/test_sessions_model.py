@@ -764,7 +764,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestSessions.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 
 
 def test_a_line_of_the_model_is_a_line_of_the_wire():

@@ -509,6 +509,8 @@ class DroppingWorld(World):
         return "drop"
 
 
+@pytest.mark.no_cover
+@pytest.mark.timeout(300)  # it computes all the time, beside other tests
 @pytest.mark.parametrize("world", [World, DroppingWorld])
 def test_nobody_waits_for_ever(world):
     run_state_machine_as_test(world, settings=QUICK)

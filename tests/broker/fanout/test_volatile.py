@@ -263,5 +263,7 @@ class World(RuleBasedStateMachine):
         super().teardown()
 
 
+@pytest.mark.no_cover
+@pytest.mark.timeout(300)  # it computes all the time, beside other tests
 def test_what_waits_stays_in_order():
     run_state_machine_as_test(World, settings=QUICK)

@@ -2,6 +2,7 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -225,6 +226,8 @@ class Sending(RuleBasedStateMachine):
         super().teardown()
 
 
+@pytest.mark.no_cover
+@pytest.mark.timeout(300)  # it computes all the time, beside other tests
 def test_sending():
     with asyncio.Runner() as runner:
         Sending.loop = runner.get_loop()

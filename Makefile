@@ -25,8 +25,8 @@ demo-cluster: $(VENV)/.ready-cluster ## the same with three brokers on a NATS se
 	@exec $(BIN)/pystrands demo --brokers 3
 
 test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
-	@$(MAKE) --no-print-directory -j2 lint types
-	@$(MAKE) --no-print-directory -j2 test-source test-beside
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j3 types test-source test-beside
 	@$(MAKE) --no-print-directory test-nats
 	@echo "All checks passed."
 

@@ -10,7 +10,7 @@ from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import SessionShared
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.assignments import Assignments
+from pystrands.broker.events.assignments import MAX_DELIVERIES, Assignments
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.client import ConnectedClient
@@ -126,11 +126,12 @@ def make_router(
     resume_window: float,
     hold_time: float,
     answer_timeout: float,
+    max_deliveries: int = MAX_DELIVERIES,
 ) -> tuple[Router, SessionLifecycle, SessionRegistry]:
     """Wire what is between WebSockets and links, as a broker does it."""
     sessions = SessionRegistry()
     shared = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
-    assignments = Assignments(queue, sessions.choose_owner, counters)
+    assignments = Assignments(queue, sessions.choose_owner, counters, max_deliveries=max_deliveries)
     router = Router(rooms, queue, assignments, sessions, shared, hold_time=hold_time, answer_timeout=answer_timeout)
     commands = command_table(Commands(engine, rooms, counters, dict), router)
     lifecycle = SessionLifecycle(

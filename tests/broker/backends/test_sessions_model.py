@@ -20,7 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.link import LinkShared, link_factory
-from pystrands.broker.events import assignments
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.events.stream import Kind
 from pystrands.broker.fanout.outbox import Outbox
@@ -102,10 +101,11 @@ class Broker:
         self.counters = counters
         rooms = Rooms(Outbox(loop), engine.subscribe, engine.unsubscribe)
         queue = EventQueue(10**6, 10**9, "backpressure", counters)
-        times: dict[str, Any] = {"hold_time": NEVER, "answer_timeout": NEVER}
+        others: dict[str, Any] = {"hold_time": NEVER, "answer_timeout": NEVER}
+        others["max_deliveries"] = 10**9  # rule 21 has tests of its own
         self.router: Any
         self.router, lifecycle, self.backends = make_router(
-            loop, engine, rooms, queue, counters, **times, resume_window=RESUME_WINDOW
+            loop, engine, rooms, queue, counters, **others, resume_window=RESUME_WINDOW
         )
         greeting = Greeting(
             messages.HelloParams(protocol=2, binary=True, broker_id=self.broker_id, resume_window=RESUME_WINDOW)
@@ -366,8 +366,6 @@ class WebSocket:
 class Sessions(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(assignments, "MAX_DELIVERIES", 10**9)  # rule 21 has tests of its own
         self.loop = FakeLoop()
         self.engine = Engine()
         self.count = itertools.count(1)
@@ -696,10 +694,7 @@ class Sessions(RuleBasedStateMachine):
 
     def teardown(self):
         """Whatever happened: with links that stay and a backend that stays, all is handled and carried out."""
-        try:
-            self.settle()
-        finally:
-            self.patch.undo()
+        self.settle()
 
     def settle(self):
         self.backends.append(Backend(self, "the last one"))

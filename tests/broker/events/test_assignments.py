@@ -222,8 +222,7 @@ def test_rule_10_a_backend_has_credit_for_1000_events_and_streams_get_it_in_turn
     assert [event.content for event in one.sent[1000:]] == ["0", "1", "0"]
 
 
-def test_rule_10_a_backend_has_credit_for_16_mib(monkeypatch):
-    monkeypatch.setattr(assignments, "STREAM_BYTES", 1 << 40)
+def test_rule_10_a_backend_has_credit_for_16_mib():
     world = World("one")
     (one,) = world.backends
     ann, bob = world.client("ann", one), world.client("bob", one)

@@ -631,9 +631,8 @@ def test_a_flood_of_pings_is_closed_and_counted(kind):
         assert good.frame() == (TEXT, b"hello")
 
 
-def test_fragments_without_end_are_closed_and_counted(kind, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.ws.reassembly.MAX_FRAGMENTS", 1000)
-    with Front(kind) as front, front.connect() as good, front.connect() as bad:
+def test_fragments_without_end_are_closed_and_counted(kind):
+    with Front(kind, max_fragments=1000) as front, front.connect() as good, front.connect() as bad:
         for opcode in (TEXT, BINARY):
             good.send(frame(opcode, b"", fin=False) + frame(CONT, b"", fin=False) * 998 + frame(CONT, b"x"))
             assert good.frame() == (opcode, b"x")

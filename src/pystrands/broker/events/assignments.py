@@ -56,8 +56,10 @@ class Assignments:
         consumer_bytes: int = CONSUMER_BYTES,
         ending: EndingStreams | None = None,
         observer: Observer | None = None,
+        max_deliveries: int = MAX_DELIVERIES,
     ) -> None:
         self.consumer_bytes = consumer_bytes
+        self._max_deliveries = max_deliveries
         self._queue = queue
         self._choose_owner = choose_owner
         self._counters = counters
@@ -215,7 +217,7 @@ class Assignments:
             if events is None:  # the one that was being handled, if any of this client was
                 events = back[event.stream] = []
                 event.blamed += 1
-            if event.kind is _MESSAGE and event.blamed >= MAX_DELIVERIES:
+            if event.kind is _MESSAGE and event.blamed >= self._max_deliveries:
                 self._gave_up(event)
             elif event.kind is not Kind.ADOPTED:
                 events.append(event)
@@ -231,7 +233,7 @@ class Assignments:
         logger.error(
             "a message of %r was dropped: %d backends died while they were handling it",
             event.stream.client_id,
-            MAX_DELIVERIES,
+            self._max_deliveries,
         )
 
     # --- how it moves ---

@@ -47,7 +47,10 @@ class CompressedWebSocket(WebSocket):
             and self._partial is None
             and not (frame.rsv2 or frame.rsv3)
         ):
-            self._partial = DeflatedReassembly(text=frame.msg_type is TEXT, limit=self._shared.max_message_size)
+            shared = self._shared
+            self._partial = DeflatedReassembly(
+                text=frame.msg_type is TEXT, limit=shared.max_message_size, fragments=shared.max_fragments
+            )
             self._add_fragment(self._partial, frame)
         else:
             super()._on_other_frame(frame)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from pystrands.broker.counters import Counters
 from pystrands.broker.net.http import BadRequestError
 from pystrands.broker.ws.frames import BINARY, TEXT, data_frame, payload_of
-from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
+from pystrands.broker.ws.reassembly import MAX_FRAGMENTS, BadMessageError, Reassembly
 from pystrands.protocol.close_codes import INVALID_PAYLOAD, MESSAGE_TOO_BIG
 
 __all__ = ["Agreement", "Compressor", "DeflatedReassembly", "negotiate", "wire_limit"]
@@ -102,8 +102,8 @@ class DeflatedReassembly(Reassembly):
 
     __slots__ = ("_inflater", "_last_blocks", "_room")
 
-    def __init__(self, *, text: bool, limit: int) -> None:
-        super().__init__(text=text, limit=limit)
+    def __init__(self, *, text: bool, limit: int, fragments: int = MAX_FRAGMENTS) -> None:
+        super().__init__(text=text, limit=limit, fragments=fragments)
         self._inflater = zlib.decompressobj(-_MAX_BITS)
         self._last_blocks = 0
         self._room = wire_limit(limit)

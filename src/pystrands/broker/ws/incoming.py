@@ -67,7 +67,7 @@ class MessageReceiver(ABC):
 class IncomingShared:
     """What the incoming sides of all WebSockets of a broker have in common."""
 
-    __slots__ = ("hangups", "loop", "max_controls", "max_message_size", "receiver")
+    __slots__ = ("hangups", "loop", "max_controls", "max_fragments", "max_message_size", "receiver")
 
     def __init__(
         self,
@@ -76,12 +76,14 @@ class IncomingShared:
         hangups: DisconnectWatcher,
         max_message_size: int,
         max_controls: int,
+        max_fragments: int,
     ) -> None:
         self.loop = loop
         self.receiver = receiver
         self.hangups = hangups
         self.max_message_size = max_message_size
         self.max_controls = max_controls
+        self.max_fragments = max_fragments
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
@@ -275,7 +277,10 @@ class IncomingFrames(Recipient):
             elif frame.fin:
                 self._incoming.receiver.client_message(self, frame.get_payload_as_bytes())
             else:
-                self._partial = Reassembly(text=kind is TEXT, limit=self._incoming.max_message_size)
+                shared = self._incoming
+                self._partial = Reassembly(
+                    text=kind is TEXT, limit=shared.max_message_size, fragments=shared.max_fragments
+                )
                 self._add_fragment(self._partial, frame)
         elif kind is CLOSE:
             self._on_close_frame(frame.get_payload_as_bytes())

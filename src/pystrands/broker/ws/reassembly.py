@@ -5,7 +5,7 @@ from typing import Final
 
 from pystrands.protocol.close_codes import INVALID_PAYLOAD, MESSAGE_TOO_BIG, POLICY_VIOLATION
 
-__all__ = ["BadMessageError", "Reassembly"]
+__all__ = ["MAX_FRAGMENTS", "BadMessageError", "Reassembly"]
 
 MAX_FRAGMENTS: Final = 100_000
 """Fragments of one message: those of no bytes have no other bound, and each costs time."""
@@ -24,15 +24,18 @@ class BadMessageError(Exception):
 
 
 class Reassembly:
-    """One message whose end is still to come. `text`: it has to be UTF-8; `limit`: bytes that it may have in all."""
+    """One message whose end is still to come.
 
-    __slots__ = ("_content", "_decoder", "_fragments", "_limit")
+    `text`: it has to be UTF-8. `limit`, `fragments`: how many bytes and fragments it may have in all.
+    """
 
-    def __init__(self, *, text: bool, limit: int) -> None:
+    __slots__ = ("_content", "_decoder", "_left", "_limit")
+
+    def __init__(self, *, text: bool, limit: int, fragments: int = MAX_FRAGMENTS) -> None:
         self._content = bytearray()
         self._decoder = _decoder() if text else None
         self._limit = limit
-        self._fragments = 0
+        self._left = fragments
 
     @property
     def size(self) -> int:
@@ -47,8 +50,8 @@ class Reassembly:
         content = self._content
         if len(content) + len(payload) > self._limit:
             raise BadMessageError(MESSAGE_TOO_BIG, "message too big", "message_too_big")
-        self._fragments += 1
-        if self._fragments > MAX_FRAGMENTS:
+        self._left -= 1
+        if self._left < 0:
             raise BadMessageError(POLICY_VIOLATION, "too many fragments", "too_many_fragments")
         content += payload
         decoder = self._decoder

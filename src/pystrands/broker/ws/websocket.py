@@ -31,6 +31,7 @@ from pystrands.broker.ws.incoming import (
     MessageReceiver,
 )
 from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
+from pystrands.broker.ws.reassembly import MAX_FRAGMENTS
 from pystrands.broker.ws.turns import ReadTurns, monotonic
 from pystrands.protocol.close_codes import (
     ABNORMAL_CLOSURE,
@@ -119,6 +120,7 @@ class WebSocketShared:
     send_limit: int = 1_048_576  # bytes waiting for one client before it is too slow
     close_timeout: float = 5.0  # seconds between our close frame and cutting the connection
     max_controls: int = 1000  # control frames of one client before `controls` is set to 0 again
+    max_fragments: int = MAX_FRAGMENTS  # of one message
     lingering: set["WebSocket"] = field(default_factory=set)  # closed, and what was sent is not out yet
     leaving: set["WebSocket"] = field(default_factory=set)  # closed, and what was read is not handled yet
     fat: dict["WebSocket", None] = field(default_factory=dict)  # those whose parser's buffer has grown
@@ -131,7 +133,9 @@ class WebSocketShared:
     def __post_init__(self) -> None:
         self.hangups = DisconnectWatcher(self.loop)
         self.turns = ReadTurns(self.loop)
-        self.incoming = IncomingShared(self.loop, self.receiver, self.hangups, self.max_message_size, self.max_controls)
+        self.incoming = IncomingShared(
+            self.loop, self.receiver, self.hangups, self.max_message_size, self.max_controls, self.max_fragments
+        )
 
     def spend(self, parser: Parser | None) -> None:
         """Keep a parser that is done with for as long as it may be running: until the next one is, or the turn is over.

@@ -405,7 +405,7 @@ async def test_cluster_rule_16_without_auto_reconnect_the_last_link_ends_it(stac
     await soon(running)
 
 
-async def test_cluster_rule_16_refused_by_one_the_others_go_on_and_by_all_it_is_raised(stack, red, caplog):
+async def test_cluster_rule_16_refused_by_one_the_others_go_on(stack, red, caplog):
     picky = await stack.enter_async_context(testing.broker(backend_token=("secret",)))
     client = Noting(at(red, picky), token="wrong")
     running = asyncio.create_task(client.run_forever())
@@ -417,6 +417,25 @@ async def test_cluster_rule_16_refused_by_one_the_others_go_on_and_by_all_it_is_
     await client.disconnect()
     await soon(running)
 
+
+async def test_cluster_rule_16_one_that_has_refused_is_tried_again_later(stack, red, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("pystrands.client.brokers.REFUSED_FOR", 0.2)
+    tokens = tmp_path / "tokens"
+    tokens.write_text("other\n")
+    tokens.chmod(0o600)
+    picky = await stack.enter_async_context(testing.broker(backend_token_file=str(tokens)))
+    tell(red, picky)
+    client = Noting(at(red), token="new")
+    assert await client.connect()
+    stack.push_async_callback(client.disconnect)
+    await until(lambda: "refuses this backend" in caplog.text)
+    tokens.write_text("other\nnew\n")
+    picky.reload()
+    await linked(client, red, picky)
+
+
+async def test_cluster_rule_16_refused_by_all_it_is_raised(stack):
+    picky = await stack.enter_async_context(testing.broker(backend_token=("secret",)))
     other = await stack.enter_async_context(testing.broker(backend_token=("secret",)))
     with pytest.raises(Refused, match="the token is wrong"):
         await soon(Noting(at(other, picky), token="wrong").run_forever())

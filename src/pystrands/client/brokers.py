@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 HOME_PATIENCE: Final = 1.0
 """Seconds for which what is sent outside of handlers waits for the home link, where it could go by another one."""
+REFUSED_FOR: Final = 60.0
+"""Seconds until a broker that has refused this backend, as others have not, is tried again."""
 GONE_AFTER: Final = 2.0
 """Seconds without a link after which a broker is gone that no other broker knows."""
 _LOOK_AGAIN: Final = 0.1
@@ -57,8 +59,8 @@ class Brokers(Surroundings):
         self._use = use
         self._ended = ended
         self._is_closing = False
-        self._refused: set[str] = set()
-        """Brokers that don't let this backend in: it would be the same the next time."""
+        self._refused: dict[str, asyncio.TimerHandle] = {}
+        """Brokers that don't let this backend in, which would be the same the next time; each with what ends that."""
         self._retiring: dict[BrokerConnection, asyncio.Task[None]] = {}
         """Connections that no link comes to any more, while handlers hear of the end of their clients."""
         self._timer: asyncio.TimerHandle | None = None
@@ -280,10 +282,24 @@ class Brokers(Surroundings):
                 self._ended()
             connection.outgoing.end()
             return
+        seeds, connection.seeds = connection.seeds, []
         if connection.supervisor.refusal:
-            self._refused.add(connection.broker_id or connection.expected)
-        connection.seeds.clear()
+            broker_id = connection.broker_id or connection.expected
+            self._refused[broker_id] = self._loop.call_later(REFUSED_FOR, self._try_again, broker_id, seeds)
         self._retire(connection, is_gone=False)
+
+    def _try_again(self, broker_id: str, seeds: list[BrokerAddress]) -> None:
+        """A broker that has refused this backend may have other tokens now."""
+        del self._refused[broker_id]
+        self._know_seeds(seeds)
+        for each in self.connections:
+            for peer in each.peers or ():
+                self._see_peer(peer.broker_id, peer.address)
+
+    def _know_seeds(self, seeds: list[BrokerAddress]) -> None:
+        for seed in seeds:
+            if not self._has(seed):
+                self._know(self._make(seed, persistent=True), is_seed=True)
 
     def _of(self, broker_id: str, but: BrokerConnection | None = None) -> BrokerConnection | None:
         for each in self.connections:
@@ -381,9 +397,7 @@ class Brokers(Surroundings):
         """End one connection, while others go on."""
         self.connections.remove(connection)
         self.choice.remove(connection.calls)
-        for seed in connection.seeds:
-            if not self._has(seed):
-                self._know(self._make(seed, persistent=True), is_seed=True)
+        self._know_seeds(connection.seeds)
         self._choose()
         self._see_home()
         connection.abandon(is_gone=is_gone)
@@ -415,7 +429,7 @@ class Brokers(Surroundings):
     def leave(self) -> None:
         """Begin the end of all connections."""
         self._is_closing = True
-        self._cancel_timer()
+        self._cancel_timers()
         self._notify_at_home()
         for each in self.connections:
             each.leave()
@@ -435,6 +449,7 @@ class Brokers(Surroundings):
         """Wait until handlers have heard of all that is gone."""
         while self._retiring:
             await asyncio.wait(list(self._retiring.values()))
+            await asyncio.sleep(0)  # those that are done are struck off in this turn
 
     async def left(self, expired: "asyncio.Future[None]") -> bool:
         """Wait until all brokers have said that no more events come; return whether that could be waited for."""
@@ -453,14 +468,16 @@ class Brokers(Surroundings):
     def drop(self) -> None:
         """Let go of everything, at once."""
         self._is_closing = True
-        self._cancel_timer()
+        self._cancel_timers()
         self._notify_at_home()
         for task in list(self._retiring.values()):
             task.cancel()
         for each in (*self.connections, *self._retiring):
             each.drop()
 
-    def _cancel_timer(self) -> None:
+    def _cancel_timers(self) -> None:
+        for timer in self._refused.values():
+            timer.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

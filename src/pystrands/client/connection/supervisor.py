@@ -166,7 +166,7 @@ class Supervisor:
 
     async def _open(self) -> BrokerLink | None:
         link: BrokerLink | None = None
-        self._is_there = self.is_unreachable = False
+        self._is_there = False
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 link = await self._connect()
@@ -190,6 +190,7 @@ class Supervisor:
             self._addresses.failed()
             self.is_unreachable = True
             return None
+        self.is_unreachable = False
         problem = ""
         if link.problem:
             problem = f"{self._broker} {link.problem}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pystrands.broker.backends import authenticator as gate_module
+from pystrands.broker.backends import authenticator as module
 from pystrands.broker.backends.authenticator import MISSING, OLD, TOO_LONG, WRONG, LinkAuthenticator, read_tokens
 from pystrands.errors import ConfigError
 from pystrands.protocol.messages import SENDER, TOOL, HelloParams
@@ -81,7 +81,7 @@ def test_tokens_are_compared_in_constant_time_with_every_one(monkeypatch):
     class Spy:
         compare_digest = staticmethod(compare)
 
-    monkeypatch.setattr(gate_module, "hmac", Spy)
+    monkeypatch.setattr(module, "hmac", Spy)
     several = authenticator("one", "a much longer token", "three")
     for token in ("one", "three", "wrong", "x" * 60_000, "\ud800"):
         compared.clear()

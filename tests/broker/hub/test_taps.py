@@ -160,7 +160,7 @@ async def test_a_tool_is_no_backend():
     assert len(world.backends) == 0
     assert list(world.backends.sessions) == []
     assert world.backends.choose() is None
-    assert not world.gate.is_ready()
+    assert not world.requests.is_ready()
     backend = Peer(world)
     (request,) = await backend.heard()
     backend.say("response", request["request_id"], accepted=True)

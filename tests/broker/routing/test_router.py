@@ -106,7 +106,7 @@ class World:
         self.router, self.lifecycle, self.backends = make_router(
             loop, self.engine, self.rooms, self.queue, self.counters, **times
         )
-        self.gate: Any = self.router.connection_requests
+        self.requests: Any = self.router.connection_requests
         self.links = LinkShared(
             loop=loop, owner=self.lifecycle, authenticator=LinkAuthenticator(clock=loop.time, counters=self.counters),
             greeting=Greeting(HelloParams()),
@@ -116,7 +116,7 @@ class World:
 
     def knock(self, path: str = "/room") -> FakeHandshake:
         handshake = FakeHandshake(self.router, path)
-        self.gate.connection_request(handshake)
+        self.requests.connection_request(handshake)
         return handshake
 
     async def admit(self, peer: Peer, client_id: str | None = None, **answer: Any) -> FakeWebSocket:
@@ -170,13 +170,13 @@ async def test_a_rejection_is_a_403():
     (request,) = await peer.heard()
     peer.say("response", request["request_id"], accepted=False)
     assert handshake.refused is not None and handshake.refused[0] == 403
-    assert len(world.gate) == 0
+    assert len(world.requests) == 0
 
 
 async def test_without_a_backend_a_client_is_held_and_then_let_in_by_the_one_that_comes():
     world = World()
     handshake = world.knock()
-    assert not world.gate.is_ready()
+    assert not world.requests.is_ready()
     peer = Peer(world)
     (request,) = await peer.heard()
     peer.say("response", request["request_id"], accepted=True)
@@ -200,7 +200,7 @@ async def test_no_answer_is_a_504_and_the_silent_link_gets_no_new_clients_until_
         await asyncio.sleep(0)
     assert handshake.refused[0] == 504
     (request,) = await peer.heard()
-    assert not world.gate.is_ready()
+    assert not world.requests.is_ready()
     held = world.knock()
     assert await peer.heard() == []
     peer.say("response", request["request_id"], accepted=True)  # too late, but a sign of life
@@ -273,8 +273,8 @@ async def test_a_client_that_leaves_before_the_verdict_is_forgotten():
     handshake = world.knock()
     (request,) = await peer.heard()
     handshake.is_gone = True
-    world.gate.connection_gone(handshake)
-    assert (len(world.gate), peer.session.load) == (0, 0)
+    world.requests.connection_gone(handshake)
+    assert (len(world.requests), peer.session.load) == (0, 0)
     peer.say("response", request["request_id"], accepted=True)
     assert await peer.heard() == []
 
@@ -495,7 +495,7 @@ async def test_unknown_actions_and_params_are_ignored():
 async def test_a_peer_whose_first_line_is_garbage_never_becomes_a_backend():
     world = World()
     peer = Peer(world, hello=False)
-    assert not world.gate.is_ready()
+    assert not world.requests.is_ready()
     peer.raw(b"EHLO example.org\r\n")
     assert peer.transport.closed
     assert len(world.backends) == 0
@@ -508,14 +508,14 @@ async def test_a_silent_peer_is_a_backend_of_protocol_1_after_a_while():
     assert len(world.backends) == 0
     while peer.link.session is None:
         await asyncio.sleep(0)
-    assert world.gate.is_ready()
+    assert world.requests.is_ready()
     assert not peer.session.binary
 
 
 async def test_stopping_refuses_who_waits_and_who_comes():
     world = World()
     waiting = world.knock()
-    world.gate.stop()
+    world.requests.stop()
     late = world.knock()
     assert waiting.refused is not None and late.refused is not None
     assert (waiting.refused[0], late.refused[0]) == (503, 503)
@@ -705,7 +705,7 @@ async def test_rule_08_a_backend_that_comes_is_asked_what_a_probe_has_not_answer
     probe = mute_peer(world)
     handshake = world.knock()
     assert len(await probe.asked()) == 1
-    await testing.until(lambda: world.gate._questions[handshake].wants_another)
+    await testing.until(lambda: world.requests._questions[handshake].wants_another)
     backend = Peer(world)
     (request_id,) = await backend.asked()
     backend.say("response", request_id, accepted=True)
@@ -724,13 +724,13 @@ async def test_rule_08_without_any_backend_but_those_that_say_nothing_it_is_503(
 async def test_rule_08_who_says_nothing_makes_a_broker_ready_only_where_all_speak_protocol_1():
     world = World()
     probe = mute_peer(world)
-    assert world.gate.is_ready()
+    assert world.requests.is_ready()
     backend = backend_of_protocol_2(world)
-    assert world.gate.is_ready()
+    assert world.requests.is_ready()
     backend.lose()
-    assert not world.gate.is_ready()
+    assert not world.requests.is_ready()
     probe.say("heartbeat")
-    assert world.gate.is_ready()
+    assert world.requests.is_ready()
 
 
 async def test_rule_08_messages_go_to_who_says_nothing_only_if_there_is_no_other():

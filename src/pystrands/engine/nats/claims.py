@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Final, final
 
 from pystrands.engine.cluster import Claimed, Node
-from pystrands.engine.nats.member import Member
 from pystrands.engine.nats.stamps import Stamps
 from pystrands.engine.nats.subscriptions import SLICE, Subscriptions
 from pystrands.engine.nats.talk import Claim, ClaimAnswer
@@ -64,7 +63,6 @@ class Claims:
         self._held: dict[str, _Held] = {}  # that which was claimed last is last
         self._asked: dict[int, _Asked] = {}
         self._to_repeat: deque[tuple[float, str, int]] = deque()
-        self._lost_at = 0.0
 
     def __len__(self) -> int:
         """How many ids are held."""
@@ -171,23 +169,13 @@ class Claims:
         self._asked[number] = _Asked(client_id, stamp, None, now + _TIMEOUT)
         self._send(number, client_id, stamp, is_repeated=True)
 
-    def on_disconnected(self, now: float) -> None:
-        """Take note of when others could be asked last; who waits for them is let in."""
-        self._lost_at = now
+    def on_disconnected(self) -> None:
+        """Let in who waits for others: they can't be asked any more."""
         for number in list(self._asked):
             self.on_nobody(number)
 
-    def on_connected(self, now: float) -> None:
-        """Repeat the claims that nobody has heard."""
-        self.repeat_since(self._lost_at, now)
-
-    def on_returned(self, member: Member, since: float, now: float) -> None:
-        """Repeat the claims that another broker has not heard."""
-        if member.is_met:
-            self.repeat_since(since, now)
-
     def repeat_since(self, since: float, now: float) -> None:
-        """Repeat the claims that were made after that time, or shortly before."""
+        """Repeat the claims that were made after that time, or shortly before: somebody has not heard them."""
         found = []
         for client_id in reversed(self._held):
             held = self._held[client_id]

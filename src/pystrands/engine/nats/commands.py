@@ -13,6 +13,8 @@ __all__ = ["UNREACHABLE", "Commands"]
 UNREACHABLE: Final = "other brokers can't be reached: the connection to NATS is lost"
 _AGAIN: Final = 1.0
 """Seconds after which a command is sent again."""
+_SOON: Final = 0.2
+"""Seconds after which it is where a broker is away that may have the client."""
 _REMEMBERED: Final = 60.0
 """Seconds for which it is remembered that a command was done, and what came of it."""
 _MAX_DONE_BYTES: Final = 4 * 1024 * 1024
@@ -93,6 +95,12 @@ class Commands:
         asked = self._asked.get(number)
         if asked is not None:
             self._end(number, asked, None, "")
+
+    def on_unknown(self, number: int, now: float) -> None:
+        """Nobody has that client now, and one who may have it is away: ask soon again."""
+        asked = self._asked.get(number)
+        if asked is not None:
+            asked.sent = now - _AGAIN + _SOON
 
     def _end(self, number: int, asked: _Asked, answer: bytes | None, problem: str) -> None:
         del self._asked[number]

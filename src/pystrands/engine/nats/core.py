@@ -116,10 +116,15 @@ class Core(TransportOwner, MembershipOwner):
             return
         if number == 0:
             self.membership.on_nobody()
-        else:
+            return
+        self.claims.on_nobody(number)  # it is repeated to who is away
+        now = self.now()
+        if self.membership.all_listen(now):
             self.commands.on_nobody(number)
-            self.claims.on_nobody(number)
             self.tallies.on_nobody(number)
+        else:
+            self.commands.on_unknown(number, now)
+            self.tallies.on_unknown(number, now)
 
     def _on_talk(self, payload: bytes) -> None:
         head = unpack_head(payload)
@@ -204,13 +209,12 @@ class Core(TransportOwner, MembershipOwner):
 
     def on_disconnected(self) -> None:
         """Go on alone; what is published is kept."""
-        now = self.now()
         self._is_making = False
         self.membership.on_disconnected()
         self.subscriptions.on_disconnected()
         self.receiver.on_disconnected()
         self.tallies.on_disconnected()
-        self.claims.on_disconnected(now)
+        self.claims.on_disconnected()
 
     def work(self) -> None:
         """Do what was put off to the next turn."""
@@ -221,7 +225,7 @@ class Core(TransportOwner, MembershipOwner):
             else:
                 self._is_making = False
                 self.receiver.on_listening(now)
-                self.claims.on_connected(now)
+                self.membership.say_beat(now)
                 self.surveys.on_connected()
                 self.commands.on_connected(now)
         self.receiver.ask(now)
@@ -264,9 +268,9 @@ class Core(TransportOwner, MembershipOwner):
         if self.node is not None:
             self.node.on_peers(self.membership.peers)
 
-    def on_returned(self, member: Member, since: float) -> None:
+    def on_returned(self, since: float) -> None:
         """Repeat what another broker has not heard."""
-        self.claims.on_returned(member, since, self.now())
+        self.claims.repeat_since(since, self.now())
 
     def on_dead(self, member: Member) -> None:
         """Wait for nothing more of another broker."""

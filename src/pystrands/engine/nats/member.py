@@ -13,6 +13,7 @@ class Member:
         "address",
         "after",
         "asked",
+        "away_since",
         "base",
         "beat",
         "broker_id",
@@ -23,6 +24,7 @@ class Member:
         "is_alive",
         "is_behind",
         "is_draining",
+        "is_listening",
         "is_met",
         "number",
         "promised",
@@ -39,6 +41,10 @@ class Member:
         self.subject = subject
         self.address = ""
         self.is_draining = False
+        self.away_since = -1.0
+        """When it was heard last before it was away; negative where it knows all that was said since."""
+        self.is_listening = False
+        """Whether what is for its clients reaches it, as it has said since we are connected."""
         self.is_alive = True
         self.heard = now
         self.greeted = -1.0

@@ -18,6 +18,8 @@ __all__ = ["BEAT_INTERVAL", "DEAD_AFTER", "Membership", "MembershipOwner"]
 
 BEAT_INTERVAL: Final = 1.0
 """Seconds between heartbeats."""
+_LATE: Final = 1.5
+"""Seconds of silence after which a broker may be away."""
 DEAD_AFTER: Final = 5.0
 """Seconds of silence after which a broker is dead."""
 _MISSED: Final = 60.0
@@ -43,7 +45,7 @@ class MembershipOwner:
         """What others are to know of the other brokers has changed."""
 
     @abstractmethod
-    def on_returned(self, member: Member, since: float) -> None:
+    def on_returned(self, since: float) -> None:
         """A broker can be reached again, which could not since that time at the latest."""
 
     @abstractmethod
@@ -100,6 +102,10 @@ class Membership:
         """Whether no other broker lives."""
         return not self._members
 
+    def all_listen(self, now: float) -> bool:
+        """Whether nobody is away from NATS, or has not subscribed again: who answers for no client then has none."""
+        return all(each.is_listening and now - each.heard <= _LATE for each in self._members.values())
+
     def lag(self, now: float) -> float:
         """Return how long that one of them has been silent which has been longest."""
         return max((now - each.heard for each in self._members.values()), default=0.0)
@@ -115,6 +121,7 @@ class Membership:
             self.is_draining,
             self._stamps.newest,
             VERSION,
+            self._receiver.is_listening,
         )
 
     def say_beat(self, now: float) -> None:
@@ -177,6 +184,7 @@ class Membership:
         else:
             was_away, since = now - member.heard > DEAD_AFTER or member.epoch != epoch, member.heard
         member.heard = now
+        member.is_listening = beat.is_listening
         if epoch != member.epoch:
             member.epoch = epoch
             member.seq = beat.seq
@@ -186,8 +194,11 @@ class Membership:
             self._voice.say(member.subject, AskTails(member.safe))  # what was between is known by nobody else
         member.beat = max(beat.beat, member.beat)
         member.seq = beat.seq
-        if was_away:
-            self._owner.on_returned(member, since)
+        if was_away and member.away_since < 0:
+            member.away_since = since
+        if member.away_since >= 0 and member.is_listening and member.is_met:
+            since, member.away_since = member.away_since, -1.0
+            self._owner.on_returned(since)
         if (member.address, member.is_draining) != (beat.address, beat.is_draining):
             member.address, member.is_draining = beat.address, beat.is_draining
             self._tell()
@@ -302,6 +313,7 @@ class Membership:
         self._next_beat = now + BEAT_INTERVAL
         for member in self._members.values():
             member.heard = now
+            member.is_listening = False
         self._answer_by = now + DEAD_AFTER
         self._call(now, self._voice.mine + b".0")
 
@@ -309,6 +321,9 @@ class Membership:
         """NATS is gone, and nobody can be heard."""
         self.is_connected = False
         self._is_asking = False
+        for member in self._members.values():
+            if member.away_since < 0:
+                member.away_since = member.heard
 
     def on_nobody(self) -> None:
         """Nobody was there to hear our hello."""

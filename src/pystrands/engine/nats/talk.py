@@ -55,6 +55,8 @@ class Beat(Talk, frozen=True, array_like=True):
     """The newest stamp of a claim that it has seen."""
     version: int
     """The newest version that it understands."""
+    is_listening: bool = True
+    """Whether it has subscribed, on its present connection, to all that it wants."""
 
 
 class Hello(Talk, frozen=True, array_like=True):

@@ -14,6 +14,8 @@ __all__ = ["Tallies"]
 
 _AGAIN: Final = 1.0
 """Seconds after which the question is asked again."""
+_SOON: Final = 0.2
+"""Seconds after which it is where a broker is away that may have the client."""
 _GIVEN_UP: Final = 15.0
 """Seconds after which a question of others that can't be answered is forgotten."""
 _MAX_PENDING: Final = 1000
@@ -137,6 +139,12 @@ class Tallies:
         tally = self._tallies.get(number)
         if tally is not None:
             self._end(tally)
+
+    def on_unknown(self, number: int, now: float) -> None:
+        """Nobody has that client now, and one who may have it is away: ask soon again."""
+        tally = self._tallies.get(number)
+        if tally is not None:
+            tally.sent = now - _AGAIN + _SOON
 
     def on_dead(self, sender: int) -> None:
         """Wait no more for a broker."""

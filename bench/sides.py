@@ -84,10 +84,11 @@ def cluster(brokers: int, backends: int, src: Path = COMPILED) -> Starter:
     def start(log: Path) -> Iterator[Running]:
         _check(src)
         env = {"PYTHONPATH": str(src)}
-        ws_ports, tcp_ports = free_ports(2 * brokers)[:brokers], free_ports(2 * brokers)[brokers:]
         pids = {}
         with ExitStack() as stack:
             url, pids["nats"] = stack.enter_context(nats_server(log))
+            ports = free_ports(2 * brokers)
+            ws_ports, tcp_ports = ports[:brokers], ports[brokers:]
             for number, (ws, tcp) in enumerate(zip(ws_ports, tcp_ports, strict=True), 1):
                 command = [sys.executable, "-m", "pystrands", "server", "--ws-port", str(ws), "--tcp-port", str(tcp)]
                 command += ["--nats-url", url, "--log-level", "warning"]

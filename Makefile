@@ -65,6 +65,7 @@ fuzz: $(VENV)/.ready-fuzz ## look for bytes that break what reads them: half a m
 bench: $(VENV)/.ready-bench $(COMPILED)/.ready ## PyStrands, compiled, beside others: half an hour, and docs get the figures; QUICK=1: two minutes
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write)
 	$(if $(QUICK),,$(BIN)/python -m bench.grow --write)
+	$(if $(QUICK),,$(BIN)/python -m bench.cluster --write)
 
 lint: $(VENV)/.ready-test ## ruff: rules and format
 	$(BIN)/ruff check

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench.cases import Case
-from bench.growth_report import growth_tables
+from bench.growth_report import cluster_tables
 from bench.measure import Run, Timing, measure
 from bench.processes import BUILD, free_ports, process, wait_until_answers
 from bench.report import table, write_docs
@@ -163,9 +163,8 @@ async def _longest(probe: Any, seconds: float) -> float:
 
 def show(console: Console, results: Results) -> None:
     """Print what was measured."""
-    for each in growth_tables(results):
-        if "brokers" in each.title.lower():
-            console.print(table(each.heads, each.rows, each.title))
+    for each in cluster_tables(results):
+        console.print(table(each.heads, each.rows, each.title))
 
 
 def main() -> None:
@@ -194,7 +193,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 results.growth["reconnect"].append(asyncio.run(reconnect()))
                 progress.advance(task)
-    results.about["growth"] = {**machine(), "rounds": options.rounds, "seconds": options.seconds}
+    results.about["cluster"] = {**machine(), "rounds": options.rounds, "seconds": options.seconds}
     results.save()
     show(console, results)
     if options.write:

@@ -8,7 +8,7 @@ from bench.measure import Run
 from bench.results import Results, Spread
 from bench.svg import Bar, Bars, Line, Lines, bar_chart, line_chart
 
-__all__ = ["GrowthTable", "growth_charts", "growth_tables"]
+__all__ = ["GrowthTable", "cluster_tables", "growth_charts", "growth_tables"]
 
 CURVES = (
     ("connections", "connections", "Cost per message with more connections"),
@@ -45,8 +45,12 @@ def growth_tables(results: Results) -> list[GrowthTable]:
         rows.append([point, str(closed), _cell(runs, "us", "broker"), *_latency(runs)])
     tables.append(GrowthTable("Clients that stop reading, and the others", heads, rows))
     tables.append(_held(results.growth.get("held", {})))
-    tables.append(_crossing(results.growth.get("crossing", {})))
-    tables.append(_of_brokers(results.growth))
+    return [table for table in tables if table.rows]
+
+
+def cluster_tables(results: Results) -> list[GrowthTable]:
+    """Return the tables of several brokers, as far as that was measured."""
+    tables = [_crossing(results.growth.get("crossing", {})), _of_brokers(results.growth)]
     return [table for table in tables if table.rows]
 
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from bench.cases import CASES
 from bench.charts import case_charts
-from bench.growth_report import growth_charts, growth_tables
+from bench.growth_report import cluster_tables, growth_charts, growth_tables
 from bench.report import ROOT, write_docs
 from bench.results import Results, Spread, machine
 from bench.sides import SIDES
@@ -45,6 +45,12 @@ def results(tmp_path):
         "rooms": {"1": [run()], "10000": [run()]},
         "stalled": {"0": [run()], "15": [run(stalled_closed=15)]},
         "held": {"pystrands": [probe], "fastapi": [probe | {"inside": None}]},
+        "crossing": {
+            "1": [{"first": 9.0, "other": None, "nats": 0.1} | run()],
+            "2": [{"first": 9.0, "other": 3.0, "nats": 1.0} | run(), {"first": 9.5, "other": 4.0, "nats": 1.5} | run()],
+        },
+        "survey": [{"p50": 800.0, "p99": 2000.0}],
+        "reconnect": [{"before": 1.0, "after": 9.0}],
     }
     return found
 
@@ -112,7 +118,7 @@ def test_the_figures_come_back_from_the_file(results):
 def root(tmp_path):
     """A folder with copies of what gets figures."""
     (tmp_path / "docs/images").mkdir(parents=True)
-    for name in ("README.md", "docs/performance.md"):
+    for name in ("README.md", "docs/performance.md", "docs/several-brokers.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -129,6 +135,16 @@ def test_readme_and_docs_get_tables_and_charts(results, root):
     before = copy.copy(page)
     write_docs(results, root)
     assert (root / "docs/performance.md").read_text() == before, "written twice it is the same"
+
+
+def test_what_several_brokers_cost_is_on_their_page(results, root):
+    write_docs(results, root)
+    page = (root / "docs" / "several-brokers.md").read_text("utf-8")
+    assert "| 1 | 9.0 | | 0.1 | 0.1 | 1.0 |" in page
+    assert "| 2 | 9.2 (9.0 to 9.5) | 3.5 (3.0 to 4.0) | 1.2 (1.0 to 1.5) | 0.1 | 1.0 |" in page
+    assert "p50, ms | 0.8 |" in page and "| 9.0 |" in page
+    del results.growth["crossing"], results.growth["survey"], results.growth["reconnect"]
+    assert not cluster_tables(results)
 
 
 def test_what_it_was_measured_on_has_the_congestion_control(results, root):

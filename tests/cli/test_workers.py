@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -66,6 +67,7 @@ def clients_of(system):
 # ---- serving
 
 
+@pytest.mark.usefixtures("measured")
 async def test_cluster_rule_19_workers_share_the_port_for_clients_and_have_ports_of_their_own_for_the_rest():
     async with WorkersProcess(2) as system, backends(system), contextlib.AsyncExitStack() as stack:
         assert len(set(system.ports("backends"))) == len(set(system.ports("metrics"))) == 2
@@ -134,6 +136,7 @@ async def test_cluster_rule_01_what_one_client_sends_to_a_room_comes_in_order_at
 # ---- killed
 
 
+@pytest.mark.usefixtures("measured")
 async def test_cluster_rule_19_a_killed_worker_has_a_successor_and_its_clients_are_those_of_one_only():
     async with WorkersProcess(2, "--close-timeout=1") as system, backends(system):
         first, second = system.workers
@@ -153,6 +156,7 @@ async def test_cluster_rule_19_a_killed_worker_has_a_successor_and_its_clients_a
         await system.all_are_gone()
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("who", ["nats", "keeper"])
 async def test_cluster_rule_19_a_killed_nats_server_has_a_successor_at_the_same_port(who):
     async with WorkersProcess(2, "--close-timeout=1") as system:
@@ -277,6 +281,7 @@ async def test_cluster_rule_20_a_rolling_restart_of_workers_under_connects_turns
         assert "was ended by" not in system.log
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_worker_that_does_not_come_leaves_its_share_to_the_others_until_it_does(tmp_path):
     """The supervisor alone, with workers of a few lines: the second one's successor does not begin to serve."""
     program = tmp_path / "program.py"
@@ -286,13 +291,16 @@ def test_a_worker_that_does_not_come_leaves_its_share_to_the_others_until_it_doe
         port, victim = int(child.stdout.readline()), int(child.stdout.readline())
 
         def answers():
-            while True:
-                with socket.create_connection(("127.0.0.1", port), WITHIN) as sock:
-                    with contextlib.suppress(ConnectionResetError):  # it waited for one that does not come
-                        return sock.recv(1)
+            answer = b""
+            while not answer:
+                with contextlib.suppress(ConnectionError):  # it waited for one that does not come
+                    with socket.create_connection(("127.0.0.1", port), WITHIN) as sock:
+                        answer = sock.recv(1)
+            return answer
 
         assert {answers() for _ in range(30)} == {b"1", b"2"}
         os.kill(victim, signal.SIGKILL)
+        testing.until_sync(lambda: not psutil.pid_exists(victim), WITHIN)
         assert {answers() for _ in range(30)} == {b"1"}
         (tmp_path / "go").touch()
         end = time.monotonic() + WITHIN
@@ -336,6 +344,59 @@ while True:
     conn, _ = listener.accept()
     conn.sendall(str(place.number).encode())
     conn.close()
+"""
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_worker_that_does_not_end_is_killed_and_one_that_can_not_start_again_is_told(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(STUBBORN)
+    child = subprocess.Popen(
+        [sys.executable, program, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        pid = int(child.stdout.readline())
+        os.kill(pid, signal.SIGKILL)
+        testing.until_sync((tmp_path / "2 has failed twice").exists, WITHIN)
+        child.terminate()
+        _, log = child.communicate(timeout=WITHIN)
+    finally:
+        child.kill()
+        child.communicate()
+    assert child.returncode == 0
+    assert not psutil.pid_exists(int((tmp_path / "1").read_text()))
+    assert f"worker 2 (process {pid}) was ended by SIGKILL; another one begins" in log
+    assert "worker 2 can't start: no room" in log
+    assert "ended with exit code 7; another one begins in 0.1 s" in log
+    assert re.search(r"worker 1 \(process \d+\) does not end, and is killed", log)
+
+
+STUBBORN = """
+import logging, os, sys, time
+from pathlib import Path
+from pystrands.broker.config import BrokerConfig
+from pystrands.cli.workers.sockets import bind_for_workers
+from pystrands.cli.workers.supervisor import Supervisor
+
+logging.basicConfig(level="INFO")
+folder = Path(sys.argv[1])
+place = Supervisor(
+    sockets=bind_for_workers(BrokerConfig(ws_port=0, tcp_port=0), 2),
+    nats=None,
+    on_ready=lambda: print((folder / "2").read_text(), flush=True),
+    stop_within=0.3,
+).run()
+if place is None:
+    sys.exit()
+mark = folder / str(place.number)
+if mark.exists():
+    place.has_failed("no room", 1)
+    before = folder / f"{place.number} has failed"
+    (folder / f"{place.number} has failed twice" if before.exists() else before).touch()
+    sys.exit(7)
+mark.write_text(str(os.getpid()))
+place.is_ready()
+time.sleep(3600)
 """
 
 
@@ -406,6 +467,7 @@ def test_a_port_that_another_program_has_is_told_though_it_would_share_it():
         assert f"127.0.0.1:{port} is in use by another program" in refusal(f"--ws-port={port}", "--tcp-port=0", code=1)
 
 
+@pytest.mark.usefixtures("measured")
 def test_workers_that_can_not_start_say_so_once_and_nobody_is_left(tmp_path):
     child = subprocess.run(
         [

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -76,6 +77,17 @@ async def test_cluster_rule_19_workers_share_the_port_for_clients_and_have_ports
         counts = await asyncio.to_thread(clients_of, system)
         assert sum(counts) == 40
         assert all(counts), "the kernel spreads them"
+        status = [
+            sys.executable,
+            "-m",
+            "pystrands",
+            "status",
+            "--json",
+            "--once",
+            f"--tcp-port={system.ports('backends')[1]}",
+        ]
+        told = json.loads(await asyncio.to_thread(subprocess.check_output, status, timeout=WITHIN))
+        assert told["clients"] == counts[1]
         await stack.aclose()
         assert await system.end() == 0
         await system.all_are_gone()

@@ -1,5 +1,3 @@
-import pytest
-
 from pystrands.engine.base import Sink
 from pystrands.engine.memory import MemoryEngine
 from pystrands.engine.publication import Audience, Publication
@@ -14,7 +12,6 @@ class Recorder(Sink):
         return 3, 2
 
 
-@pytest.mark.interpreted
 async def test_what_is_published_is_delivered_as_it_is_while_the_engine_runs():
     sink, engine = Recorder(), MemoryEngine()
     publication = Publication(Audience.ROOM, "r", "hello", ("ann",), "key")

@@ -10,6 +10,7 @@ from pystrands.engine.publication import Delivered, Publication
 __all__ = ["Delivered", "Engine", "Sink"]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have doubles
 class Sink(ABC):
     """Takes messages for the clients of this broker."""
 

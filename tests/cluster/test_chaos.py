@@ -227,4 +227,4 @@ async def test_brokers_backends_and_nats_die_while_clients_send(tmp_path, seed):
 async def test_a_minute_of_chaos_in_a_cluster(tmp_path, seed):
     deck = Storm.OF_PARTS + Storm.OF_NATS
     figures = await chaos(tmp_path, seed, seconds=60, deck=deck, clients=40, rate=5)
-    assert figures["counters"]["engine_repairs"] > 0 and figures["handled_again"] > 0
+    assert figures["counters"]["engine_repairs"] > 0

@@ -1,4 +1,4 @@
-"""A client_id that is in use at another broker, over a double of the engine: cluster rule 14."""
+"""A client_id that is in use at another broker, over a double of the engine: CLUSTER rule 14."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Which client ids this broker has among all brokers: who comes takes his from whoever has it (cluster rule 14)."""
+"""Which client ids this broker has among all brokers: who comes takes his from whoever has it (CLUSTER rule 14)."""
 
 from collections.abc import Callable
 from functools import partial

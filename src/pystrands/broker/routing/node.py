@@ -84,7 +84,7 @@ class BrokerNode(Node):
         self._peers_changed(peers)
 
     def on_gap(self, broker_id: str, lost: int) -> None:
-        """Tell the backends, whose clients have missed what they sent, or their like (cluster rule 8)."""
+        """Tell the backends, whose clients have missed what they sent, or their like (CLUSTER rule 8)."""
         many = "a message" if lost == 1 else f"up to {lost} messages"
         text = (
             f"{many} of the broker {broker_id} did not come to this one, and will not: the two were apart for longer "

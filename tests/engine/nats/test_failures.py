@@ -4,9 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pystrands.engine.nats.options import NatsOptions
+from pystrands.engine.nats.server_info import ServerInfo
+from pystrands.engine.nats.supervisor import Supervisor
 from tests.engine.nats.support import connected, make, synced, until
 from tests.nats_server import Key, NatsServer
 
@@ -246,6 +251,35 @@ async def test_an_owner_that_fails_costs_the_link_and_no_more(caplog):
             other.publish(b"a", b"y")
             await until(lambda: owner.payloads == [b"y"])
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_owner_that_fails_at_its_beginning_gets_another_link(caplog):
+    with NatsServer() as server:
+        async with connected(server.url) as (_, owner):
+            began, owner.on_connected = owner.on_connected, lambda: 1 // 0
+            server.restart()
+            await until(lambda: owner.changes[:3] == ["up", "down", "down"])
+            owner.on_connected = began
+            await until(lambda: owner.changes[-1] == "up")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_server_without_headers_is_told():
+    with NatsServer(config="no_header_support: true") as server:
+        connection, _ = make(server.url)
+        with pytest.raises(TimeoutError, match=r"has no headers \(nats-server before 2.2, or no_header_support\)"):
+            await connection.start(1)
+
+
+async def test_a_secret_that_travels_in_the_clear_is_told_once(caplog):
+    link: Any = SimpleNamespace(info=ServerInfo(), is_exposed=True)
+    for url, what in (("nats://t0ken@10.0.0.1", "the token"), ("nats://u:passw0rd@10.0.0.1", "the password")):
+        caplog.clear()
+        supervisor = Supervisor(NatsOptions(urls=(url,)), asyncio.get_running_loop(), print, print)
+        for _ in range(3):
+            supervisor._tell_of(link)
+        (told,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+        assert told == f"{what} for NATS travels in the clear to nats://10.0.0.1:4222: use tls://, or a private network"
 
 
 # --- many subscriptions ---

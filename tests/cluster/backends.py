@@ -15,6 +15,10 @@ class Named(AsyncPyStrandsClient):
         self.heard = []
         self.errors = []
 
+    def names(self, what):
+        """The ids of the clients of which it has heard that, in order."""
+        return sorted(each[1] for each in self.heard if each[0] == what)
+
     async def on_connection_request(self, request):
         request.context.client_id = request.url.strip("/")
         request.context.room_id = "lobby"

@@ -176,8 +176,7 @@ async def one_is_left(one, two):
     async with linked_to([one, two]) as named:
         await asyncio.gather(*[one_is_left_of((one, two), f"same-{number}", named) for number in range(30)])
         await until(lambda: one.status()["clients"] == two.status()["clients"] == 0, WITHIN)
-        gone = [name for what, name in named.heard if what == "gone"]
-        assert sorted(gone) == sorted(name for what, name in named.heard if what == "new")
+        await until(lambda: named.names("gone") == named.names("new"), WITHIN)
 
 
 async def one_is_left_of(brokers, name, named):

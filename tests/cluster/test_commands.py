@@ -70,7 +70,7 @@ async def test_cluster_rule_13_a_broker_that_does_not_answer_is_an_error_unless_
 async def test_cluster_rule_09_apart_from_the_others_a_broker_serves_its_own_and_says_so():
     async with cluster() as ((one, here), (two, _)):
         async with connect(one, "/ann") as ann, connect(two, "/bob") as bob:
-            one.engine.cut()
+            one.engine.together.cut()
             sent = await here.send_room_message("lobby", "x", confirm=True)
             assert (sent, sent.complete) == (Confirmation(1, 0), False)
             assert await ann.receive() == "x"
@@ -80,7 +80,7 @@ async def test_cluster_rule_09_apart_from_the_others_a_broker_serves_its_own_and
             with pytest.raises(PyStrandsError, match="other brokers can't be reached"):
                 await here.join_room("bob", "kitchen")
             assert await here.join_room("ann", "kitchen") is True
-            one.engine.mend()
+            one.engine.together.mend()
             assert await here.join_room("bob", "kitchen") is True
             assert await here.send_private_message("bob", "back", confirm=True) == Confirmation(1, 0)
             assert await bob.receive() == "back"

@@ -32,6 +32,16 @@ class Together:
         """Who an engine reaches, mute ones as well."""
         return [each for each in self.engines if each is not engine and not each.is_cut and not engine.is_cut]
 
+    def cut(self):
+        """Have nobody reach anybody, as without NATS: all go on with what they knew."""
+        for engine in self.engines:
+            engine.is_cut = True
+
+    def mend(self):
+        for engine in self.engines:
+            engine.is_cut = False
+        self.changed()
+
     def changed(self):
         """Tell all who the others are; who is cut off goes on with what it knew."""
         for engine in self.engines:

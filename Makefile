@@ -12,7 +12,7 @@ WORKERS ?= 2
 # Tests begin hundreds of processes, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-cluster test test-source test-beside test-compiled chaos soak fuzz bench docs lint types format clean
+.PHONY: help demo demo-cluster test test-sources test-source test-nats test-beside test-compiled chaos soak fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -26,16 +26,19 @@ demo-cluster: $(VENV)/.ready-cluster ## the same with three brokers on a NATS se
 
 test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory -j3 types test-source test-beside
-	@$(MAKE) --no-print-directory test-nats
+	@$(MAKE) --no-print-directory -j3 types test-sources test-beside
 	@echo "All checks passed."
+
+test-sources:
+	@$(MAKE) --no-print-directory test-source
+	@$(MAKE) --no-print-directory test-nats
 
 test-source: $(VENV)/.ready-test
 	$(BIN)/coverage erase
 	nice -n 3 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
 
 test-nats: $(VENV)/.ready-test ## the end-to-end tests with brokers on NATS
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --engine nats tests/e2e
+	nice -n 3 $(BIN)/pytest -n $(WORKERS) --dist loadfile --engine nats tests/e2e
 
 # One process more: together they have two cores' worth of work to the end. It takes as long as the others together, so
 # those are nice to it.

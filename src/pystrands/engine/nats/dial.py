@@ -10,9 +10,9 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final, Self, TypeVar, cast
 
+from pystrands.build import VERSION
 from pystrands.engine.nats.credentials import Credentials, tls_context
 from pystrands.engine.nats.link import LinkOwner, NatsLink
 from pystrands.engine.nats.options import NatsOptions, NatsServer
@@ -33,7 +33,6 @@ _OPTIONS: Final = {
     "protocol": 1,
     "lang": "python",
 }
-_VERSION: Final = version("pystrands")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ async def _greet(
             raise OSError(link.problem or "closed the connection")
         link.secured(secured)
     shown = secrets.credentials.shown(server, info.nonce)
-    link.write(connect({**_OPTIONS, "version": _VERSION, "name": options.name, "tls_required": is_tls, **shown}))
+    link.write(connect({**_OPTIONS, "version": VERSION, "name": options.name, "tls_required": is_tls, **shown}))
     await link.answer()
     _checked(link, "nats_credentials" if options.credentials else "nats_url")
 

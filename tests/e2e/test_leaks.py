@@ -43,6 +43,8 @@ async def come_and_go(warm_up: int, clients: int, growth: int) -> None:
     """Have clients come and go, some before memory is measured; it may have grown by so many bytes."""
     async with testing.broker() as broker, testing.backend(broker, Echo) as client:
         process = psutil.Process()
+        cluster = broker._engine.cluster
+        held = 0 if cluster is None else cluster.held_bytes
 
         async def lives(count: int) -> None:
             for first in range(0, count, 50):
@@ -50,6 +52,8 @@ async def come_and_go(warm_up: int, clients: int, growth: int) -> None:
                     for number in range(first, first + 50):
                         group.create_task(one_life(broker.ws_port, number))
             await testing.until(lambda: not broker.client_count and process.num_fds() <= descriptors)
+            if cluster is not None:  # which is told of each client a second time, a little later
+                await testing.until(lambda: cluster.held_bytes <= held)
 
         descriptors = process.num_fds()
         await lives(warm_up)  # caches and pools fill

@@ -195,6 +195,15 @@ def report(broker_id, uptime, received, **cluster):
     } | ({"cluster": {"address": "\x1b[31mhost:1", "connected": True, "draining": False} | cluster} if cluster else {})
 
 
+def test_the_table_of_brokers_says_which_they_are_where_there_is_little_room(capsys):
+    with ClusterPicture("here", live=False, console=Console(highlight=False, width=80)) as picture:
+        picture.show(
+            {"brokers": [report("a" * 32, 10, 100, address="10.20.30.40:8081")], "silent": [], "connected": True}
+        )
+    out = capsys.readouterr().out
+    assert "aaaaaaaa" in out and "10.20.30.40:8081" in out and "…" not in out.splitlines()[-2]
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_the_table_of_brokers(plain, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -25,6 +25,9 @@ from pystrands.cli.status_text import (
 )
 
 __all__ = ["ClusterPicture", "Picture"]
+
+_LESS_NEEDED: Final = ("rooms", "queue", "backends", "up")
+"""Columns of brokers that are left out where the terminal is too narrow, in this order."""
 
 
 class Picture:
@@ -74,7 +77,15 @@ class ClusterPicture(Picture):
 
     def _draw(self, report: Mapping[str, Any]) -> Group:
         rows = broker_rows(report, self._before)
-        return Group(Text(cluster_headline(report), "bold"), _table(BROKER_COLUMNS, rows, right=BROKER_NUMBERS))
+        table = _table(BROKER_COLUMNS, rows, right=BROKER_NUMBERS)
+        for name in _LESS_NEEDED:
+            if (
+                table.__rich_measure__(self._console, self._console.options.update(width=1000)).maximum
+                <= self._console.width
+            ):
+                break
+            table.columns = [column for column in table.columns if column.header != name]
+        return Group(Text(cluster_headline(report), "bold"), table)
 
 
 def _backends(report: Mapping[str, Any]) -> Table | Text:

@@ -28,7 +28,7 @@ __all__ = [
 
 BACKEND_COLUMNS: Final = ("backend", "clients", "in flight", "protocol", "state")
 BROKER_COLUMNS: Final = (
-    "broker", "address", "up", "clients", "rooms", "backends", "queue", "in per second", "out per second", "state",
+    "broker", "address", "up", "clients", "rooms", "backends", "queue", "in/s", "out/s", "state",
 )  # fmt: skip
 BROKER_NUMBERS: Final = range(3, 9)
 """Which of these are numbers."""

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -78,11 +79,9 @@ class ClusterPicture(Picture):
     def _draw(self, report: Mapping[str, Any]) -> Group:
         rows = broker_rows(report, self._before)
         table = _table(BROKER_COLUMNS, rows, right=BROKER_NUMBERS)
+        wide = self._console.options.update(max_width=1000)
         for name in _LESS_NEEDED:
-            if (
-                table.__rich_measure__(self._console, self._console.options.update(width=1000)).maximum
-                <= self._console.width
-            ):
+            if Measurement.get(self._console, wide, table).maximum <= self._console.width:
                 break
             table.columns = [column for column in table.columns if column.header != name]
         return Group(Text(cluster_headline(report), "bold"), table)

@@ -12,7 +12,7 @@ WORKERS ?= 2
 # Tests begin hundreds of processes, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-cluster test test-sources test-source test-nats test-beside test-compiled chaos soak fuzz bench docs lint types format clean
+.PHONY: help demo demo-cluster test test-sources test-source test-nats test-beside test-compiled test-sdk chaos soak fuzz bench docs lint types format clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -27,6 +27,7 @@ demo-cluster: $(VENV)/.ready-cluster ## the same with three brokers on a NATS se
 test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory -j3 types test-sources test-beside
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory test-sdk; fi
 	@echo "All checks passed."
 
 test-sources:
@@ -46,6 +47,9 @@ test-beside:
 	@mkdir -p build
 	@$(MAKE) test-compiled >build/test-compiled.log 2>&1 || { cat build/test-compiled.log; exit 1; }
 	@echo "With the compiled package: $$(tail -n 1 build/test-compiled.log)"
+
+test-sdk: ## the client for web pages: types, tests, and whether what the package has is up to date
+	cd sdk/js && npm ci --no-audit --no-fund && npm test
 
 docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict  # with --quiet it would not count its warnings

@@ -10,7 +10,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("framing", "messages", "writing", "session", "link", "nats", "admission", "frames", "assembly", "deflate")
+NAMES = (
+    "framing",
+    "messages",
+    "writing",
+    "session",
+    "link",
+    "nats",
+    "admission",
+    "frames",
+    "assembly",
+    "deflate",
+    "headers",
+)
 HERE = Path(__file__).parent
 MAX_SIZE = 4000
 MAX_FILES = 50

@@ -37,6 +37,9 @@ from pystrands.protocol.framing import LineSplitter
 from pystrands.protocol.link import LinkSession, Receipt
 from pystrands.protocol.messages import COMMANDS, EVENTS, Broken, Heartbeat, HelloParams, Unknown, message_content
 from pystrands.protocol.remains import OVERLONG, remains_of
+from pystrands.protocol.v1 import actions
+from pystrands.protocol.v1.core import ClientCore
+from pystrands.protocol.v1.envelope import BadFrameError, client_header, split
 
 MAX_LINE: Final = 2000
 MAX_MESSAGE: Final = 1000
@@ -552,7 +555,42 @@ def _assembled(message: Reassembly, parts: list[bytes]) -> str | bytes | int | N
     return result
 
 
+# --- clients that come back ----------------------------------------------------------------------------------------
+
+
+def headers(data: bytes) -> None:
+    """A client takes whatever frames come, says only what a broker can read, and tells of each message once."""
+    source = Input(data)
+    core = ClientCore(lambda: 0.5)
+    told: Counter[int] = Counter()
+    now = 0.0
+    _carry_out(core.start(now), told)
+    for ident, line in enumerate(source.rest().split(b"\0"), 1):
+        now += 1.0
+        if core.state == "closed":
+            _carry_out(core.start(now), told)
+        _carry_out(core.send(ident, "x"), told)
+        frame: str | bytes = line[1:]
+        if line[:1] != b"b":
+            frame = line[1:].decode(errors="replace")
+        _carry_out(core.received(frame, now), told)
+        with contextlib.suppress(BadFrameError):
+            client_header(split(frame)[0])
+        _carry_out(core.tick(now), told)
+    _carry_out(core.close(), told)
+    assert not len(core.outbox)
+    assert set(told.values()) <= {1}
+
+
+def _carry_out(todo: list[actions.Action], told: Counter[int]) -> None:
+    for action in todo:
+        if isinstance(action, actions.Write):
+            client_header(split(action.frame)[0])
+        elif isinstance(action, actions.Settle):
+            told[action.ident] += 1
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__: target
-    for target in (framing, messages, writing, session, link, nats, admission, frames, assembly, deflate)
+    for target in (framing, messages, writing, session, link, nats, admission, frames, assembly, deflate, headers)
 }

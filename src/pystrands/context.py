@@ -29,6 +29,10 @@ class Context(msgspec.Struct, dict=True):
     ``event_id``: names the event that this context came with, the same in every delivery; empty where the link to the
     broker speaks protocol 1. ``redelivered``: True when the event may have been handled before, by a backend that died.
 
+    ``message_id``: in ``on_message``, what names the message of a client of the subprotocol `pystrands.v1`, whenever it
+    is sent again; empty for others. ``suspended``: whether such a client has lost its connection and may come back; in
+    ``on_client_suspended``, and of those whom ``room_members`` returns.
+
     ``close_code``, ``reason``: in ``on_disconnect``, why the WebSocket was closed; 1006 when it just vanished, None
     where the broker does not say. ``exception``: in ``on_error``, what the handler raised; None for an error that the
     broker tells of.
@@ -42,6 +46,8 @@ class Context(msgspec.Struct, dict=True):
     redelivered: bool = False
     close_code: int | None = None
     reason: str = ""
+    message_id: str = ""
+    suspended: bool = False
     _rooms: tuple[str, ...] | None = msgspec.field(default=None, name="rooms")
     _event: tuple[str, int | str] | None = None
 
@@ -49,7 +55,7 @@ class Context(msgspec.Struct, dict=True):
         shown = [f"{name}={getattr(self, name)!r}" for name in ("client_id", "room_id", "metadata")]
         if self._rooms is not None:
             shown.append(f"rooms={self._rooms!r}")
-        others = ("event_id", "redelivered", "close_code", "reason")
+        others = ("event_id", "redelivered", "close_code", "reason", "message_id", "suspended")
         shown += [f"{name}={value!r}" for name in others if (value := getattr(self, name))]
         return f"Context({', '.join(shown)})"
 
@@ -95,6 +101,9 @@ class ConnectionRequestContext:
     ``accepted``: decides when the callback returns None; True at first.
     ``subprotocol``: None, or the one that the client gets of those that it offered in ``Sec-WebSocket-Protocol``.
     Browsers fail a connection for which they offered some and got none.
+    ``token``: what a client of the subprotocol `pystrands.v1` shows; None for others. ``resumes``: the ``client_id`` of
+    the session that such a client wants to go on with, where its ``expires_at`` was over meanwhile; let in with the
+    same ``client_id`` it goes on with it. None where there is none.
 
     ``status``, ``reason``: what a rejected client gets, 403 at first. ``response_headers``, ``expires_at``: what one
     that is let in has besides. :meth:`reject` and :meth:`accept` set all of these, checked.
@@ -126,6 +135,8 @@ class ConnectionRequestContext:
         self.reason = ""
         self.response_headers: dict[str, str] = {}
         self.expires_at: float | None = None
+        self.token: str | None = None
+        self.resumes: str | None = None
 
     @property
     def accepted(self) -> bool:

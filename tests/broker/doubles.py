@@ -150,6 +150,8 @@ class FakeHandshake:
         self.headers = {"Host": ["x"]}
         self.remote_addr = "127.0.0.1:5000"
         self.subprotocols: list[str] = []
+        self.offer = None
+        self.resumes: str | None = None
         self.is_gone = False
         self.ws: FakeWebSocket | None = None
         self.refused: tuple[int, str, dict[str, str]] | None = None

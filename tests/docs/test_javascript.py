@@ -16,7 +16,7 @@ SCRIPTS = {path.name: blocks(path, "js") for path in (README, *PAGES)}
 
 def test_every_script_is_known():
     assert {name: len(found) for name, found in SCRIPTS.items() if found} == {
-        "README.md": 1,
+        "README.md": 2,
         "getting-started.md": 1,
         "authentication.md": 2,  # needs a token and a host of the reader's
         "from-socketio.md": 1,
@@ -32,7 +32,7 @@ def test_every_script_is_known():
     ],
 )
 async def test_it_does_what_its_page_says(backend, page, printed, tmp_path):
-    (script,) = SCRIPTS[page]
+    script = SCRIPTS[page][0]
     async with program(backend, tmp_path, {}) as here, running_browser() as browser:
         code = script.code.replace("8080", str(here.broker.ws_port))
         health = f"http://127.0.0.1:{here.broker.ws_port}/healthz"
@@ -42,3 +42,17 @@ async def test_it_does_what_its_page_says(backend, page, printed, tmp_path):
             await tab.call("Runtime.evaluate", expression=code)
         heard = f"printed.some((line) => line.endsWith({json.dumps(printed)}))"
         await tabs[0].until(heard)  # the first to come hears the second, where a page tells others only
+
+
+async def test_the_client_that_the_broker_has_does_what_the_readme_says(tmp_path):
+    code = SCRIPTS["README.md"][1].code
+    async with program("original", tmp_path, {}) as here, running_browser() as browser:
+        tab = await browser.tab(f"http://127.0.0.1:{here.broker.ws_port}/healthz")
+        module = json.dumps(code.replace("8080", str(here.broker.ws_port)) + "\nconsole.log('handled');")
+        await tab.value(
+            "window.printed = []; console.log = (...words) => printed.push(words.join(' '));"
+            "const script = document.createElement('script'); script.type = 'module';"
+            f"script.textContent = {module}; document.head.append(script); 0"
+        )
+        await tab.until("printed.includes('echo: Hello, everybody') && printed.includes('handled')")
+        assert tab.errors == []

@@ -43,6 +43,12 @@ class Async(AsyncPyStrandsClient):
     async def on_client_released(self, context: Context) -> None:
         await super().on_client_released(context)
 
+    async def on_client_suspended(self, context: Context) -> None:
+        await super().on_client_suspended(context)
+
+    async def on_client_resumed(self, context: Context) -> None:
+        await super().on_client_resumed(context)
+
     async def on_error(self, error: str, context: Context) -> None:
         await super().on_error(error, context)
 

@@ -270,6 +270,21 @@ class BrokerConfig:
         minimum=0,
         maximum=DAY,
     )
+    client_resume_window: float = option(
+        120.0,
+        "time for which a client of `pystrands.v1` may be without its connection before it is gone; 0: it may not",
+        unit="s",
+        minimum=0,
+        maximum=DAY,
+    )
+    no_sdk: bool = option(False, "serve no `/pystrands.js`, the client for web pages, to those who connect")
+    history_bytes: int = option(
+        64 * MIB,
+        "memory of what was sent to rooms lately, for clients of `pystrands.v1` that come back",
+        unit="bytes",
+        minimum=0,
+        maximum=GIB,
+    )
     heartbeat_interval: float = option(15.0, "time between heartbeats to a backend", unit="s", above=0, maximum=DAY)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,10 @@ FAMILIES: Final[Mapping[str, str]] = {
 COUNTERS: Final[Mapping[str, Counted]] = {
     "clients_admitted": Counted("clients_admitted", "", "clients that were let in"),
     "clients_gone": Counted("clients_gone", "", "clients whose WebSocket has ended"),
+    "clients_suspended": Counted(
+        "clients_suspended", "", "clients of `pystrands.v1` that lost their connection, and could come back"
+    ),
+    "clients_resumed": Counted("clients_resumed", "", "clients of `pystrands.v1` that came back"),
     "messages_received": Counted("messages_received", "", "messages from clients"),
     "messages_delivered": Counted("messages_delivered", "", "messages to clients: one for each recipient"),
     "messages_compressed": Counted(

@@ -229,9 +229,10 @@ class Broker:
             self._parts.lifecycle.peers_changed(cluster.peers)  # before the first hello
         self._parts.lifecycle.start()
         self._parts.keepalive.start(loop)
+        self._parts.heartbeats.start(loop)
         self._parts.message_watch.start(loop)
-        if self._parts.idle is not None:
-            self._parts.idle.start()
+        for idle in self._parts.idle:
+            idle.start()
         self._budget.start()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -368,6 +369,7 @@ class Broker:
             server.close()
         sockets = list(self._parts.rooms.sockets)
         lingering = list(self._parts.websockets.lingering)
+        self._parts.router.client_sessions.stop()
         await self._close_clients(sockets)
         for server in self._servers[:1]:
             server.close()
@@ -379,12 +381,14 @@ class Broker:
             except Exception:
                 logger.exception("the engine could not be stopped in order")
         self._parts.keepalive.stop()
+        self._parts.heartbeats.stop()
         self._parts.message_watch.stop()
-        if self._parts.idle is not None:
-            self._parts.idle.stop()
+        for idle in self._parts.idle:
+            idle.stop()
         self._budget.stop()
         await self._wait_for([*sockets, *lingering])
         self._parts.websockets.hangups.close()
+        self._parts.numbered.hangups.close()
         for server in self._servers:
             await server.wait_closed()
         if self._admin is not None:

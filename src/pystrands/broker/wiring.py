@@ -1,13 +1,16 @@
 """Makes the parts of a broker, each whole when it is there: in the order in which they need each other."""
 
 import asyncio
+import secrets
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from operator import attrgetter
+from typing import Final
 
 from pystrands.broker.accounts import Accounts
-from pystrands.broker.admission.handshake import Admission
+from pystrands.broker.admission.handshake import JAVASCRIPT, Admission
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.proxies import TrustedProxies
@@ -26,6 +29,7 @@ from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.groups import Encode, as_it_is
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.delivery import Delivery
+from pystrands.broker.hub.numbered import NumberedFrames
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.hub.taps import Taps
 from pystrands.broker.meter import Meter
@@ -37,6 +41,7 @@ from pystrands.broker.ops.status import StatusReport
 from pystrands.broker.ops.timed import Timings
 from pystrands.broker.routing.claimed_ids import ClaimedIds
 from pystrands.broker.routing.client_commands import ClientCommands
+from pystrands.broker.routing.client_sessions import SessionOptions
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.node import BrokerNode
@@ -44,7 +49,7 @@ from pystrands.broker.routing.other_brokers import OtherBrokers
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.expiry import Expiries
-from pystrands.broker.ws.keepalive import KeepAlive, MessageWatch
+from pystrands.broker.ws.keepalive import Heartbeats, KeepAlive, MessageWatch
 from pystrands.broker.ws.throttle import IdleLimited, RateLimited
 from pystrands.broker.ws.websocket import Receiver, WebSocketShared
 from pystrands.engine.base import Engine
@@ -52,8 +57,13 @@ from pystrands.engine.memory import MemoryEngine
 from pystrands.protocol import messages
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.limits import MAX_ID, Limits, context_limit
+from pystrands.protocol.v1.envelope import MAX_HEADER, is_control
+from pystrands.protocol.v1.numbers import Numbers
+from pystrands.protocol.v1.rings import Rings
 
-__all__ = ["BrokerParts", "Given", "make_admin", "make_budget", "make_engine", "make_parts"]
+__all__ = ["BrokerParts", "Given", "make_admin", "make_budget", "make_engine", "make_parts", "sdk"]
+
+SDK_PATH: Final = "/pystrands.js"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +100,11 @@ class BrokerParts:
     links: LinkShared
     make_link: Callable[[], asyncio.Protocol]
     keepalive: KeepAlive
+    heartbeats: KeepAlive
     message_watch: MessageWatch
-    idle: IdleLimited | None
+    idle: Sequence[IdleLimited]
     websockets: WebSocketShared
+    numbered: WebSocketShared
     admission: Admission
     meter: Meter
     timings: Timings
@@ -138,7 +150,10 @@ def make_parts(given: Given) -> BrokerParts:
     )
     limits = Limits(config.max_rooms_per_client, context_limit(config.max_message_size))
     ending = EndingStreams(config.memory_budget // 4 or sys.maxsize)
-    rooms = Rooms(outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits, ending)
+    numbers = Numbers()
+    rings = Rings(numbers, config.history_bytes, config.client_resume_window)
+    numbered = NumberedFrames(outbox, rings, numbers, counters, meter)
+    rooms = Rooms(outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits, ending, numbered)
     queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, counters, meter)
     sessions = SessionRegistry()
     assignments = Assignments(
@@ -160,6 +175,13 @@ def make_parts(given: Given) -> BrokerParts:
         hold_time=config.hold_time,
         answer_timeout=config.answer_timeout,
         claimed_ids=claimed_ids,
+        client_sessions=SessionOptions(
+            broker_id=given.broker_id,
+            key=secrets.token_bytes(32),
+            window=config.client_resume_window,
+            ping=config.ping_interval,
+            max_message_size=config.max_message_size,
+        ),
     )
     status = StatusReport(
         given.broker_id, rooms, sessions, queue, counters, loop.time, cluster, config.cluster, given.ports
@@ -192,6 +214,7 @@ def make_parts(given: Given) -> BrokerParts:
         send_limit=config.client_buffer,
         close_timeout=config.close_timeout,
     )
+    of_sessions_ws, heartbeats, idle_sessions = _make_numbered(given, router, websockets, message_watch)
     return BrokerParts(
         rooms=rooms,
         outbox=outbox,
@@ -204,10 +227,12 @@ def make_parts(given: Given) -> BrokerParts:
         links=links,
         make_link=link_factory(links),
         keepalive=keepalive,
+        heartbeats=heartbeats,
         message_watch=message_watch,
-        idle=idle,
+        idle=[each for each in (idle, idle_sessions) if each is not None],
         websockets=websockets,
-        admission=_make_admission(given, router, websockets, observer),
+        numbered=of_sessions_ws,
+        admission=_make_admission(given, router, websockets, of_sessions_ws, observer),
         meter=meter,
         timings=timings,
         node=None
@@ -215,6 +240,11 @@ def make_parts(given: Given) -> BrokerParts:
         else BrokerNode(given.broker_id, rooms, clients, claimed_ids, sessions, status.make, lifecycle.peers_changed),
         others=others,
     )
+
+
+def sdk() -> bytes:
+    """Return the client for web pages, which `sdk/js` makes."""
+    return (files("pystrands.broker") / "pystrands.js").read_bytes()
 
 
 def _encode(given: Given) -> Encode:
@@ -225,8 +255,36 @@ def _encode(given: Given) -> Encode:
     return Compressor(config.compression_level, config.compression_threshold, given.counters).compress
 
 
-def _limited(given: Given, receiver: Receiver) -> tuple[Receiver, IdleLimited | None]:
-    """Put before a receiver what the options ask for; what is off is not there and costs no message anything."""
+def _make_numbered(
+    given: Given, router: Router, websockets: WebSocketShared, message_watch: MessageWatch
+) -> tuple[WebSocketShared, KeepAlive, IdleLimited | None]:
+    """Make what the WebSockets of clients of `pystrands.v1` have in common, and what looks after them."""
+    config, sessions = given.config, router.client_sessions
+    heartbeats = Heartbeats(
+        websockets.outbox,
+        sessions.pinged,
+        interval=config.ping_interval,
+        missed=config.ping_missed,
+        counters=given.counters,
+    )
+    receiver, idle = _limited(given, sessions, is_control)
+    numbered = replace(
+        websockets,
+        receiver=receiver,
+        watches=[heartbeats, message_watch, *([] if idle is None else [idle])],
+        max_message_size=config.max_message_size + MAX_HEADER,
+    )
+    numbered.turns = websockets.turns
+    return numbered, heartbeats, idle
+
+
+def _limited(
+    given: Given, receiver: Receiver, is_free: Callable[[str | bytes], bool] | None = None
+) -> tuple[Receiver, IdleLimited | None]:
+    """Put before a receiver what the options ask for; what is off is not there and costs no message anything.
+
+    ``is_free``: which messages count for no limit.
+    """
     config = given.config
     if config.client_message_rate or config.client_byte_rate:
         receiver = RateLimited(
@@ -237,10 +295,11 @@ def _limited(given: Given, receiver: Receiver) -> tuple[Receiver, IdleLimited | 
             largest=config.max_message_size,
             policy=config.client_rate_policy,
             counters=given.counters,
+            is_free=is_free,
         )
     if not config.idle_timeout:
         return receiver, None
-    idle = IdleLimited(receiver, given.loop, timeout=config.idle_timeout, counters=given.counters)
+    idle = IdleLimited(receiver, given.loop, timeout=config.idle_timeout, counters=given.counters, is_free=is_free)
     return idle, idle
 
 
@@ -277,14 +336,16 @@ def _make_links(given: Given, lifecycle: SessionLifecycle, meter: Meter, greetin
     )
 
 
-def _make_admission(given: Given, router: Router, websockets: WebSocketShared, observer: Observer | None) -> Admission:
+def _make_admission(
+    given: Given, router: Router, websockets: WebSocketShared, numbered: WebSocketShared, observer: Observer | None
+) -> Admission:
     config = given.config
     return Admission(
-        router.connection_requests,
+        router.client_sessions,
         websockets,
         max_head_size=config.max_head_size,
         handshake_timeout=config.handshake_timeout,
-        pages=given.pages,
+        pages={**({} if config.no_sdk else {SDK_PATH: (JAVASCRIPT, sdk())}), **given.pages},
         policy=AdmissionPolicy(
             AllowedOrigins(config.allowed_origins, local=is_loopback(config.ws_host)),
             TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None,
@@ -297,6 +358,7 @@ def _make_admission(given: Given, router: Router, websockets: WebSocketShared, o
         ports=given.ports,
         observer=observer,
         remark=_remark(given),
+        numbered=numbered,
     )
 
 
@@ -332,7 +394,7 @@ def make_budget(given: Given, parts: BrokerParts) -> Budget:
 
     def others() -> int:
         """Return what is kept for nobody in particular."""
-        size = parts.queue.size + parts.assignments.ending.bytes
+        size = parts.queue.size + parts.assignments.ending.bytes + rooms.numbered.rings.size
         if cluster is not None and parts.others is not None:
             size += cluster.held_bytes + parts.others.held_bytes
         return size

@@ -191,6 +191,22 @@ class PyStrands(BaseClient, ThreadOptions):
         """
         return self.__register("on_client_released", function)
 
+    def on_client_suspended(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, told of a client that is away, and may come back; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__register("on_client_suspended", function)
+
+    def on_client_resumed(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, told of a client that was away and is back; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__register("on_client_resumed", function)
+
     def on_error(self, function: ErrorHandler) -> ErrorHandler:
         """Register a handler, ``function(error, context)``, which is told of errors; return it.
 

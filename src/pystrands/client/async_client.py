@@ -431,6 +431,22 @@ class AsyncPyStrandsClient(BaseClient):
         logger.debug("client %r is another backend's now", context.client_id)
 
     @may_be_plain
+    async def on_client_suspended(self, context: Context) -> None:
+        """Take note of a client that has lost its connection and may come back: what is sent to it is kept meanwhile.
+
+        Only clients of the subprotocol `pystrands.v1` come back. ``context`` (:class:`Context`): the client.
+        """
+        logger.debug("client %r is away", context.client_id)
+
+    @may_be_plain
+    async def on_client_resumed(self, context: Context) -> None:
+        """Take note of a client that was away and is back.
+
+        ``context`` (:class:`Context`): the client.
+        """
+        logger.debug("client %r is back", context.client_id)
+
+    @may_be_plain
     async def on_error(self, error: str, context: Context) -> None:
         """Take note of an error: one that a handler raised, or one that the broker tells of.
 

@@ -15,6 +15,8 @@ HANDLERS: Final = {
     "on_error": 2,
     "on_client_adopted": 1,
     "on_client_released": 1,
+    "on_client_suspended": 1,
+    "on_client_resumed": 1,
 }
 """The callbacks of a client, each with the number of its arguments."""
 

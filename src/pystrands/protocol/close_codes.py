@@ -16,6 +16,10 @@ SERVICE_RESTART: Final = 1012
 TRY_AGAIN_LATER: Final = 1013
 TOKEN_EXPIRED: Final = 4401
 """Our own: the time that a backend gave the client is over."""
+BAD_FRAME: Final = 4400
+"""Our own, of `pystrands.v1`: what the client sent is no frame, or not the next one."""
+REPLACED: Final = 4409
+"""Our own, of `pystrands.v1`: another client has its id."""
 
 
 def close_code_is_valid(code: int) -> bool:

@@ -27,12 +27,15 @@ __all__ = [
     "PROTOCOL",
     "SENDER",
     "TOOL",
+    "AskedParams",
     "Broadcast",
     "Broken",
     "Bye",
     "ClientAdopted",
     "ClientContext",
     "ClientError",
+    "ClientResumed",
+    "ClientSuspended",
     "Command",
     "ConnectionRequest",
     "Decoder",
@@ -244,10 +247,25 @@ class ConnectionRequestParams(Struct):
     query_string: str = ""
 
 
+class AskedParams(ConnectionRequestParams):
+    """``token``: what a client of `pystrands.v1` shows. ``resumes``: whose session it goes on with, a ``client_id``.
+
+    The latter is there where that client's time was over when it came back.
+    """
+
+    token: str | None = None
+    resumes: str | None = None
+
+    def __repr__(self) -> str:
+        """Return what may be logged: all but the token."""
+        shown = (name for name in self.__struct_fields__ if name != "token")
+        return f"AskedParams({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
 class ConnectionRequest(Struct, tag="connection_request", tag_field="action"):
     """A client wants to come in; the answer is a :class:`Response` with the same ``request_id``."""
 
-    params: ConnectionRequestParams
+    params: AskedParams
     request_id: str | None = None
     seq: int = 0
 
@@ -301,12 +319,18 @@ class Disconnected(Struct, tag="disconnected", tag_field="action"):
 
 
 class NewMessageParams(Struct, gc=False):
-    """``message`` is base64 where ``binary`` is true."""
+    """``message`` is base64 where ``binary`` is true.
+
+    ``message_id`` and ``room_id`` come with messages of clients of `pystrands.v1`: what it is called whenever it is
+    sent again, and the room that it was sent to, if it was to one.
+    """
 
     context: Context
     message: str
     binary: bool = False
     known: bool = False
+    message_id: str = ""
+    room_id: str | None = None
 
 
 class NewMessage(Struct, tag="new_message", tag_field="action", kw_only=True, gc=False):
@@ -339,6 +363,26 @@ class ClientError(Struct, tag="error", tag_field="action"):
 
 class ClientAdopted(Struct, tag="client_adopted", tag_field="action"):
     """A client whose backend is gone has this one now (LINK rule 17)."""
+
+    params: ContextParams
+    request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
+
+
+class ClientSuspended(Struct, tag="client_suspended", tag_field="action"):
+    """A client has lost its connection, and may come back."""
+
+    params: ContextParams
+    request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
+
+
+class ClientResumed(Struct, tag="client_resumed", tag_field="action"):
+    """A client is back that had lost its connection."""
 
     params: ContextParams
     request_id: str | None = None
@@ -416,6 +460,8 @@ Event = (
     | Disconnected
     | ClientError
     | ClientAdopted
+    | ClientSuspended
+    | ClientResumed
     | ClientContext
     | Result
     | Leaving

@@ -29,6 +29,8 @@ __all__ = [
     "WAITING",
     "broadcast",
     "client_adopted",
+    "client_resumed",
+    "client_suspended",
     "connection_request",
     "context",
     "context_json",
@@ -45,6 +47,7 @@ __all__ = [
     "message_to_room",
     "new_connection",
     "new_message",
+    "numbered_message",
     "peers",
     "ready",
     "received",
@@ -134,11 +137,23 @@ def heartbeat_answer(number: float) -> bytes:
 
 
 def connection_request(
-    request_id: str, url: str, query_string: str, headers: dict[str, list[str]], remote_addr: str
+    request_id: str,
+    url: str,
+    query_string: str,
+    headers: dict[str, list[str]],
+    remote_addr: str,
+    token: str | None = None,
+    resumes: str | None = None,
 ) -> bytes:
     """Encode the question whether a client may come in."""
-    params = ConnectionRequestParams(url=url, headers=headers, remote_addr=remote_addr, query_string=query_string)
-    return b'{"action":"connection_request","request_id":' + _json(request_id) + b',"params":' + _json(params) + b"}\n"
+    params = _json(
+        ConnectionRequestParams(url=url, headers=headers, remote_addr=remote_addr, query_string=query_string)
+    )
+    if token is not None:
+        params = params[:-1] + b',"token":' + _json(token) + b"}"
+    if resumes is not None:
+        params = params[:-1] + b',"resumes":' + _json(resumes) + b"}"
+    return b'{"action":"connection_request","request_id":' + _json(request_id) + b',"params":' + params + b"}\n"
 
 
 def context_json(client_id: str, room_id: str, metadata: bytes, rooms: Sequence[str] | None = None) -> bytes:
@@ -180,6 +195,25 @@ def new_connection(context: bytes) -> bytes:
 def new_message(context: bytes, message: str | bytes) -> bytes:
     """Encode what a client sent."""
     return b'{"action":"new_message","request_id":"","params":{"context":%b,%b}}\n' % (context, _content(message))
+
+
+def numbered_message(context: bytes, message: str | bytes, message_id: str, room_id: str | None) -> bytes:
+    """Encode what a client sent, with what it is called, and with the room that it was sent to, if it was to one."""
+    more = b',"message_id":' + _json(message_id) if message_id else b""
+    if room_id is not None:
+        more += b',"room_id":' + _json(room_id)
+    params = b'{"context":%b%b,%b}' % (context, more, _content(message))
+    return b'{"action":"new_message","request_id":"","params":' + params + b"}\n"
+
+
+def client_suspended(context: bytes) -> bytes:
+    """Encode that a client has lost its connection, and may come back."""
+    return b'{"action":"client_suspended","request_id":"","params":{"context":' + context + b"}}\n"
+
+
+def client_resumed(context: bytes) -> bytes:
+    """Encode that it is back."""
+    return b'{"action":"client_resumed","request_id":"","params":{"context":' + context + b"}}\n"
 
 
 def client_adopted(context: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
+from pystrands.broker.fanout.groups import NUMBERED
 from pystrands.broker.net.http import BadRequestError, Request, Response
 from pystrands.broker.net.http_server import HttpConnection, HttpSettings, Route, health, no_remark
 from pystrands.broker.net.limits import ConnectionSlot
@@ -18,12 +19,16 @@ from pystrands.broker.net.ports import Ports
 from pystrands.broker.observer import Observer
 from pystrands.broker.ws.compressed import CompressedWebSocket
 from pystrands.broker.ws.deflate import Agreement, negotiate
+from pystrands.broker.ws.frames import close_frame
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
+from pystrands.protocol.v1.offer import SUBPROTOCOL, Offer, parse_offer, without_secrets
 
 logger = logging.getLogger(__name__)
 
+JAVASCRIPT: Final = "text/javascript; charset=utf-8"
 _MAX_EARLY: Final = 16_384  # bytes kept that a client sends before it has its answer
 _HEADER_BYTES: Final = 300  # what a header takes beside its text: a list, two strings and a place for them
+_REFUSED: Final = 4000  # and a status of HTTP: the close code of who is not let in
 _READING, _DECIDING, _ACCEPTED, _DONE = range(4)
 
 _COUNTERS: Final = {
@@ -61,6 +66,7 @@ class Admission:
     default the origin alone. `compression`: whether to agree to it with clients that offer it. `handshakes` are those
     without an answer, `lingering` those that are taking theirs. `observer` is told how long it took to let a client in.
     `remark()`: what `/readyz` says besides, mostly nothing.
+    `numbered`: what the WebSockets of clients that speak `pystrands.v1` have in common; without it none does.
     """
 
     __slots__ = (
@@ -71,6 +77,7 @@ class Admission:
         "handshakes",
         "http",
         "lingering",
+        "numbered",
         "observer",
         "policy",
         "reading",
@@ -92,9 +99,11 @@ class Admission:
         ports: Ports | None = None,
         observer: Observer | None = None,
         remark: Callable[[], str] = no_remark,
+        numbered: WebSocketShared | None = None,
     ) -> None:
         self.decider = decider
         self.remark = remark
+        self.numbered = numbered
         self.compression = compression
         self.shared = shared
         self.http = HttpSettings(
@@ -158,8 +167,11 @@ class Handshake(HttpConnection):
     """One connection until it is a WebSocket, or has had its answer.
 
     The decider may read `path` (as sent, without the query), `query_string` (as sent), `headers` (canonical names),
-    `remote_addr` (`ip:port`) and `subprotocols` (as offered, in order of preference). The first call of `accept()` or
-    `refuse()` counts; later ones, and those after the client has left, do nothing.
+    `remote_addr` (`ip:port`) and `subprotocols` (as offered, in order of preference). The first call of `accept()`,
+    `refuse()` or `end()` counts; later ones, and those after the client has left, do nothing.
+
+    `offer` is what a client that speaks `pystrands.v1` says there; its secrets are in nothing else that may be read.
+    `resumes`: the id of the client whose session it may go on with, if it is let in as that one.
     """
 
     __slots__ = (
@@ -173,9 +185,11 @@ class Handshake(HttpConnection):
         "_ws",
         "began",
         "headers",
+        "offer",
         "path",
         "query_string",
         "remote_addr",
+        "resumes",
         "subprotocols",
     )
 
@@ -186,6 +200,8 @@ class Handshake(HttpConnection):
         self.headers: dict[str, list[str]] = {}
         self.remote_addr = ""
         self.subprotocols: list[str] = []
+        self.offer: Offer | None = None
+        self.resumes: str | None = None
         self._admission = admission
         self._made = 0.0  # when, by an observer's clock
         self.began = admission.shared.loop.time()
@@ -243,11 +259,15 @@ class Handshake(HttpConnection):
         if subprotocol not in self.subprotocols:
             subprotocol = None
         shared, agreement, extensions = self._admission.shared, self._agreement, None
+        if self.offer is not None and self._admission.numbered is not None:
+            shared, subprotocol = self._admission.numbered, SUBPROTOCOL
         if agreement is None:
             ws = WebSocket(shared, transport, self.remote_addr, self._slot)
         else:
             ws = CompressedWebSocket(shared, transport, self.remote_addr, self._slot, agreement.window_bits)
             extensions = agreement.answer
+        if self.offer is not None:
+            ws.encoding += NUMBERED
         self._ws = ws
         transport.write(switching_protocols(self._key, subprotocol, headers, extensions))
         # Not here: this may be within data_received(), where a protocol of another kind can't be put in.
@@ -258,9 +278,21 @@ class Handshake(HttpConnection):
 
     def refuse(self, status: int, reason: str = "", headers: Sequence[tuple[str, str]] = ()) -> None:
         """Answer with an HTTP status (300 to 599, or else it is 403) and close. `reason` becomes the body."""
-        if self._state == _DECIDING:
-            self._admission.shared.counters["handshake_refused"] += 1
+        if self._state != _DECIDING:
+            return
+        self._admission.shared.counters["handshake_refused"] += 1
+        if self.offer is None:
             self._respond(Response.text(status if 300 <= status <= 599 else 403, reason, headers))
+        else:  # pages get to see no statuses, but close codes
+            self._open_and_close(_REFUSED + (status if 400 <= status <= 599 else 403), reason)
+
+    def end(self, code: int, reason: str) -> None:
+        """Let a client that speaks `pystrands.v1` know with which code its session has ended."""
+        if self._state == _DECIDING:
+            self._open_and_close(code, reason)
+
+    def _open_and_close(self, code: int, reason: str) -> None:
+        self._finish(switching_protocols(self._key, SUBPROTOCOL) + close_frame(code, reason))
 
     def stop(self) -> None:
         """Answer 503 if there has been no answer yet."""
@@ -387,6 +419,10 @@ class Handshake(HttpConnection):
         self.query_string = request.query_string
         self.headers = request.headers
         self.subprotocols = request.tokens("Sec-Websocket-Protocol")
+        if SUBPROTOCOL in self.subprotocols and self._admission.numbered is not None:
+            self.offer = parse_offer(self.subprotocols)
+            self.subprotocols = without_secrets(self.subprotocols)
+            self.headers = {**request.headers, "Sec-Websocket-Protocol": [", ".join(self.subprotocols)]}
         self._key = request.headers["Sec-Websocket-Key"][0]
         self._state = _DECIDING
         self._admission.reading.leave(self)
@@ -451,6 +487,7 @@ class Handshake(HttpConnection):
 
 
 def _page(content_type: str, body: bytes) -> Route:
-    """Return the route of what is always the same."""
-    response = Response(200, body, content_type)
+    """Return the route of what is always the same. A script may be imported by pages of any host."""
+    headers = (("Access-Control-Allow-Origin", "*"),) if content_type == JAVASCRIPT else ()
+    response = Response(200, body, content_type, headers)
     return lambda _: response

@@ -6,13 +6,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from mypy_extensions import trait
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.queue import EVENT_COST
-from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind
+from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind, NumberedEvent
 from pystrands.broker.hub.client import SMALL
 from pystrands.broker.ws.expiry import NEVER, Expiries
 from pystrands.protocol import wire
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
 _MESSAGE: Final = Kind.MESSAGE
-_ADOPTED: Final = Kind.ADOPTED
+_OF_PROTOCOL_2: Final = (Kind.ADOPTED, Kind.SUSPENDED, Kind.RESUMED)
+"""What protocol 1 does not know."""
 _NEVER: Final = NEVER
 _session_numbers: Final = itertools.count(1)
 _MAX_REQUESTS: Final = 1000
@@ -143,7 +144,7 @@ class Session(Consumer):
         self.session_id = session_id
         self.link_session = link_session
         self.link: SessionLink | None = None
-        self.binary = link_session is not None
+        self.binary = self.finishes = link_session is not None
         self.flow = False
         """Whether it understands who is full (LINK rule 25)."""
         self.max_line = 0
@@ -246,8 +247,13 @@ class Session(Consumer):
             if not self.binary and isinstance(event.content, bytes):
                 shared.loop.call_soon(only_takes_text, client)
                 return 0
-            line = wire.new_message(client.small or self._context(client), event.content)
-        elif kind is _ADOPTED and self.link_session is None:  # protocol 1 knows none
+            context = client.small or self._context(client)
+            if client.tracker is None:
+                line = wire.new_message(context, event.content)
+            else:
+                numbered = cast("NumberedEvent", event)
+                line = wire.numbered_message(context, event.content, numbered.message_id, numbered.room_id)
+        elif self.link_session is None and kind in _OF_PROTOCOL_2:
             return 0
         else:
             line = _of_life(event, client.small or self._context(client))
@@ -316,4 +322,6 @@ def _of_life(event: ClientEvent, context: bytes) -> bytes:
         return wire.disconnected(context, event.code, str(event.content))
     if kind is Kind.ERROR:
         return wire.error(context, str(event.content))
-    return wire.client_adopted(context)
+    if kind is Kind.ADOPTED:
+        return wire.client_adopted(context)
+    return wire.client_suspended(context) if kind is Kind.SUSPENDED else wire.client_resumed(context)

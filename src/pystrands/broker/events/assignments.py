@@ -131,6 +131,8 @@ class Assignments:
         assert waiting is not None
         waiting.remove(event)
         self._queue.taken(event)
+        if event.stream.tracker is not None:
+            event.stream.tracker.on_dropped(event, "queue_full", "no backend is connected, and the queue is full")
         if not waiting:
             self._caught_up(event.stream)
 
@@ -145,6 +147,10 @@ class Assignments:
                 self._queue.taken(event)
         dropped = len(waiting) - len(rest)
         stream.waiting = rest
+        if stream.tracker is not None:
+            for event in waiting:
+                if event.kind is _MESSAGE:
+                    stream.tracker.on_dropped(event, "dropped", "the client was given up")
         if rest:
             self._pump(stream)
         else:
@@ -171,6 +177,8 @@ class Assignments:
         for event in _take(consumer.unfinished, ranges):
             self._uncount(consumer, event)
             stream = event.stream
+            if stream.tracker is not None:
+                stream.tracker.on_finished(event)
             if event.kind is _GONE:
                 self._over(consumer, stream)
             elif stream.waiting or consumer.is_leaving:
@@ -235,6 +243,8 @@ class Assignments:
             event.stream.client_id,
             self._max_deliveries,
         )
+        if event.stream.tracker is not None:
+            event.stream.tracker.on_dropped(event, "given_up", "backends have died while they were handling it")
 
     # --- how it moves ---
 
@@ -255,6 +265,8 @@ class Assignments:
                     self.observer.on_sent(consumer, event, number)
             elif event.kind is _GONE:
                 self._over(consumer, stream)
+            elif stream.tracker is not None:
+                stream.tracker.on_finished(event)
             return True
         if event.redelivered and stream.in_flight:  # see MAX_DELIVERIES
             return False
@@ -279,6 +291,11 @@ class Assignments:
             consumer.bytes_in_flight += size
             if self.observer is not None:
                 self.observer.on_sent(consumer, event, number)
+        elif stream.tracker is not None:
+            if consumer.finishes:
+                stream.tracker.on_dropped(event, "undeliverable", "it can't be given to the backend")
+            else:
+                stream.tracker.on_finished(event)
         return True
 
     def _uncount(self, consumer: Consumer, event: ClientEvent) -> None:

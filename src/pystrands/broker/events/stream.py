@@ -5,7 +5,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from enum import Enum
 
-__all__ = ["ClientEvent", "ClientStream", "Consumer", "Kind"]
+from mypy_extensions import trait
+
+__all__ = ["ClientEvent", "ClientStream", "Consumer", "Kind", "NumberedEvent", "Tracker"]
 
 
 class Kind(Enum):
@@ -15,6 +17,8 @@ class Kind(Enum):
     ADOPTED = "client_adopted"
     MESSAGE = "new_message"
     ERROR = "error"
+    SUSPENDED = "client_suspended"
+    RESUMED = "client_resumed"
     GONE = "disconnected"
 
 
@@ -44,6 +48,44 @@ class ClientEvent:
         """Whether it may have been handled before."""
 
 
+class NumberedEvent(ClientEvent):
+    """A message that its client has numbered.
+
+    ``k``: that number. ``message_id``: what it is called, whenever it is sent again. ``room_id``: the room that it was
+    sent to; None where it was to none.
+    """
+
+    __slots__ = ("k", "message_id", "room_id")
+
+    def __init__(
+        self,
+        stream: "ClientStream",
+        number: int,
+        content: str | bytes,
+        size: int,
+        k: int,
+        message_id: str,
+        room_id: str | None,
+    ) -> None:
+        super().__init__(stream, Kind.MESSAGE, number, content, size)
+        self.k = k
+        self.message_id = message_id
+        self.room_id = room_id
+
+
+@trait
+class Tracker(ABC):
+    """Who hears what becomes of a stream's events. Nothing here raises."""
+
+    @abstractmethod
+    def on_finished(self, event: ClientEvent) -> None:
+        """The consumer has finished it, or, where it does not say so, has got it."""
+
+    @abstractmethod
+    def on_dropped(self, event: ClientEvent, code: str, text: str) -> None:
+        """Nobody will handle this message; ``code`` says why to programs, ``text`` to people."""
+
+
 class ClientStream(ABC):
     """One client's events, and what of the client they tell.
 
@@ -62,6 +104,7 @@ class ClientStream(ABC):
         "room_id",
         "small",
         "told",
+        "tracker",
         "waiting",
         "was_held",
     )
@@ -77,6 +120,8 @@ class ClientStream(ABC):
         self.told = 0
         """The number of the session that was told of the present context, which is not small; 0: none was."""
         self.consumer: Consumer | None = None
+        self.tracker: Tracker | None = None
+        """Who is told what becomes of its events, where somebody wants to know."""
         self.waiting: deque[ClientEvent] | None = None
         self.in_flight = 0
         """Events that the consumer has and has not finished."""
@@ -126,6 +171,7 @@ class Consumer(ABC):
         "bytes_in_flight",
         "contexts_in_flight",
         "crowded",
+        "finishes",
         "is_leaving",
         "is_up",
         "keeps_contexts",
@@ -142,6 +188,8 @@ class Consumer(ABC):
         """Whether it gets no more (LINK rule 16)."""
         self.binary = True
         """Whether it takes messages that are no text (LINK rule 9)."""
+        self.finishes = True
+        """Whether it says what it has finished."""
         self.keeps_contexts = False
         """Whether it takes the context of a client in a line of its own, and keeps it for the events that follow."""
         self.streams: dict[ClientStream, None] = {}

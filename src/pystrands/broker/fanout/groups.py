@@ -8,6 +8,8 @@ from typing import Any, Final, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
+from pystrands.protocol.v1.rings import Ring
+
 # A recipient's `flags`. Their order matters: below SMALL a small send must list the recipient, from CLOSED on it
 # takes nothing. No flag at all means that it is open and nothing is queued for it alone.
 IN_BULK: Final = 1  # on the bulk list
@@ -24,6 +26,8 @@ FRAME_BYTES: Final = 48
 KEY_BYTES: Final = 150
 """What a message with a key takes beside its content and the key, while it waits for one recipient."""
 
+NUMBERED: Final = 16
+"""Encodings from here on are of messages with numbers; what is added to it is the encoding of that frame."""
 _ENCODINGS: Final = 32
 _PARTS: Final = 1 << 32
 _by_number = itemgetter(0)
@@ -164,8 +168,10 @@ class Group:
         "last",
         "members",
         "name",
+        "numbered",
         "numbers",
         "rest",
+        "ring",
         "shared",
         "size",
         "target",
@@ -185,11 +191,19 @@ class Group:
         self.behind = 0  # members that count as full
         self.awaited = 0  # those of them that it waits for
         self.told: dict[Any, list[Any]] | None = None  # the sessions that wait for it, as those of a client
+        self.ring: Ring | None = None  # its last messages, while members take them with numbers
+        self.numbered: list[bytes] | None = None  # `frames` for these members; the plain ones of before there were any
         self._parts: dict[int, bytes] = {}  # frames joined, by the index of the first and the encoding
         self._encoded: dict[int, bytes] = {}  # frames by their number and the encoding
 
-    def add(self, frame: bytes, number: int) -> None:
-        """Keep a frame."""
+    def add(self, frame: bytes, number: int, numbered: bytes | None = None) -> None:
+        """Keep a frame; ``numbered`` is the one for members that take it with its number."""
+        if numbered is not None:
+            if self.numbered is None:
+                self.numbered = self.frames.copy()
+            self.numbered.append(numbered)
+        elif self.numbered is not None:
+            self.numbered.append(frame)
         self.frames.append(frame)
         self.numbers.append(number)
         self.size += len(frame)
@@ -207,10 +221,16 @@ class Group:
 
     def encoded(self, index: int, encoding: int, encode: Encode) -> bytes:
         """Return a frame in another encoding; the same bytes for all who ask for the same."""
+        if encoding == NUMBERED and self.numbered is not None:
+            return self.numbered[index]
         key = self.numbers[index] * _ENCODINGS + encoding
         frame = self._encoded.get(key)
         if frame is None:
-            frame = self._encoded[key] = encode(self.frames[index], encoding)
+            if encoding < NUMBERED or self.numbered is None:
+                frame = encode(self.frames[index], encoding)
+            else:
+                frame = encode(self.numbered[index], encoding - NUMBERED)
+            self._encoded[key] = frame
         return frame
 
     def encoded_since(self, number: int, encoding: int, encode: Encode) -> bytes:
@@ -219,15 +239,25 @@ class Group:
         key = first + encoding * _PARTS
         part = self._parts.get(key)
         if part is None:
-            frames = [self.encoded(index, encoding, encode) for index in range(first, len(self.frames))]
+            frames = self.encoded_frames(first, encoding, encode)
             part = self._parts[key] = frames[0] if len(frames) == 1 else b"".join(frames)
         return part
+
+    def encoded_frames(self, first: int, encoding: int, encode: Encode) -> list[bytes]:
+        """Return the frames from an index on in another encoding."""
+        if encoding == NUMBERED and self.numbered is not None:
+            return self.numbered[first:]
+        return [self.encoded(index, encoding, encode) for index in range(first, len(self.frames))]
 
     def forget(self, number: int) -> None:
         """Let go of the frames up to that number."""
         count = bisect_right(self.numbers, number)
         self.size -= sum(map(len, self.frames[:count]))
         del self.frames[:count], self.numbers[:count]
+        if self.numbered is not None:
+            del self.numbered[:count]
+            if not self.numbered:
+                self.numbered = None
         if self._encoded:
             rest = (number + 1) * _ENCODINGS
             self._encoded = {key: frame for key, frame in self._encoded.items() if key >= rest}
@@ -246,11 +276,12 @@ def missing(groups: Iterable[Group], seen: int) -> Sequence[bytes]:
 
 def missing_encoded(groups: Iterable[Group], seen: int, encoding: int, encode: Encode) -> Sequence[bytes]:
     """Return what :func:`missing` does, in another encoding."""
-    numbered = [
-        (group.numbers[index], group.encoded(index, encoding, encode))
-        for group in groups
-        if group.last > seen
-        for index in range(bisect_right(group.numbers, seen), len(group.frames))
-    ]
+    behind = [group for group in groups if group.last > seen]
+    if len(behind) == 1:
+        return behind[0].encoded_frames(bisect_right(behind[0].numbers, seen), encoding, encode)
+    numbered: list[tuple[int, bytes]] = []
+    for group in behind:
+        first = bisect_right(group.numbers, seen)
+        numbered += zip(group.numbers[first:], group.encoded_frames(first, encoding, encode), strict=True)
     numbered.sort(key=_by_number)
     return [frame for _, frame in numbered]

@@ -16,6 +16,7 @@ from pystrands.broker.fanout.groups import (
     FEW,
     IN_BULK,
     IN_SMALL,
+    NUMBERED,
     Encode,
     Group,
     Recipient,
@@ -110,14 +111,25 @@ class Outbox(FrameWriter):
         """Return the frame that a client gets for a message, of which this is the frame without an encoding."""
         return frame if not ws.encoding or ws.flags >= CLOSED else self.encode(frame, ws.encoding)
 
-    def alike(self, recipients: Iterable[Recipient], frame: bytes) -> Iterable[tuple[Iterable[Recipient], bytes]]:
-        """Return the recipients of a message that get the same frame, each time with it."""
-        if self.encode is as_it_is:
+    def alike(
+        self, recipients: Iterable[Recipient], frame: bytes, numbered: bytes | None = None
+    ) -> Iterable[tuple[Iterable[Recipient], bytes]]:
+        """Return the recipients of a message that get the same frame, each time with it.
+
+        ``numbered`` is the one for recipients that take it with its number, where there are any.
+        """
+        if self.encode is as_it_is and numbered is None:
             return ((recipients, frame),)
         kinds: dict[int, list[Recipient]] = {}
         for ws in recipients:
             kinds.setdefault(ws.encoding, []).append(ws)
-        return [(some, self.encode(frame, encoding) if encoding else frame) for encoding, some in kinds.items()]
+        return [(some, self.as_encoded(frame, numbered, encoding)) for encoding, some in kinds.items()]
+
+    def as_encoded(self, frame: bytes, numbered: bytes | None, encoding: int) -> bytes:
+        """Return which of two frames is the one for an encoding, and that in this encoding."""
+        if encoding >= NUMBERED and numbered is not None:
+            frame, encoding = numbered, encoding - NUMBERED
+        return self.encode(frame, encoding) if encoding else frame
 
     def send(self, ws: Recipient, frame: bytes) -> bool:
         """Queue a whole frame for one client; it leaves in the next loop turn. False when the client misses it."""
@@ -224,6 +236,22 @@ class Outbox(FrameWriter):
             self.pressure.gone(ws)
         return groups
 
+    def suspend(self, ws: Recipient) -> None:
+        """Have a client that is closed stay in its groups, as one that gets nothing."""
+        self._blocked.discard(ws)
+        if ws.behind is not None:
+            self.pressure.gone(ws)
+
+    def replace(self, old: Recipient, ws: Recipient) -> None:
+        """Have a client be in the groups of one that is suspended, and get what is published from now on."""
+        ws.groups, old.groups = old.groups, ()
+        ws.seen = self._number
+        for group in ws.groups:
+            group.members.discard(old)
+            group.members.add(ws)
+            if ws.behind is not None:
+                self.pressure.joined(ws, group)
+
     def _lose(self, group: Group, ws: Recipient) -> None:
         group.members.discard(ws)
         if not group.members:
@@ -231,8 +259,10 @@ class Outbox(FrameWriter):
         if ws.behind is not None or group.told is not None:
             self.pressure.left(ws, group)
 
-    def publish(self, group: Group, frame: bytes) -> int:
+    def publish(self, group: Group, frame: bytes, numbered: bytes | None = None) -> int:
         """Queue the same frame for all members of a group, and return how many took it.
+
+        ``numbered``: the frame for members that take it with its number, needed where there are any.
 
         What is written to one member at a time is all that it has not seen. With 64 members or more the writes are done
         in slices of a few milliseconds, between which everything else goes on.
@@ -247,7 +277,7 @@ class Outbox(FrameWriter):
             else:
                 self._many.append(group)
             self._schedule()
-        group.add(frame, number)
+        group.add(frame, number, numbered)
         if group.size > self.pressure.group_high:
             self.pressure.is_felt = True
         return taken - self._hold_back(group, frame) if self._blocked else taken

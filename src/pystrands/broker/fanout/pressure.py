@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout.groups import BLOCKED, CLOSED, TOO_SLOW, Behind, Group, Recipient
+from pystrands.broker.fanout.groups import BLOCKED, CLOSED, NUMBERED, TOO_SLOW, Behind, Group, Recipient
 from pystrands.broker.policies import SlowPolicy
 from pystrands.protocol import wire
 from pystrands.protocol.close_codes import TRY_AGAIN_LATER
@@ -333,7 +333,7 @@ class Pressure:
     def give_up(self, ws: Recipient) -> None:
         """Apply the policy to a client that is too slow."""
         behind = ws.behind
-        if self._policy == "drop" and behind is not None:
+        if self._policy == "drop" and behind is not None and ws.encoding < NUMBERED:  # others come back for them
             behind.is_missing = True
             self._count_no_more(ws, behind)
             told, behind.told = behind.told, None

@@ -1,14 +1,19 @@
 """A client that was let in: its socket, its rooms, and what its events tell of it."""
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 import msgspec
+from mypy_extensions import trait
 
 from pystrands.broker.events.stream import ClientStream
+from pystrands.broker.fanout.groups import CLOSED
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.protocol import wire
+from pystrands.protocol.close_codes import POLICY_VIOLATION, REPLACED, TOKEN_EXPIRED
+from pystrands.protocol.v1.session import SessionState
 
-__all__ = ["ROOM_BYTES", "SMALL", "ConnectedClient", "json_size"]
+__all__ = ["ROOM_BYTES", "SMALL", "ConnectedClient", "SessionClient", "SessionEnder", "json_size"]
 
 ROOM_BYTES: Final = 800
 """What a room takes beside its name, with one client in it."""
@@ -60,6 +65,9 @@ class ConnectedClient(ClientStream):
     @property
     def held_bytes(self) -> int:
         """About how many bytes are kept for its rooms and its metadata; a single room with a short name is free."""
+        return self._held_bytes()
+
+    def _held_bytes(self) -> int:
         if self._left is not None:
             return self.told_bytes
         others = len(self.ws.groups) - 2  # all are in the group of everyone; one room is a part of each connection
@@ -89,6 +97,10 @@ class ConnectedClient(ClientStream):
         """Close the client, unless it is gone."""
         self.ws.close(code, reason)
 
+    def replaced(self, reason: str) -> None:
+        """Close the client: another one has its id."""
+        self.close(POLICY_VIOLATION, reason)
+
     def joined(self, room_id: str) -> None:
         """Note that it is in one more room."""
         self._rooms_size += json_size(room_id)
@@ -114,6 +126,93 @@ class ConnectedClient(ClientStream):
         if len(context) <= SMALL:
             self.small = context
         return context
+
+
+@trait
+class SessionEnder(ABC):
+    """Who ends the sessions of clients that are away."""
+
+    @abstractmethod
+    def end(self, client: "SessionClient", code: int, reason: str) -> None:
+        """End a session whose client is away."""
+
+
+class SessionClient(ConnectedClient):
+    """A client of `pystrands.v1`: it may lose its WebSocket, and come back with another one.
+
+    ``ws`` is in its rooms: the WebSocket, or the last one, which gets nothing any more. ``connection`` is what it
+    speaks on; that is another one while what was missed is sent to it, before it takes the place of ``ws``.
+    """
+
+    __slots__ = (
+        "_ender",
+        "connection",
+        "end",
+        "has_said_bye",
+        "is_gone",
+        "is_pinged",
+        "is_telling",
+        "is_welcome",
+        "position",
+        "state",
+        "told_gaps",
+        "told_suspended",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        client_id: str,
+        room_id: str,
+        metadata: bytes,
+        ws: WebSocket,
+        state: SessionState,
+        ender: SessionEnder,
+    ) -> None:
+        super().__init__(number, client_id, room_id, metadata, ws)
+        self.state = state
+        self.connection = ws
+        self._ender = ender
+        self.is_welcome = False
+        """Whether it was told in which rooms it is: from then on it hears of changes."""
+        self.is_gone = False
+        self.has_said_bye = False
+        self.is_pinged = False
+        """Whether a heartbeat of ours waits for its answer."""
+        self.told_suspended = False
+        """Whether its backend was last told that it is away."""
+        self.is_telling = False
+        """Whether that has not been finished yet."""
+        self.position = 0
+        """Up to which number it was sent what it had missed."""
+        self.told_gaps: set[str | None] | None = None
+        self.end: tuple[int, str] | None = None
+        """Why it has ended, where that was while it was away."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether what is sent to it goes out at once; it is kept in any case."""
+        return self.connection is self.ws and self.ws.flags < CLOSED
+
+    @property
+    def held_bytes(self) -> int:
+        """About how many bytes are kept for its rooms, its metadata, and of what it has not got."""
+        return self._held_bytes() + self.state.retained_bytes
+
+    def read_on(self) -> None:
+        """Read from the client again, if it was not read from because its events had to wait."""
+        self.connection.resume_reading()
+
+    def close(self, code: int, reason: str) -> None:
+        """End the session; one that is away only for want of a permission may come back with another one."""
+        if not self.state.is_suspended:
+            self.connection.close(code, reason)
+        elif code != TOKEN_EXPIRED:
+            self._ender.end(self, code, reason)
+
+    def replaced(self, reason: str) -> None:
+        """End the session: the client must not come back, and take the id in its turn (promise 21)."""
+        self.close(REPLACED, reason)
 
 
 def json_size(room_id: str) -> int:

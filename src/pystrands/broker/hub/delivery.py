@@ -4,17 +4,21 @@ from collections.abc import Collection
 from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout.groups import Group, Recipient
+from pystrands.broker.fanout.groups import CLOSED, NUMBERED, Group, Recipient
 from pystrands.broker.fanout.outbox import Outbox
+from pystrands.broker.hub.client import ConnectedClient, SessionClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.ws.frames import binary_frame, text_frame
 from pystrands.engine.base import Delivered, Sink
 from pystrands.engine.publication import Audience, Publication
+from pystrands.protocol.v1.rings import Ring
 
 __all__ = ["Delivery"]
 
 _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
+_NUMBERED: Final = NUMBERED
+_CLOSED: Final = CLOSED
 
 
 class Delivery(Sink):
@@ -27,6 +31,7 @@ class Delivery(Sink):
     def __init__(self, rooms: Rooms, outbox: Outbox, counters: Counters, *, tells_all: bool = True) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
+        self._numbered = rooms.numbered
         self._outbox = outbox
         self._counters = counters
         self._tells_all = tells_all
@@ -41,10 +46,13 @@ class Delivery(Sink):
             if client is not None:
                 ws = client.ws
                 frame = _frame(publication.message)
-                if ws.encoding:
-                    frame = self._outbox.encoded(ws, frame)
                 matched = 1
-                taken = int(self._outbox.send(ws, frame)) if key is None else self._outbox.offer((ws,), frame, key)
+                if ws.encoding >= _NUMBERED and isinstance(client, SessionClient):
+                    taken = int(self._numbered.private(client, frame, key))
+                else:
+                    if ws.encoding:
+                        frame = self._outbox.encoded(ws, frame)
+                    taken = int(self._outbox.send(ws, frame)) if key is None else self._outbox.offer((ws,), frame, key)
         else:
             group = self._rooms.room(publication.address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
@@ -58,16 +66,43 @@ class Delivery(Sink):
     def _publish(self, group: Group, publication: Publication) -> Delivered:
         outbox, key = self._outbox, publication.key
         frame = _frame(publication.message)
+        if group.ring is not None:
+            return self._publish_numbered(group, group.ring, publication, frame)
         if key is None and not publication.exclude:
             return len(group.members), outbox.publish(group, frame)
         recipients: Collection[Recipient] = group.members
         if publication.exclude:
-            find = self._rooms.find
-            left_out = {client.ws for client_id in publication.exclude if (client := find(client_id)) is not None}
+            left_out = {client.ws for client in self._excluded(publication)}
             recipients = [ws for ws in recipients if ws not in left_out]
         taken = 0
         for some, encoded in outbox.alike(recipients, frame):
             taken += outbox.fan_out(some, encoded, group) if key is None else outbox.offer(some, encoded, key)
+        return len(recipients), taken
+
+    def _excluded(self, publication: Publication) -> list[ConnectedClient]:
+        find = self._rooms.find
+        return [client for client_id in publication.exclude if (client := find(client_id)) is not None]
+
+    def _publish_numbered(self, group: Group, ring: Ring, publication: Publication, frame: bytes) -> Delivered:
+        """Publish to a group in which some take numbered messages: they get them, now or when they are back."""
+        outbox, key = self._outbox, publication.key
+        excluded = self._excluded(publication) if publication.exclude else ()
+        if key is not None:
+            numbered = self._numbered.volatile_of_group(ring, frame)
+        else:
+            numbers = frozenset([client.number for client in excluded]) if excluded else None
+            numbered = self._numbered.of_group(ring, frame, numbers)
+            if not publication.exclude:
+                return len(group.members), outbox.publish(group, frame, numbered)
+        left_out = {client.ws for client in excluded}
+        recipients = [ws for ws in group.members if ws not in left_out]
+        taken = 0
+        for some, encoded in outbox.alike(recipients, frame, numbered):
+            if key is not None:
+                taken += outbox.offer(some, encoded, key)
+            else:
+                taken += outbox.fan_out(some, encoded, group)
+                taken += sum([1 for ws in some if ws.encoding >= _NUMBERED and ws.flags >= _CLOSED])  # it is kept
         return len(recipients), taken
 
 

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Collection
 from typing import cast
 
+from pystrands.broker.counters import new_counters
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.events.stream import ClientStream
 from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub.client import ConnectedClient, json_size
+from pystrands.broker.hub.client import ConnectedClient, SessionClient, json_size
+from pystrands.broker.hub.numbered import NumberedFrames
 from pystrands.broker.hub.taps import Taps
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.protocol.limits import Limits, id_problem
+from pystrands.protocol.v1.numbers import Numbers
+from pystrands.protocol.v1.rings import Rings
 
 __all__ = ["Rooms"]
 
@@ -20,7 +24,7 @@ class Rooms:
 
     Each room is a group of ``outbox``, and so are all clients. ``on_first`` and ``on_last`` are told of rooms that come
     and go with their first and last client, ``taps`` of all who join and leave. ``limits`` is for who asks
-    :meth:`join_problem` before, and so is ``ending``.
+    :meth:`join_problem` before, and so is ``ending``. ``numbered`` has the frames of clients of `pystrands.v1`.
     """
 
     def __init__(
@@ -31,13 +35,15 @@ class Rooms:
         taps: Taps | None = None,
         limits: Limits | None = None,
         ending: EndingStreams | None = None,
+        numbered: NumberedFrames | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.taps = taps or Taps()
         self.everyone = Group()
+        self.numbered = numbered or NumberedFrames(outbox, Rings(Numbers(), 0, 0.0), Numbers(), new_counters())
         self.pressure = outbox.pressure
         self._ending = EndingStreams() if ending is None else ending
-        self._outbox = outbox
+        self.outbox = outbox
         self._on_first = on_first
         self._on_last = on_last
         self._by_id: dict[str, ConnectedClient] = {}
@@ -76,21 +82,25 @@ class Rooms:
         return () if group is None else cast("set[WebSocket]", group.members)
 
     def contexts(self, room_id: str) -> list[bytes]:
-        """Return the context of each client in a room, as JSON."""
+        """Return the context of each client in a room, as JSON; it says so of those that are away."""
         members = [ws.client for ws in self.members(room_id)]
-        return [client.context for client in members if client is not None]
+        return [_as_member(client) for client in members if client is not None]
 
     def add(self, client: ConnectedClient) -> None:
         """Take in a client whose id is not in use; it is in no room yet."""
         assert client.client_id not in self._by_id
         self._by_id[client.client_id] = client
-        self._outbox.join(client.ws, self.everyone)
+        self.outbox.join(client.ws, self.everyone)
+        if isinstance(client, SessionClient):
+            self.numbered.enter(client, self.everyone)
 
     def remove(self, stream: ClientStream) -> None:
         """Forget a client and take it out of all of its rooms; ``stream.rooms`` still says which those were."""
         client = self._by_id.pop(stream.client_id)
         client.gone(client.rooms)
-        for group in self._outbox.leave_all(client.ws):
+        for group in self.outbox.leave_all(client.ws):
+            if isinstance(client, SessionClient):
+                self.numbered.leave(client, group)
             if group.name is not None:
                 self._was_left(client, group.name, group)
 
@@ -126,8 +136,10 @@ class Rooms:
             self._on_first(room_id)
         elif client.ws in group.members:
             return False
-        self._outbox.join(client.ws, group)
+        self.outbox.join(client.ws, group)
         client.joined(room_id)
+        if isinstance(client, SessionClient):
+            self.numbered.enter(client, group)
         if self.taps.watchers:
             self.taps.moved("joined", client, room_id)
         return True
@@ -137,8 +149,10 @@ class Rooms:
         group = self._rooms.get(room_id)
         if group is None or client.ws not in group.members:
             return False
-        self._outbox.leave(client.ws, group)
+        self.outbox.leave(client.ws, group)
         client.left(room_id)
+        if isinstance(client, SessionClient):
+            self.numbered.leave(client, group)
         self._was_left(client, room_id, group)
         return True
 
@@ -148,3 +162,9 @@ class Rooms:
             self._on_last(room_id)
         if self.taps.watchers:
             self.taps.moved("left", client, room_id)
+
+
+def _as_member(client: ClientStream) -> bytes:
+    if isinstance(client, SessionClient) and client.state.is_suspended:
+        return client.context[:-1] + b',"suspended":true}'
+    return client.context

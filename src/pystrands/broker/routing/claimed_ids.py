@@ -6,7 +6,6 @@ from functools import partial
 from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.engine.cluster import Claimed, Cluster
-from pystrands.protocol.close_codes import POLICY_VIOLATION
 
 __all__ = ["TAKEN_AGAIN", "ClaimedIds"]
 
@@ -64,4 +63,4 @@ class ClaimedIds:
             released()
             return
         self._asked.setdefault(client, []).append(released)
-        client.ws.close(POLICY_VIOLATION, TAKEN_AGAIN)
+        client.replaced(TAKEN_AGAIN)

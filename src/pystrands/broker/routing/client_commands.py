@@ -69,5 +69,5 @@ def _close(client: ConnectedClient, code: int, reason: str) -> str:
     """Close a client; return why that can't be done."""
     if not close_code_is_valid(code):
         return f"{code} is no close code that can be sent (1000, 3000 to 4999)"
-    client.ws.close(code, reason)
+    client.close(code, reason)
     return ""

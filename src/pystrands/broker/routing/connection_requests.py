@@ -269,8 +269,17 @@ class ConnectionRequests:
         session.requests[request_id] = None
         self._asked[request_id] = question
         shake = question.handshake
+        token = None if shake.offer is None else shake.offer.token
         session.ask(
-            wire.connection_request(request_id, shake.path, shake.query_string, shake.headers, shake.remote_addr)
+            wire.connection_request(
+                request_id,
+                shake.path,
+                shake.query_string,
+                shake.headers,
+                shake.remote_addr,
+                token,
+                shake.resumes,
+            )
         )
 
     def _ask_others(self, session: Session) -> None:

@@ -10,9 +10,10 @@ from pystrands.broker.backends.session import Session, SessionReceiver, SessionS
 from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.events.queue import EventQueue, Offer
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Kind
-from pystrands.broker.hub.client import SMALL, ConnectedClient
+from pystrands.broker.hub.client import SMALL, ConnectedClient, SessionClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.claimed_ids import TAKEN_AGAIN, ClaimedIds
+from pystrands.broker.routing.client_sessions import ClientSessions, SessionOptions, SessionOwner
 from pystrands.broker.routing.connection_requests import ConnectionRequests
 from pystrands.broker.ws.expiry import NEVER
 from pystrands.broker.ws.incoming import IncomingFrames
@@ -23,7 +24,6 @@ from pystrands.protocol.close_codes import (
     INTERNAL_ERROR,
     INVALID_PAYLOAD,
     MESSAGE_TOO_BIG,
-    POLICY_VIOLATION,
     PROTOCOL_ERROR,
     TRY_AGAIN_LATER,
     UNSUPPORTED_DATA,
@@ -44,7 +44,7 @@ _FAILURES: Final = frozenset(
 """Close codes that a client's backend hears of as an error, before the disconnect."""
 
 
-class Router(Receiver, SessionReceiver):
+class Router(Receiver, SessionReceiver, SessionOwner):
     """Joins the WebSocket side and the sessions. Everything here is a callback; nothing waits.
 
     It is the receiver of WebSockets and of sessions; its ``connection_requests`` decide on clients. ``claimed_ids``:
@@ -62,6 +62,7 @@ class Router(Receiver, SessionReceiver):
         hold_time: float,
         answer_timeout: float,
         claimed_ids: ClaimedIds | None = None,
+        client_sessions: SessionOptions | None = None,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
@@ -83,11 +84,22 @@ class Router(Receiver, SessionReceiver):
             limits=rooms.limits,
             claimed_ids=claimed_ids,
         )
+        self.client_sessions = ClientSessions(
+            self,
+            rooms,
+            self.connection_requests,
+            self._expiries,
+            shared.loop,
+            shared.counters,
+            client_sessions or SessionOptions(broker_id="", key=b"", window=0.0, ping=0.0, max_message_size=1_048_576),
+        )
 
     # --- clients ---
 
     def _admit(self, session: Session, handshake: Handshake, answer: ResponseParams) -> bool:
         """Let a client in; return whether it is still there."""
+        if handshake.resumes is not None and self.client_sessions.resumes(handshake, answer):
+            return True
         ws = handshake.accept(answer.subprotocol, tuple(answer.headers.items()))
         if ws is None:
             self._counters["handshakes_abandoned"] += 1
@@ -96,9 +108,14 @@ class Router(Receiver, SessionReceiver):
         room_id = handshake.path if answer.room_id is None else answer.room_id
         older = self._rooms.find(client_id)
         if older is not None:
-            older.ws.close(POLICY_VIOLATION, TAKEN_AGAIN)
+            older.replaced(TAKEN_AGAIN)
         self._clients += 1
-        client = ws.client = ConnectedClient(self._clients, client_id, room_id, bytes(answer.metadata), ws)
+        metadata = bytes(answer.metadata)
+        if handshake.offer is None:
+            client = ConnectedClient(self._clients, client_id, room_id, metadata, ws)
+        else:
+            client = self.client_sessions.new_client(ws, self._clients, client_id, room_id, metadata)
+        ws.client = client
         self._rooms.add(client)
         self._rooms.join(client, room_id)
         self._counters["clients_admitted"] += 1
@@ -110,10 +127,13 @@ class Router(Receiver, SessionReceiver):
         self._put(ClientEvent(client, Kind.NEW, self._assignments.new_number()))
         if answer.expires_at is not None:
             client.expires_at = answer.expires_at
+        if isinstance(client, SessionClient):
+            self.client_sessions.welcome(client)
+        if answer.expires_at is not None:
             if self._is_over(client):
-                self._expiries.close(ws)
+                self._expiries.close(client)
             else:
-                self._expiries.add(ws, answer.expires_at)
+                self._expiries.add(client, answer.expires_at)
         return True
 
     def _is_over(self, client: ClientStream) -> bool:
@@ -135,31 +155,72 @@ class Router(Receiver, SessionReceiver):
         event = ClientEvent(client, _MESSAGE, self._assignments.new_number(), message, size)
         if self._assignments.submit(event):
             return
+        self._keep(ws, client, event)
+
+    def _keep(self, ws: IncomingFrames, client: ClientStream, event: ClientEvent) -> bool:
+        """Have a message wait that can't go now; False if it was refused."""
         consumer = client.consumer
         if consumer is not None and not consumer.is_absent:  # for credit, its link, or what a leaving backend still has
             self._queue.keep(event)
             self._assignments.wait(event)
             ws.pause_reading()
-        else:
-            self._wait_for_backend(ws, event)
+            return True
+        return self._wait_for_backend(ws, event)
 
-    def _wait_for_backend(self, ws: IncomingFrames, event: ClientEvent) -> None:
+    def _wait_for_backend(self, ws: IncomingFrames, event: ClientEvent) -> bool:
         offer = self._queue.offer(event)
         if offer is Offer.REFUSED:
             ws.close(TRY_AGAIN_LATER, "no backend is connected, and the queue is full")
-        elif offer is not Offer.DROPPED:
+            return False
+        if offer is Offer.DROPPED:
+            if event.stream.tracker is not None:
+                event.stream.tracker.on_dropped(event, "no_backend", "no backend is connected")
+        else:
             self._assignments.wait(event)
             if offer is Offer.FULL:
                 ws.pause_reading()
             while (oldest := self._queue.overdue()) is not None:
                 self._assignments.drop_waiting(oldest)
+        return True
+
+    # --- clients that may be away ---
+
+    def session_message(self, ws: IncomingFrames, event: ClientEvent) -> bool:
+        """A client of `pystrands.v1` sent a message; False if it was refused."""
+        self._counters["messages_received"] += 1
+        client = event.stream
+        if self._taps.watchers:
+            self._taps.message_in(client, event.content)
+        owner = client.consumer
+        if isinstance(event.content, bytes) and owner is not None and not owner.binary:
+            only_takes_text(client)
+            return False
+        if not client.small:
+            event.size += _beside(client)
+        return self._assignments.submit(event) or self._keep(ws, client, event)
+
+    def session_event(self, event: ClientEvent) -> None:
+        """A client is away, or back."""
+        self._put(event)
+
+    def session_closed(self, ws: WebSocket, code: int, reason: str) -> None:
+        """A client is gone, and its id is free."""
+        self.client_closed(ws, code, reason)
+
+    def session_over(self, ws: WebSocket, code: int, reason: str) -> None:
+        """No message follows of one that is gone."""
+        self.client_over(ws, code, reason)
+
+    def new_event_number(self) -> int:
+        """Return a number for the next event."""
+        return self._assignments.new_number()
 
     def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:  # noqa: ARG002 - Receiver's
         """A client is gone, and its id is free: who takes it waits until the older one's last event is finished."""
         client = ws.client
         assert client is not None
         self._rooms.remove(client)
-        self._expiries.discard(ws)
+        self._expiries.discard(client)
         self._counters["clients_gone"] += 1
         if self._claimed_ids is not None:
             self._claimed_ids.closed(cast("ConnectedClient", client))
@@ -183,9 +244,11 @@ class Router(Receiver, SessionReceiver):
 
     def give_up(self, client: ConnectedClient) -> None:
         """Close a client, which may be gone already, for the memory that it takes: what waits of it goes, too."""
-        ws = client.ws
+        ws = client.connection if isinstance(client, SessionClient) else client.ws
         ws.drop_backlog()
         self._counters["budget_dropped"] += self._assignments.drop_messages(client)
+        if isinstance(client, SessionClient):
+            self.client_sessions.give_up(client)
         ws.give_up()
 
     def _put(self, event: ClientEvent) -> None:

@@ -127,6 +127,11 @@ class IncomingFrames(Recipient):
         """Whether `send()` would take a frame, were there room for it."""
         return self.flags < CLOSED
 
+    @property
+    def has_backlog(self) -> bool:
+        """Whether something was read that is not handled yet."""
+        return self._backlog is not None
+
     # What is the WebSocket's.
 
     def send(self, frame: bytes) -> bool:

@@ -4,18 +4,21 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
 from typing import Final
 
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.fanout.pressure import acknowledged, outstanding
-from pystrands.broker.ws.frames import ping_frame
+from pystrands.broker.ws.frames import ping_frame, text_frame
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.protocol.close_codes import POLICY_VIOLATION
+from pystrands.protocol.v1.envelope import HEARTBEAT
 
 logger = logging.getLogger(__name__)
 
 _PING: Final = ping_frame()
+_HEARTBEAT: Final = text_frame(HEARTBEAT)
 _BUCKETS: Final = 50  # steps per interval: at 100,000 connections 2,000 visits each time
 _MUCH: Final = (
     64 * 1024
@@ -137,7 +140,7 @@ class KeepAlive(Sweep):
             else:
                 dead.append(ws)
         if silent:
-            self._outbox.fan_out(silent, _PING)
+            self._send_pings(silent)
         for ws in silent:
             if ws.silent > self._missed:
                 self._note_ping(ws)
@@ -147,6 +150,9 @@ class KeepAlive(Sweep):
                 ws.abort()
             except Exception:
                 logger.exception("could not drop a silent client")
+
+    def _send_pings(self, silent: list[WebSocket]) -> None:
+        self._outbox.fan_out(silent, _PING)
 
     def _note_ping(self, ws: WebSocket) -> None:
         taken = acknowledged(ws.transport)
@@ -158,6 +164,32 @@ class KeepAlive(Sweep):
         then, ping = self._last_pings.pop(ws, (0, 0))
         taken = acknowledged(ws.transport) if ping else -1
         return taken > then and (taken < ping or ping - then > _MUCH)
+
+
+class Heartbeats(KeepAlive):
+    """The same for clients that take a message for a ping, and answer with one: pages get to see no pings.
+
+    ``on_ping`` is told of each that is sent.
+    """
+
+    __slots__ = ("_on_ping",)
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        on_ping: Callable[[WebSocket], None],
+        *,
+        interval: float = 25.0,
+        missed: int = 2,
+        counters: Counters | None = None,
+    ) -> None:
+        super().__init__(outbox, interval=interval, missed=missed, counters=counters)
+        self._on_ping = on_ping
+
+    def _send_pings(self, silent: list[WebSocket]) -> None:
+        for ws in silent:
+            self._on_ping(ws)
+        self._outbox.fan_out(silent, _HEARTBEAT)
 
 
 class MessageWatch(Sweep):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from pystrands.broker.counters import Counters
@@ -26,10 +27,22 @@ class RateLimited(Receiver):
     """Passes messages on, and holds their senders to ``messages`` and ``size`` bytes per second; 0 is no limit.
 
     ``delay``: who is past its limit is not read from until it is within it again. ``close``: it is closed with 1008,
-    and the message that was too much is dropped. Counted as ``rate_delayed`` and ``rate_closed``.
+    and the message that was too much is dropped. Counted as ``rate_delayed`` and ``rate_closed``. ``is_free`` says
+    which messages don't count.
     """
 
-    __slots__ = ("_counters", "_largest", "_limits", "_loop", "_messages", "_policy", "_receiver", "_size", "_timers")
+    __slots__ = (
+        "_counters",
+        "_is_free",
+        "_largest",
+        "_limits",
+        "_loop",
+        "_messages",
+        "_policy",
+        "_receiver",
+        "_size",
+        "_timers",
+    )
 
     def __init__(
         self,
@@ -41,8 +54,10 @@ class RateLimited(Receiver):
         largest: int,
         policy: RatePolicy,
         counters: Counters,
+        is_free: Callable[[str | bytes], bool] | None = None,
     ) -> None:
         self._receiver = receiver
+        self._is_free = is_free
         self._loop = loop
         self._messages = messages
         self._size = size
@@ -54,7 +69,7 @@ class RateLimited(Receiver):
 
     def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
         """Count it, and pass it on."""
-        if not ws.is_open:  # what had been read before it went
+        if not ws.is_open or (self._is_free is not None and self._is_free(message)):  # or read before it went
             self._receiver.client_message(ws, message)
             return
         now = self._loop.time()
@@ -103,12 +118,19 @@ class IdleLimited(Receiver):
     have been silent for longest only. Counted as ``idle_closed``.
     """
 
-    __slots__ = ("_counters", "_heard", "_loop", "_receiver", "_timeout", "_timer")
+    __slots__ = ("_counters", "_heard", "_is_free", "_loop", "_receiver", "_timeout", "_timer")
 
     def __init__(
-        self, receiver: Receiver, loop: asyncio.AbstractEventLoop, *, timeout: float, counters: Counters
+        self,
+        receiver: Receiver,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        timeout: float,
+        counters: Counters,
+        is_free: Callable[[str | bytes], bool] | None = None,
     ) -> None:
         self._receiver = receiver
+        self._is_free = is_free
         self._loop = loop
         self._timeout = timeout
         self._counters = counters
@@ -134,7 +156,7 @@ class IdleLimited(Receiver):
 
     def client_message(self, ws: IncomingFrames, message: str | bytes) -> None:
         """Give its sender its time again, and pass it on."""
-        if ws.is_open:
+        if ws.is_open and not (self._is_free is not None and self._is_free(message)):
             self._restart(ws)
         self._receiver.client_message(ws, message)
 

@@ -26,6 +26,8 @@ from pystrands.protocol.messages import (
     ClientAdopted,
     ClientContext,
     ClientError,
+    ClientResumed,
+    ClientSuspended,
     ConnectionRequest,
     Disconnected,
     Event,
@@ -51,8 +53,18 @@ logger = logging.getLogger(__name__)
 
 _NEW: Final = Receipt.NEW
 _MESSAGE: Final = NewMessage  # both looked up for every line: a constant is cheaper
-OfClient: TypeAlias = NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError
-_OF_CLIENTS: Final = (NewMessage, NewConnection, Disconnected, ClientAdopted, ClientError)
+OfClient: TypeAlias = (
+    NewMessage | NewConnection | Disconnected | ClientAdopted | ClientSuspended | ClientResumed | ClientError
+)
+_OF_CLIENTS: Final = (
+    NewMessage,
+    NewConnection,
+    Disconnected,
+    ClientAdopted,
+    ClientSuspended,
+    ClientResumed,
+    ClientError,
+)
 OfTheLink: TypeAlias = Received | Peers | Hello | Welcome | LinkRefused
 _OF_THE_LINK: Final = (Received, Peers, Hello, Welcome, LinkRefused)
 ACKNOWLEDGE_WITHIN: Final = 0.1
@@ -209,7 +221,7 @@ class Incoming(Greetings):
             self._receive_broken(link, session, Broken(str(error), "new_message", seq=seq))
             return
         if not params.known:
-            self._ownership.owns(cast("str", call.lane), call.context, line)
+            self._ownership.owns(cast("str", call.lane), params.context, line)
         if self.is_leaving:
             self._release([call])
         else:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Final
 
 from pystrands.client.connection.broker_info import BrokerInfo
@@ -21,6 +22,8 @@ from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import (
     ClientAdopted,
     ClientError,
+    ClientResumed,
+    ClientSuspended,
     ConnectionRequest,
     Disconnected,
     Event,
@@ -96,6 +99,8 @@ _LIFE: Final[dict[type, str]] = {
     NewConnection: "on_new_connection",
     Disconnected: "on_disconnect",
     ClientAdopted: "on_client_adopted",
+    ClientSuspended: "on_client_suspended",
+    ClientResumed: "on_client_resumed",
 }
 _CLIENTS: Final = ("client_id", "room_id", "metadata")
 _NESTED = frozenset({"accepted", "client_id", "room_id", "metadata"})
@@ -109,7 +114,9 @@ def _unwrap(context: Context) -> None:
 
 
 def _named(
-    context: Context, event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientError, broker: BrokerInfo
+    context: Context,
+    event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientSuspended | ClientResumed | ClientError,
+    broker: BrokerInfo,
 ) -> Context:
     """Return the context that an event came with, which then names the event, where that has a name."""
     if not broker.said_hello:
@@ -137,6 +144,11 @@ def call_for_message(
     """Return the call that a message means, the ordinary event; ``size``, ``seq`` and ``done`` are the call's."""
     params = event.params
     context = _named(params.context, event, broker)
+    if params.message_id:
+        context.message_id = params.message_id
+    if params.room_id is not None:
+        context = copy(context)  # the other one stays the client's
+        context.room_id = params.room_id
     content = messages.message_content(params.message, params.binary) if params.binary else params.message
     return HandlerCall("on_message", (content, context), context, context.client_id, size, seq, done)
 
@@ -153,13 +165,16 @@ def call_for(event: Event, broker: BrokerInfo) -> HandlerCall | None:
         request = ConnectionRequestContext(
             headers=asked.headers, url=asked.url, remote_addr=asked.remote_addr, query_string=asked.query_string
         )
+        request.token, request.resumes = asked.token, asked.resumes
         call = HandlerCall("on_connection_request", (request,), request.context, None)
         call.request, call.request_id = request, event.request_id or ""
         return call
-    if isinstance(event, NewConnection | Disconnected | ClientAdopted):
+    if isinstance(event, NewConnection | Disconnected | ClientAdopted | ClientSuspended | ClientResumed):
         context = _named(event.params.context, event, broker)
         if isinstance(event, Disconnected):
             context.close_code, context.reason = event.params.code, event.params.reason
+        elif isinstance(event, ClientSuspended):
+            context.suspended = True
         name = _LIFE[type(event)]
         return HandlerCall(name, (context,), context, context.client_id)
     if isinstance(event, ClientError):

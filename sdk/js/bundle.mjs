@@ -1,0 +1,21 @@
+// Builds what the wheel carries: one minified ES module. `--check` only tells whether that is up to date.
+import { build } from "esbuild";
+import { readFileSync, writeFileSync } from "node:fs";
+
+const file = new URL("../../src/pystrands/broker/pystrands.js", import.meta.url);
+const { outputFiles } = await build({
+  entryPoints: [new URL("src/index.ts", import.meta.url).pathname],
+  bundle: true,
+  format: "esm",
+  minify: true,
+  target: "es2022",
+  legalComments: "none",
+  write: false,
+});
+const built = outputFiles[0].text;
+if (!process.argv.includes("--check")) {
+  writeFileSync(file, built);
+} else if (readFileSync(file, "utf-8") !== built) {
+  console.error("src/pystrands/broker/pystrands.js is not what sdk/js makes: npm run build");
+  process.exit(1);
+}

@@ -1,0 +1,394 @@
+/**
+ * PyStrands for browsers: `connect("/room")` gives a connection that loses nothing over a cut.
+ *
+ * It runs wherever there is a `WebSocket`; what it asks of a page (`document`, `addEventListener`) may be missing.
+ */
+
+import { Core } from "./core.js";
+import type { Action, Data, State } from "./core.js";
+
+export type { State } from "./core.js";
+
+/** What can be sent: text, bytes, or a value that becomes JSON. */
+export type Sendable = string | ArrayBuffer | Uint8Array | object;
+
+/** Takes a listener back. */
+export type Off = () => void;
+
+export interface Options {
+  /** Gives what shows the backend who this is: its `request.token`. Called for each dial that needs one. */
+  token?: () => string | Promise<string>;
+  /** How much may wait to be sent; more is refused. */
+  queue?: { messages?: number; bytes?: number };
+  /** Seconds before a dial: at most `first`, twice as many after each failure, and `most`. */
+  backoff?: { first?: number; most?: number };
+  /** Whether to dial again after a close whose code, from 3000 on, would be final. */
+  shouldRetry?: (closed: { code: number; reason: string }) => boolean;
+  /** Makes the sockets, where there is no global one. */
+  WebSocket?: typeof WebSocket;
+}
+
+export interface SendOptions {
+  /** Send it now or never, and keep it nowhere. */
+  volatile?: boolean;
+  /** Seconds after which the promise is rejected; only a message that was never written is withdrawn. */
+  timeout?: number;
+  /** The same when this is aborted. */
+  signal?: AbortSignal;
+}
+
+/** Why a message was not handled: `code` is for programs. */
+export class SendError extends Error {
+  constructor(readonly code: string, message: string) {
+    super(message);
+    this.name = "SendError";
+  }
+}
+
+/** A message that came. */
+export class Message {
+  readonly #body: Data;
+  constructor(
+    body: Data,
+    /** The room that it was sent to; undefined where it was for this client, or for everyone. */
+    readonly room: string | undefined,
+    /** When the broker got it. */
+    readonly time: Date,
+  ) {
+    this.#body = body;
+  }
+  get text(): string {
+    return typeof this.#body === "string" ? this.#body : new TextDecoder().decode(this.#body);
+  }
+  get bytes(): Uint8Array {
+    return typeof this.#body === "string" ? new TextEncoder().encode(this.#body) : this.#body;
+  }
+  json<T = unknown>(): T {
+    return JSON.parse(this.text) as T;
+  }
+}
+
+export interface StateEvent {
+  state: State;
+  code?: number;
+  reason?: string;
+  /** Seconds until the next dial. */
+  retryIn?: number;
+}
+
+export interface ResumedEvent {
+  /** Whether it is the same session, so that what was missed has come. */
+  resumed: boolean;
+  /** How many messages that were. */
+  replayed: number;
+  /** Rooms in which messages may be missing; null stands for those that are in no room. */
+  gaps: (string | null)[];
+}
+
+class Listeners {
+  #by = new Map<string, Set<(event: never) => void>>();
+  on(name: string, listener: (event: never) => void): Off {
+    const all = this.#by.get(name) ?? new Set();
+    this.#by.set(name, all.add(listener));
+    return () => all.delete(listener);
+  }
+  emit(name: string, event: unknown): void {
+    for (const listener of [...(this.#by.get(name) ?? [])]) {
+      try {
+        listener(event as never);
+      } catch (error) {
+        reportError(error);
+      }
+    }
+  }
+}
+
+/** What a listener throws is the page's, and no reason for others not to hear. */
+function reportError(error: unknown): void {
+  if (typeof globalThis.reportError === "function") globalThis.reportError(error);
+  else console.error(error);
+}
+
+/** One room, as this client sees it. */
+export class Room {
+  /** @internal */
+  readonly listeners = new Listeners();
+  readonly #client: Client;
+  constructor(client: Client, readonly id: string) {
+    this.#client = client;
+  }
+  /** Send a message to the backend, as one to this room. */
+  send(data: Sendable, options?: SendOptions): Promise<void> {
+    return this.#client.sendTo(this.id, data, options);
+  }
+  on(name: "message", listener: (message: Message) => void): Off;
+  on(name: "gap" | "joined", listener: () => void): Off;
+  on(name: "left", listener: (event: { why: string }) => void): Off;
+  on(name: string, listener: (event: never) => void): Off {
+    return this.listeners.on(name, listener);
+  }
+}
+
+const seconds = (): number => performance.now() / 1000;
+const LATE = 2; // seconds by which a timer is late where the machine has slept
+
+/** A connection to a broker, over any number of WebSockets. */
+export class Client {
+  readonly #url: string;
+  readonly #options: Options;
+  readonly #core: Core;
+  readonly #listeners = new Listeners();
+  readonly #rooms = new Map<string, Room>();
+  readonly #waiting = new Map<number, { done: () => void; failed: (error: SendError) => void }>();
+  #socket: WebSocket | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #due = Infinity;
+  #idents = 0;
+
+  constructor(url: string | URL, options: Options = {}) {
+    this.#url = address(url);
+    this.#options = options;
+    const { queue, backoff, shouldRetry } = options;
+    this.#core = new Core({
+      random: Math.random,
+      hasToken: !!options.token,
+      maxMessages: queue?.messages ?? 1000,
+      maxBytes: queue?.bytes ?? 4194304,
+      firstDelay: backoff?.first ?? 0.5,
+      mostDelay: backoff?.most ?? 30,
+      shouldRetry: (code, reason) => !!shouldRetry?.({ code, reason }),
+    });
+    this.#listen();
+    this.#do(this.#core.start(this.#now()));
+  }
+
+  get state(): State {
+    return this.#core.state;
+  }
+
+  /** The id that the backend gave this client; null before it was let in. */
+  get id(): string | null {
+    return this.#core.client;
+  }
+
+  /** The rooms that it is in. */
+  get rooms(): ReadonlySet<string> {
+    return this.#core.rooms;
+  }
+
+  /** Send a message; the promise is kept when the backend's handler has finished with it, and else gives `SendError`. */
+  send(data: Sendable, options?: SendOptions): Promise<void> {
+    return this.sendTo(null, data, options);
+  }
+
+  /** @internal */
+  sendTo(room: string | null, data: Sendable, { volatile = false, timeout, signal }: SendOptions = {}): Promise<void> {
+    const ident = ++this.#idents;
+    return new Promise((done, failed) => {
+      if (signal?.aborted) {
+        failed(new SendError("aborted", "it was aborted"));
+        return;
+      }
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const aborted = (): void => giveUp("aborted", "it was aborted");
+      const over = (): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", aborted);
+        this.#waiting.delete(ident);
+      };
+      const giveUp = (code: string, text: string): void => {
+        this.#core.withdraw(ident);
+        over();
+        failed(new SendError(code, text));
+      };
+      this.#waiting.set(ident, {
+        done: () => (over(), done()),
+        failed: (error) => (over(), failed(error)),
+      });
+      if (timeout !== undefined) timer = setTimeout(() => giveUp("timeout", `not handled in ${timeout} s`), timeout * 1000);
+      signal?.addEventListener("abort", aborted);
+      this.#do(this.#core.send(ident, dataOf(data), { room, volatile }));
+    });
+  }
+
+  /** Return a room: the same object each time. */
+  room(id: string): Room {
+    let room = this.#rooms.get(id);
+    if (!room) this.#rooms.set(id, (room = new Room(this, id)));
+    return room;
+  }
+
+  on(name: "message", listener: (message: Message) => void): Off;
+  on(name: "state", listener: (event: StateEvent) => void): Off;
+  on(name: "resumed", listener: (event: ResumedEvent) => void): Off;
+  on(name: string, listener: (event: never) => void): Off {
+    return this.#listeners.on(name, listener);
+  }
+
+  /** Wait until it is open; rejected when it is closed for good. */
+  ready(): Promise<void> {
+    return new Promise((done, failed) => {
+      const look = (event: StateEvent): void => {
+        if (event.state === "open") done();
+        else if (event.state === "closed") failed(new SendError("closed", event.reason || "the connection is closed"));
+        else return;
+        off();
+      };
+      const off = this.on("state", look);
+      look({ state: this.state });
+    });
+  }
+
+  /** Connect now: after a close, or instead of waiting. */
+  reconnect(): void {
+    this.#do(this.#core.start(this.#now()));
+  }
+
+  /** End the session; what was not handled is rejected. */
+  close(): void {
+    this.#do(this.#core.close());
+  }
+
+  #now(): number {
+    const now = seconds();
+    this.#core.wallOffset = Date.now() / 1000 - now;
+    return now;
+  }
+
+  #do(actions: Action[]): void {
+    for (const action of actions) this.#one(action);
+    const due = this.#core.deadline;
+    if (due === this.#due) return;
+    clearTimeout(this.#timer);
+    this.#due = due;
+    if (due < Infinity) this.#timer = setTimeout(() => this.#tick(), Math.max(0, due - seconds()) * 1000);
+  }
+
+  #tick(): void {
+    const now = this.#now();
+    const slept = now - this.#due > LATE;
+    this.#due = Infinity;
+    if (slept) this.#do(this.#core.wake(now));
+    this.#do(this.#core.tick(now));
+  }
+
+  #one(action: Action): void {
+    switch (action.do) {
+      case "token":
+        void this.#token();
+        break;
+      case "dial":
+        this.#dial(action.subprotocols);
+        break;
+      case "write":
+        this.#socket?.send(action.frame as string);
+        break;
+      case "close":
+        this.#letGo()?.close(action.code, action.reason);
+        break;
+      case "abandon":
+        this.#letGo()?.close();
+        break;
+      case "deliver": {
+        const { room, number } = action;
+        const time = number === null ? new Date() : new Date(number / 1000);
+        const message = new Message(action.body, room ?? undefined, time);
+        if (room !== null) this.#rooms.get(room)?.listeners.emit("message", message);
+        this.#listeners.emit("message", message);
+        break;
+      }
+      case "joined":
+        this.#rooms.get(action.room)?.listeners.emit("joined", undefined);
+        break;
+      case "left":
+        this.#rooms.get(action.room)?.listeners.emit("left", { why: action.why });
+        break;
+      case "settle": {
+        const waiting = this.#waiting.get(action.ident);
+        if (action.code) waiting?.failed(new SendError(action.code, action.text));
+        else waiting?.done();
+        break;
+      }
+      case "state": {
+        const { state, code, reason, retry_in: retryIn } = action;
+        this.#listeners.emit("state", { state, code, reason, retryIn });
+        break;
+      }
+      case "resumed": {
+        const { resumed, replayed, gaps } = action;
+        for (const room of gaps) if (room !== null) this.#rooms.get(room)?.listeners.emit("gap", undefined);
+        this.#listeners.emit("resumed", { resumed, replayed, gaps });
+      }
+    }
+  }
+
+  async #token(): Promise<void> {
+    let token: string | null = null;
+    try {
+      token = await this.#options.token!();
+    } catch (error) {
+      reportError(error);
+    }
+    this.#do(this.#core.token(token, this.#now()));
+  }
+
+  #dial(subprotocols: string[]): void {
+    this.#letGo();
+    let socket: WebSocket;
+    try {
+      socket = new (this.#options.WebSocket ?? WebSocket)(this.#url, subprotocols);
+    } catch {
+      setTimeout(() => this.#do(this.#core.closed(1006, "the address is none", this.#now())));
+      return;
+    }
+    this.#socket = socket;
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = ({ data }) => {
+      if (this.#socket !== socket) return;
+      this.#do(this.#core.received(typeof data === "string" ? data : new Uint8Array(data as ArrayBuffer), this.#now()));
+    };
+    socket.onclose = ({ code, reason }) => {
+      if (this.#socket !== socket) return;
+      this.#socket = undefined;
+      this.#do(this.#core.closed(code, reason, this.#now()));
+    };
+  }
+
+  /** Hear no more of the socket, and return it. */
+  #letGo(): WebSocket | undefined {
+    const socket = this.#socket;
+    this.#socket = undefined;
+    if (socket) socket.onmessage = socket.onclose = null;
+    return socket;
+  }
+
+  #listen(): void {
+    if (typeof addEventListener !== "function") return;
+    const wake = (): void => this.#do(this.#core.wake(this.#now()));
+    addEventListener("pageshow", (event) => {
+      if ((event as PageTransitionEvent).persisted) wake();
+    });
+    addEventListener("online", () => this.#do(this.#core.wake(this.#now(), true)));
+    if (typeof document !== "undefined") {
+      document.addEventListener("visibilitychange", () => {
+        if (document.visibilityState === "visible") wake();
+      });
+    }
+  }
+}
+
+/** Connect to a broker; `url` may be relative to the page. */
+export function connect(url: string | URL, options?: Options): Client {
+  return new Client(url, options);
+}
+
+function address(url: string | URL): string {
+  const whole = new URL(url, typeof location === "undefined" ? undefined : location.href);
+  whole.protocol = whole.protocol.replace(/^http/, "ws");
+  return whole.href;
+}
+
+function dataOf(data: Sendable): Data {
+  if (typeof data === "string" || data instanceof Uint8Array) return data;
+  return data instanceof ArrayBuffer ? new Uint8Array(data) : JSON.stringify(data);
+}

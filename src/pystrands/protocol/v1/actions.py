@@ -1,0 +1,102 @@
+"""What the client's core wants done. Pure data."""
+
+from typing import NamedTuple, TypeAlias
+
+__all__ = [
+    "Abandon",
+    "Action",
+    "AskToken",
+    "Close",
+    "Deliver",
+    "Dial",
+    "Joined",
+    "Left",
+    "Resumed",
+    "Settle",
+    "StateChanged",
+    "Write",
+]
+
+
+class AskToken(NamedTuple):
+    """Get a token, and tell it with `token()`."""
+
+
+class Dial(NamedTuple):
+    """Open a WebSocket with these subprotocols. What earlier ones do from now on is nobody's."""
+
+    subprotocols: list[str]
+
+
+class Write(NamedTuple):
+    """Send a frame."""
+
+    frame: str | bytes
+
+
+class Close(NamedTuple):
+    """Close the WebSocket; what it does from now on is nobody's."""
+
+    code: int
+    reason: str = ""
+
+
+class Abandon(NamedTuple):
+    """Let go of the WebSocket without waiting for its close; what it does from now on is nobody's."""
+
+
+class Deliver(NamedTuple):
+    """A message. ``room`` is None for one to this client alone or to everyone, ``number`` for a volatile one.
+
+    ``number`` is also about when it was sent, in microseconds since 1970.
+    """
+
+    body: str | bytes
+    room: str | None
+    number: int | None
+
+
+class Joined(NamedTuple):
+    """The client is in a room."""
+
+    room: str
+
+
+class Left(NamedTuple):
+    """The client is in a room no more."""
+
+    room: str
+    why: str = ""
+
+
+class Settle(NamedTuple):
+    """What became of a message: ``code`` is empty where its handler has finished, else ``text`` is for people."""
+
+    ident: int
+    code: str = ""
+    text: str = ""
+
+
+class StateChanged(NamedTuple):
+    """``state``: connecting, open, waiting or closed. ``code``: of the close; ``retry_in``: seconds until the dial."""
+
+    state: str
+    code: int = 0
+    reason: str = ""
+    retry_in: float = 0.0
+
+
+class Resumed(NamedTuple):
+    """The connection is back. ``resumed``: as the same session, so that what was missed came: ``replayed`` messages.
+
+    ``gaps``: rooms in which messages may be missing; None stands for those that are in no room.
+    """
+
+    resumed: bool
+    replayed: int
+    gaps: list[str | None]
+
+
+Action: TypeAlias = (
+    AskToken | Dial | Write | Close | Abandon | Deliver | Joined | Left | Settle | StateChanged | Resumed
+)

@@ -182,9 +182,9 @@ class Core(TransportOwner, MembershipOwner):
             for chain in said.chains:
                 self._voice.say(member.subject, self.publisher.answer_chain(chain, now))
         elif isinstance(said, talk.AskTails):
-            self._voice.say(member.subject, talk.Tails(self.publisher.tails_after(said.after)))
+            self._voice.say(member.subject, talk.Tails(said.after, self.publisher.tails_after(said.after)))
         elif isinstance(said, talk.Tails):
-            self.receiver.on_tails(member, said)
+            self.receiver.on_tails_again(member, said)
         else:
             if isinstance(said, talk.Answer):
                 self.receiver.on_answer(member, said, epoch, now)

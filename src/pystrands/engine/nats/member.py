@@ -1,8 +1,34 @@
 """What is known of another broker. Pure."""
 
-from typing import final
+import math
+from collections import deque
+from typing import Final, final
 
-__all__ = ["Member"]
+from pystrands.engine.nats.subscriptions import Subscription
+
+__all__ = ["WAITING_BYTES", "Member", "Waiting"]
+
+WAITING_BYTES: Final = 250
+"""What a message that waits takes beside its content."""
+
+
+@final
+class Waiting:
+    """A message that waits for others of its sender; or the end of an answer, without envelope."""
+
+    __slots__ = ("envelope", "first", "is_extra", "published", "seq", "subscription")
+
+    def __init__(self, seq: int, envelope: bytes, subscription: Subscription | None) -> None:
+        self.seq = seq
+        self.envelope = envelope
+        self.subscription = subscription
+        """By which it came; None for one that came late, in an answer."""
+        self.published = math.inf
+        """When, at the latest: not known of one that comes at once."""
+        self.first = 0
+        """Those before this one are known to be lost."""
+        self.is_extra = False
+        """Whether it is one that was missing on its subject: it tells nothing of other subjects."""
 
 
 @final
@@ -20,14 +46,18 @@ class Member:
         "chains",
         "epoch",
         "greeted",
+        "has_missed_beats",
         "heard",
         "is_alive",
+        "is_answered",
         "is_behind",
         "is_draining",
         "is_listening",
         "is_met",
         "number",
         "promised",
+        "queue",
+        "queue_bytes",
         "safe",
         "seen",
         "seq",
@@ -64,11 +94,18 @@ class Member:
         """The last one that passed us: those before it that were for us have come, or are asked for in ``chains``."""
         self.safe = 0
         """What ``seen`` was at its last heartbeat."""
+        self.has_missed_beats = False
+        """Whether we wait for the last numbers on subjects, since those after ``safe`` may not all have come."""
         self.is_behind = True
         """Whether we have to ask it for all after ``after``, and take nothing else meanwhile."""
         self.after = 0
         self.asked = -1.0
         """When that was asked; negative while it was not."""
+        self.is_answered = False
+        """Whether a part of the answer is being taken; the next one is asked for after that."""
+        self.queue: deque[Waiting] = deque()
+        """What waits for messages before it."""
+        self.queue_bytes = 0
         self.chains: dict[bytes, float] = {}
         """Subjects on which messages are missing, each with the time when they were asked for."""
         self.to_ask: list[bytes] = []

@@ -11,7 +11,7 @@ from pystrands.engine.nats.member import Member
 from pystrands.engine.nats.publisher import Publisher
 from pystrands.engine.nats.receiver import Receiver
 from pystrands.engine.nats.stamps import Stamps
-from pystrands.engine.nats.talk import AskTails, Beat, Bye, Hello, Tails
+from pystrands.engine.nats.talk import AskTails, Beat, Bye, Hello
 from pystrands.engine.nats.voice import Voice, number_of
 
 __all__ = ["BEAT_INTERVAL", "DEAD_AFTER", "Membership", "MembershipOwner"]
@@ -112,7 +112,7 @@ class Membership:
 
     # --- what we say ---
 
-    def _make_beat(self) -> Beat:
+    def _make_beat(self, tails: tuple[bytes | int, ...] = ()) -> Beat:
         return Beat(
             self._voice.broker_id,
             self._publisher.seq,
@@ -122,16 +122,14 @@ class Membership:
             self._stamps.newest,
             VERSION,
             self._receiver.is_listening,
+            tails,
         )
 
     def say_beat(self, now: float) -> None:
         """Say that we live, and what others may have missed."""
         self._beat += 1
         self._next_beat = now + BEAT_INTERVAL
-        self._voice.call(self._make_beat())
-        tails = self._publisher.tails(_TAILS)
-        if tails and self._members:
-            self._voice.call(Tails(tails))
+        self._voice.call(self._make_beat(self._publisher.tails(_TAILS)))
 
     def say_bye(self) -> None:
         """Say that we end."""
@@ -169,8 +167,11 @@ class Membership:
                 member.greeted = now
                 self._greet(member, wants=True)
         elif not member.is_behind:
-            member.safe = max(member.seen, beat.seq)
-            member.seen = member.safe
+            if not member.queue:
+                member.seen = max(member.seen, beat.seq)
+            if not member.has_missed_beats:
+                member.safe = member.seen
+            self._receiver.on_tails(member, beat.tails)
 
     def _hear(self, beat: Beat, epoch: int, now: float) -> Member:
         """Take note that a broker lives, and of what it says of itself."""
@@ -190,8 +191,11 @@ class Membership:
             member.seq = beat.seq
             if member.is_met and (member.is_behind or beat.seq != member.seen or not self._receiver.is_listening):
                 self._receiver.fall_behind(member)
-        elif beat.beat > member.beat + 1 and member.is_met and not member.is_behind:
-            self._voice.say(member.subject, AskTails(member.safe))  # what was between is known by nobody else
+            member.has_missed_beats = False
+        elif member.is_met and not member.is_behind:
+            member.has_missed_beats |= beat.beat > member.beat + 1
+            if member.has_missed_beats:
+                self._voice.say(member.subject, AskTails(member.safe))  # what was between nobody else tells
         member.beat = max(beat.beat, member.beat)
         member.seq = beat.seq
         if was_away and member.away_since < 0:

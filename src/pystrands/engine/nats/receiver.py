@@ -1,6 +1,8 @@
 """Other brokers' messages: each of a subject once, in order, and what is missing is asked for. Pure."""
 
+from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final, cast, final
 
 from pystrands.engine.base import Sink
@@ -16,7 +18,7 @@ from pystrands.engine.nats.envelope import (
     unpack_head,
     unpack_part,
 )
-from pystrands.engine.nats.member import Member
+from pystrands.engine.nats.member import WAITING_BYTES, Member, Waiting
 from pystrands.engine.nats.subscriptions import Subscription, Subscriptions
 from pystrands.engine.nats.talk import Answer, AskAll, AskChains, Chain, ChainsAnswer, Tails
 from pystrands.engine.nats.voice import Voice
@@ -35,6 +37,10 @@ _MAX_RESULTS: Final = 10_000
 _RESULT_BYTES: Final = 250
 _MAX_PARTS: Final = 4096
 
+_MAX_WAITING: Final = 4 * 1024 * 1024
+"""Bytes of one broker's messages that wait for others of it."""
+
+_by_seq: Final = attrgetter("seq")
 _ROOM: Final = Audience.ROOM
 _CLIENT: Final = Audience.CLIENT
 
@@ -60,6 +66,8 @@ class Receiver:
         self.received = 0
         self.parts_bytes = 0
         """What is kept of messages that come in parts."""
+        self.waiting_bytes = 0
+        """What is kept of messages that wait for others."""
         self.is_listening = False
         """Whether all subscriptions are made."""
         self._voice = voice
@@ -73,7 +81,7 @@ class Receiver:
     @property
     def held_bytes(self) -> int:
         """How many bytes are kept."""
-        return self.parts_bytes + len(self._results) * _RESULT_BYTES
+        return self.parts_bytes + self.waiting_bytes + len(self._results) * _RESULT_BYTES
 
     # --- live messages ---
 
@@ -89,25 +97,87 @@ class Receiver:
         if head[4] != member.epoch:
             member.epoch = head[4]
             self.fall_behind(member)
-            return True
-        if seq > member.seen:  # noqa: PLR1730 - for every message
-            member.seen = seq
-        last = subscription.last if sender == subscription.sender else subscription.last_of(sender)
-        if previous == last or self._is_next(member, subscription, seq, previous, last):
-            subscription.set_last(sender, seq)
-            self._hand_on(member, subscription, seq, head[2], envelope)
+        elif member.queue or member.chains:
+            self._enqueue(member, Waiting(seq, envelope, subscription))
+            self._drain(member)
+        else:
+            last = subscription.last if sender == subscription.sender else subscription.last_of(sender)
+            if previous == last or self._is_next(member, subscription, seq, previous, last):
+                member.seen = seq
+                subscription.set_last(sender, seq)
+                self._hand_on(member, subscription, seq, head[2], envelope)
+            elif member.chains:
+                self._enqueue(member, Waiting(seq, envelope, subscription))
+            else:
+                member.seen = max(member.seen, seq)
         return True
 
     def _is_next(self, member: Member, subscription: Subscription, seq: int, previous: int, last: int) -> bool:
-        """Whether none is missing before a message. Where it is, it is asked for, and the message comes with it."""
+        """Whether a message is the next one. Where one before it is missing, that is asked for."""
         if last < 0:
             last = member.base
-        if seq <= last or (subscription.broken is not None and member.number in subscription.broken):
+        if seq <= last:
             return False
         if previous <= last:
             return True
         self._miss(member, subscription)
         return False
+
+    # --- messages that wait for others, so that all come in order ---
+
+    def _enqueue(self, member: Member, waiting: Waiting) -> None:
+        member.queue.append(waiting)
+        self.waiting_bytes += len(waiting.envelope) + WAITING_BYTES
+        member.queue_bytes += len(waiting.envelope) + WAITING_BYTES
+        if member.queue_bytes > _MAX_WAITING and not member.is_behind:
+            self.fall_behind(member)  # it has them all: better asked for once more than kept here as well
+
+    def _clear_queue(self, member: Member) -> None:
+        self.waiting_bytes -= member.queue_bytes
+        member.queue_bytes = 0
+        member.queue.clear()
+
+    def _drain(self, member: Member) -> None:
+        """Take messages that wait, until one is missing in between."""
+        queue = member.queue
+        while queue and not member.chains:
+            waiting = queue[0]
+            if not self._take(member, waiting):
+                break
+            queue.popleft()
+            size = len(waiting.envelope) + WAITING_BYTES
+            self.waiting_bytes -= size
+            member.queue_bytes -= size
+            if not waiting.is_extra and waiting.seq > member.seen:
+                member.seen = waiting.seq
+        if not queue and member.is_behind and member.is_answered:
+            member.is_answered = False
+            member.after = member.seen
+            member.asked = -1.0
+            self._soon()
+
+    def _take(self, member: Member, waiting: Waiting) -> bool:
+        """Take a message that has waited, or came late; return False when one before it is missing."""
+        envelope, seq, subscription = waiting.envelope, waiting.seq, waiting.subscription
+        if not envelope:  # the end of an answer
+            return True
+        head = unpack_head(envelope)
+        if subscription is None:
+            subscription = self._subscription_of(head[2], envelope)
+            if subscription is None:
+                return True
+        elif not subscription.is_wanted:
+            return True
+        last, previous = subscription.last_of(member.number), head[7]
+        if previous < waiting.first:  # what is missing before it is lost, and that was told
+            if seq <= max(last, member.base):
+                return True
+        elif previous != last and not self._is_next(member, subscription, seq, previous, last):
+            return subscription.subject not in member.chains
+        subscription.set_last(member.number, seq)
+        if waiting.published >= subscription.since:
+            self._hand_on(member, subscription, seq, head[2], envelope)
+        return True
 
     def _hand_on(self, member: Member, subscription: Subscription, seq: int, flags: int, envelope: bytes) -> None:
         if envelope[0] != VERSION:
@@ -164,17 +234,19 @@ class Receiver:
         if not member.is_behind:
             member.is_behind = True
             member.after = member.seen
+        self._clear_queue(member)
+        member.is_answered = False
         member.asked = -1.0
         self._soon()
 
     def _ask_all(self, member: Member, now: float) -> None:
-        if member.is_met:
+        if member.is_met and not member.is_answered:
             member.asked = now
             self._voice.say(member.subject, AskAll(member.after))
 
     def on_answer(self, member: Member, answer: Answer, epoch: int, now: float) -> None:
         """Take the messages that were missing."""
-        if not member.is_behind or not self.is_listening or answer.after != member.after:
+        if not member.is_behind or member.is_answered or not self.is_listening or answer.after != member.after:
             return
         member.epoch = epoch
         self._counters["engine_repairs"] += 1
@@ -182,32 +254,17 @@ class Receiver:
             member.seen = answer.first - 1
             self._lose(member, member.seen - member.after)
         for age, envelope in zip(answer.ages, answer.envelopes, strict=False):
-            self._take(member, envelope, age, answer.first, now)
-        member.after = member.seen = max(answer.last, answer.first - 1, member.after)
-        if not answer.is_all:
-            self._ask_all(member, now)
-            return
-        member.safe = member.seen
-        member.is_behind = False
-
-    def _take(self, member: Member, envelope: bytes, age: int, first: int, now: float) -> None:
-        """Take a message that comes late; those before ``first`` are known to be lost."""
-        if len(envelope) < HEAD_SIZE:
-            return
-        head = unpack_head(envelope)
-        flags, seq, previous = head[2], head[6], head[7]
-        subscription = self._subscription_of(flags, envelope)
-        if subscription is None:
-            return
-        last = subscription.last_of(member.number)
-        if previous >= first and previous != last:
-            if not self._is_next(member, subscription, seq, previous, last):
-                return
-        elif seq <= max(last, member.base):
-            return
-        subscription.set_last(member.number, seq)
-        if _is_for(subscription, age, now):
-            self._hand_on(member, subscription, seq, flags, envelope)
+            if len(envelope) >= HEAD_SIZE:
+                waiting = Waiting(unpack_head(envelope)[6], envelope, None)
+                waiting.published = now - age / 1000
+                waiting.first = answer.first
+                self._enqueue(member, waiting)
+        self._enqueue(member, Waiting(max(answer.last, answer.first - 1, member.after), b"", None))
+        if answer.is_all:
+            member.is_behind = False  # what comes from now on follows these
+        else:
+            member.is_answered = True
+        self._drain(member)
 
     def _subscription_of(self, flags: int, envelope: bytes) -> Subscription | None:
         """Return the subscription that a message would have come by; None where nobody is interested in it."""
@@ -233,10 +290,9 @@ class Receiver:
     # --- what is missing on a subject ---
 
     def _miss(self, member: Member, subscription: Subscription) -> None:
-        """Ask for what is missing on a subject, at the end of this turn; take nothing there meanwhile."""
-        if subscription.broken is None:
-            subscription.broken = set()
-        subscription.broken.add(member.number)
+        """Ask for what is missing on a subject, at the end of this turn; all that comes waits for it."""
+        if subscription.subject in member.chains:
+            return
         member.chains[subscription.subject] = -1.0
         if not member.to_ask:
             self._soon()
@@ -257,7 +313,7 @@ class Receiver:
         for subject in asked:
             subscription = self._subscriptions.find(subject)
             if subscription is None:
-                self._mend(member, subject)
+                member.chains.pop(subject, None)
                 continue
             last = subscription.last_of(member.number)
             age = int((now - subscription.since + _MARGIN) * 1000)
@@ -265,56 +321,61 @@ class Receiver:
             member.chains[subject] = now
         if chains:
             self._voice.say(member.subject, AskChains(tuple(chains)))
+        self._drain(member)
         if member.to_ask:
             self._soon()
 
     def on_chain(self, member: Member, answer: ChainsAnswer, now: float) -> None:
-        """Take what was missing on a subject."""
-        subject = answer.subject
+        """Take what was missing on a subject: in its place among what waits."""
+        subject, number = answer.subject, member.number
         if subject not in member.chains:
             return
         subscription = self._subscriptions.find(subject)
-        if subscription is None:
-            self._mend(member, subject)
-            return
-        number = member.number
-        if answer.after != max(subscription.last_of(number), member.base):
-            return
-        self._counters["engine_repairs"] += 1
-        if not answer.is_whole:
-            self._lose(member, 1)
-        for age, envelope in zip(answer.ages, answer.envelopes, strict=False):
-            head = unpack_head(envelope)
-            subscription.set_last(number, head[6])
-            if _is_for(subscription, age, now):
-                self._hand_on(member, subscription, head[6], head[2], envelope)
-        subscription.set_last(number, max(answer.last, answer.after))
-        if answer.is_all:
-            self._mend(member, subject)
-        else:
-            self._miss(member, subscription)
+        if subscription is not None:
+            if answer.after != max(subscription.last_of(number), member.base):
+                return
+            self._counters["engine_repairs"] += 1
+            if not answer.is_whole:
+                self._lose(member, 1)
+            self._insert(member, subscription, answer, now)
+        del member.chains[subject]
+        self._drain(member)
 
-    def _mend(self, member: Member, subject: bytes) -> None:
-        """Take messages of a broker on a subject again."""
-        member.chains.pop(subject, None)
-        subscription = self._subscriptions.any(subject)
-        if subscription is not None and subscription.broken is not None:
-            subscription.broken.discard(member.number)
-            if not subscription.broken:
-                subscription.broken = None
+    def _insert(self, member: Member, subscription: Subscription, answer: ChainsAnswer, now: float) -> None:
+        envelopes = [each for each in answer.envelopes if len(each) >= HEAD_SIZE]
+        done = unpack_head(envelopes[0])[7] if envelopes else answer.last  # what is before the first one is not for us
+        subscription.set_last(member.number, max(done, answer.after))
+        end = member.queue[-1].seq if member.is_behind and member.queue else -1  # what is after that comes once more
+        found = []
+        for age, envelope in zip(answer.ages, envelopes, strict=False):
+            waiting = Waiting(unpack_head(envelope)[6], envelope, subscription)
+            if member.is_behind and waiting.seq > end:
+                break
+            waiting.published = now - age / 1000
+            waiting.is_extra = True
+            found.append(waiting)
+            member.queue_bytes += len(envelope) + WAITING_BYTES
+            self.waiting_bytes += len(envelope) + WAITING_BYTES
+        if found:
+            member.queue = deque(sorted([*found, *member.queue], key=_by_seq))
 
-    def on_tails(self, member: Member, tails: Tails) -> None:
-        """Look whether the last message on a subject has come."""
+    def on_tails_again(self, member: Member, answer: Tails) -> None:
+        """Take the last numbers that were asked for, since heartbeats with some have not come."""
+        if member.has_missed_beats and answer.after == member.safe:
+            member.has_missed_beats = False
+            self.on_tails(member, answer.tails)
+
+    def on_tails(self, member: Member, values: tuple[bytes | int, ...]) -> None:
+        """Look whether the last message on a subject has come; the values are subjects, each with its last number."""
         if member.is_behind or not self.is_listening:
             return
-        values = tails.tails
         for index in range(0, len(values) - 1, 2):
             subscription = self._subscriptions.find(cast("bytes", values[index]))
             if subscription is None:
                 continue
             seq = cast("int", values[index + 1])
             last = max(subscription.last_of(member.number), member.base)
-            if seq > last and not (subscription.broken is not None and member.number in subscription.broken):
+            if seq > last:
                 self._miss(member, subscription)
 
     # --- brokers and NATS come and go, time passes ---
@@ -331,7 +392,12 @@ class Receiver:
             if not member.is_behind:
                 member.is_behind = True
                 member.after = member.seen
+            self._clear_queue(member)
+            member.is_answered = False
             member.asked = -1.0
+            for subject in member.chains:
+                member.chains[subject] = -1.0
+            member.to_ask = list(member.chains)
 
     def on_gone(self, member: Member) -> None:
         """Forget a broker that has ended, and tell what of it was missing."""
@@ -339,8 +405,7 @@ class Receiver:
         self._unknown_to.pop(member.number, None)
         missing = member.seq - member.after if member.is_behind and member.is_met else 0
         missing += len(member.chains)
-        for subject in list(member.chains):
-            self._mend(member, subject)
+        self._clear_queue(member)
         self._subscriptions.forget(member.number)
         if missing > 0:
             self._lose(member, missing)
@@ -373,19 +438,10 @@ class Receiver:
         subscription = self._subscriptions.find(subject)
         if subscription is None:
             return 0, 0
-        if member.is_behind or (subscription.broken is not None and member.number in subscription.broken):
+        if member.is_behind or member.queue or member.chains:
             return None
         if max(subscription.last_of(member.number), member.base) >= seq:
             known = self._unknown_to.get(member.number, 0) < seq
             return (0, 0) if known else (-1, -1)  # it came before somebody here was interested, or is lost or forgotten
         self._miss(member, subscription)
         return None
-
-
-def _is_for(subscription: Subscription, age: int, now: float) -> bool:
-    """Whether a message may have been published after somebody here became interested.
-
-    Its sender said how many milliseconds that was ago when it answered, which was before ``now``. So no message is left
-    out that was; and one that was not is at most as much older as its sender took to be asked and to answer.
-    """
-    return age <= (now - subscription.since) * 1000

@@ -26,7 +26,7 @@ class Subscription:
     ``since``: when somebody here became interested. Older messages are none of theirs.
     """
 
-    __slots__ = ("broken", "is_wanted", "last", "others", "parts", "sender", "sid", "since", "subject")
+    __slots__ = ("is_wanted", "last", "others", "parts", "sender", "sid", "since", "subject")
 
     def __init__(self, subject: bytes, since: float) -> None:
         self.subject = subject
@@ -38,8 +38,6 @@ class Subscription:
         self.last = 0
         self.others: dict[int, int] | None = None
         """The last numbers of the others."""
-        self.broken: set[int] | None = None
-        """Brokers some of whose messages are missing here, and were asked for."""
         self.parts: dict[int, list[bytes]] | None = None
         """Parts of a message of each, until all are there."""
 
@@ -67,8 +65,6 @@ class Subscription:
             self.sender = -1
         elif self.others is not None:
             self.others.pop(sender, None)
-        if self.broken is not None:
-            self.broken.discard(sender)
         if self.parts is not None:
             self.parts.pop(sender, None)
 

@@ -57,6 +57,9 @@ class Beat(Talk, frozen=True, array_like=True):
     """The newest version that it understands."""
     is_listening: bool = True
     """Whether it has subscribed, on its present connection, to all that it wants."""
+    tails: tuple[bytes | int, ...] = ()
+    """The last numbers on subjects since the heartbeat before, as alternating subject and number: who has not heard so
+    far has missed some."""
 
 
 class Hello(Talk, frozen=True, array_like=True):
@@ -75,16 +78,18 @@ class Bye(Talk, frozen=True, array_like=True):
     """The sender has ended, in order."""
 
 
-class Tails(Talk, frozen=True, array_like=True):
-    """The last numbers on subjects, as alternating subject and number: who has not heard so far has missed some."""
-
-    tails: tuple[bytes | int, ...]
-
-
 class AskTails(Talk, frozen=True, array_like=True):
     """Asks for the last numbers on all subjects that have messages after that one."""
 
     after: int
+
+
+class Tails(Talk, frozen=True, array_like=True):
+    """The answer to it, as in heartbeats."""
+
+    after: int
+    """What was asked for."""
+    tails: tuple[bytes | int, ...]
 
 
 class AskAll(Talk, frozen=True, array_like=True):

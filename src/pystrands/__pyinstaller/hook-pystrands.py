@@ -1,7 +1,7 @@
 """Tells PyInstaller what a frozen program needs of this package: what compiled modules import can't be seen in them.
 
 Their source lies beside them, and says it; that of the compiled packages that they use does not. mypyc keeps the code
-of all of them in one module beside the package, whose name is a hash.
+of all of them in one module beside the package, whose name is a hash. What pages are given lies beside modules.
 """
 
 import ast
@@ -10,7 +10,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import files
 from pathlib import Path
 
-from PyInstaller.utils.hooks import collect_submodules
+from PyInstaller.utils.hooks import collect_data_files, collect_submodules
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -39,6 +39,7 @@ def shared() -> Iterator[str]:
             yield name
 
 
+datas = collect_data_files("pystrands", includes=["**/*.js", "**/*.html"])
 sources = list(compiled())
 names = {".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts) for source in sources}
 hiddenimports = sorted(

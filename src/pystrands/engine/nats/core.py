@@ -114,11 +114,11 @@ class Core(TransportOwner, MembershipOwner):
             number = int(subject.rpartition(b".")[2])
         except ValueError:
             return
-        if number == 0:
-            self.membership.on_nobody()
+        now = self.now()
+        if number == 0 or self.membership.has_named(number):
+            self.membership.on_nobody(number, now)
             return
         self.claims.on_nobody(number)  # it is repeated to who is away
-        now = self.now()
         if self.membership.all_listen(now):
             self.commands.on_nobody(number)
             self.tallies.on_nobody(number)

@@ -32,6 +32,10 @@ _NEW: Final = 3
 """Heartbeats of a broker that has only just begun."""
 _CALL_AGAIN: Final = 0.25
 """Seconds after which a newcomer calls again, when nobody has answered."""
+_RETURN: Final = 2.5
+"""Seconds in which all come back to a server that has begun: only then it can know who is gone."""
+_AWAY: Final = 0.5
+"""Seconds after which NATS was not there when this broker began."""
 _TAILS: Final = 4096
 """Subjects in one heartbeat."""
 
@@ -74,7 +78,10 @@ class Membership:
         self._owner = owner
         self._members: dict[int, Member] = receiver.members
         self._missed: dict[int, Member] = {}  # died without a word
-        self._named: set[str] = set()  # whom others have named, and we have not heard
+        self._named: dict[int, str] = {}  # whom others have named, and we have not heard
+        self._began = -1.0
+        self._connected_at = -1.0
+        self._believes_at = 0.0  # from when on NATS is believed that somebody is not there
         self._beat = 0
         self._next_beat = 0.0
         self._looked = 0.0
@@ -140,9 +147,15 @@ class Membership:
         self._called = now
         self._voice.call(Hello(self._make_beat(), wants=True), reply)
 
-    def _greet(self, member: Member, wants: bool) -> None:
+    def _call_named(self, number: int, name: str) -> None:
+        """Say hello to one that others have named. Whether nobody is there NATS says, for that number."""
+        hello = Hello(self._make_beat(), wants=True)
+        self._voice.say(self._voice.subjects.broker(name), hello, self._voice.mine + b".%d" % number)
+
+    def _greet(self, member: Member, wants: bool, now: float) -> None:
         names = tuple(each.broker_id for each in self._members.values() if each is not member)
-        self._voice.say(member.subject, Hello(self._make_beat(), wants, member.promised, names))
+        connected = int((now - self._connected_at) * 1000)
+        self._voice.say(member.subject, Hello(self._make_beat(), wants, member.promised, names, connected))
 
     # --- what we hear ---
 
@@ -150,14 +163,22 @@ class Membership:
         """Take another broker's hello: to all when it is connected, or to us."""
         member = self._hear(hello.beat, epoch, now)
         if hello.base >= 0:
-            mine = self._voice.number
-            self._named.update(
-                name for name in hello.peers if number_of(name) != mine and number_of(name) not in self._members
-            )
+            self._note_named(hello)
             self._meet(member, hello.base)
         if hello.wants:
-            self._greet(member, not member.is_met)
+            self._greet(member, not member.is_met, now)
         self._look_whether_answered()
+
+    def _note_named(self, hello: Hello) -> None:
+        """Wait for those whom another broker has named, before we are ready; they are asked whether they are there."""
+        if self.is_answered:
+            return
+        for name in hello.peers:
+            number = number_of(name)
+            if number != self._voice.number and number not in self._members:
+                self._named[number] = name
+                if hello.connected >= _RETURN * 1000:
+                    self._call_named(number, name)
 
     def on_beat(self, beat: Beat, epoch: int, now: float) -> None:
         """Take another broker's heartbeat."""
@@ -165,7 +186,7 @@ class Membership:
         if not member.is_met:
             if now - member.greeted >= BEAT_INTERVAL:
                 member.greeted = now
-                self._greet(member, wants=True)
+                self._greet(member, wants=True, now=now)
         elif not member.is_behind:
             if not member.queue:
                 member.seen = max(member.seen, beat.seq)
@@ -203,9 +224,8 @@ class Membership:
         if member.away_since >= 0 and member.is_listening and member.is_met:
             since, member.away_since = member.away_since, -1.0
             self._owner.on_returned(since)
-        if (member.address, member.is_draining) != (beat.address, beat.is_draining):
-            member.address, member.is_draining = beat.address, beat.is_draining
-            self._tell()
+        member.address, member.is_draining = beat.address, beat.is_draining
+        self._tell()
         return member
 
     def _enter(self, broker_id: str, number: int, now: float) -> Member:
@@ -218,7 +238,7 @@ class Membership:
         member.is_alive = True
         self._publisher.wake()
         self._members[number] = member
-        self._named.discard(broker_id)
+        self._named.pop(number, None)
         return member
 
     def _meet(self, member: Member, base: int) -> None:
@@ -273,6 +293,8 @@ class Membership:
     def tick(self, now: float) -> None:
         """Look at the time; to be called ten times a second."""
         slept, self._looked = now - self._looked > _PAUSED, now
+        if self._began < 0:
+            self._began = now
         if not self.is_connected:
             return
         if slept:  # what others have said meanwhile is still to be read
@@ -319,6 +341,9 @@ class Membership:
             member.heard = now
             member.is_listening = False
         self._answer_by = now + DEAD_AFTER
+        was_there = self._connected_at < 0 and (self._began < 0 or now - self._began < _AWAY)
+        self._believes_at = now if was_there else now + _RETURN
+        self._connected_at = now
         self._call(now, self._voice.mine + b".0")
 
     def on_disconnected(self) -> None:
@@ -329,9 +354,18 @@ class Membership:
             if member.away_since < 0:
                 member.away_since = member.heard
 
-    def on_nobody(self) -> None:
-        """Nobody was there to hear our hello."""
-        self._is_asked = True
+    def has_named(self, number: int) -> bool:
+        """Whether a broker of that number was named, and has not been heard."""
+        return number in self._named
+
+    def on_nobody(self, number: int, now: float) -> None:
+        """Nobody was there to hear our hello: to all, where ``number`` is 0, or to one that was named."""
+        if now < self._believes_at:
+            return
+        if number == 0:
+            self._is_asked = True
+        else:
+            self._named.pop(number, None)
         self._look_whether_answered()
 
     def _look_whether_answered(self, late: bool = False) -> None:

@@ -72,6 +72,8 @@ class Hello(Talk, frozen=True, array_like=True):
     """To one broker: messages after this one are for it as well."""
     peers: tuple[str, ...] = ()
     """To one broker: whom else there is."""
+    connected: int = 0
+    """Milliseconds since the sender was connected: whether all others have had the time to come back to NATS."""
 
 
 class Bye(Talk, frozen=True, array_like=True):

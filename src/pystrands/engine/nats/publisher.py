@@ -218,15 +218,16 @@ class Publisher:
         seq, is_whole = last, True
         while seq > chain.after:
             envelope = self._ring.get(seq)
-            if envelope is None or not self._fits(envelope):
-                is_whole = False
+            if envelope is None:
+                is_whole = chain.age >= 0 and self._reaches(chain.age, now)
                 break
             if chain.age >= 0 and _age(self._ring.time(seq), now) > chain.age:
                 break
+            if not self._fits(envelope):
+                is_whole = False
+                break
             found.append(seq)
             seq = unpack_head(envelope)[7]
-        if not is_whole and chain.age >= 0:
-            is_whole = self._reaches(chain.age, now)
         found.reverse()
         return self._chain_answer(chain, found, is_whole, last, now)
 

@@ -64,8 +64,6 @@ class Receiver:
         self.members: dict[int, Member] = {}
         """Who lives, and whose messages we take, by number."""
         self.received = 0
-        self.parts_bytes = 0
-        """What is kept of messages that come in parts."""
         self.waiting_bytes = 0
         """What is kept of messages that wait for others."""
         self.is_listening = False
@@ -75,13 +73,15 @@ class Receiver:
         self._counters = counters
         self._on_gap = on_gap
         self._soon = soon
+        self._partial: dict[tuple[int, bytes], list[bytes]] = {}  # messages that come in parts, by sender and subject
         self._results: dict[tuple[int, int], Delivered] = {}
         self._unknown_to: dict[int, int] = {}  # up to which message of whom there may be no result that there was
 
     @property
     def held_bytes(self) -> int:
         """How many bytes are kept."""
-        return self.parts_bytes + self.waiting_bytes + len(self._results) * _RESULT_BYTES
+        partial = sum(len(part) for parts in self._partial.values() for part in parts)
+        return partial + self.waiting_bytes + len(self._results) * _RESULT_BYTES
 
     # --- live messages ---
 
@@ -210,21 +210,17 @@ class Receiver:
     def _join(self, member: Member, subscription: Subscription, envelope: bytes, at: int) -> bytes | None:
         """Keep a part of a message; return the rest of that message when it is the last one."""
         index, count, at = unpack_part(envelope, at)
-        if subscription.parts is None:
-            subscription.parts = {}
-        parts = subscription.parts
+        key = (member.number, subscription.subject)
         if index == 0:
-            parts[member.number] = []
-        so_far = parts.get(member.number)
+            self._partial[key] = []
+        so_far = self._partial.get(key)
         if so_far is None or len(so_far) != index or count > _MAX_PARTS:  # those before it are lost, and that was told
-            parts.pop(member.number, None)
+            self._partial.pop(key, None)
             return None
         so_far.append(envelope[at:])
-        self.parts_bytes += len(envelope)
         if index + 1 < count:
             return None
-        del parts[member.number]
-        self.parts_bytes -= sum(len(part) for part in so_far)
+        del self._partial[key]
         return b"".join(so_far)
 
     # --- what is missing of a broker ---
@@ -412,6 +408,9 @@ class Receiver:
 
     def tick(self, now: float) -> None:
         """Ask again what was not answered."""
+        for number, subject in list(self._partial):
+            if number not in self.members or self._subscriptions.find(subject) is None:
+                del self._partial[number, subject]
         if not self.is_listening:
             return
         for member in self.members.values():

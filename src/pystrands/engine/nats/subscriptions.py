@@ -26,7 +26,7 @@ class Subscription:
     ``since``: when somebody here became interested. Older messages are none of theirs.
     """
 
-    __slots__ = ("is_wanted", "last", "others", "parts", "sender", "sid", "since", "subject")
+    __slots__ = ("is_wanted", "last", "others", "sender", "sid", "since", "subject")
 
     def __init__(self, subject: bytes, since: float) -> None:
         self.subject = subject
@@ -38,8 +38,6 @@ class Subscription:
         self.last = 0
         self.others: dict[int, int] | None = None
         """The last numbers of the others."""
-        self.parts: dict[int, list[bytes]] | None = None
-        """Parts of a message of each, until all are there."""
 
     def last_of(self, sender: int) -> int:
         """Return the last number that a broker's messages had; -1 where none has come."""
@@ -65,8 +63,6 @@ class Subscription:
             self.sender = -1
         elif self.others is not None:
             self.others.pop(sender, None)
-        if self.parts is not None:
-            self.parts.pop(sender, None)
 
 
 @final
@@ -132,7 +128,6 @@ class Subscriptions:
         subscription = self._by_subject.get(subject)
         if subscription is not None and subscription.is_wanted:
             subscription.is_wanted = False
-            subscription.parts = None
             if linger:
                 self._unwanted[subject] = now + linger
             else:

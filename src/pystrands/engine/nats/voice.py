@@ -11,7 +11,7 @@ __all__ = ["SLACK", "Voice", "number_of"]
 
 SLACK: Final = 4096
 """What an envelope has beside what it carries, at most."""
-_PARTS: Final = 512 * 1024
+_PARTS: Final = 512 * 1024 - SLACK
 
 
 def number_of(broker_id: str) -> int:

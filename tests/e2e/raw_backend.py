@@ -139,15 +139,19 @@ class RawBackend(Hearing):
         self.raw(line("received", {"seq": self.received if seq is None else seq}))
 
     async def next_line(self) -> dict[str, Any]:
-        """Return the next line of any kind but ``peers``; EOFError at the end. Half a line fails the test."""
-        while True:
-            async with asyncio.timeout(PATIENCE):
-                data = await self._reader.readline()
-            if not data:
-                raise EOFError
-            decoded: dict[str, Any] = json.loads(data)
-            if decoded["action"] != "peers":  # which a broker of a cluster may say at any time
-                return decoded
+        """Return the next line of any kind but ``peers``, which a broker of a cluster may say at any time."""
+        while (heard := await self.next_of_all())["action"] == "peers":
+            pass
+        return heard
+
+    async def next_of_all(self) -> dict[str, Any]:
+        """Return the next line; EOFError at the end. Half a line fails the test."""
+        async with asyncio.timeout(PATIENCE):
+            data = await self._reader.readline()
+        if not data:
+            raise EOFError
+        decoded: dict[str, Any] = json.loads(data)
+        return decoded
 
     async def hear_message(self, message: str) -> dict[str, Any]:
         event = await self.hear("new_message")

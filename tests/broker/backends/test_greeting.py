@@ -13,7 +13,7 @@ TOLD = {"address": "10.0.0.5:8081", "draining": False, "peers": [{"broker_id": "
 
 async def next_peers(raw):
     async with asyncio.timeout(5):
-        while (line := await raw.next_line())["action"] != "peers":
+        while (line := await raw.next_of_all())["action"] != "peers":
             assert line["action"] == "heartbeat"
     assert "seq" not in line
     return line["params"]

@@ -136,4 +136,4 @@ async def test_tls(tmp_path):
     with NatsServer() as server:
         connection, _ = make(server.url.replace("nats:", "tls:"))
         with pytest.raises(TimeoutError, match=r"has no TLS, which tls:// "):
-            await connection.start(0.3)
+            await connection.start(2)

@@ -479,7 +479,6 @@ def test_a_port_that_another_program_has_is_told_though_it_would_share_it():
         assert f"127.0.0.1:{port} is in use by another program" in refusal(f"--ws-port={port}", "--tcp-port=0", code=1)
 
 
-@pytest.mark.usefixtures("measured")
 def test_workers_that_can_not_start_say_so_once_and_nobody_is_left(tmp_path):
     child = subprocess.run(
         [
@@ -492,8 +491,9 @@ def test_workers_that_can_not_start_say_so_once_and_nobody_is_left(tmp_path):
         check=False,
     )
     assert (child.returncode, child.stdout) == (2, "")
-    (line,) = child.stderr.splitlines()
-    assert line.startswith("Error: --tls-cert: can't read")
+    lines = child.stderr.splitlines()
+    assert len(lines) == 1, child.stderr
+    assert lines[0].startswith("Error: --tls-cert: can't read")
 
 
 def test_all_addresses_of_a_host_have_one_port_and_backends_of_each_worker_another():

@@ -53,6 +53,7 @@ async def test_cluster_rule_17_brokers_that_are_killed_take_their_clients_with_t
                 assert [each.client_id for each in await client.room_members("lobby", timeout=WITHIN)] == ["bob"]
                 for ws in dying:
                     ws.abort()
+            await until(lambda: len([who for what, who in client.heard if what == "gone"]) == 3, WITHIN)
         gone = sorted(who for what, who in client.heard if what == "gone")
         assert gone == ["ann", "bob", "cem"]
 

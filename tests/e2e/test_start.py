@@ -85,10 +85,10 @@ def broker_with(engine, **options):
 
 
 def timers_of(broker):
-    parts = (broker._parts.lifecycle._beat, broker._parts.keepalive._handle, broker._parts.message_watch._handle)
-    return [
-        each for each in (*parts, broker._parts.idle._timer, broker._budget._timer) if each and not each.cancelled()
-    ]
+    parts = broker._parts
+    found = [parts.lifecycle._beat, broker._budget._timer, *(each._timer for each in parts.idle)]
+    found += [each._handle for each in (parts.keepalive, parts.heartbeats, parts.message_watch)]
+    return [each for each in found if each and not each.cancelled()]
 
 
 async def is_over(broker):

@@ -112,7 +112,7 @@ async def survey(seconds: float) -> dict[str, float]:
             for port in ws:
                 wait_until_answers(port, "/readyz")
                 for _ in range(MEMBERS):
-                    await stack.enter_async_context(testing.connect(f"ws://127.0.0.1:{port}/hall"))
+                    await stack.enter_async_context(testing.connect(f"ws://127.0.0.1:{port}", "/hall"))
             took = []
             end = time.monotonic() + seconds
             while time.monotonic() < end:
@@ -131,9 +131,10 @@ async def reconnect() -> dict[str, float]:
         url, _ = servers.enter_context(nats_server(BUILD / "cluster.log", port=port))
         with brokers(1, url, *flags) as (ws, tcp):
             async with linked(tcp) as client, contextlib.AsyncExitStack() as stack:
-                path = f"ws://127.0.0.1:{ws[0]}/many?"
+                ours = f"ws://127.0.0.1:{ws[0]}"
                 owners = [
-                    await stack.enter_async_context(testing.connect(path)) for _ in range(ROOMS // ROOMS_OF_A_CLIENT)
+                    await stack.enter_async_context(testing.connect(ours, "/many"))
+                    for _ in range(ROOMS // ROOMS_OF_A_CLIENT)
                 ]
                 members = await client.room_members("/many")
                 assert len(members) == len(owners)
@@ -141,10 +142,10 @@ async def reconnect() -> dict[str, float]:
                     first = number * ROOMS_OF_A_CLIENT
                     rooms = range(first, first + ROOMS_OF_A_CLIENT)
                     await asyncio.gather(*(client.join_room(member.client_id, f"room {n}") for n in rooms))
-                probe = await stack.enter_async_context(testing.connect(f"ws://127.0.0.1:{ws[0]}/probe"))
+                probe = await stack.enter_async_context(testing.connect(ours, "/probe"))
                 before = await _longest(probe, 3)
                 servers.close()
-                url, _ = servers.enter_context(nats_server(BUILD / "cluster.log", port=port))
+                servers.enter_context(nats_server(BUILD / "cluster.log", port=port))
                 return {"before": before, "after": await _longest(probe, 6)}
 
 

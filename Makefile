@@ -56,7 +56,7 @@ docs: $(VENV)/.ready-docs ## the documentation as a site, in site/
 	@echo "Open site/index.html"
 
 chaos: $(VENV)/.ready-test ## minutes of failures: backends, links and brokers that die while clients send
-	$(BIN)/pytest -m chaos -s tests/chaos tests/cluster
+	$(BIN)/pytest -m chaos -s tests/chaos tests/cluster tests/engine
 
 soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go: nothing may be left over
 	$(BIN)/pytest -m soak -s tests/soak tests/e2e/test_leaks.py

@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
+
 from pystrands import testing
 from pystrands.engine.base import Sink
 from pystrands.engine.nats.engine import NatsEngine
@@ -54,7 +56,14 @@ class Load:
         await testing.until(
             lambda: all(len(came) >= self.sent[name] for each in self.heard.values() for name, came in each.items()), 20
         )
-        assert all(each == due for each in self.heard.values())
+        for at, heard in self.heard.items():
+            for name, came in heard.items():
+                wrong = [
+                    (index, each)
+                    for index, each in enumerate(came)
+                    if index >= len(due[name]) or each != due[name][index]
+                ]
+                assert not wrong, f"{at} heard of {name}, from {wrong[0]} on: {came[max(wrong[0][0] - 3, 0) :][:30]}"
 
 
 @asynccontextmanager
@@ -123,6 +132,9 @@ async def test_cluster_rule_06_nothing_is_lost_while_two_servers_take_turns():
         assert all(load.sent.values())
 
 
+# Not as the docs have it, where all brokers are at one server. It failed once in some forty runs, on a busy machine.
+# Why is not known yet: so it is run, and looked at, with `make chaos`.
+@pytest.mark.chaos
 async def test_cluster_rule_06_nothing_is_lost_between_brokers_at_different_servers():
     with cluster(2) as (one, other):
         async with under_load([one, other], [other, one]) as load:

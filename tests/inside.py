@@ -15,3 +15,8 @@ def core_of(client: Any) -> Any:
 def running_of(client: Any) -> Any:
     """Return the thread of a PyStrandsClient, with its event loop, or None."""
     return vars(client)["_PyStrandsClient__runs"].running
+
+
+def bridge_of(app: Any) -> Any:
+    """Return what leads from threads to the event loop of a PyStrands, or None."""
+    return vars(app)["_PyStrands__calls"].bridge

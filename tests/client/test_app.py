@@ -10,6 +10,7 @@ import pytest
 
 from pystrands import ConfigError, NotConnected, PyStrands
 from tests.client.fake_broker import PATIENCE, context, line, message, request, soon
+from tests.inside import bridge_of
 
 
 def plain(result: object) -> object:
@@ -106,7 +107,7 @@ async def test_asking_at_the_end(ask, broker):
     app = PyStrands(**broker.where)
     running = asyncio.create_task(app.run_async())
     await broker.link()
-    vars(app)["_PyStrands__bridge"].close()  # as when the app ends between the look and the call
+    bridge_of(app).close()  # as when the app ends between the look and the call
 
     async def elsewhere():
         with pytest.raises(NotConnected):

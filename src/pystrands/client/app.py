@@ -2,52 +2,44 @@
 # mypy: disable-error-code="no-any-return"
 # The methods return at run time what their thread needs: see signatures.
 
-import asyncio
-import contextlib
-import inspect
 import logging
 import ssl
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from pystrands.client import requests
 from pystrands.client.advice import advise
+from pystrands.client.anywhere import Anywhere
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
+from pystrands.client.decorators import PyStrandsDecorators, Registered
 from pystrands.client.loops import LoopRun
 from pystrands.client.options import ThreadOptions, options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import (
     BoolOrAwaitable,
-    ClientHandler,
     ConfirmationOrAwaitable,
     ContextsOrAwaitable,
-    ErrorHandler,
     Message,
-    MessageHandler,
     NoneOrAwaitable,
-    RequestHandler,
     ToMany,
     ToOne,
 )
-from pystrands.client.threads import Bridge, Gone, loop_runs_here
+from pystrands.client.threads import Bridge, loop_runs_here
 from pystrands.protocol.printable import printable
 
 __all__ = ["PyStrands"]
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[..., Any]
-H = TypeVar("H", bound=Handler)
-
 
 def _nothing() -> None:
     """Return None: where nothing is connected there is nothing to disconnect."""
 
 
-class PyStrands(BaseClient, ThreadOptions):
+class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
     """A backend in decorator form.
 
     For example::
@@ -73,8 +65,8 @@ class PyStrands(BaseClient, ThreadOptions):
     """
 
     __core: ClientCore = NOT_MADE
-    __bridge: Bridge | None = NOT_MADE
-    __handlers: dict[str, tuple[Handler, bool]] = NOT_MADE
+    __calls: Anywhere = NOT_MADE
+    __registered: Registered = NOT_MADE
 
     def __init__(
         self,
@@ -109,121 +101,22 @@ class PyStrands(BaseClient, ThreadOptions):
         logged. ``ssl``: connect with TLS; an ``ssl.SSLContext``, or True for the default one. Raises ConfigError,
         naming the parameter, on a value that can't work.
         """
-        super().__init__(locals())
+        BaseClient.__init__(self, locals())
         advise(type(self), HANDLERS, overridden=False)
-        self.__handlers = {}
+        self.__registered = Registered()
+        PyStrandsDecorators.__init__(self, self.__registered)
         self.__core = ClientCore(partial(options_of, self), self.__invoke)
-        self.__bridge = None
-
-    # -- handlers
-
-    def __register(self, name: str, function: H) -> H:
-        if before := self.__handlers.get(name):
-            raise ValueError(f"{name} has a handler already: {_name_of(before[0])}")
-        if not callable(function):
-            raise TypeError(
-                f"@app.{name} takes a function, not {type(function).__name__}; write it without parentheses"
-            )
-        count = HANDLERS[name]
-        with contextlib.suppress(ValueError):  # some built-in callables have no signature
-            signature = inspect.signature(function, follow_wrapped=False)  # a wrapper may add arguments
-            try:
-                signature.bind(*[None] * count)
-            except TypeError as error:
-                arguments = "1 argument" if count == 1 else f"{count} arguments"
-                raise TypeError(
-                    f"{name} is called with {arguments}, which {_name_of(function)}{signature} can't take: {error}"
-                ) from None
-        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
-        )
-        self.__handlers[name] = (function, is_async)
-        return function
-
-    def on_connection_request(self, function: RequestHandler) -> RequestHandler:
-        """Register a handler, ``function(request)``, which decides whether a client may come in; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. It returns True or False, or None
-        to leave it to ``request.accepted``, a :class:`ConnectionRequestContext`'s; an exception rejects. Raises
-        ValueError when there is a handler already, and TypeError when the function can't be called with these
-        arguments.
-        """
-        return self.__register("on_connection_request", function)
-
-    def on_new_connection(self, function: ClientHandler) -> ClientHandler:
-        """Register a handler, ``function(context)``, which is told of a client that is in; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
-        handler already, and TypeError when the function can't be called with these arguments.
-        """
-        return self.__register("on_new_connection", function)
-
-    def on_message(self, function: MessageHandler) -> MessageHandler:
-        """Register a handler, ``function(message, context)``, which handles a client's message; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. The message is str or bytes.
-        Raises ValueError when there is a handler already, and TypeError when the function can't be called with these
-        arguments.
-        """
-        return self.__register("on_message", function)
-
-    def on_disconnect(self, function: ClientHandler) -> ClientHandler:
-        """Register a handler, ``function(context)``, which is told of a client that is gone; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
-        handler already, and TypeError when the function can't be called with these arguments.
-        """
-        return self.__register("on_disconnect", function)
-
-    def on_client_adopted(self, function: ClientHandler) -> ClientHandler:
-        """Register a handler, ``function(context)``, told of a client taken over from a lost backend; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
-        handler already, and TypeError when the function can't be called with these arguments.
-        """
-        return self.__register("on_client_adopted", function)
-
-    def on_client_released(self, function: ClientHandler) -> ClientHandler:
-        """Register a handler, ``function(context)``, told of a client that another backend took over; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
-        handler already, and TypeError when the function can't be called with these arguments.
-        """
-        return self.__register("on_client_released", function)
-
-    def on_client_suspended(self, function: ClientHandler) -> ClientHandler:
-        """Register a handler, ``function(context)``, told of a client that is away, and may come back; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
-        handler already, and TypeError when the function can't be called with these arguments.
-        """
-        return self.__register("on_client_suspended", function)
-
-    def on_client_resumed(self, function: ClientHandler) -> ClientHandler:
-        """Register a handler, ``function(context)``, told of a client that was away and is back; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
-        handler already, and TypeError when the function can't be called with these arguments.
-        """
-        return self.__register("on_client_resumed", function)
-
-    def on_error(self, function: ErrorHandler) -> ErrorHandler:
-        """Register a handler, ``function(error, context)``, which is told of errors; return it.
-
-        ``function``: async, run on the event loop, or plain, run on a worker thread. The error is a str;
-        ``context.exception`` is what a handler raised. Raises ValueError when there is a handler already, and TypeError
-        when the function can't be called with these arguments.
-        """
-        return self.__register("on_error", function)
+        self.__calls = Anywhere(self.__core)
 
     def __invoke(self, name: str, args: tuple[Any, ...]) -> Any:
-        registered = self.__handlers.get(name)
+        registered = self.__registered.get(name)
         if registered is not None:
             function, is_async = registered
             if is_async:
                 return function(*args)
-            assert self.__bridge is not None  # it is there while the app runs
-            return self.__bridge.run_plain(name, function, args)
+            bridge = self.__calls.bridge
+            assert bridge is not None  # it is there while the app runs
+            return bridge.run_plain(name, function, args)
         if name == "on_error":
             error, context = args
             if context.exception is None:  # else it is logged already
@@ -266,14 +159,15 @@ class PyStrands(BaseClient, ThreadOptions):
         trying again would not help. Raises RuntimeError when the app runs already.
         """
         run_forever = self.__core.run_forever
-        if self.__bridge is not None and not self.__bridge.is_over:
+        bridge = self.__calls.bridge
+        if bridge is not None and not bridge.is_over:
             raise RuntimeError("the app runs already")
-        self.__bridge = Bridge(self.__core, self.max_workers)
+        self.__calls.bridge = bridge = Bridge(self.__core, self.max_workers)
         try:
             await run_forever()
         finally:
-            self.__bridge.close()
-            self.__bridge = None
+            bridge.close()
+            self.__calls.bridge = None
 
     def disconnect(self, timeout: float = 5.0) -> NoneOrAwaitable:
         """Disconnect, and wait until that is done; ``run`` and ``run_async`` return.
@@ -284,7 +178,7 @@ class PyStrands(BaseClient, ThreadOptions):
         cancelled, or on threads left to themselves. What they send is still sent. Inside a handler it does not wait for
         that handler.
         """
-        return self.__do(self.__core.disconnect, timeout, gone=_nothing)
+        return self.__calls.do(self.__core.disconnect, timeout, gone=_nothing)
 
     # -- sending
 
@@ -335,14 +229,14 @@ class PyStrands(BaseClient, ThreadOptions):
         """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
-            return self.__do(
+            return self.__calls.do(
                 self.__core.confirm,
                 lambda as_: requests.broadcast(message, self.__core.broker, exclude, as_, replaces),
                 timeout,
                 TO_EVERYONE if replaces is None else "",
             )
         line = requests.broadcast(message, self.__core.broker, exclude, "", replaces)
-        return self.__send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
+        return self.__calls.send(line, TO_EVERYONE if replaces is None else AT_ONCE, timeout)
 
     broadcast = broadcast_message
 
@@ -394,14 +288,14 @@ class PyStrands(BaseClient, ThreadOptions):
         """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
-            return self.__do(
+            return self.__calls.do(
                 self.__core.confirm,
                 lambda as_: requests.room_message(room_id, message, self.__core.broker, exclude, as_, replaces),
                 timeout,
                 requests.to_room(room_id) if replaces is None else "",
             )
         line = requests.room_message(room_id, message, self.__core.broker, exclude, "", replaces)
-        return self.__send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
+        return self.__calls.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
     def send_private_message(
@@ -450,14 +344,14 @@ class PyStrands(BaseClient, ThreadOptions):
         """
         replaces = requests.volatile_key(volatile, key)
         if confirm:
-            return self.__do(
+            return self.__calls.do(
                 self.__core.confirm,
                 lambda as_: requests.private_message(client_id, message, self.__core.broker, as_, replaces),
                 timeout,
                 requests.to_client(client_id) if replaces is None else "",
             )
         line = requests.private_message(client_id, message, self.__core.broker, "", replaces)
-        return self.__send(line, requests.to_client(client_id) if replaces is None else AT_ONCE, timeout)
+        return self.__calls.send(line, requests.to_client(client_id) if replaces is None else AT_ONCE, timeout)
 
     # -- rooms and clients
 
@@ -474,7 +368,7 @@ class PyStrands(BaseClient, ThreadOptions):
         Raises TypeError on an id that is no str, ValueError on a room's name that is too long, and PyStrandsError, with
         what to do, when the client is in as many rooms as it may be.
         """
-        return self.__do(self.__core.found, requests.join_room(client_id, room_id, self.__core.broker), timeout)
+        return self.__calls.do(self.__core.found, requests.join_room(client_id, room_id, self.__core.broker), timeout)
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> BoolOrAwaitable:
         """Take a client out of a room; return whether the client existed.
@@ -488,7 +382,7 @@ class PyStrands(BaseClient, ThreadOptions):
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
         Raises TypeError on an id that is no str.
         """
-        return self.__do(self.__core.found, requests.leave_room(client_id, room_id), timeout)
+        return self.__calls.do(self.__core.found, requests.leave_room(client_id, room_id), timeout)
 
     def room_members(
         self, room_id: str, *, timeout: float = REQUEST_TIMEOUT, partial: bool = False
@@ -505,7 +399,7 @@ class PyStrands(BaseClient, ThreadOptions):
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
         Raises TypeError on an id that is no str.
         """
-        return self.__do(self.__core.members, requests.room_members(room_id, partial), timeout)
+        return self.__calls.do(self.__core.members, requests.room_members(room_id, partial), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
@@ -522,7 +416,7 @@ class PyStrands(BaseClient, ThreadOptions):
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
         Raises ValueError on a code that can't be sent, TypeError on an id or a reason that is no str.
         """
-        return self.__do(self.__core.found, requests.disconnect_client(client_id, code, reason), timeout)
+        return self.__calls.do(self.__core.found, requests.disconnect_client(client_id, code, reason), timeout)
 
     def update_metadata(
         self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT
@@ -539,52 +433,6 @@ class PyStrands(BaseClient, ThreadOptions):
         Raises TypeError on what is not made of JSON values, MessageTooBig or PyStrandsError on more than may be kept of
         one client.
         """
-        return self.__do(self.__core.found, requests.update_metadata(client_id, metadata, self.__core.broker), timeout)
-
-    def __not_connected(self) -> Any:
-        raise self.__core.outage.unasked()
-
-    def __send(self, line: bytes, to: str, timeout: float | None) -> Any:
-        if loop_runs_here():
-            return self.__do(self.__core.send, line, to, timeout, gone=self.__core.outage.unsent)
-        bridge = self.__bridge
-        return self.__core.outage.unsent() if bridge is None else bridge.send(line, to, timeout)
-
-    def __do(
-        self,
-        method: Callable[..., Coroutine[Any, Any, Any]],
-        *arguments: Any,
-        gone: Callable[[], Any] | None = None,
-    ) -> Any:
-        """Call a method of the ClientCore: on its own loop, from another loop, or from a thread without one.
-
-        From a thread or another loop it is ``gone()`` when the app does not run; by default NotConnected is raised.
-        """
-        gone = gone or self.__not_connected
-        bridge, lifetime = self.__bridge, self.__core.lifetime
-        if loop_runs_here():
-            if bridge is None or lifetime is None or lifetime.loop is asyncio.get_running_loop():
-                return method(*arguments)
-            return _elsewhere(bridge, method, arguments, gone)
-        if bridge is None:
-            return gone()
-        try:
-            return bridge.call(method, *arguments)
-        except Gone:
-            return gone()
-
-
-async def _elsewhere(
-    bridge: Bridge,
-    method: Callable[..., Coroutine[Any, Any, Any]],
-    arguments: tuple[Any, ...],
-    gone: Callable[[], Any],
-) -> Any:
-    try:
-        return await asyncio.wrap_future(bridge.start(method, *arguments))
-    except Gone:
-        return gone()
-
-
-def _name_of(function: Any) -> str:
-    return str(getattr(function, "__qualname__", repr(function)))
+        return self.__calls.do(
+            self.__core.found, requests.update_metadata(client_id, metadata, self.__core.broker), timeout
+        )

@@ -1,0 +1,141 @@
+"""Functions as handlers: the decorators of PyStrands, and what they have registered."""
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pystrands.client.base import HANDLERS, NOT_MADE
+from pystrands.client.signatures import ClientHandler, ErrorHandler, MessageHandler, RequestHandler
+
+__all__ = ["PyStrandsDecorators", "Registered"]
+
+Handler = Callable[..., Any]
+H = TypeVar("H", bound=Handler)
+
+
+class Registered:
+    """The handlers of an app, by name: each a function, and whether it is async."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, tuple[Handler, bool]] = {}
+
+    def get(self, name: str) -> tuple[Handler, bool] | None:
+        """Return a handler and whether it is async; None where there is none."""
+        return self._handlers.get(name)
+
+    def add(self, name: str, function: H) -> H:
+        """Register a handler, and return it.
+
+        Raises ValueError when there is one already, and TypeError when the function can't be called as it would be.
+        """
+        if before := self._handlers.get(name):
+            raise ValueError(f"{name} has a handler already: {_name_of(before[0])}")
+        if not callable(function):
+            raise TypeError(
+                f"@app.{name} takes a function, not {type(function).__name__}; write it without parentheses"
+            )
+        count = HANDLERS[name]
+        with contextlib.suppress(ValueError):  # some built-in callables have no signature
+            signature = inspect.signature(function, follow_wrapped=False)  # a wrapper may add arguments
+            try:
+                signature.bind(*[None] * count)
+            except TypeError as error:
+                arguments = "1 argument" if count == 1 else f"{count} arguments"
+                raise TypeError(
+                    f"{name} is called with {arguments}, which {_name_of(function)}{signature} can't take: {error}"
+                ) from None
+        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
+        )
+        self._handlers[name] = (function, is_async)
+        return function
+
+
+class PyStrandsDecorators:
+    """A decorator for each event; its state has mangled names, as that of all that users may derive from."""
+
+    __registered: Registered = NOT_MADE
+
+    def __init__(self, registered: Registered) -> None:
+        self.__registered = registered
+
+    def on_connection_request(self, function: RequestHandler) -> RequestHandler:
+        """Register a handler, ``function(request)``, which decides whether a client may come in; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. It returns True or False, or None
+        to leave it to ``request.accepted``, a :class:`ConnectionRequestContext`'s; an exception rejects. Raises
+        ValueError when there is a handler already, and TypeError when the function can't be called with these
+        arguments.
+        """
+        return self.__registered.add("on_connection_request", function)
+
+    def on_new_connection(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, which is told of a client that is in; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_new_connection", function)
+
+    def on_message(self, function: MessageHandler) -> MessageHandler:
+        """Register a handler, ``function(message, context)``, which handles a client's message; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. The message is str or bytes.
+        Raises ValueError when there is a handler already, and TypeError when the function can't be called with these
+        arguments.
+        """
+        return self.__registered.add("on_message", function)
+
+    def on_disconnect(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, which is told of a client that is gone; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_disconnect", function)
+
+    def on_client_adopted(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, told of a client taken over from a lost backend; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_client_adopted", function)
+
+    def on_client_released(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, told of a client that another backend took over; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_client_released", function)
+
+    def on_client_suspended(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, told of a client that is away, and may come back; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_client_suspended", function)
+
+    def on_client_resumed(self, function: ClientHandler) -> ClientHandler:
+        """Register a handler, ``function(context)``, told of a client that was away and is back; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. Raises ValueError when there is a
+        handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_client_resumed", function)
+
+    def on_error(self, function: ErrorHandler) -> ErrorHandler:
+        """Register a handler, ``function(error, context)``, which is told of errors; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. The error is a str;
+        ``context.exception`` is what a handler raised. Raises ValueError when there is a handler already, and TypeError
+        when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_error", function)
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", repr(function)))

@@ -10,7 +10,7 @@ import pytest
 from pystrands import PyStrandsClient
 from pystrands.client.base import HANDLERS
 from pystrands.client.core import ClientCore
-from pystrands.client.handlers import dispatch
+from pystrands.client.handlers.current import NotBegun
 from pystrands.client.loops import new_event_loop
 from pystrands.client.options import options_of
 from pystrands.client.threads import Bridge, Gone, Mailbox, Workers
@@ -161,7 +161,7 @@ async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not
     dispatcher.may_begin = False
     release.set()
     assert await soon(running) == "slow"
-    with pytest.raises(dispatch.NotBegun):
+    with pytest.raises(NotBegun):
         await soon(late)
     assert await soon(error) == ["an", "error"]
     dispatcher.may_begin = True

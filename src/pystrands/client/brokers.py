@@ -13,7 +13,8 @@ from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.handlers.calls import lost_messages
-from pystrands.client.handlers.dispatch import Dispatcher, served_queue
+from pystrands.client.handlers.current import served_queue
+from pystrands.client.handlers.dispatch import Dispatcher
 from pystrands.client.options import Options
 from pystrands.protocol.messages import HelloParams
 

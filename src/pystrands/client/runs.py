@@ -12,7 +12,7 @@ from pystrands.client.base import BaseClient
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.core import ClientCore, Outage
-from pystrands.client.handlers.dispatch import in_handler
+from pystrands.client.handlers.current import in_handler
 from pystrands.client.options import Options, options_of
 from pystrands.client.threads import ClientThread, Gone, wait_for
 

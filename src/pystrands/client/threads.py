@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.core import ClientCore
-from pystrands.client.handlers.dispatch import NotBegun
+from pystrands.client.handlers.current import NotBegun
 from pystrands.client.loops import LoopThread, check_threads
 from pystrands.client.requests import AT_ONCE
 

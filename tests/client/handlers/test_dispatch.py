@@ -10,14 +10,8 @@ from pystrands import Context
 from pystrands.client.handlers import dispatch, queue
 from pystrands.client.handlers.calls import HandlerCall
 from pystrands.client.handlers.clock import clock
-from pystrands.client.handlers.dispatch import (
-    EAGER,
-    SLICE_EVENTS,
-    SLICE_SECONDS,
-    Dispatcher,
-    current_runner,
-    in_handler,
-)
+from pystrands.client.handlers.current import NotBegun, current_runner, in_handler
+from pystrands.client.handlers.dispatch import EAGER, SLICE_EVENTS, SLICE_SECONDS, Dispatcher
 from pystrands.client.handlers.queue import CallQueue
 from tests.client.fake_broker import soon, until
 
@@ -257,7 +251,7 @@ async def test_whatever_a_handler_raises_is_logged(error, caplog):
     dispatcher = make(handler)
     dispatcher.put(call())
     await soon(dispatcher.finished())
-    assert [record.name for record in caplog.records] == ["pystrands.client.handlers.dispatch"] * 2
+    assert [record.name for record in caplog.records] == ["pystrands.client.handlers.outcomes"] * 2
 
 
 def test_keyboard_interrupt_ends_the_program():
@@ -445,7 +439,7 @@ class Elsewhere(Lease):
         self.called += 1
         await self.gate.wait()
         if self.now >= self.dispatcher.lease:
-            raise dispatch.NotBegun
+            raise NotBegun
         await super().handler(value, seconds, gate)
 
 
@@ -484,7 +478,7 @@ async def test_what_has_not_begun_elsewhere_is_dropped_when_its_session_is_gone(
 async def test_what_has_not_begun_elsewhere_begins_at_once_when_the_lease_was_renewed_meanwhile(monkeypatch):
     lease = Elsewhere(monkeypatch)
     lease.dispatcher.renew(lease.now + 1)
-    tries = iter([dispatch.NotBegun, None])
+    tries = iter([NotBegun, None])
 
     async def handler(value):
         if (error := next(tries)) is not None:

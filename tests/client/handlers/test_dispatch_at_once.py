@@ -10,7 +10,8 @@ import pytest
 
 from pystrands.client.handlers import dispatch
 from pystrands.client.handlers.clock import clock
-from pystrands.client.handlers.dispatch import EAGER, SLICE_EVENTS, in_handler
+from pystrands.client.handlers.current import in_handler
+from pystrands.client.handlers.dispatch import EAGER, SLICE_EVENTS
 from tests.client.fake_broker import soon, until
 from tests.client.handlers.test_dispatch import VARIABLE, call
 from tests.client.handlers.test_dispatch import make as make_any

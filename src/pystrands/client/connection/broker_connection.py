@@ -13,7 +13,8 @@ from pystrands.client.connection.incoming import Incoming
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.supervisor import Supervisor
-from pystrands.client.handlers.dispatch import EAGER, Dispatcher, current_runner
+from pystrands.client.handlers.current import current_runner
+from pystrands.client.handlers.dispatch import EAGER, Dispatcher
 from pystrands.client.handlers.queue import CallQueue
 from pystrands.client.options import Options
 from pystrands.protocol.messages import HelloParams, PeerParams

@@ -4,7 +4,7 @@ from typing import Any
 
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.outgoing import Outgoing
-from pystrands.client.handlers.dispatch import served_queue
+from pystrands.client.handlers.current import served_queue
 from pystrands.client.handlers.queue import CallQueue
 
 __all__ = ["LinkChoice"]

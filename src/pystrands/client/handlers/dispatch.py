@@ -10,12 +10,14 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, Final, cast
 
-from pystrands.client.handlers.calls import HandlerCall, answer, is_undecided, misplaced, refusal, unoffered_subprotocol
+from pystrands.client.handlers.calls import HandlerCall
 from pystrands.client.handlers.clock import clock
+from pystrands.client.handlers.current import NotBegun, handled_by, served
 from pystrands.client.handlers.lanes import Slots
+from pystrands.client.handlers.outcomes import Outcomes, uncancel
 from pystrands.client.handlers.queue import CallQueue
 
-__all__ = ["EAGER", "Dispatcher", "NotBegun", "current_runner", "in_handler", "served_queue"]
+__all__ = ["EAGER", "Dispatcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,35 +38,12 @@ _GATHERING: Final = -1
 _LOOKING: Final = -2
 """In the same place: one starts in the loop's next turn if it is needed then."""
 
-_COROUTINE: Final = CoroutineType  # needed for every event: a constant costs no look-up
+# Needed for every event: a constant costs no look-up.
+_COROUTINE: Final = CoroutineType
+_handled_by: Final = handled_by
+_served: Final = served
 
-_runner_numbers = itertools.count(1)
-_handled_by: contextvars.ContextVar[int] = contextvars.ContextVar("pystrands_runner", default=0)
-
-
-_served: contextvars.ContextVar[CallQueue | None] = contextvars.ContextVar("pystrands_queue", default=None)
-
-
-class NotBegun(Exception):  # noqa: N818 - what happened; it never leaves the library
-    """A handler was to begin somewhere else, and the lease was over when its turn came there."""
-
-
-def in_handler() -> bool:
-    """Whether this code was called by a handler, directly or on its behalf."""
-    return _handled_by.get() != 0
-
-
-def current_runner() -> int:
-    """Return the number of the runner on whose handler's behalf this code runs, or 0."""
-    return _handled_by.get()
-
-
-def served_queue() -> CallQueue | None:
-    """Return the queue whose event this code handles, on whatever thread; also in tasks that its handler began.
-
-    None outside of handlers, and where the dispatcher had one queue only when the handler began.
-    """
-    return _served.get()
+_runner_numbers: Final = itertools.count(1)
 
 
 class Dispatcher:
@@ -109,7 +88,7 @@ class Dispatcher:
         self._leaving: set[int] = set()
         self._stopped = False
         self._told_blocking: set[str] = set()
-        self._told_undecided = self._told_unoffered = self._told_misplaced = False
+        self._outcomes = Outcomes(invoke, self._is_ending)
         self._waiters: list[asyncio.Future[None]] = []
 
     # -- what comes in
@@ -245,7 +224,7 @@ class Dispatcher:
                     if is_async := type(result) is _COROUTINE or inspect.isawaitable(result):
                         result = await (result if self._timeout is None else self._in_time(result))
                     if call.request is not None:
-                        self._answer(call, result)
+                        self._outcomes.answer(call, result)
                 except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
                     begun = not await self._went_wrong(number, queue, call, error)
                 done = call.done
@@ -328,11 +307,15 @@ class Dispatcher:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
         if isinstance(error, asyncio.CancelledError):
-            if self._stopped or self._abandoned():
+            if self._is_ending():
                 raise error
-            _uncancel()
-        await self._failed(call, error)
+            uncancel()
+        await self._outcomes.failed(call, error)
         return False
+
+    def _is_ending(self) -> bool:
+        """Whether a cancellation is no handler's own: it means the end of the program, or of the client."""
+        return self._stopped or self._abandoned()
 
     async def _in_time(self, result: Any) -> Any:
         async with asyncio.timeout(self._timeout) as limit:
@@ -342,49 +325,6 @@ class Dispatcher:
                 if limit.expired():
                     raise TimeoutError(f"it took more than {self._timeout:g} s (handler_timeout)") from None
                 raise
-
-    def _answer(self, call: HandlerCall, result: Any) -> None:
-        if not self._told_misplaced and (what := misplaced(call)):
-            self._told_misplaced = True
-            logger.warning("on_connection_request set %s; this is said once", what)
-        _reply(call, answer(call, result))
-        if not self._told_undecided and is_undecided(call, result):
-            self._told_undecided = True
-            logger.warning(
-                "on_connection_request returned None and touched nothing, so the client is let in: return True or "
-                "False, or request.reject(); this is said once"
-            )
-        if not self._told_unoffered and (chosen := unoffered_subprotocol(call)):
-            self._told_unoffered = True
-            logger.warning(
-                "on_connection_request chose the subprotocol %r, which the client did not offer: it gets none, and "
-                "a browser that offered others fails the connection; this is said once",
-                chosen,
-            )
-
-    async def _failed(self, call: HandlerCall, error: BaseException) -> None:
-        client_id = call.context.client_id
-        if call.request is not None:
-            _reply(call, refusal(call))
-        trace = (type(error), error, None if _is_our_own(error) else error.__traceback__)
-        logger.error("%s failed for client %r", call.name, client_id, exc_info=trace)
-        if call.name == "on_error":
-            return
-        try:
-            call.context.__dict__["exception"] = error
-            text = f"{call.name} failed: {type(error).__name__}: {_text_of(error)}"
-            result = self._invoke("on_error", (text, call.context))
-            if inspect.isawaitable(result):
-                await result
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except asyncio.CancelledError:
-            if self._stopped or self._abandoned():
-                raise
-            _uncancel()
-            logger.exception("on_error was cancelled for client %r", client_id)
-        except BaseException:
-            logger.exception("on_error failed for client %r", client_id)
 
     # -- the end
 
@@ -456,39 +396,9 @@ class Dispatcher:
         return max(handlers, 0) + dropped
 
 
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as another:  # noqa: BLE001 - a library's exception may do anything
-        return f"<its str() raised {type(another).__name__}>"
-
-
 def _name(number: int) -> str:
     return f"pystrands-runner-{number}"
 
 
 def _raise(error: BaseException) -> None:
     raise error
-
-
-def _is_our_own(error: BaseException) -> bool:
-    """Whether this was raised about what a handler has returned, not in it: its text says all that there is to say."""
-    trace = error.__traceback__
-    if trace is None or error.__cause__ is not None or error.__context__ is not None:
-        return False
-    while trace is not None:
-        if not str(trace.tb_frame.f_globals.get("__name__", "")).startswith("pystrands."):
-            return False
-        trace = trace.tb_next
-    return True
-
-
-def _reply(call: HandlerCall, line: bytes) -> None:
-    if call.reply is not None:
-        call.reply(line)
-
-
-def _uncancel() -> None:
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()

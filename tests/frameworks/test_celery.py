@@ -1,5 +1,7 @@
 """PyStrandsClient in the tasks of Celery's forked workers, made in their module, connected before the fork or not."""
 
+import contextlib
+
 import pytest
 
 from pystrands import testing
@@ -13,7 +15,7 @@ from pystrands import PyStrandsClient
 
 app = Celery("tasks", broker="filesystem://", backend="file://results")
 app.conf.broker_transport_options = {
-    "data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"
+    "data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control", "polling_interval": 0.02
 }
 news = PyStrandsClient("localhost", int(os.environ["BROKER"]), send_only=True)
 if "EARLY" in os.environ:
@@ -30,39 +32,54 @@ import sys
 
 import tasks
 
-sys.exit(0 if [tasks.tell.delay(f"news {number}").get(timeout=50) for number in range(3)] == [1, 1, 1] else 1)
+results = [tasks.tell.delay(f"news {number}") for number in range(3)]
+print("told", flush=True)
+sys.exit(0 if [result.get(timeout=50, interval=0.02) for result in results] == [1, 1, 1] else 1)
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("queue", "control", "results"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "tasks.py").write_text(TASKS, "utf-8")
-    (tmp_path / "calls.py").write_text(CALLS, "utf-8")
-    return tmp_path
+WORKER = (
+    *("celery", "--app", "tasks", "worker", "--pool", "prefork", "--concurrency", "2"),
+    *("--without-gossip", "--without-mingle"),
+)
+EARLY = [{}, {"EARLY": "1"}]
 
 
-@pytest.mark.parametrize("early", [{}, {"EARLY": "1"}], ids=["connects in the worker", "connected before the fork"])
-def test_tasks_send_to_clients(folder, early):
-    with (
-        testing.broker_thread() as broker,
-        testing.backend_thread(broker),
-        testing.connect_sync(broker, "/news") as client,
-    ):
-        env = {"BROKER": str(broker.tcp_port)} | early
-        worker = Server(
-            ("celery", "--app", "tasks", "worker", "--pool", "prefork", "--concurrency", "2", "--without-gossip"),
-            folder, env,
-        )  # fmt: skip
-        try:
-            calls = Server(("calls",), folder, env)
+def await_output(server, text):
+    testing.until_sync(lambda: text in server.output() or server.process.poll() is not None, PATIENCE)
+
+
+@pytest.mark.timeout(120)  # two, on a busy machine
+def test_tasks_send_to_clients_whether_it_connects_in_the_worker_or_before_the_fork(tmp_path):
+    """Both at once: a worker takes seconds to end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(command, folder, env):
+            server = Server(command, folder, env)
+            stack.callback(server.process.wait)
+            stack.callback(server.process.kill)
+            return server
+
+        systems = []
+        for number, early in enumerate(EARLY):
+            broker = stack.enter_context(testing.broker_thread())
+            stack.enter_context(testing.backend_thread(broker))
+            client = stack.enter_context(testing.connect_sync(broker, "/news"))
+            folder = tmp_path / str(number)
+            for name in ("queue", "control", "results"):
+                (folder / name).mkdir(parents=True)
+            (folder / "tasks.py").write_text(TASKS, "utf-8")
+            (folder / "calls.py").write_text(CALLS, "utf-8")
+            env = {"BROKER": str(broker.tcp_port)}
+            calls = start(("calls",), folder, env)
+            await_output(calls, "told")  # Celery's queue of files may be read before it is written
+            systems.append((start(WORKER, folder, env | early), calls, client))
+        for worker, calls, client in systems:
             assert calls.process.wait(PATIENCE) == 0, worker.output()
             senders = {int(str(client.receive()).rpartition(" ")[2]) for _ in range(3)}
             assert worker.process.pid not in senders
-            assert worker.stop() == 0
-        finally:
-            if worker.process.poll() is None:
-                worker.process.kill()
-                worker.process.wait()
-        assert "SIGSEGV" not in worker.output()
+        for worker, *_ in systems:
+            worker.process.terminate()
+        for worker, *_ in systems:
+            assert worker.process.wait(PATIENCE) == 0
+            assert "SIGSEGV" not in worker.output()

@@ -67,16 +67,17 @@ def process(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterat
             child.wait()
 
 
-def wait_until_answers(port: int, path: str | None, seconds: float = 20) -> None:
-    """Wait until a TCP port accepts, and if a path is given until GET of it says 200."""
+def wait_until_answers(port: int, path: str | None, seconds: float = 20, says: str = "") -> None:
+    """Wait until a TCP port accepts, and if a path is given until GET of it says 200, and ``says``."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             with socket.create_connection(("127.0.0.1", port), 1) as sock:
                 if path is None:
                     return
-                sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-                if b" 200 " in sock.recv(200):
+                sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+                answer = b"".join(iter(lambda: sock.recv(65536), b""))
+                if b" 200 " in answer[:200] and says.encode() in answer:
                     return
         except OSError:
             pass

@@ -87,11 +87,11 @@ def cluster(brokers: int, backends: int, src: Path = COMPILED) -> Starter:
         pids = {}
         with ExitStack() as stack:
             url, pids["nats"] = stack.enter_context(nats_server(log))
-            ports = free_ports(2 * brokers)
-            ws_ports, tcp_ports = ports[:brokers], ports[brokers:]
-            for number, (ws, tcp) in enumerate(zip(ws_ports, tcp_ports, strict=True), 1):
+            ports = free_ports(3 * brokers)
+            ws_ports, tcp_ports, admin_ports = ports[:brokers], ports[brokers : 2 * brokers], ports[2 * brokers :]
+            for number, (ws, tcp, admin) in enumerate(zip(ws_ports, tcp_ports, admin_ports, strict=True), 1):
                 command = [sys.executable, "-m", "pystrands", "server", "--ws-port", str(ws), "--tcp-port", str(tcp)]
-                command += ["--nats-url", url, "--log-level", "warning"]
+                command += ["--nats-url", url, "--admin-port", str(admin), "--log-level", "warning"]
                 pids[f"broker{number}"] = stack.enter_context(process(command, env, log))
             for ws in ws_ports:
                 wait_until_answers(ws, "/healthz")
@@ -104,8 +104,8 @@ def cluster(brokers: int, backends: int, src: Path = COMPILED) -> Starter:
                     "uvloop",
                 ]
                 pids[f"backend{number}"] = stack.enter_context(process(command, env, log))
-            for ws in ws_ports:
-                wait_until_answers(ws, "/readyz")
+            for admin in admin_ports:  # all of them: the first would be given all clients
+                wait_until_answers(admin, "/metrics", says=f"\npystrands_backends {backends}.0\n")
             yield Running(tuple(ws_ports), pids)
 
     return start

@@ -25,6 +25,7 @@ class Context(msgspec.Struct, dict=True):
 
     ``client_id``: what names the client, chosen in ``on_connection_request`` or a fresh UUID4.
     ``room_id``: the room that ``on_connection_request`` chose; by default the path of the client's URL.
+    ``user``: who that is, as ``request.accept(user=...)`` said, at however many devices; None where nobody has said.
     ``metadata``: exactly what ``on_connection_request`` put there; JSON values only.
     ``event_id``: names the event that this context came with, the same in every delivery; empty where the link to the
     broker speaks protocol 1. ``redelivered``: True when the event may have been handled before, by a backend that died.
@@ -48,11 +49,14 @@ class Context(msgspec.Struct, dict=True):
     reason: str = ""
     message_id: str = ""
     suspended: bool = False
+    user: str | None = None
     _rooms: tuple[str, ...] | None = msgspec.field(default=None, name="rooms")
     _event: tuple[str, int | str] | None = None
 
     def __repr__(self) -> str:
         shown = [f"{name}={getattr(self, name)!r}" for name in ("client_id", "room_id", "metadata")]
+        if self.user is not None:
+            shown.append(f"user={self.user!r}")
         if self._rooms is not None:
             shown.append(f"rooms={self._rooms!r}")
         others = ("event_id", "redelivered", "close_code", "reason", "message_id", "suspended")
@@ -87,8 +91,9 @@ class Context(msgspec.Struct, dict=True):
             raise TypeError(f"not a context: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return ``client_id``, ``room_id`` and ``metadata`` as a dictionary for JSON."""
-        return {"client_id": self.client_id, "room_id": self.room_id, "metadata": self.metadata}
+        """Return ``client_id``, ``room_id``, ``metadata``, and ``user`` if there is one, as a dictionary for JSON."""
+        shown = {"client_id": self.client_id, "room_id": self.room_id, "metadata": self.metadata}
+        return shown if self.user is None else {**shown, "user": self.user}
 
 
 class ConnectionRequestContext:
@@ -106,7 +111,9 @@ class ConnectionRequestContext:
     same ``client_id`` it goes on with it. None where there is none.
 
     ``status``, ``reason``: what a rejected client gets, 403 at first. ``response_headers``, ``expires_at``: what one
-    that is let in has besides. :meth:`reject` and :meth:`accept` set all of these, checked.
+    that is let in has besides. ``user``: who it is, None where nobody says. ``rooms``: a list of the rooms that it is
+    in from the first moment on, beside ``context.room_id``. :meth:`reject` and :meth:`accept` set all of these,
+    checked.
     """
 
     def __init__(
@@ -137,6 +144,8 @@ class ConnectionRequestContext:
         self.expires_at: float | None = None
         self.token: str | None = None
         self.resumes: str | None = None
+        self.user: str | None = None
+        self.rooms: list[str] = []
 
     @property
     def accepted(self) -> bool:
@@ -161,6 +170,8 @@ class ConnectionRequestContext:
             and not self.subprotocol
             and not self.response_headers
             and self.expires_at is None
+            and self.user is None
+            and not self.rooms
         )
 
     def reject(self, status: int = FORBIDDEN, reason: str = "") -> Literal[False]:
@@ -181,17 +192,25 @@ class ConnectionRequestContext:
         subprotocol: str | None = None,
         headers: Mapping[str, str] | None = None,
         expires_at: float | datetime | None = None,
+        *,
+        user: str | None = None,
+        rooms: Iterable[str] | None = None,
     ) -> Literal[True]:
         """Let the client in; return True, for ``return``.
 
         ``subprotocol`` (str): one that the client has offered; None leaves the attribute as it is. ``headers`` (dict of
         str): additional ones of the answer, such as ``Set-Cookie``. ``expires_at``: seconds since 1970, or a datetime
-        with a time zone: the broker closes the client then, with code 4401. Of several calls of this and :meth:`reject`
-        the last one counts; True and False that the callback returns win over both.
+        with a time zone: the broker closes the client then, with code 4401. ``user`` (str): who it is, for
+        ``send_user_message`` and the like: all clients with the same one are one user's. ``rooms`` (list of str): rooms
+        that it is in besides ``context.room_id``. None leaves these two attributes as they are. Of several calls of
+        this and :meth:`reject` the last one counts; True and False that the callback returns win over both.
 
         Raises TypeError or ValueError on what can't be sent, and has then changed nothing.
         """
         checked_headers, timestamp = check_headers(headers or {}), check_time(expires_at)
+        checked_user = check_user(self.user if user is None else user)
+        self.rooms = check_rooms(self.rooms if rooms is None else rooms)
+        self.user = checked_user
         if subprotocol is not None:
             self.subprotocol = subprotocol
         self.accepted, self.status, self.reason = True, FORBIDDEN, ""
@@ -231,6 +250,8 @@ class ConnectionRequestContext:
         request.reason = data.get("reason", "")
         request.response_headers = dict(data.get("response_headers", {}))
         request.expires_at = data.get("expires_at")
+        request.user = data.get("user")
+        request.rooms = list(data.get("rooms", ()))
         return request
 
     def to_json(self) -> dict[str, Any]:
@@ -247,6 +268,8 @@ class ConnectionRequestContext:
             "reason": self.reason,
             "response_headers": dict(self.response_headers),
             "expires_at": self.expires_at,
+            "user": self.user,
+            "rooms": list(self.rooms),
         }
 
     def __repr__(self) -> str:
@@ -277,6 +300,28 @@ def check_headers(headers: Any) -> dict[str, str]:
         if problem := field_problem(name, value):
             raise ValueError(f"the header {name!r} {problem}")
     return {text(name): text(value) for name, value in headers.items()}
+
+
+def check_user(value: Any) -> str | None:
+    """Return who a client is; None for None. Raises TypeError on what is no str, ValueError on an empty one."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"user is a str or None, not {type(value).__name__}: an id as a str, such as str(user.pk)")
+    if not value:
+        raise ValueError("user must not be empty: None stands for nobody")
+    return text(value)
+
+
+def check_rooms(value: Any) -> list[str]:
+    """Return rooms as a list. Raises TypeError on what is none: a single str would be one room for each letter."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"rooms is a list of str, not {type(value).__name__}")
+    rooms = list(value)
+    for room_id in rooms:
+        if not isinstance(room_id, str):
+            raise TypeError(f"rooms is a list of str; there is {type(room_id).__name__}")
+    return [text(room_id) for room_id in rooms]
 
 
 def check_time(value: Any) -> float | None:

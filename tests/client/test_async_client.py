@@ -400,10 +400,12 @@ class Particular(AsyncPyStrandsClient):
     async def on_connection_request(self, request):
         if request.url == "/plain":
             return True
+        if request.url == "/user":
+            return request.accept(user="ada", rooms=["a"])
         return request.reject(401, "no") if request.url == "/no" else request.accept(expires_at=1e10)
 
 
-@pytest.mark.parametrize("path", ["/no", "/yes"])
+@pytest.mark.parametrize("path", ["/no", "/yes", "/user"])
 async def test_what_the_original_broker_does_not_know_is_logged_once(old_broker, broker, caplog, path):
     async with up(old_broker, Particular) as (_, connection):
         for url, warnings in (("/plain", 0), (path, 1), (path, 1)):
@@ -414,8 +416,17 @@ async def test_what_the_original_broker_does_not_know_is_logged_once(old_broker,
     async with up(broker, Particular) as (_, connection):
         await connection.send(request(url=path))
         params = (await connection.receive())["params"]
-        assert params.get("expires_at") == 1e10 or (params["status"], params["reason"]) == (401, "no")
+        has_user = (params.get("user"), params.get("rooms")) == ("ada", ["a"])
+        assert has_user or params.get("expires_at") == 1e10 or (params["status"], params["reason"]) == (401, "no")
         assert "the broker is the original one" not in caplog.text
+
+
+async def test_the_original_broker_knows_no_users(old_broker):
+    async with up(old_broker, AsyncPyStrandsClient) as (client, _):
+        with pytest.raises(NotSupported, match="knows no users"):
+            await client.send_user_message("ada", "x")
+        with pytest.raises(NotSupported, match="can't do this"):
+            await client.disconnect_user("ada")
 
 
 async def test_a_request_whose_handler_fails_is_rejected(broker, caplog):

@@ -32,6 +32,7 @@ from pystrands.broker.hub.delivery import Delivery
 from pystrands.broker.hub.numbered import NumberedFrames
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.hub.taps import Taps
+from pystrands.broker.hub.users import Users
 from pystrands.broker.meter import Meter
 from pystrands.broker.net.ports import Ports
 from pystrands.broker.net.tls import Tls
@@ -153,7 +154,10 @@ def make_parts(given: Given) -> BrokerParts:
     numbers = Numbers()
     rings = Rings(numbers, config.history_bytes, config.client_resume_window)
     numbered = NumberedFrames(outbox, rings, numbers, counters, meter)
-    rooms = Rooms(outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits, ending, numbered)
+    users = Users(given.engine.subscribe_user, given.engine.unsubscribe_user)
+    rooms = Rooms(
+        outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits, ending, numbered, users
+    )
     queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, counters, meter)
     sessions = SessionRegistry()
     assignments = Assignments(

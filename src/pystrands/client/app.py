@@ -22,6 +22,7 @@ from pystrands.client.signatures import (
     BoolOrAwaitable,
     ConfirmationOrAwaitable,
     ContextsOrAwaitable,
+    IntOrAwaitable,
     Message,
     NoneOrAwaitable,
     ToMany,
@@ -298,6 +299,64 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         return self.__calls.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
+    def send_user_message(
+        self, user: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> BoolOrAwaitable: ...
+
+    @overload
+    def send_user_message(
+        self, user: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> ConfirmationOrAwaitable: ...
+
+    @overload
+    def send_user_message(
+        self, user: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> BoolOrAwaitable | ConfirmationOrAwaitable: ...
+
+    def send_user_message(
+        self,
+        user: str,
+        message: Message,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
+    ) -> Any:
+        """Send a message to all clients of a user; return whether it was handed to the link.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``user`` (str): who it is, as ``request.accept(user=...)`` said. ``message``: str for a text frame, bytes for a
+        binary one. ``exclude`` (``client_id`` or several): who does not get it. ``confirm``: wait for the broker's
+        answer, too, and return a :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long
+        as it takes, and 10 with ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key``
+        (str): the same, but who is not up to date gets the newest message of that key, in the place of the one that it
+        replaces.
+
+        Waits, or in plain functions blocks, while 256 KiB are on their way to the broker, and while most of these
+        clients are behind takes no more. Returns False when the client is not connected, or after ``timeout``: then
+        nothing is sent.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``, NotSupported when the broker is the original one,
+        which knows no users. With ``confirm`` also NotConnected without a link, TimeoutError without an answer in time
+        (the message may still be sent), OutcomeUnknown when the broker was replaced meanwhile.
+        """
+        replaces = requests.volatile_key(volatile, key)
+        if confirm:
+            return self.__calls.do(
+                self.__core.confirm,
+                lambda as_: requests.user_message(user, message, self.__core.broker, exclude, as_, replaces),
+                timeout,
+                requests.to_user(user) if replaces is None else "",
+            )
+        line = requests.user_message(user, message, self.__core.broker, exclude, "", replaces)
+        return self.__calls.send(line, requests.to_user(user) if replaces is None else AT_ONCE, timeout)
+
+    @overload
     def send_private_message(
         self, client_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToOne]
     ) -> BoolOrAwaitable: ...
@@ -417,6 +476,24 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         Raises ValueError on a code that can't be sent, TypeError on an id or a reason that is no str.
         """
         return self.__calls.do(self.__core.found, requests.disconnect_client(client_id, code, reason), timeout)
+
+    def disconnect_user(
+        self, user: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
+    ) -> IntOrAwaitable:
+        """Close the WebSockets of all clients of a user; return how many these were.
+
+        Await it in async functions; call it directly in plain ones.
+
+        The ``on_disconnect`` of each follows. ``user`` (str): who it is, as ``request.accept(user=...)`` said. ``code``
+        (int): the close code, 1000 or 3000 to 4999, or another that RFC 6455 lets a server send. ``reason`` (str): a
+        text for the clients. ``timeout`` (seconds): how long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises ValueError on a code that can't be sent, TypeError on a user or a reason that is no str, PyStrandsError
+        when one of several brokers has not answered, so that some may not be closed.
+        """
+        return self.__calls.do(self.__core.matched, requests.disconnect_user(user, code, reason), timeout)
 
     def update_metadata(
         self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT

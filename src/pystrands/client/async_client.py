@@ -240,6 +240,61 @@ class AsyncPyStrandsClient(BaseClient):
         return await self.__core.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
+    async def send_user_message(
+        self, user: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+    ) -> bool: ...
+
+    @overload
+    async def send_user_message(
+        self, user: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+    ) -> Confirmation: ...
+
+    @overload
+    async def send_user_message(
+        self, user: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+    ) -> bool | Confirmation: ...
+
+    async def send_user_message(
+        self,
+        user: str,
+        message: Message,
+        *,
+        exclude: str | Iterable[str] = (),
+        confirm: bool = False,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
+    ) -> bool | Confirmation:
+        """Send a message to all clients of a user; return whether it was handed to the link.
+
+        ``user`` (str): who it is, as ``request.accept(user=...)`` said. ``message``: str for a text frame, bytes for a
+        binary one. ``exclude`` (``client_id`` or several): who does not get it. ``confirm``: wait for the broker's
+        answer, too, and return a :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long
+        as it takes, and 10 with ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key``
+        (str): the same, but who is not up to date gets the newest message of that key, in the place of the one that it
+        replaces.
+
+        Waits while 256 KiB are on their way to the broker, and while most of these clients are behind takes no more.
+        Returns False when the client is not connected, or after ``timeout``: then nothing is sent. A wait that is
+        cancelled sends nothing, unless the link had the message before the cancellation came.
+
+        Raises TypeError when the message is neither str nor bytes or an id is no str, MessageTooBig when it is longer
+        than the broker takes, BinaryNotSupported when it is bytes and the broker knows only text, MessageError when a
+        str can't be written in UTF-8, ValueError on an empty ``key``, NotSupported when the broker is the original one,
+        which knows no users. With ``confirm`` also NotConnected without a link, TimeoutError without an answer in time
+        (the message may still be sent), OutcomeUnknown when the broker was replaced meanwhile. Raises RuntimeError on
+        another event loop than the client's.
+        """
+        replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
+        if confirm:
+            encode = partial(requests.user_message, user, message, self.__core.broker, exclude, key=replaces)
+            return await self.__core.confirm(encode, timeout, requests.to_user(user) if replaces is None else "")
+        line = requests.user_message(user, message, self.__core.broker, exclude, "", replaces)
+        if self.__core.send_now(line):
+            return True
+        return await self.__core.send(line, requests.to_user(user) if replaces is None else AT_ONCE, timeout)
+
+    @overload
     async def send_private_message(
         self, client_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToOne]
     ) -> bool: ...
@@ -361,6 +416,23 @@ class AsyncPyStrandsClient(BaseClient):
         RuntimeError on another event loop than the client's.
         """
         return await self.__core.found(requests.disconnect_client(client_id, code, reason), timeout)
+
+    async def disconnect_user(
+        self, user: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
+    ) -> int:
+        """Close the WebSockets of all clients of a user; return how many these were.
+
+        The ``on_disconnect`` of each follows. ``user`` (str): who it is, as ``request.accept(user=...)`` said. ``code``
+        (int): the close code, 1000 or 3000 to 4999, or another that RFC 6455 lets a server send. ``reason`` (str): a
+        text for the clients. ``timeout`` (seconds): how long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises ValueError on a code that can't be sent, TypeError on a user or a reason that is no str, PyStrandsError
+        when one of several brokers has not answered, so that some may not be closed. Raises RuntimeError on another
+        event loop than the client's.
+        """
+        return await self.__core.matched(requests.disconnect_user(user, code, reason), timeout)
 
     async def update_metadata(
         self, client_id: str, metadata: Mapping[str, Any], *, timeout: float = REQUEST_TIMEOUT

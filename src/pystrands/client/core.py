@@ -269,6 +269,10 @@ class ClientCore:
         """Ask something about a client; return whether it existed."""
         return (await self.ask(encode, timeout)).found
 
+    async def matched(self, encode: Encode, timeout: float) -> int:
+        """Ask for something to be done with clients; return how many these were."""
+        return (await self.ask(encode, timeout)).matched
+
     async def members(self, encode: Encode, timeout: float) -> list[Context]:
         """Ask who is in a room."""
         return (await self.ask(encode, timeout)).members

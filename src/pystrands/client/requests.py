@@ -8,7 +8,7 @@ import msgspec
 
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.context import Context, check_json
-from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig
+from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig, NotSupported
 from pystrands.protocol import wire
 from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.messages import RecipientParams
@@ -20,7 +20,9 @@ __all__ = [
     "Encode",
     "broadcast",
     "check_message",
+    "check_users",
     "disconnect_client",
+    "disconnect_user",
     "is_client",
     "join_room",
     "leave_room",
@@ -30,7 +32,9 @@ __all__ = [
     "to_client",
     "to_recipient",
     "to_room",
+    "to_user",
     "update_metadata",
+    "user_message",
     "volatile_key",
 ]
 
@@ -128,10 +132,17 @@ def to_room(room_id: str) -> str:
     return "r" + room_id
 
 
+def to_user(user: str) -> str:
+    """Name a user as the recipient of a message."""
+    return "u" + check_id("user", user)
+
+
 def to_recipient(params: RecipientParams) -> str:
     """Name the recipient that the broker speaks of."""
     if params.client_id is not None:
         return to_client(params.client_id)
+    if params.user is not None:
+        return to_user(params.user)
     return TO_EVERYONE if params.room_id is None else to_room(params.room_id)
 
 
@@ -198,6 +209,35 @@ def private_message(
         raise _not_text(error) from None
 
 
+def user_message(
+    user: Any,
+    message: Any,
+    broker: BrokerInfo | None,
+    exclude: str | Iterable[str] = (),
+    confirm_as: str = "",
+    key: str | None = None,
+) -> bytes:
+    """Return the line of a message to all clients of a user; as :func:`broadcast` otherwise.
+
+    Raises NotSupported where the broker knows no users.
+    """
+    user, message = check_id("user", user), check_message(message, broker)
+    check_users(broker)
+    to: str = user
+    if to.startswith("{"):
+        _swapped("user", user, message)
+    try:
+        return wire.message_to_user(user, message, _excluded(exclude), confirm_as, key)
+    except UnicodeEncodeError as error:
+        raise _not_text(error) from None
+
+
+def check_users(broker: BrokerInfo | None) -> None:
+    """Raise NotSupported where the broker is one that knows no users."""
+    if broker is not None and not broker.said_hello:
+        raise NotSupported("the broker at the other end is the original one, which knows no users")
+
+
 _told_swapped: Final[set[str]] = set()
 
 
@@ -218,7 +258,7 @@ def _not_text(error: UnicodeEncodeError) -> MessageError:
 
 
 def _request(action: str, params: dict[str, Any]) -> Encode:
-    for name in ("client_id", "room_id", "reason"):
+    for name in ("client_id", "room_id", "user", "reason"):
         if name in params:
             params[name] = check_id(name, params[name])
 
@@ -251,13 +291,24 @@ def room_members(room_id: Any, partial: bool) -> Encode:
     return _request("room_members", params)
 
 
-def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
-    """Return what closes a client's WebSocket. Raises ValueError on a code that a close frame can't have."""
+def _check_code(code: Any) -> None:
     if not isinstance(code, int) or not close_code_is_valid(code):
         raise ValueError(
             f"code must be 1000, or 3000 to 4999, or another that RFC 6455 lets a server send, not {code!r}"
         )
+
+
+def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
+    """Return what closes a client's WebSocket. Raises ValueError on a code that a close frame can't have."""
+    _check_code(code)
     return _request("disconnect_client", {"client_id": client_id, "code": code, "reason": reason})
+
+
+def disconnect_user(user: Any, code: Any, reason: Any) -> Encode:
+    """Return what closes all clients of a user. Raises ValueError on a code that a close frame can't have."""
+    check_id("user", user)
+    _check_code(code)
+    return _request("disconnect_user", {"user": user, "code": code, "reason": reason})
 
 
 def update_metadata(client_id: Any, metadata: Any, broker: BrokerInfo | None) -> Encode:

@@ -16,6 +16,7 @@ __all__ = [
     "ConfirmationOrAwaitable",
     "ContextsOrAwaitable",
     "ErrorHandler",
+    "IntOrAwaitable",
     "Message",
     "MessageHandler",
     "NoneOrAwaitable",
@@ -57,6 +58,10 @@ class BoolOrAwaitable(Coroutine[Any, Any, bool]):
 
     @abstractmethod
     def __bool__(self) -> bool: ...
+
+
+class IntOrAwaitable(int, Coroutine[Any, Any, int]):
+    """A number in plain functions; awaited, it is one."""
 
 
 class NoneOrAwaitable(Coroutine[Any, Any, None]):

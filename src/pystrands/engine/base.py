@@ -47,6 +47,12 @@ class Engine(ABC):
     def unsubscribe(self, room_id: str) -> None:
         """The last client of this broker has left the room."""
 
+    def subscribe_user(self, user: str) -> None:  # noqa: B027 - as below
+        """A first client of this broker is a user's. Nothing to do for an engine that brings all to every broker."""
+
+    def unsubscribe_user(self, user: str) -> None:  # noqa: B027 - as above
+        """The last client of this broker that was a user's is gone."""
+
     @abstractmethod
     def publish(self, publication: Publication) -> Delivered:
         """Send a message on its way, and tell what became of it at this broker. Never blocks."""

@@ -19,6 +19,8 @@ class Audience(Enum):
     """The clients in the room that the address names."""
     CLIENT = "client"
     """The client whose ``client_id`` is the address."""
+    USER = "user"
+    """The clients of the user whom the address names."""
     EVERYONE = "everyone"
     """All clients of all brokers; the address is empty."""
 

@@ -40,6 +40,7 @@ __all__ = [
     "ConnectionRequest",
     "Decoder",
     "DisconnectClient",
+    "DisconnectUser",
     "Disconnected",
     "Done",
     "Event",
@@ -54,6 +55,7 @@ __all__ = [
     "LinkRefused",
     "MessageToConnection",
     "MessageToRoom",
+    "MessageToUser",
     "NewConnection",
     "NewMessage",
     "PeerParams",
@@ -419,10 +421,11 @@ class Leaving(Struct, tag="leaving", tag_field="action"):
 
 
 class RecipientParams(Struct, omit_defaults=True):
-    """A client, or a room; neither stands for everyone."""
+    """A client, a room, or a user; none of them stands for everyone."""
 
     client_id: str | None = None
     room_id: str | None = None
+    user: str | None = None
 
 
 class Full(Struct, tag="full", tag_field="action"):
@@ -499,6 +502,8 @@ class WatchedParams(Struct, omit_defaults=True):
     """Of ``dropped``: how many lines the tool missed here, since it did not read fast enough."""
     elsewhere: bool = False
     """Of ``message_out``: whether it went to other brokers as well, whose clients are not counted."""
+    user: str | None = None
+    """Of a message to all clients of a user: who that is."""
 
 
 class Watched(Struct, tag="watched", tag_field="action"):
@@ -526,6 +531,10 @@ class ResponseParams(Struct):
     status: int = 403
     """What a client that is not accepted gets, and ``reason``, the text with it."""
     reason: str = ""
+    user: str | None = None
+    """Who the client is."""
+    rooms: tuple[str, ...] = ()
+    """The rooms that it is in besides ``room_id``."""
 
 
 class Response(Struct, tag="response", tag_field="action"):
@@ -597,6 +606,26 @@ class Broadcast(Struct, tag="broadcast", tag_field="action"):
     seq: int = 0
 
 
+class MessageToUserParams(Struct, gc=False):
+    """``message`` is base64 where ``binary`` is true."""
+
+    user: str
+    message: str
+    binary: bool = False
+    exclude: tuple[str, ...] = ()
+    confirm: bool = False
+    volatile: bool = False
+    key: str = ""
+
+
+class MessageToUser(Struct, tag="message_to_user", tag_field="action", kw_only=True, gc=False):
+    """To all clients of one user."""
+
+    seq: int = 0
+    request_id: str | None = None
+    params: MessageToUserParams
+
+
 class MembershipParams(Struct):
     """Which client, and which room."""
 
@@ -648,6 +677,22 @@ class DisconnectClient(Struct, tag="disconnect_client", tag_field="action"):
     """Close a client's WebSocket."""
 
     params: DisconnectClientParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class DisconnectUserParams(Struct):
+    """Whose clients, and what their close frames say."""
+
+    user: str
+    code: int = NORMAL_CLOSURE
+    reason: str = ""
+
+
+class DisconnectUser(Struct, tag="disconnect_user", tag_field="action"):
+    """Close the WebSockets of all clients of a user."""
+
+    params: DisconnectUserParams
     request_id: str | None = None
     seq: int = 0
 
@@ -739,18 +784,22 @@ class Bye(Struct, tag="bye", tag_field="action"):
     seq: int = 0
 
 
-Request = JoinRoom | LeaveRoom | RoomMembers | DisconnectClient | UpdateMetadata | Status | Watch | Unwatch
+Request = (
+    JoinRoom | LeaveRoom | RoomMembers | DisconnectClient | DisconnectUser | UpdateMetadata | Status | Watch | Unwatch
+)
 """Commands that are always answered by a :class:`Result`, when they have a ``request_id``."""
 
 SessionCommand = (
     Response
     | MessageToRoom
     | MessageToConnection
+    | MessageToUser
     | Broadcast
     | JoinRoom
     | LeaveRoom
     | RoomMembers
     | DisconnectClient
+    | DisconnectUser
     | UpdateMetadata
     | Status
     | Watch

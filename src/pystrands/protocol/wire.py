@@ -45,6 +45,7 @@ __all__ = [
     "known_context",
     "message_to_connection",
     "message_to_room",
+    "message_to_user",
     "new_connection",
     "new_message",
     "numbered_message",
@@ -156,7 +157,9 @@ def connection_request(
     return b'{"action":"connection_request","request_id":' + _json(request_id) + b',"params":' + params + b"}\n"
 
 
-def context_json(client_id: str, room_id: str, metadata: bytes, rooms: Sequence[str] | None = None) -> bytes:
+def context_json(
+    client_id: str, room_id: str, metadata: bytes, rooms: Sequence[str] | None = None, user: str | None = None
+) -> bytes:
     """Encode the constant part of all of a client's events; ``metadata`` is JSON already.
 
     ``rooms`` is only given where it is something else than ``room_id`` alone.
@@ -167,6 +170,7 @@ def context_json(client_id: str, room_id: str, metadata: bytes, rooms: Sequence[
         + b',"room_id":'
         + _json(room_id)
         + (b"" if rooms is None else b',"rooms":' + _json(rooms))
+        + (b"" if user is None else b',"user":' + _json(user))
         + b',"metadata":'
         + metadata
         + b"}"
@@ -246,11 +250,12 @@ def watched(
     clients: int | None = None,
     elsewhere: bool = False,
     dropped: int = 0,
+    user: str | None = None,
 ) -> bytes:
     """Encode for a tool what flowed in a room."""
     binary = isinstance(message, bytes)
     text = b64encode(message).decode() if isinstance(message, bytes) else message
-    params = WatchedParams(kind, time, room_id, client_id, text, binary, clients, dropped, elsewhere)
+    params = WatchedParams(kind, time, room_id, client_id, text, binary, clients, dropped, elsewhere, user)
     return b'{"action":"watched","request_id":"","params":' + _json(params) + b"}\n"
 
 
@@ -277,6 +282,8 @@ def response(
     expires_at: float | None = None,
     status: int = 403,
     reason: str = "",
+    user: str | None = None,
+    rooms: Sequence[str] = (),
 ) -> bytes:
     """Encode the answer to a connection request. Raises TypeError when ``metadata`` is not made of JSON values.
 
@@ -291,6 +298,10 @@ def response(
             params["headers"] = headers
         if expires_at is not None:
             params["expires_at"] = expires_at
+        if user is not None:
+            params["user"] = user
+        if rooms:
+            params["rooms"] = rooms
     else:
         if status != 403:
             params["status"] = status
@@ -329,6 +340,15 @@ def message_to_connection(client_id: str, message: str | bytes, confirm_as: str 
     if not is_plain:
         return _with_options("message_to_connection", to + _content(message), (), confirm_as, key)
     return b'{"action":"message_to_connection","request_id":"","params":{' + to + _content(message) + b"}}\n"
+
+
+def message_to_user(
+    user: str, message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "", key: str | None = None
+) -> bytes:
+    """Encode a message to all clients of a user; as :func:`message_to_room` otherwise."""
+    return _with_options(
+        "message_to_user", b'"user":' + _json(user) + b"," + _content(message), exclude, confirm_as, key
+    )
 
 
 def broadcast(message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "", key: str | None = None) -> bytes:

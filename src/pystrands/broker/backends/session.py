@@ -261,7 +261,7 @@ class Session(Consumer):
             self._is_too_long(client, len(line))
             if kind is _MESSAGE:
                 return 0
-            line = _of_life(event, wire.context_json(client.client_id, client.room_id, b"{}"))
+            line = _of_life(event, wire.context_json(client.client_id, client.room_id, b"{}", None, client.user))
         if event.redelivered:
             shared.counters["events_redelivered"] += 1
         return self._write_event(line, event.number, event.redelivered)

@@ -105,6 +105,7 @@ class ClientStream(ABC):
         "small",
         "told",
         "tracker",
+        "user",
         "waiting",
         "was_held",
     )
@@ -113,6 +114,8 @@ class ClientStream(ABC):
         self.client_id = client_id
         self.room_id = room_id
         """The room that it was let into."""
+        self.user: str | None = None
+        """Who the client is, where its backend has said so when it let it in."""
         self.expires_at = math.inf
         """Seconds since 1970 from which on none of its messages is delivered."""
         self.small = b""

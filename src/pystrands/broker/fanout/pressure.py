@@ -215,11 +215,12 @@ class Pressure:
                 target.told = told
             elif target.behind is not None:
                 target.behind.told = told
-        entry: list[Any] | None = told.get(session)
+        key = session, named.user  # who waits for a client may wait for its user besides
+        entry: list[Any] | None = told.get(key)
         if entry is None:
             session.write(wire.full(named))
             entry = [wire.ready(named)]
-            told[session] = entry
+            told[key] = entry
         if confirm is None:
             return False
         entry.append((confirm, *delivered))
@@ -280,7 +281,7 @@ class Pressure:
     def _release(told: dict[Any, list[Any]] | None, *, lost: bool) -> None:
         if told is None:
             return
-        for session, (ready, *confirms) in told.items():
+        for (session, _), (ready, *confirms) in told.items():
             for confirm, matched, taken in confirms:
                 confirm(matched, 0 if lost else taken)
             session.write(ready)

@@ -59,7 +59,7 @@ class ConnectedClient(ClientStream):
     @property
     def context_size(self) -> int:
         """How many bytes the context has as JSON, at most."""
-        beside = len(wire.context_json(self.client_id, self.room_id, b"", ()))
+        beside = len(wire.context_json(self.client_id, self.room_id, b"", (), self.user))
         return beside + self._rooms_size + len(self._metadata)
 
     @property
@@ -122,7 +122,7 @@ class ConnectedClient(ClientStream):
     def _encode(self) -> bytes:
         rooms = self.rooms
         others = rooms if rooms != (self.room_id,) else None
-        context = wire.context_json(self.client_id, self.room_id, self._metadata, others)
+        context = wire.context_json(self.client_id, self.room_id, self._metadata, others, self.user)
         if len(context) <= SMALL:
             self.small = context
         return context

@@ -17,6 +17,7 @@ __all__ = ["Delivery"]
 
 _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
+_USER: Final = Audience.USER
 _NUMBERED: Final = NUMBERED
 _CLOSED: Final = CLOSED
 
@@ -44,23 +45,38 @@ class Delivery(Sink):
         if audience is _CLIENT:
             client = self._rooms.find(publication.address)
             if client is not None:
-                ws = client.ws
-                frame = _frame(publication.message)
                 matched = 1
-                if ws.encoding >= _NUMBERED and isinstance(client, SessionClient):
-                    taken = int(self._numbered.private(client, frame, key))
-                else:
-                    if ws.encoding:
-                        frame = self._outbox.encoded(ws, frame)
-                    taken = int(self._outbox.send(ws, frame)) if key is None else self._outbox.offer((ws,), frame, key)
+                taken = self._send(client, _frame(publication.message), key)
+        elif audience is _USER:
+            matched, taken = self._to_user(publication)
         else:
             group = self._rooms.room(publication.address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
                 matched, taken = self._publish(group, publication)
         if self._taps.watchers and (self._tells_all or client is not None):
-            self._taps.message_out(publication, matched, client)
+            rooms = self._rooms.rooms_of_user(publication.address) if audience is _USER else ()
+            self._taps.message_out(publication, matched, client, rooms)
         if taken:
             self._counters["messages_delivered"] += taken
+        return matched, taken
+
+    def _send(self, client: ConnectedClient, frame: bytes, key: str | None) -> int:
+        """Send a message to one client; return 1, or 0 where it misses it."""
+        ws = client.ws
+        if ws.encoding >= _NUMBERED and isinstance(client, SessionClient):
+            return int(self._numbered.private(client, frame, key))
+        if ws.encoding:
+            frame = self._outbox.encoded(ws, frame)
+        return int(self._outbox.send(ws, frame)) if key is None else self._outbox.offer((ws,), frame, key)
+
+    def _to_user(self, publication: Publication) -> Delivered:
+        """Send a message to each client of a user. They are few: each gets it as one for itself."""
+        frame, exclude = _frame(publication.message), publication.exclude
+        matched = taken = 0
+        for client in self._rooms.users.clients(publication.address):
+            if client.client_id not in exclude:
+                matched += 1
+                taken += self._send(client, frame, publication.key)
         return matched, taken
 
     def _publish(self, group: Group, publication: Publication) -> Delivered:

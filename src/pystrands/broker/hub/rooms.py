@@ -11,6 +11,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.client import ConnectedClient, SessionClient, json_size
 from pystrands.broker.hub.numbered import NumberedFrames
 from pystrands.broker.hub.taps import Taps
+from pystrands.broker.hub.users import Users
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.protocol.limits import Limits, id_problem
 from pystrands.protocol.v1.numbers import Numbers
@@ -24,7 +25,8 @@ class Rooms:
 
     Each room is a group of ``outbox``, and so are all clients. ``on_first`` and ``on_last`` are told of rooms that come
     and go with their first and last client, ``taps`` of all who join and leave. ``limits`` is for who asks
-    :meth:`join_problem` before, and so is ``ending``. ``numbered`` has the frames of clients of `pystrands.v1`.
+    :meth:`join_problem` before, and so is ``ending``. ``numbered`` has the frames of clients of `pystrands.v1`,
+    ``users`` those clients that are somebody's.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Rooms:
         limits: Limits | None = None,
         ending: EndingStreams | None = None,
         numbered: NumberedFrames | None = None,
+        users: Users | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.taps = taps or Taps()
         self.everyone = Group()
+        self.users = users or Users(_ignore, _ignore)
         self.numbered = numbered or NumberedFrames(outbox, Rings(Numbers(), 0, 0.0), Numbers(), new_counters())
         self.pressure = outbox.pressure
         self._ending = EndingStreams() if ending is None else ending
@@ -86,11 +90,17 @@ class Rooms:
         members = [ws.client for ws in self.members(room_id)]
         return [_as_member(client) for client in members if client is not None]
 
+    def rooms_of_user(self, user: str) -> set[str]:
+        """Return all rooms that clients of a user are in."""
+        return {room_id for client in self.users.clients(user) for room_id in client.rooms}
+
     def add(self, client: ConnectedClient) -> None:
         """Take in a client whose id is not in use; it is in no room yet."""
         assert client.client_id not in self._by_id
         self._by_id[client.client_id] = client
         self.outbox.join(client.ws, self.everyone)
+        if client.user is not None:
+            self.users.add(client, client.user)
         if isinstance(client, SessionClient):
             self.numbered.enter(client, self.everyone)
 
@@ -98,6 +108,8 @@ class Rooms:
         """Forget a client and take it out of all of its rooms; ``stream.rooms`` still says which those were."""
         client = self._by_id.pop(stream.client_id)
         client.gone(client.rooms)
+        if client.user is not None:
+            self.users.remove(client, client.user)
         for group in self.outbox.leave_all(client.ws):
             if isinstance(client, SessionClient):
                 self.numbered.leave(client, group)
@@ -162,6 +174,10 @@ class Rooms:
             self._on_last(room_id)
         if self.taps.watchers:
             self.taps.moved("left", client, room_id)
+
+
+def _ignore(_user: str) -> None:
+    """Nobody wants to know."""
 
 
 def _as_member(client: ClientStream) -> bytes:

@@ -68,21 +68,33 @@ class Taps:
             self._notify(watchers, wire.watched("message_in", time.time(), client.room_id, client.client_id, message))
 
     def message_out(
-        self, publication: Publication, clients: int, client: ClientStream | None, *, elsewhere: bool = False
+        self,
+        publication: Publication,
+        clients: int,
+        client: ClientStream | None,
+        rooms: Collection[str] = (),
+        *,
+        elsewhere: bool = False,
     ) -> None:
         """A message went to so many clients; ``client`` is whom a private one is for, where there is one.
+
+        ``rooms``: of a message to a user, those that the user is in.
 
         ``elsewhere``: whether other brokers may have more whom it went to.
         """
         audience, address = publication.audience, publication.address
         room_id: str | None = None
         client_id: str | None = None
+        user: str | None = None
         if audience is Audience.CLIENT:
             watchers = self._of(client.rooms if client is not None else ())
             room_id, client_id = client.room_id if client is not None else None, address
         elif audience is Audience.ROOM:
             watchers = self._of((address,))
             room_id = address
+        elif audience is Audience.USER:
+            watchers = self._of(rooms)
+            user = address
         else:
             watchers = list(self.watchers)
         if watchers:
@@ -94,6 +106,7 @@ class Taps:
                 publication.message,
                 clients=clients,
                 elsewhere=elsewhere,
+                user=user,
             )
             self._notify(watchers, line)
 

@@ -9,7 +9,7 @@ from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
 from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.limits import depth_problem
-from pystrands.protocol.messages import DisconnectClient, JoinRoom, LeaveRoom, UpdateMetadata
+from pystrands.protocol.messages import DisconnectClient, DisconnectUser, JoinRoom, LeaveRoom, UpdateMetadata
 
 __all__ = ["ClientCommand", "ClientCommands"]
 
@@ -40,6 +40,16 @@ class ClientCommands:
             problem = self._update(client, command.params.metadata)
         return {"found": True, "error": problem} if problem else {"found": True}
 
+    def disconnect_user(self, command: DisconnectUser) -> dict[str, Any]:
+        """Close all clients of a user, and return how many these are, or why they can't be closed."""
+        params = command.params
+        clients = self._rooms.users.clients(params.user)
+        if not close_code_is_valid(params.code):
+            return {"matched": 0, "error": _bad_code(params.code)}
+        for client in clients:
+            client.close(params.code, params.reason)
+        return {"matched": len(clients)}
+
     def _join(self, client: ConnectedClient, room_id: str) -> str:
         problem = self._rooms.join_problem(client, room_id)
         if not problem:
@@ -68,6 +78,10 @@ class ClientCommands:
 def _close(client: ConnectedClient, code: int, reason: str) -> str:
     """Close a client; return why that can't be done."""
     if not close_code_is_valid(code):
-        return f"{code} is no close code that can be sent (1000, 3000 to 4999)"
+        return _bad_code(code)
     client.close(code, reason)
     return ""
+
+
+def _bad_code(code: int) -> str:
+    return f"{code} is no close code that can be sent (1000, 3000 to 4999)"

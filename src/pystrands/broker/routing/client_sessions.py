@@ -20,7 +20,14 @@ from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.frames import text_frame
 from pystrands.broker.ws.incoming import IncomingFrames
 from pystrands.broker.ws.websocket import Receiver, WebSocket
-from pystrands.protocol.close_codes import ABNORMAL_CLOSURE, BAD_FRAME, MESSAGE_TOO_BIG, NORMAL_CLOSURE, TRY_AGAIN_LATER
+from pystrands.protocol.close_codes import (
+    ABNORMAL_CLOSURE,
+    BAD_FRAME,
+    MESSAGE_TOO_BIG,
+    NORMAL_CLOSURE,
+    TOKEN_EXPIRED,
+    TRY_AGAIN_LATER,
+)
 from pystrands.protocol.messages import ResponseParams
 from pystrands.protocol.v1.envelope import HEARTBEAT, BadFrameError, ClientHeader, client_header, json_text, split
 from pystrands.protocol.v1.offer import Resume, SessionIds
@@ -45,6 +52,8 @@ _SWEEPS: Final = 4
 _MAX_NAME: Final = 200
 """Characters of what a message was called in a session that is lost."""
 _DEFAULT_PING: Final = 25.0
+_OF_APPLICATIONS: Final = 3000
+"""Close codes from here on are nobody's but the applications'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +193,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         if (
             client is None
             or answer.client_id != client.client_id
+            or answer.user != client.user
             or not client.state.attempt_is_newer(offer.resume.attempt)
         ):
             return False
@@ -238,6 +248,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         if self._may_come_back(client, ws, code):
             self._suspend(client)
         else:
+            if ws.closed_by_us and _is_told_again(code):  # the close may not arrive: it hears it when it comes back
+                self._tombstones.add(client.number, code, reason, self._loop.time())
             self._forget(client)
             self._owner.session_closed(client.ws, code, reason)
 
@@ -478,6 +490,11 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         self._sweep_timer = None
         if self._by_number and not self._stopping:
             self._sweep_timer = self._loop.call_later(self._options.window / _SWEEPS + 1, self._sweep)
+
+
+def _is_told_again(code: int) -> bool:
+    """Whether a client that comes back hears again why it was closed; with another token it may come in anew."""
+    return code == NORMAL_CLOSURE or (code >= _OF_APPLICATIONS and code != TOKEN_EXPIRED)
 
 
 def _client_of(ws: IncomingFrames) -> SessionClient | None:

@@ -23,10 +23,13 @@ from pystrands.protocol.limits import id_problem
 from pystrands.protocol.messages import (
     Broadcast,
     BroadcastParams,
+    DisconnectUser,
     MessageToConnection,
     MessageToConnectionParams,
     MessageToRoom,
     MessageToRoomParams,
+    MessageToUser,
+    MessageToUserParams,
     RecipientParams,
     RoomMembers,
     Status,
@@ -40,8 +43,9 @@ __all__ = ["Commands"]
 _CLIENT: Final = Audience.CLIENT
 _ROOM: Final = Audience.ROOM
 _EVERYONE: Final = Audience.EVERYONE
-_Message: TypeAlias = MessageToConnection | MessageToRoom | Broadcast
-_MessageParams: TypeAlias = MessageToConnectionParams | MessageToRoomParams | BroadcastParams
+_USER: Final = Audience.USER
+_Message: TypeAlias = MessageToConnection | MessageToRoom | MessageToUser | Broadcast
+_MessageParams: TypeAlias = MessageToConnectionParams | MessageToRoomParams | MessageToUserParams | BroadcastParams
 
 
 class Commands:
@@ -87,6 +91,17 @@ class Commands:
             session, command, params, Publication(_ROOM, params.room_id, content, params.exclude, key, params.confirm)
         )
 
+    def on_message_to_user(self, session: Session, command: MessageToUser) -> None:
+        """Send a message to all clients of a user."""
+        params = command.params
+        key = params.key if params.volatile else None
+        self._publish(
+            session,
+            command,
+            params,
+            Publication(_USER, params.user, _content(params), params.exclude, key, params.confirm),
+        )
+
     def on_broadcast(self, session: Session, command: Broadcast) -> None:
         """Send a message to everyone."""
         params = command.params
@@ -115,7 +130,8 @@ class Commands:
         answered: Answered | None = partial(self._answer, session, command.request_id) if wanted else None
         if others is not None and is_watched:
             if publication.audience is not _CLIENT:
-                self._rooms.taps.message_out(publication, delivered[0], None, elsewhere=not others.is_alone)
+                rooms = self._rooms.rooms_of_user(publication.address) if publication.audience is _USER else ()
+                self._rooms.taps.message_out(publication, delivered[0], None, rooms, elsewhere=not others.is_alone)
             elif not delivered[0]:  # who has the client tells of it; here it is known only later whether anybody has
                 answered = partial(self._tell_if_nobody, publication, answered)
         confirm = None if answered is None else self._confirming(answered, publication, delivered)
@@ -151,11 +167,27 @@ class Commands:
             target, named = None if client is None else client.ws, RecipientParams(client_id=params.conn_id)
         elif isinstance(params, MessageToRoomParams):
             target, named = self._rooms.room(params.room_id), RecipientParams(room_id=params.room_id)
+        elif isinstance(params, MessageToUserParams):
+            return self._is_user_full(session, params, delivered, confirm)
         else:
             target, named = self._rooms.everyone, RecipientParams()
         if target is None:
             return False
         return self._pressure.heed(session, target, named, confirm, delivered, len(params.message))
+
+    def _is_user_full(
+        self, session: Session, params: MessageToUserParams, delivered: Delivered, confirm: Confirm | None
+    ) -> bool:
+        """Do the same for a user, who is full when most of his clients are: until one of these takes more."""
+        sockets = [client.ws for client in self._rooms.users.clients(params.user)]
+        full = [ws for ws in sockets if ws.behind is not None]
+        named, size = RecipientParams(user=params.user), len(params.message)
+        if session.flow:
+            full = full[:1] if len(full) * 2 > len(sockets) else []
+        is_put_off = False
+        for ws in full:
+            is_put_off = self._pressure.heed(session, ws, named, confirm, delivered, size)
+        return is_put_off
 
     # --- clients and rooms ---
 
@@ -176,6 +208,14 @@ class Commands:
             self._others.about_client(command, partial(self._answer, session, command.request_id))
         else:
             self._answer(session, command.request_id, result)
+
+    def on_disconnect_user(self, session: Session, command: DisconnectUser) -> None:
+        """Close all clients of a user, at whichever brokers they are."""
+        result = self._clients.disconnect_user(command)
+        if self._others is None or self._others.is_alone or "error" in result:
+            self._answer(session, command.request_id, result)
+        else:
+            self._others.disconnect_user(command, result["matched"], partial(self._answer, session, command.request_id))
 
     # --- tools ---
 

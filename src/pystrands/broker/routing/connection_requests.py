@@ -223,9 +223,18 @@ class ConnectionRequests:
     def _problem(self, answer: ResponseParams, path: str) -> str:
         """Return what an answer has more of than a client may have, in words for people; empty when there is none."""
         client_id, room_id = answer.client_id or "", path if answer.room_id is None else answer.room_id
-        problem = id_problem("client_id", client_id) or id_problem("room_id", room_id)
+        rooms = tuple(dict.fromkeys((room_id, *answer.rooms)))
+        problem = id_problem("client_id", client_id) or id_problem("user", answer.user or "")
+        for each in rooms:
+            problem = problem or id_problem("room_id", each)
+        if not problem and len(rooms) > self._limits.max_rooms:
+            problem = (
+                f"it is to be in {len(rooms)} rooms, and may be in {self._limits.max_rooms} "
+                "(the broker's --max-rooms-per-client)"
+            )
         if not problem:
-            size = len(wire.context_json(client_id or " " * 36, room_id, bytes(answer.metadata)))
+            others = None if len(rooms) == 1 else rooms
+            size = len(wire.context_json(client_id or " " * 36, room_id, bytes(answer.metadata), others, answer.user))
             problem = self._limits.context_problem(size)
         return problem and f"a client is not let in: {problem}"
 

@@ -10,15 +10,24 @@ from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.claimed_ids import ClaimedIds
 from pystrands.broker.routing.client_commands import ClientCommands
-from pystrands.broker.routing.questions import Members, MembersAnswer, encode, read_command, read_question
+from pystrands.broker.routing.questions import (
+    CloseUser,
+    Members,
+    MembersAnswer,
+    encode,
+    read_command,
+    read_question,
+)
 from pystrands.engine.cluster import Claimed, Node, Peer, Reply
 from pystrands.protocol import wire
-from pystrands.protocol.messages import NOT_KNOWN
+from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser, DisconnectUserParams
 
 __all__ = ["BrokerNode"]
 
 logger = logging.getLogger(__name__)
 
+_REMEMBERED: Final = 1000
+"""Questions of which it is remembered what became of them."""
 _UNKNOWN: Final = "a broker was asked what it does not know: it is of another version"
 
 
@@ -42,13 +51,17 @@ class BrokerNode(Node):
         self._sessions = sessions
         self._status = status
         self._peers_changed = peers_changed
+        self._closed_users: dict[str, dict[str, Any]] = {}  # what became of questions, by their names
 
     def on_question(self, question: bytes, reply: Reply) -> None:
-        """Tell who is in a room, or what this broker has."""
+        """Tell who is in a room, or what this broker has; close a user's clients."""
         try:
             asked = read_question(question)
         except NOT_KNOWN:
             reply(encode({"error": _UNKNOWN}))
+            return
+        if isinstance(asked, CloseUser):
+            reply(encode(self._close_user(asked)))
             return
         if not isinstance(asked, Members):
             reply(encode(self._status()))
@@ -60,6 +73,18 @@ class BrokerNode(Node):
             reply(encode(MembersAnswer(error=error)))
         else:
             reply(encode(MembersAnswer(list(map(Raw, contexts)))))
+
+    def _close_user(self, asked: CloseUser) -> dict[str, Any]:
+        """Close a user's clients, once for each question: one that comes again is not about those who came since."""
+        result = self._closed_users.get(asked.name)
+        if result is None:
+            result = self._clients.disconnect_user(
+                DisconnectUser(DisconnectUserParams(asked.user, asked.code, asked.reason))
+            )
+            self._closed_users[asked.name] = result
+            if len(self._closed_users) > _REMEMBERED:
+                del self._closed_users[next(iter(self._closed_users))]
+        return result
 
     def on_command(self, client_id: str, command: bytes, reply: Reply) -> None:
         """Do something with a client of this broker."""

@@ -1,6 +1,7 @@
 """What is asked of other brokers for the backends of this one. An answer comes once, now or later."""
 
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -10,10 +11,10 @@ from msgspec import Raw
 from pystrands.broker.counters import Counters
 from pystrands.broker.routing.client_commands import ClientCommand
 from pystrands.broker.routing.confirming import Confirming
-from pystrands.broker.routing.questions import BrokerStatus, Members, encode, read_members, read_result
+from pystrands.broker.routing.questions import BrokerStatus, CloseUser, Members, encode, read_members, read_result
 from pystrands.engine.cluster import Cluster
 from pystrands.engine.publication import Delivered
-from pystrands.protocol.messages import NOT_KNOWN
+from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser
 
 __all__ = ["Answered", "OtherBrokers"]
 
@@ -104,6 +105,32 @@ class OtherBrokers:
 
         self._cluster.survey(encode(Members(room_id, limit)), _PATIENCE, surveyed)
 
+    def disconnect_user(self, command: DisconnectUser, here: int, answered: Answered) -> None:
+        """Have all clients of a user closed that are elsewhere; ``here`` are closed."""
+        if not self._cluster.is_connected:
+            answered({"matched": here, "error": f"{_closed(here)}, and {_APART}"})
+            return
+        size = self._begin(0, answered)
+        if not size:
+            return
+
+        def surveyed(answers: Sequence[tuple[str, bytes]], silent: Sequence[str]) -> None:
+            self._end(size)
+            matched, unread = here, list(silent)
+            for broker_id, data in answers:
+                try:
+                    matched += read_result(data)["matched"]
+                except (*NOT_KNOWN, KeyError, TypeError):
+                    unread.append(broker_id)
+            result: dict[str, Any] = {"matched": matched}
+            if unread:
+                result["error"] = f"{_closed(matched)}, and {_silent(unread)}: try again"
+            answered(result)
+
+        params = command.params
+        question = CloseUser(params.user, params.code, params.reason, secrets.token_hex(8))
+        self._cluster.survey(encode(question), _PATIENCE, surveyed)
+
     def status(self, here: dict[str, Any], answered: Answered) -> None:
         """Tell what each broker has, this one first; of those that don't answer only their ids."""
         if not self._cluster.is_connected:
@@ -156,6 +183,10 @@ class OtherBrokers:
     def _end(self, size: int) -> None:
         self._waiting -= 1
         self.held_bytes -= size
+
+
+def _closed(count: int) -> str:
+    return f"{count} client{'' if count == 1 else 's'} of the user {'was' if count == 1 else 'were'} closed"
 
 
 def _silent(brokers: Sequence[str]) -> str:

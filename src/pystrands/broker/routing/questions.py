@@ -1,7 +1,7 @@
 """What brokers ask each other, as bytes: JSON, so that brokers of two versions can work together."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Raw, Struct
@@ -10,6 +10,7 @@ from pystrands.broker.routing.client_commands import ClientCommand
 
 __all__ = [
     "BrokerStatus",
+    "CloseUser",
     "Members",
     "MembersAnswer",
     "encode",
@@ -27,6 +28,15 @@ class Members(Struct, tag="members"):
     limit: int = 0
 
 
+class CloseUser(Struct, tag="close_user"):
+    """Close all clients of a user. ``name``: what this question is called, however often it comes."""
+
+    user: str
+    code: int
+    reason: str
+    name: str
+
+
 class BrokerStatus(Struct, tag="status"):
     """What do you have? The answer is what ``status`` tells."""
 
@@ -38,14 +48,16 @@ class MembersAnswer(Struct):
     error: str = ""
 
 
+Question: TypeAlias = Members | BrokerStatus | CloseUser
+
 encode: Final = msgspec.json.Encoder().encode
-_question: Final[Callable[[bytes], Members | BrokerStatus]] = msgspec.json.Decoder(Members | BrokerStatus).decode
+_question: Final[Callable[[bytes], Question]] = msgspec.json.Decoder(Question).decode
 _command: Final[Callable[[bytes], ClientCommand]] = msgspec.json.Decoder(ClientCommand).decode
 _result: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _members: Final = msgspec.json.Decoder(MembersAnswer).decode
 
 
-def read_question(question: bytes) -> Members | BrokerStatus:
+def read_question(question: bytes) -> Question:
     """Raises ValueError on what this broker does not know."""
     return _question(question)
 

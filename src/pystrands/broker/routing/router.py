@@ -115,9 +115,12 @@ class Router(Receiver, SessionReceiver, SessionOwner):
             client = ConnectedClient(self._clients, client_id, room_id, metadata, ws)
         else:
             client = self.client_sessions.new_client(ws, self._clients, client_id, room_id, metadata)
+        client.user = answer.user or None
         ws.client = client
         self._rooms.add(client)
         self._rooms.join(client, room_id)
+        for other in answer.rooms:
+            self._rooms.join(client, other)
         self._counters["clients_admitted"] += 1
         # With claims a while has passed since its answer: what is over, or leaving, would never get the first event.
         is_there = self._claimed_ids is None or (

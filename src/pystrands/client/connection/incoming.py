@@ -306,11 +306,12 @@ class Incoming(Greetings):
         asked = call.request
         if self._has_warned or asked is None:
             return
-        if asked.expires_at is not None or asked.response_headers or asked.status != FORBIDDEN or asked.reason:
+        is_more = asked.response_headers or asked.reason or asked.user is not None or asked.rooms
+        if asked.expires_at is not None or asked.status != FORBIDDEN or is_more:
             self._has_warned = True
             logger.warning(
                 "the broker is the original one: it knows no expires_at and closes nobody whose time is over, "
-                "and no status, reason or headers of an answer"
+                "and no status, reason or headers of an answer, no user and one room only"
             )
 
     def _reply(self, asked: LinkSession, line: bytes) -> None:

@@ -13,7 +13,7 @@ MAX_LINES: Final = 4096
 MAX_BYTES: Final = 4 * 1024 * 1024
 
 _TO_ONE: Final = b'{"action":"message_to_connection"'
-_TO_MANY: Final = (b'{"action":"message_to_room"', b'{"action":"broadcast"')
+_TO_MANY: Final = tuple(b'{"action":"%b"' % action for action in (b"message_to_room", b"message_to_user", b"broadcast"))
 _SENDS: Final = (_TO_ONE, *_TO_MANY)
 _OF_THE_SESSION: Final = tuple(
     b'{"action":"%b"' % action for action in (b"response", b"done", b"released", b"leave", b"bye")

@@ -14,7 +14,9 @@ from pystrands.context import (
     check_headers,
     check_json,
     check_rejection,
+    check_rooms,
     check_time,
+    check_user,
 )
 from pystrands.errors import MessageTooBig
 from pystrands.headers import Headers
@@ -239,6 +241,7 @@ def answer(call: HandlerCall, result: Any) -> bytes:
         )
     metadata = check_json(context.metadata)
     headers, expires_at = check_headers(request.response_headers), check_time(request.expires_at)
+    user, rooms = check_user(request.user), check_rooms(request.rooms)
     try:
         line = wire.response(
             call.request_id,
@@ -249,6 +252,8 @@ def answer(call: HandlerCall, result: Any) -> bytes:
             request.subprotocol,
             headers=headers,
             expires_at=expires_at,
+            user=user,
+            rooms=rooms,
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"on_connection_request left what JSON can't hold in request.context: {error}") from None
@@ -258,6 +263,10 @@ def answer(call: HandlerCall, result: Any) -> bytes:
             "put less into request.context.metadata"
         )
     if call.broker is not None:
+        if user is not None:
+            check_length("request.user", user, call.broker)
+        for room_id in rooms:
+            check_length("request.rooms", room_id, call.broker)
         _check_limits(request, metadata, call.broker, len(line))
     return line
 
@@ -272,7 +281,8 @@ def _check_limits(request: ConnectionRequestContext, metadata: Any, broker: Brok
     if context.room_id != request.url:
         check_length("request.context.room_id", context.room_id, broker)
     if 0 < broker.max_context < size:
-        size = len(wire.context_json(context.client_id, context.room_id, wire.json(metadata)))
+        rooms, user = request.rooms or None, request.user
+        size = len(wire.context_json(context.client_id, context.room_id, wire.json(metadata), rooms, user))
         if size > broker.max_context:
             raise MessageTooBig(
                 f"on_connection_request made a context of {size} bytes as JSON and the broker takes "

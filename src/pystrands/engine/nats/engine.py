@@ -95,6 +95,14 @@ class NatsEngine(Engine):
         """Have them come for some seconds more: rooms come back."""
         self._subscriptions.unwant(self._subjects.room(room_id), time.monotonic())
 
+    def subscribe_user(self, user: str) -> None:
+        """Have messages to all clients of the user come."""
+        self._subscriptions.want(self._subjects.user(user), time.monotonic())
+
+    def unsubscribe_user(self, user: str) -> None:
+        """Have them come for some seconds more."""
+        self._subscriptions.unwant(self._subjects.user(user), time.monotonic())
+
     def publish(self, publication: Publication) -> Delivered:
         """Deliver here, and send it to the others; a message for a client that is here stays here."""
         sink = self._sink

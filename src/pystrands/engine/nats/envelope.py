@@ -38,6 +38,7 @@ MESSAGE: Final = 1
 _TO_ROOM: Final = 0
 _TO_CLIENT: Final = 1
 _TO_EVERYONE: Final = 2
+_TO_USER: Final = 3
 _AUDIENCE: Final = 3
 _BINARY: Final = 4
 _EXCLUDES: Final = 8
@@ -50,6 +51,7 @@ PART: Final = 64
 _ROOM: Final = Audience.ROOM
 _CLIENT: Final = Audience.CLIENT
 _EVERYONE: Final = Audience.EVERYONE
+_USER: Final = Audience.USER
 
 _head: Final = Struct("<BBBBIqqq")
 _pack: Final = _head.pack
@@ -91,7 +93,12 @@ def prefix_of(address: str) -> bytes:
 def flags_of(publication: Publication) -> int:
     """Return what the head says of a message."""
     audience = publication.audience
-    flags = _TO_ROOM if audience is _ROOM else _TO_CLIENT if audience is _CLIENT else _TO_EVERYONE
+    if audience is _ROOM:
+        flags = _TO_ROOM
+    elif audience is _CLIENT:
+        flags = _TO_CLIENT
+    else:
+        flags = _TO_EVERYONE if audience is _EVERYONE else _TO_USER
     if not isinstance(publication.message, str):
         flags |= _BINARY
     if publication.exclude:
@@ -104,15 +111,13 @@ def flags_of(publication: Publication) -> int:
 
 
 def audience_of(flags: int) -> Audience:
-    """Return whom a message with these flags is for. Raises Malformed."""
+    """Return whom a message with these flags is for."""
     audience = flags & _AUDIENCE
     if audience == _TO_ROOM:
         return _ROOM
     if audience == _TO_CLIENT:
         return _CLIENT
-    if audience == _TO_EVERYONE:
-        return _EVERYONE
-    raise Malformed("the audience is unknown")
+    return _EVERYONE if audience == _TO_EVERYONE else _USER
 
 
 def pack_rest(publication: Publication) -> bytes:

@@ -34,6 +34,7 @@ _SWEEP_AT: Final = 10_000
 
 _ROOM: Final = Audience.ROOM
 _CLIENT: Final = Audience.CLIENT
+_USER: Final = Audience.USER
 
 
 @final
@@ -75,6 +76,7 @@ class Publisher:
         self._ring = Ring(ring_bytes)
         self._rooms: dict[str, _Subject] = {}
         self._clients: dict[str, _Subject] = {}
+        self._users: dict[str, _Subject] = {}
         self._everyone = _Subject(subjects.everyone, prefix_of(""))
         self._by_name: dict[bytes, _Subject] = {self._everyone.name: self._everyone}
         self._sweep_at = _SWEEP_AT
@@ -142,6 +144,11 @@ class Publisher:
             if subject is not None:
                 return subject
             subject = self._clients[address] = _Subject(self._subjects.client(address), prefix_of(address))
+        elif audience is _USER:
+            subject = self._users.get(address)
+            if subject is not None:
+                return subject
+            subject = self._users[address] = _Subject(self._subjects.user(address), prefix_of(address))
         else:
             return self._everyone
         self._by_name[subject.name] = subject
@@ -158,6 +165,7 @@ class Publisher:
         self._by_name = kept
         self._rooms = {room_id: each for room_id, each in self._rooms.items() if each.name in kept}
         self._clients = {client_id: each for client_id, each in self._clients.items() if each.name in kept}
+        self._users = {user: each for user, each in self._users.items() if each.name in kept}
         self._sweep_at = max(_SWEEP_AT, 2 * len(kept))
 
     def rest(self) -> None:

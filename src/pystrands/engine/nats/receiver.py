@@ -43,6 +43,7 @@ _MAX_WAITING: Final = 4 * 1024 * 1024
 _by_seq: Final = attrgetter("seq")
 _ROOM: Final = Audience.ROOM
 _CLIENT: Final = Audience.CLIENT
+_USER: Final = Audience.USER
 
 
 @final
@@ -266,15 +267,16 @@ class Receiver:
         """Return the subscription that a message would have come by; None where nobody is interested in it."""
         try:
             address, _ = address_of(envelope)
-            audience = audience_of(flags)
         except Malformed:
             self._counters["engine_unknown"] += 1
             return None
-        subjects = self._voice.subjects
+        subjects, audience = self._voice.subjects, audience_of(flags)
         if audience is _ROOM:
             return self._subscriptions.find(subjects.room(address))
         if audience is _CLIENT:
             return self._subscriptions.find(subjects.client(address))
+        if audience is _USER:
+            return self._subscriptions.find(subjects.user(address))
         return self._subscriptions.find(subjects.everyone)
 
     def _lose(self, member: Member, count: int) -> None:

@@ -24,12 +24,13 @@ def token(name: str) -> bytes:
 class Subjects:
     """The subjects of one cluster, whose name is a part of each."""
 
-    __slots__ = ("_clients", "_prefix", "_rooms", "everyone")
+    __slots__ = ("_clients", "_prefix", "_rooms", "_users", "everyone")
 
     def __init__(self, cluster: str) -> None:
         self._prefix = b"ps." + cluster.encode() + b"."
         self._rooms = self._prefix + b"r."
         self._clients = self._prefix + b"c."
+        self._users = self._prefix + b"u."
         self.everyone = self._prefix + b"all"
         """What every broker gets."""
 
@@ -40,6 +41,10 @@ class Subjects:
     def client(self, client_id: str) -> bytes:
         """Return where what is for one client goes."""
         return self._clients + token(client_id)
+
+    def user(self, user: str) -> bytes:
+        """Return where messages to all clients of a user go."""
+        return self._users + token(user)
 
     def broker(self, broker_id: str) -> bytes:
         """Return where what is for one broker goes: answers, mostly."""

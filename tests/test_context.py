@@ -25,8 +25,8 @@ def test_context_defaults_and_freedom():
     one, two = Context(), Context()
     one.metadata["x"] = 1
     assert two.metadata == {}
-    one.user = "set by a handler"  # type: ignore[attr-defined]
-    assert one.user == "set by a handler"  # type: ignore[attr-defined]
+    one.team = "set by a handler"  # type: ignore[attr-defined]
+    assert one.team == "set by a handler"  # type: ignore[attr-defined]
 
 
 def test_context_of_wrong_types():
@@ -200,3 +200,18 @@ def test_what_is_shown_of_a_context():
     assert repr(left).partition("}, ")[2] == (
         "rooms=('x',), event_id='b-7', redelivered=True, close_code=1000, reason='bye')"
     )
+
+
+def test_a_user_is_the_same_of_a_request_and_of_its_context():
+    request = ConnectionRequestContext()
+    request.context.user = "ada"
+    assert request.user == "ada"
+    request.user = "ben"
+    assert request.context.user == "ben"
+    assert request.accept(rooms=["a"])
+    assert (request.user, request.rooms) == ("ben", ["a"])
+    copy = ConnectionRequestContext.from_json(request.to_json())
+    assert (copy.user, copy.rooms) == ("ben", ["a"])
+    assert Context.from_json(Context(user="ada").to_json()).user == "ada"
+    assert "user='ada'" in repr(Context(user="ada"))
+    assert "user" not in Context().to_json()

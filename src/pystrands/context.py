@@ -144,8 +144,16 @@ class ConnectionRequestContext:
         self.expires_at: float | None = None
         self.token: str | None = None
         self.resumes: str | None = None
-        self.user: str | None = None
         self.rooms: list[str] = []
+
+    @property
+    def user(self) -> str | None:
+        """Who the client is: that of ``context``."""
+        return self.context.user
+
+    @user.setter
+    def user(self, user: str | None) -> None:
+        self.context.user = user
 
     @property
     def accepted(self) -> bool:
@@ -170,7 +178,7 @@ class ConnectionRequestContext:
             and not self.subprotocol
             and not self.response_headers
             and self.expires_at is None
-            and self.user is None
+            and context.user is None
             and not self.rooms
         )
 
@@ -250,7 +258,6 @@ class ConnectionRequestContext:
         request.reason = data.get("reason", "")
         request.response_headers = dict(data.get("response_headers", {}))
         request.expires_at = data.get("expires_at")
-        request.user = data.get("user")
         request.rooms = list(data.get("rooms", ()))
         return request
 
@@ -268,7 +275,6 @@ class ConnectionRequestContext:
             "reason": self.reason,
             "response_headers": dict(self.response_headers),
             "expires_at": self.expires_at,
-            "user": self.user,
             "rooms": list(self.rooms),
         }
 

@@ -513,6 +513,10 @@ def test_the_lines_of_tail():
     assert text("message_out", "r", "anna", "m", clients=1) == "out    [r] anna: m"
     assert text("message_out", None, "anna", "m", clients=0) == "out    anna (not connected): m"
     assert text("message_out", message="m", clients=3) == "out    everyone, 3 clients: m"
+    assert (
+        text("message_out", user="a\n", message="m", clients=1, elsewhere=True)
+        == r"out    user a\n, 1 client and others: m"
+    )
     assert text("message_in", "r", "a", "m" * 121) == f"in     [r] a: {'m' * 120}... (1 more)"
     assert text("message_in", "r", "a", "m" * 999, with_room=False, full=True) == f"in     a: {'m' * 999}"
     assert text("message_in", "r", "a", "AAAA" * 50, binary=True).endswith("<150 bytes> " + "00 " * 120 + "...")

@@ -179,7 +179,7 @@ class Misplacing(AsyncPyStrandsClient):
         if request.url == "/request":
             request.room_id = "lobby"
         elif request.url == "/context":
-            request.context.user = "ada"
+            request.context.team = "ada"
         else:
             request.context.room_id = "lobby"
         return True
@@ -204,8 +204,8 @@ async def test_an_async_handler_that_blocks_the_event_loop(caplog, monkeypatch):
 
 
 LOST = (
-    "request.context.user, which no other callback gets: client_id, room_id and metadata are kept, so it could be "
-    "request.context.metadata['user']"
+    "request.context.team, which no other callback gets: client_id, room_id, user and metadata are kept, so it could "
+    "be request.context.metadata['team']"
 )
 
 

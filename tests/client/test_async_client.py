@@ -15,6 +15,7 @@ from pystrands import (
     Context,
     MessageError,
     MessageTooBig,
+    NotSupported,
 )
 from pystrands.client.handlers.dispatch import EAGER
 from tests.client.conftest import LOOPS

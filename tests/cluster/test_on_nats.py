@@ -18,12 +18,12 @@ def nats():
 
 
 @asynccontextmanager
-async def on_nats(nats, count=2, **options):
+async def on_nats(nats, count=2, backend_class=Named, **options):
     """Run brokers that see each other, with a backend each."""
     async with AsyncExitStack() as stack:
         running = [await stack.enter_async_context(broker(nats_url=(nats.url,), **options)) for _ in range(count)]
         await until(lambda: all(len(each._cluster.peers) == count - 1 for each in running))
-        yield [(each, await stack.enter_async_context(backend(each, Named))) for each in running]
+        yield [(each, await stack.enter_async_context(backend(each, backend_class))) for each in running]
 
 
 async def test_messages_reach_rooms_everyone_and_one_client_at_all_brokers(nats):
@@ -35,6 +35,31 @@ async def test_messages_reach_rooms_everyone_and_one_client_at_all_brokers(nats)
             assert await here.send_private_message("nobody", b"bob", confirm=True) == Confirmation(0, 0)
             assert await ann.receive() == "room"
             assert [await bob.receive() for _ in range(3)] == ["room", "all", b"bob"]
+
+
+async def test_messages_to_a_user_reach_his_clients_at_all_brokers_and_all_are_closed(nats):
+    class OfUsers(Named):
+        async def on_connection_request(self, request):
+            await super().on_connection_request(request)
+            return request.accept(user=request.query["user"][0])
+
+    async with on_nats(nats, 3, backend_class=OfUsers) as ((one, here), (two, _), (three, there)):
+        async with (
+            connect(one, "/a?user=ada%20b.*") as first,
+            connect(two, "/b?user=ada%20b.*") as second,
+            connect(three, "/c?user=ben") as ben,
+        ):
+            for number in range(50):
+                await here.send_user_message("ada b.*", str(number))
+            assert await here.send_user_message("ada b.*", "last", confirm=True) == Confirmation(2, 0)
+            for client in (first, second):
+                assert [await client.receive() for _ in range(51)] == [*map(str, range(50)), "last"]
+            assert await there.send_user_message("nobody", "x", confirm=True) == Confirmation(0, 0)
+            assert await there.disconnect_user("ada b.*", 4001) == 2
+            await first.expect_close(4001)
+            await second.expect_close(4001)
+            assert await here.send_user_message("ben", "to ben", confirm=True) == Confirmation(1, 0)
+            assert await ben.receive() == "to ben"
 
 
 async def test_a_client_that_ends_after_the_engine_is_no_failure(nats, caplog):

@@ -71,8 +71,8 @@ async def test_a_message_to_a_user_reaches_all_his_clients_and_nobody_else():
 async def test_order_among_messages_to_a_user_a_room_and_a_client_is_that_of_sending():
     async with testing.broker() as broker, testing.backend(broker, Named) as backend:
         async with (
-            testing.connect(broker, "/?user=ada&id=one") as plain,
-            SessionClient(broker, "/?user=ada") as session,
+            testing.connect(broker, "/?user=ada&id=one") as one,
+            SessionClient(broker, "/?user=ada") as two,
         ):
             expected = []
             for number in range(100):
@@ -80,10 +80,10 @@ async def test_order_among_messages_to_a_user_a_room_and_a_client_is_that_of_sen
                 await backend.send_room_message("lobby", f"room {number}")
                 await backend.send_private_message("one", f"one {number}")
                 expected += [f"user {number}", f"room {number}"]
-            received = [await plain.receive() for _ in range(300)]
-            assert [each for each in received if not each.startswith("one")] == expected
+            received = [await one.receive() for _ in range(300)]
+            assert [each for each in received if not str(each).startswith("one")] == expected
             assert [received.index(f"one {number}") for number in range(100)] == list(range(2, 300, 3))
-            await testing.until(lambda: session.messages == expected)
+            await testing.until(lambda: two.messages == expected)
 
 
 async def test_who_is_left_out_and_what_is_volatile():
@@ -139,6 +139,42 @@ async def test_disconnect_user_closes_all_his_clients_those_that_are_away_as_wel
             assert await ben.receive() == "y"
             with pytest.raises(ValueError, match="code must be 1000"):
                 await backend.disconnect_user("ben", 1005)
+
+
+async def test_who_sends_to_a_user_most_of_whose_clients_are_full_waits_and_nobody_else_does():
+    async with testing.broker(client_buffer=131_072, max_message_size=65_536, slow_client_time=30) as broker:
+        async with (
+            testing.backend(broker, Named) as backend,
+            testing.connect(broker, "/?user=ada&id=one", receive_buffer=16_384) as one,
+            testing.connect(broker, "/?user=ada&id=two", receive_buffer=16_384) as two,
+            testing.connect(broker, "/?user=ada&id=three"),
+            testing.connect(broker, "/?user=ben") as ben,
+        ):
+            one.stop_reading()
+            two.stop_reading()
+            await fill(backend.send_private_message, "one")
+            for _ in range(3):  # one of three is not most of them
+                assert await backend.send_user_message("ada", "x", timeout=10) is True
+            await fill(backend.send_private_message, "two")
+            await fill(backend.send_user_message, "ada")
+            waiting = asyncio.create_task(backend.send_user_message("ada", "last"))
+            assert await backend.send_user_message("ben", "goes on") is True
+            assert await ben.receive() == "goes on"
+            assert not waiting.done()
+            one.resume_reading()
+            two.resume_reading()
+            while await one.receive() != "last":
+                pass
+            assert await waiting is True
+
+
+async def fill(send, to):
+    """Send until that has to wait."""
+    for _ in range(1000):
+        if not await send(to, "x" * 60_000, timeout=0.1):
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it is never full")
 
 
 class Timed(Named):

@@ -227,6 +227,8 @@ def _who(params: WatchedParams) -> str:
     if params.client_id is not None:
         return client if params.clients else f"{client} (not connected)"
     clients = _clients(params.clients) + (" and others" if params.elsewhere else "")
+    if params.user is not None:
+        return f"user {printable(params.user)}, {clients}"
     return clients if params.room_id is not None else f"everyone, {clients}"
 
 

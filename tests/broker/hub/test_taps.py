@@ -92,6 +92,24 @@ async def test_private_messages_and_those_to_everyone_are_seen_too():
     ]
 
 
+async def test_messages_to_a_user_are_seen_in_the_rooms_of_his_clients():
+    world = World()
+    tool, everything, backend = Tool(world), Tool(world), Peer(world)
+    for client_id, room_id in (("anna", "lobby"), ("ben", "other")):
+        await world.admit(backend, client_id, room_id=room_id)
+        client = world.rooms.find(client_id)
+        assert client is not None
+        client.user = "her"
+        world.rooms.users.add(client, "her")
+    await tool.watch("lobby")
+    await everything.watch()
+    deliver(world, Audience.USER, "her", "psst", ("ben",))
+    deliver(world, Audience.USER, "nobody", "lost")
+    seen = {"kind": "message_out", "user": "her", "message": "psst", "clients": 1}
+    assert await tool.watched() == [seen]
+    assert await everything.watched() == [seen, {**seen, "user": "nobody", "message": "lost", "clients": 0}]
+
+
 async def test_a_client_in_several_rooms_is_seen_in_each():
     world = World()
     tool, backend = Tool(world), Peer(world)

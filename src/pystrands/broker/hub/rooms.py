@@ -43,7 +43,7 @@ class Rooms:
         self.limits = limits or Limits()
         self.taps = taps or Taps()
         self.everyone = Group()
-        self.users = users or Users(_ignore, _ignore)
+        self.users = Users(_ignore, _ignore) if users is None else users
         self.numbered = numbered or NumberedFrames(outbox, Rings(Numbers(), 0, 0.0), Numbers(), new_counters())
         self.pressure = outbox.pressure
         self._ending = EndingStreams() if ending is None else ending

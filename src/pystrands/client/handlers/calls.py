@@ -324,7 +324,7 @@ def misplaced(call: HandlerCall) -> str:
             return f"request.{name}, which nothing reads: request.context.{name} is the client's"
     for name in getattr(request.context, "__dict__", ()):
         return (
-            f"request.context.{name}, which no other callback gets: client_id, room_id and metadata are kept, "
+            f"request.context.{name}, which no other callback gets: client_id, room_id, user and metadata are kept, "
             f"so it could be request.context.metadata[{name!r}]"
         )
     return ""

@@ -24,6 +24,7 @@ from pystrands.broker.net.http import BadRequestError, parse_request
 from pystrands.broker.ws.deflate import Compressor, DeflatedReassembly, negotiate
 from pystrands.broker.ws.frames import binary_frame, payload_of, text_frame
 from pystrands.broker.ws.incoming import IncomingFrames
+from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.client.connection.session import BackendSession
@@ -397,6 +398,7 @@ def _admission(loop: Loop, receiver: _Receiver) -> Admission:
         loop=some_loop,
         receiver=receiver,
         outbox=Outbox(some_loop, clock=loop.time),
+        reads=ReadShared(some_loop),
         max_message_size=MAX_MESSAGE,
         max_controls=20,
     )

@@ -20,6 +20,7 @@ from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.incoming import IncomingFrames
+from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.protocol.messages import HelloParams
 
@@ -60,7 +61,7 @@ class FakeWebSocket(WebSocket):
 
     def __init__(self, router: Any) -> None:
         some_loop: Any = None
-        shared = WebSocketShared(loop=some_loop, receiver=router, outbox=Outbox(some_loop))
+        shared = WebSocketShared(loop=some_loop, receiver=router, outbox=Outbox(some_loop), reads=ReadShared(some_loop))
         super().__init__(shared, FakeTransport(), "127.0.0.1:5000")
         self.router = router
         self.is_here = True

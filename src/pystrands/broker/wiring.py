@@ -51,6 +51,7 @@ from pystrands.broker.routing.router import Router
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.keepalive import Heartbeats, KeepAlive, MessageWatch
+from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.throttle import IdleLimited, RateLimited
 from pystrands.broker.ws.websocket import Receiver, WebSocketShared
 from pystrands.engine.base import Engine
@@ -212,7 +213,7 @@ def make_parts(given: Given) -> BrokerParts:
         receiver=receiver,
         outbox=outbox,
         watches=[keepalive, message_watch, *([] if idle is None else [idle])],
-        meter=meter,
+        reads=ReadShared(loop, meter),
         counters=counters,
         max_message_size=config.max_message_size,
         send_limit=config.client_buffer,
@@ -278,7 +279,6 @@ def _make_numbered(
         watches=[heartbeats, message_watch, *([] if idle is None else [idle])],
         max_message_size=config.max_message_size + MAX_HEADER,
     )
-    numbered.turns = websockets.turns
     return numbered, heartbeats, idle
 
 
@@ -405,7 +405,7 @@ def make_budget(given: Given, parts: BrokerParts) -> Budget:
 
     def trim(count: int, size: int) -> None:
         """Replace at most so many parsers' buffers that have grown and hold nothing, until ``size`` bytes are free."""
-        fat = [ws for ws in websockets.fat if not ws.held]
+        fat = [ws for ws in websockets.reads.fat if not ws.held]
         if len(fat) > count:
             del fat[count:]
         else:

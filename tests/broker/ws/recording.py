@@ -4,6 +4,7 @@ import asyncio
 
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.ws.incoming import BACKPRESSURE
+from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from tests.broker.ws.support import Double
 
@@ -109,7 +110,7 @@ def fake_websocket(loop, receiver, **settings):
     asyncio._set_running_loop(loop)
     try:
         transport = FakeTransport()
-        shared = WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop), **settings)
+        shared = WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop), reads=ReadShared(loop), **settings)
         ws = WebSocket(shared, transport, "192.0.2.1:5000")
         ws.attach(b"")
     finally:

@@ -27,6 +27,7 @@ from pystrands.broker.hub.client import ConnectedClient
 from pystrands.broker.net.tls import Tls
 from pystrands.broker.net.tls_server import TlsServer
 from pystrands.broker.ws.frames import binary_frame, text_frame
+from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.websocket import Receiver, WebSocketShared
 from pystrands.testing import until_sync
 from tests.certificates import Authority
@@ -217,7 +218,12 @@ class Front:
         self._stop = asyncio.Event()
         self.outbox = Outbox(self.loop, policy=self._slow_policy, counters=self.counters)
         self.shared = WebSocketShared(
-            loop=self.loop, receiver=self.receiver, outbox=self.outbox, counters=self.counters, **self._settings
+            loop=self.loop,
+            receiver=self.receiver,
+            outbox=self.outbox,
+            reads=ReadShared(self.loop),
+            counters=self.counters,
+            **self._settings,
         )
         self.admission = Admission(self.decider, self.shared, **self._admission_settings)
         transports = set()

@@ -13,6 +13,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.ws.compressed import CompressedWebSocket
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.frames import binary_frame, close_frame, payload_of, text_frame
+from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
 from tests.broker.ws.recording import FakeLoop, FakeTransport, Recorder, Stepping, feed
 from tests.broker.ws.support import (
@@ -251,7 +252,7 @@ def test_noise_of_the_full_size_is_taken_though_it_gets_longer(client):
 
 def make_websockets(loop, bits, compressor=None):
     outbox = Outbox(loop) if compressor is None else Outbox(loop, encode=compressor.compress)
-    shared = WebSocketShared(loop=loop, receiver=Recorder(), outbox=outbox)
+    shared = WebSocketShared(loop=loop, receiver=Recorder(), outbox=outbox, reads=ReadShared(loop))
     made = []
     for each in bits:
         transport = FakeTransport()
@@ -403,7 +404,9 @@ def test_what_was_published_before_a_close_goes_before_it():
 def test_what_waits_with_its_sender_is_not_inflated():
     """A frame of a hundred bytes may become one of a hundred kilobytes."""
     loop, receiver = FakeLoop(), Stepping(1)
-    shared = WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop), max_message_size=LIMIT)
+    shared = WebSocketShared(
+        loop=loop, receiver=receiver, outbox=Outbox(loop), reads=ReadShared(loop), max_message_size=LIMIT
+    )
     transport = FakeTransport()
     asyncio._set_running_loop(loop)
     try:

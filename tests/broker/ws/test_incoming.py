@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.ws.frames import text_frame
 from pystrands.broker.ws.incoming import TOO_FAST
+from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.websocket import WebSocket, WebSocketShared
 from tests.broker.ws.recording import FakeLoop, FakeTransport, Recorder, Stepping, fake_websocket, feed, frames_in
 from tests.broker.ws.support import BINARY, CLOSE, CONT, PING, PONG, TEXT, close, frame
@@ -241,7 +242,9 @@ def test_a_connection_lost_before_the_close_frame_of_a_parser_error_is_a_1006():
 def test_a_connection_lost_before_the_parser_was_there_is_a_1006():
     loop, receiver = FakeLoop(), Recorder()
     transport = FakeTransport()
-    ws = WebSocket(WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop)), transport, "")
+    ws = WebSocket(
+        WebSocketShared(loop=loop, receiver=receiver, outbox=Outbox(loop), reads=ReadShared(loop)), transport, ""
+    )
     ws.connection_lost()
     ws.attach(b"early")
     assert receiver.closed == [1006]

@@ -13,7 +13,7 @@ def put_off():
     """Return a WebSocket that was sent much in a turn that is over, and what it is made of."""
     loop, receiver = FakeLoop(), Recorder()
     ws, transport = fake_websocket(loop, receiver)
-    ws._shared.turns.busy = 1.0
+    ws._reads.turns.busy = 1.0
     feed(transport, MANY, at_once=False)
     return loop, receiver, ws, transport
 
@@ -33,7 +33,7 @@ def test_reads_of_much_are_put_off_and_handled_in_order_in_later_turns():
 def test_little_is_handled_at_once_and_so_is_what_came_with_the_handshake():
     receiver = Recorder()
     ws, transport = fake_websocket(FakeLoop(), receiver)
-    ws._shared.turns.busy = 1.0
+    ws._reads.turns.busy = 1.0
     feed(transport, frames.frame(frames.TEXT, b"y") * 10)
     assert receiver.messages == ["y"] * 10
     ws._feed(MANY)

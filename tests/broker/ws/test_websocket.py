@@ -576,11 +576,11 @@ def test_a_buffer_that_has_grown_is_given_back_when_it_holds_nothing(kind):
         client.send(b"\x81")
         front.until(lambda: ws.held == 1)
         front.call(ws.trim)
-        assert front.call(lambda: ws in front.shared.fat), "it holds something"
+        assert front.call(lambda: ws in front.shared.reads.fat), "it holds something"
         client.send(frame(TEXT, "a")[1:])
         assert client.frame() == (TEXT, b"a")
         front.call(ws.trim)
-        assert front.call(lambda: (ws.held_bytes, len(front.shared.fat))) == (0, 0)
+        assert front.call(lambda: (ws.held_bytes, len(front.shared.reads.fat))) == (0, 0)
         client.send_frame(TEXT, "b")
         assert client.frame() == (TEXT, b"b")
 

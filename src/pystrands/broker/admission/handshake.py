@@ -341,7 +341,7 @@ class Handshake(HttpConnection):
                 cut(self._transport, reset=True)
 
     def _count(self, size: int) -> None:
-        meter = self._admission.shared.meter
+        meter = self._admission.shared.reads.meter
         meter.grown += size
         if meter.grown > meter.mark:
             meter.over()

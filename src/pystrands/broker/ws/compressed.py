@@ -58,7 +58,7 @@ class CompressedWebSocket(WebSocket):
     def _add_fragment(self, partial: Reassembly, frame: PicowsFrame) -> None:
         before = partial.size
         super()._add_fragment(partial, frame)
-        self._shared.meter.grown += partial.size - before
+        self._reads.meter.grown += partial.size - before
 
     def _max_frame_size(self) -> int:
         return wire_limit(self._shared.max_message_size)

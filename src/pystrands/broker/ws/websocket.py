@@ -13,7 +13,6 @@ from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.fanout.groups import BLOCKED, CLOSED, FRAME_BYTES
 from pystrands.broker.fanout.outbox import HIGH_WATER, LOW_WATER, Outbox
 from pystrands.broker.fanout.pressure import acknowledged, outstanding
-from pystrands.broker.meter import Meter
 from pystrands.broker.net.disconnect_watch import DisconnectWatcher
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.lingering_close import Drain, cut, finish
@@ -26,18 +25,14 @@ from pystrands.broker.ws.incoming import (
     LOST,
     OPEN,
     OPENING,
-    IncomingFrames,
     IncomingShared,
     MessageReceiver,
 )
-from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
+from pystrands.broker.ws.reading import COUNTERS, IncomingBytes, ReadShared
 from pystrands.broker.ws.reassembly import MAX_FRAGMENTS
-from pystrands.broker.ws.turns import ReadTurns, monotonic
 from pystrands.protocol.close_codes import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
-    INVALID_PAYLOAD,
-    MESSAGE_TOO_BIG,
     NO_STATUS,
     NORMAL_CLOSURE,
     PROTOCOL_ERROR,
@@ -47,27 +42,14 @@ from pystrands.protocol.close_codes import (
 
 logger = logging.getLogger(__name__)
 
-# For every frame: compiled code finds its module's constants at once, and searches for what is imported.
-_parse: Final = parse
+# Compiled code finds its module's constants at once, and searches for what is imported.
 _OPENING: Final = OPENING
 _OPEN: Final = OPEN
 _FAILING: Final = FAILING
 _CLOSING: Final = CLOSING
 _LOST: Final = LOST
 
-_COUNTERS: Final = {
-    PROTOCOL_ERROR: "protocol_error",
-    INVALID_PAYLOAD: "bad_utf8",
-    MESSAGE_TOO_BIG: "message_too_big",
-    INTERNAL_ERROR: "internal_error",
-}
-# A parser's buffer grows with what it had to hold at once, and never shrinks.
-_BIG: Final = 4096
-_MUCH: Final = 1024  # bytes that may be so many frames that they are worth a look at the time
-_WIDE: Final = 32_768  # bytes in it from which on a read gives no more than 64 KiB
-_NEXT_READ: Final = 65_536  # bytes of room that it has beside that, then
-_SLIM_INTERVAL: Final = 1.0  # seconds between fresh parsers for one client that sends much
-_HUGE: Final = 131_072  # bytes in it from which on a fresh one is worth its time at once
+_COUNTERS: Final = COUNTERS
 _CHANCES: Final = 60  # how often a peer may take `close_timeout` to get what is before our close frame
 _JOINED: Final = 65_536  # bytes of frames that are joined for a last write; more are kept as they are, not twice
 _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one before it
@@ -114,6 +96,7 @@ class WebSocketShared:
     loop: asyncio.AbstractEventLoop
     receiver: Receiver
     outbox: Outbox
+    reads: ReadShared
     watches: Sequence[WebSocketWatch] = ()
     counters: Counters = field(default_factory=new_counters)
     max_message_size: int = 1_048_576  # bytes of a whole message, in one frame or in many
@@ -123,36 +106,18 @@ class WebSocketShared:
     max_fragments: int = MAX_FRAGMENTS  # of one message
     lingering: set["WebSocket"] = field(default_factory=set)  # closed, and what was sent is not out yet
     leaving: set["WebSocket"] = field(default_factory=set)  # closed, and what was read is not handled yet
-    fat: dict["WebSocket", None] = field(default_factory=dict)  # those whose parser's buffer has grown
-    meter: Meter = field(default_factory=Meter)
     hangups: DisconnectWatcher = field(init=False)
-    turns: ReadTurns = field(init=False)
     incoming: IncomingShared = field(init=False)
-    _spent: Parser | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.hangups = DisconnectWatcher(self.loop)
-        self.turns = ReadTurns(self.loop)
         self.incoming = IncomingShared(
             self.loop, self.receiver, self.hangups, self.max_message_size, self.max_controls, self.max_fragments
         )
 
-    def spend(self, parser: Parser | None) -> None:
-        """Keep a parser that is done with for as long as it may be running: until the next one is, or the turn is over.
-
-        Kept until then, those of hundreds of clients whose messages are whole in the same turn would be a budget's
-        worth. One never parses within another's call.
-        """
-        if self._spent is None:
-            self.loop.call_soon(self._forget)
-        self._spent = parser
-
-    def _forget(self) -> None:
-        self._spent = None
-
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # those of tests
-class WebSocket(IncomingFrames):
+class WebSocket(IncomingBytes):
     """A client's connection from the 101 on: whole messages in, whole frames out. Nothing here blocks or raises.
 
     `send()` works at once, messages come from the loop's next turn on. After `client_closed`, in which `closed_by_us`
@@ -163,18 +128,11 @@ class WebSocket(IncomingFrames):
     __slots__ = (
         "_chances",
         "_end",
-        "_fat",
-        "_feeding",
-        "_held",
-        "_parser",
-        "_reading",
         "_shared",
-        "_slimmed",
         "_taken",
         "_timer",
         "_unsent_size",
         "closed_by_us",
-        "held",
         "remote_addr",
         "slot",
         "unsent",
@@ -187,24 +145,17 @@ class WebSocket(IncomingFrames):
         remote_addr: str,
         slot: ConnectionSlot | None = None,
     ) -> None:
-        super().__init__(shared.incoming, transport, shared.send_limit)
+        super().__init__(shared.incoming, shared.reads, transport, shared.send_limit)
         self._shared = shared
         self.remote_addr = remote_addr
-        self.held = 0  # bytes of a frame that is not whole yet
         self.slot = slot
         self.closed_by_us = False
         self.unsent: list[bytes] = []
         """What waited when it was closed, and its transport keeps until the last byte of it is out."""
         self._unsent_size = 0
-        self._parser: Parser | None = None
-        self._held: bytes | None = None  # picows' close frame, while the frame before the error is to come
         self._timer: asyncio.TimerHandle | None = None
         self._taken = 0  # bytes that the peer had acknowledged when that was started
         self._chances = _CHANCES
-        self._fat = 0  # bytes that the parser's buffer has held, where it has grown
-        self._slimmed = 0.0
-        self._feeding = False  # what the handshake had read
-        self._reading = False  # its transport is in the middle of a read
         self._end = (ABNORMAL_CLOSURE, "")  # what `client_closed` was told
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
 
@@ -274,20 +225,6 @@ class WebSocket(IncomingFrames):
         if is_stuck:  # it would keep what its transport has for as long as it does not read
             self.abort()
 
-    @property
-    def grown(self) -> int:
-        """Bytes that the parser's buffer has grown to hold; 0 where it has not."""
-        return self._fat
-
-    def trim(self) -> None:
-        """Give back what the parser's buffer has grown by, if nothing is in it. Not while it parses."""
-        transport = self.transport
-        if self._state == _OPEN and transport is not None and not self.held and not transport.is_closing():
-            old = self._parser
-            self._install_parser(transport)
-            if self._reading:
-                self._shared.spend(old)
-
     # What the handshake calls, before the parser is the transport's protocol.
 
     def attach(self, early: bytes) -> None:
@@ -339,54 +276,6 @@ class WebSocket(IncomingFrames):
 
     # What the parser and its transport call.
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """Have the parser take what the transport has put into its buffer."""
-        self.silent = 0
-        self.held += nbytes  # if a frame is whole with them, it sets this to what is left
-        if self.held >= _MUCH:
-            if self.held >= _BIG:
-                self._grows()
-            self._parse_much(nbytes)
-        elif self._parser is not None:
-            _parse(self._parser, nbytes)
-        meter = self._shared.meter
-        meter.grown += nbytes
-        if meter.grown > meter.mark:
-            self._reading = True
-            meter.over()
-            self._reading = False
-
-    def _parse_much(self, nbytes: int) -> None:
-        """Parse what may be hundreds of frames, or put it off: until then it stays in the parser's buffer."""
-        turns, transport = self._shared.turns, self.transport
-        if turns.is_over and transport is not None and not self._feeding and self._can_wait(transport):
-            self.put_off = nbytes
-            transport.pause_reading()
-            turns.put_off(self._parse_put_off)
-        else:
-            self._parse_timed(nbytes)
-
-    def _parse_timed(self, nbytes: int) -> None:
-        """Parse what is in the parser's buffer, and count the time for this turn."""
-        if self._parser is not None:
-            began = monotonic()
-            _parse(self._parser, nbytes)
-            self._shared.turns.spend(began)
-
-    @staticmethod
-    def _can_wait(transport: asyncio.Transport) -> bool:
-        """Whether no more comes once reading is paused; from TLS it may, and would overwrite what is not parsed."""
-        return not transport.is_closing() and transport.get_extra_info("sslcontext") is None
-
-    def _parse_put_off(self) -> None:
-        """Parse what was put off, and read on."""
-        nbytes, self.put_off = self.put_off, 0
-        if nbytes and self._parser is not None:
-            self._parse_timed(nbytes)
-            transport = self.transport
-            if transport is not None and not self.paused and self._state == _OPEN and not transport.is_closing():
-                transport.resume_reading()
-
     def pause_writing(self) -> None:
         """Hear that the transport has more than it can send."""
         self._shared.outbox.block(self)
@@ -395,41 +284,12 @@ class WebSocket(IncomingFrames):
         """Hear that the transport takes more."""
         self._shared.outbox.unblock(self)
 
-    def parser_failed(self, last: bytes) -> None:
-        """Take the parser's close frame. The frame before the one that is broken may come after this, no other."""
-        transport = self.transport
-        if self._state != _OPEN or transport is None:
-            return
-        self._state = _FAILING
-        self._held = last
-        transport.set_protocol(Drain(self.connection_lost))
-        self._shared.loop.call_soon(self._release)
-
-    def parser_closes(self) -> None:
-        """End the connection, some time after `parser_failed`, or for a reason that only the parser knows."""
-        if self._state == _FAILING:
-            self._release()
-        else:
-            self.close()
-
     def peer_left(self) -> None:
         """Hear that the peer has closed its side without a close frame; the transport closes itself after this."""
         if self._state < _CLOSING:
             self._seal()
             self._start_timer()  # it would wait for ever for a peer that doesn't read
             self._notify_closed(ABNORMAL_CLOSURE, "")
-
-    def on_ws_frame(self, transport: object, frame: PicowsFrame) -> None:  # noqa: ARG002 - picows'
-        """Take a frame from the parser."""
-        if self._state >= _CLOSING:
-            return
-        self.held = frame.tail_size
-        if self.paused:
-            self._keep(frame)
-        else:
-            self._handle(frame)
-        if self._fat:
-            self._slim(frame)
 
     # Incoming.
 
@@ -454,67 +314,7 @@ class WebSocket(IncomingFrames):
         else:
             self.send(frame)
 
-    def _feed(self, data: bytes) -> None:
-        """Put `data` through the parser's own buffer, which may be smaller."""
-        rest = memoryview(data)
-        self._feeding = True
-        while rest and self._parser is not None and self._state < _FAILING:
-            buffer = self._parser.get_buffer(-1)
-            size = min(len(buffer), len(rest))
-            buffer[:size] = rest[:size]
-            del buffer  # the parser may move its memory now
-            self.buffer_updated(size)
-            rest = rest[size:]
-        self._feeding = False
-
-    # The parser.
-
-    def _install_parser(self, transport: asyncio.Transport) -> None:
-        self._state = _OPENING  # what the parser answers to its handshake is nobody's
-        self._parser = Parser(self, self._max_frame_size())
-        if self._fat:
-            self._fat = 0
-            self._shared.fat.pop(self, None)
-        self._state = _OPEN
-        transport.set_protocol(self._parser)
-
-    def _max_frame_size(self) -> int:
-        return self._shared.max_message_size
-
-    def _grows(self) -> None:
-        """The parser holds so much that its buffer grows."""
-        self._shared.fat[self] = None
-        is_wide = self.held >= _WIDE
-        self._fat = max(self._fat, self.held + _NEXT_READ if is_wide else self.held)
-        if is_wide and self._parser is not None and self.transport is not None and narrow(self._parser):
-            self.transport.set_protocol(self._parser)
-
-    def _slim(self, frame: PicowsFrame) -> None:
-        """Replace a parser whose buffer has grown, once it holds nothing."""
-        transport = self.transport
-        if self._state != _OPEN or transport is None or frame.tail_size or not frame.last_in_buffer:
-            return
-        now = self._shared.loop.time()
-        if now - self._slimmed < _SLIM_INTERVAL and self._fat < _HUGE:
-            return  # the next look at the memory does it, or the answer to the next ping
-        self._slimmed = now
-        old = self._parser
-        try:
-            self._install_parser(transport)
-        except Exception:
-            logger.exception("a client's parser could not be replaced")
-            self._fail(INTERNAL_ERROR, "internal error")
-        self._shared.spend(old)  # it is still running: it called us
-
     # The end.
-
-    def _release(self) -> None:
-        """Let picows' close frame go: the frame before the error has been delivered."""
-        held, self._held = self._held, None
-        if self._state != _FAILING or held is None:
-            return
-        code = int.from_bytes(held[2:4], "big")
-        self._fail(code if code in _COUNTERS else PROTOCOL_ERROR, held[4:].decode(errors="replace"))
 
     def _fail(self, code: int, reason: str, counter: str = "") -> None:
         if self._state < _CLOSING:
@@ -567,14 +367,12 @@ class WebSocket(IncomingFrames):
         self.flags |= CLOSED
         self.out.clear()
         self.queued = 0
-        self._held = None
+        self._failure = None
         if self._handling:  # what comes after a frame that ended it
             self._backlog = None
         self._shared.hangups.forget(self)
         self.held = 0
-        if self._fat:
-            self._fat = 0
-            self._shared.fat.pop(self, None)
+        self._forget_grown()
         for watch in self._shared.watches:
             watch.discard(self)
 
@@ -606,7 +404,7 @@ class WebSocket(IncomingFrames):
         """End our side, and throw away what still comes until the peer ends its own."""
         transport.set_protocol(Drain(self.connection_lost))  # one that closes already has to tell us, too
         if self._parser is not None:
-            self._shared.spend(self._parser)  # it may be what called us
+            self._reads.spend(self._parser)  # it may be what called us
             self._parser = None
         self._start_timer()
         finish(transport)

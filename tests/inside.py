@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pystrands.client.connection.time_limits import TimeLimits
+
 
 def core_of(client: Any) -> Any:
     """Return the Core of a client of any kind; of a PyStrandsClient that of its thread."""
@@ -20,3 +22,11 @@ def running_of(client: Any) -> Any:
 def bridge_of(app: Any) -> Any:
     """Return what leads from threads to the event loop of a PyStrands, or None."""
     return vars(app)["_PyStrands__calls"].bridge
+
+
+def limited(client: Any, **seconds: float) -> Any:
+    """Return a client that waits for so long from its next connect() on: see TimeLimits."""
+    inside = vars(client)
+    whose = inside["_PyStrandsClient__runs"] if "_PyStrandsClient__runs" in inside else core_of(client)
+    whose.limits = TimeLimits(**seconds)
+    return client

@@ -26,8 +26,8 @@ from pystrands import (
 from pystrands.cli.main import SERVER_OPTIONS
 from pystrands.cli.tools import TOOL_OPTIONS
 from pystrands.client import requests
-from pystrands.client.connection import heartbeats
 from pystrands.environment import unknown_variables
+from tests.inside import limited
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -191,10 +191,12 @@ class Blocking(AsyncPyStrandsClient):
         await self.send_private_message(context.client_id, "done")
 
 
-async def test_an_async_handler_that_blocks_the_event_loop(caplog, monkeypatch):
-    monkeypatch.setattr(heartbeats, "STOOD_STILL", 0.1)
+async def test_an_async_handler_that_blocks_the_event_loop(caplog):
     with testing.broker_thread(resume_window=0.4) as broker:
-        async with testing.backend(broker, Blocking), testing.connect(broker, "/room") as one:
+        async with (
+            testing.backend(broker, limited(Blocking(), stood_still=0.1)),
+            testing.connect(broker, "/room") as one,
+        ):
             for _ in range(2):
                 await one.send("0.3")  # three heartbeats are due meanwhile
                 await one.expect("done")

@@ -20,7 +20,7 @@ from pystrands import (
 from pystrands.client.handlers.dispatch import EAGER
 from tests.client.conftest import LOOPS
 from tests.client.fake_broker import FakeBroker, context, line, message, request, soon, until
-from tests.inside import core_of
+from tests.inside import core_of, limited
 
 QUICK: dict[str, Any] = {"reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
 
@@ -746,8 +746,7 @@ async def test_past_the_timeout_handlers_are_cancelled(broker, caplog):
     assert "3 events were not handled in time" in caplog.text
 
 
-async def test_a_handler_that_ignores_its_cancellation_is_left_behind(broker, monkeypatch):
-    monkeypatch.setattr("pystrands.client.lifetime.CANCEL_GRACE", 0)
+async def test_a_handler_that_ignores_its_cancellation_is_left_behind(broker):
     gate, started = asyncio.Event(), asyncio.Event()
 
     class Stubborn(AsyncPyStrandsClient):
@@ -759,7 +758,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_left_behind(broker, mo
                 except asyncio.CancelledError:
                     continue
 
-    async with up(broker, Stubborn) as (client, connection):
+    async with up(broker, lambda **options: limited(Stubborn(**options), cancelled=0)) as (client, connection):
         await connection.send(message("1"))
         await soon(started.wait())
         await soon(client.disconnect(timeout=0))
@@ -839,9 +838,8 @@ def test_a_handler_may_end_the_program(factory, suspends, error):
     gc.collect()  # asyncio tells of the task that nobody has asked: now, not in the midst of something else
 
 
-async def test_disconnect_with_a_broker_that_never_closes(broker, monkeypatch):
-    monkeypatch.setattr("pystrands.client.connection.broker_connection.LINGER", 0)
-    async with up(broker) as (client, connection):
+async def test_disconnect_with_a_broker_that_never_closes(broker):
+    async with up(broker, lambda **options: limited(Echo(**options), linger=0)) as (client, connection):
         connection.pause()
         await client.broadcast_message("x")
         await soon(client.disconnect())

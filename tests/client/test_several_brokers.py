@@ -14,7 +14,10 @@ from pystrands import AsyncPyStrandsClient, LinkInfo, NotConnected, Refused, tes
 from pystrands.engine.cluster import Peer
 from pystrands.testing import until
 from tests.client.fake_broker import FakeBroker, line, soon
-from tests.inside import core_of
+from tests.inside import core_of, limited
+
+QUICK = {"gone": 0.05}
+"""A broker that nobody knows is gone a moment after its link."""
 
 
 class Noting(AsyncPyStrandsClient):
@@ -22,6 +25,7 @@ class Noting(AsyncPyStrandsClient):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **({"reconnect_delay": 0.02, "max_reconnect_delay": 0.05} | options))
+        limited(self, **QUICK)
         self.calls = []
 
     def of(self, name):
@@ -68,7 +72,7 @@ def home_of(client):
 
 
 def connections_of(client):
-    return list(core_of(client).lifetime.brokers.connections)
+    return list(core_of(client).lifetime.brokers.roster.connections)
 
 
 @pytest.fixture
@@ -87,12 +91,6 @@ async def blue(stack):
     return await stack.enter_async_context(testing.broker())
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """A broker that nobody knows is gone a moment after its link."""
-    monkeypatch.setattr("pystrands.client.brokers.GONE_AFTER", 0.05)
-
-
 async def connected(stack, client, *brokers):
     assert await client.connect()
     stack.push_async_callback(client.disconnect)
@@ -107,11 +105,11 @@ async def linked(client, *brokers):
     await until(lambda: len(client.links) == len(brokers))
 
 
-async def at_home(stack, home, other, *, via=None, other_via=None):
+async def at_home(stack, home, other, *, via=None, other_via=None, **seconds):
     """Return a client of both, with its home at the first; each may be reached through a proxy only."""
     tell(home, Peer(other.broker_id, *at(other_via or other)))
     tell(other, Peer(home.broker_id, *at(via or home)))
-    return await connected(stack, Noting(at(via or home)), home, other)
+    return await connected(stack, limited(Noting(at(via or home)), **(QUICK | seconds)), home, other)
 
 
 async def client_at(stack, broker, room):
@@ -220,10 +218,9 @@ async def test_cluster_rule_02_messages_wait_for_a_home_link_that_comes_back_soo
         await client.disconnect()
 
 
-async def test_cluster_rule_02_the_home_link_moves_when_it_has_been_lost_for_a_while(stack, red, blue, monkeypatch):
-    monkeypatch.setattr("pystrands.client.brokers.HOME_PATIENCE", 0.1)
+async def test_cluster_rule_02_the_home_link_moves_when_it_has_been_lost_for_a_while(stack, red, blue):
     with testing.LinkProxy(red) as proxy:
-        client = await at_home(stack, red, blue, via=proxy)
+        client = await at_home(stack, red, blue, via=proxy, home_link=0.1)
         bob = await client_at(stack, blue, "/room")
         proxy.refuse()
         proxy.cut()
@@ -418,14 +415,13 @@ async def test_cluster_rule_16_refused_by_one_the_others_go_on(stack, red, caplo
     await soon(running)
 
 
-async def test_cluster_rule_16_one_that_has_refused_is_tried_again_later(stack, red, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("pystrands.client.brokers.REFUSED_FOR", 0.2)
+async def test_cluster_rule_16_one_that_has_refused_is_tried_again_later(stack, red, tmp_path, caplog):
     tokens = tmp_path / "tokens"
     tokens.write_text("other\n")
     tokens.chmod(0o600)
     picky = await stack.enter_async_context(testing.broker(backend_token_file=str(tokens)))
     tell(red, picky)
-    client = Noting(at(red), token="new")
+    client = limited(Noting(at(red), token="new"), refused=0.2, **QUICK)
     assert await client.connect()
     stack.push_async_callback(client.disconnect)
     await until(lambda: "refuses this backend" in caplog.text)
@@ -566,10 +562,9 @@ async def test_cluster_rule_17_each_client_of_a_broker_that_is_gone_is_told_as_d
         await ada.expect("you said still there")
 
 
-async def test_cluster_rule_17_links_that_are_lost_at_once_say_nothing_whatever_was_told(stack, red, blue, monkeypatch):
+async def test_cluster_rule_17_links_that_are_lost_at_once_say_nothing_whatever_was_told(stack, red, blue):
     """As when this process was paused: all brokers have been silent, and what they told before may be old."""
-    monkeypatch.setattr("pystrands.client.brokers.GONE_AFTER", 0)
-    client = await at_home(stack, red, blue)
+    client = await at_home(stack, red, blue, gone=0)
     clients = [await client_at(stack, broker, "/room") for broker in (red, blue)]
     for ws in clients:
         await ws.send("hello")
@@ -588,12 +583,10 @@ async def test_cluster_rule_17_links_that_are_lost_at_once_say_nothing_whatever_
     assert client.of("on_disconnect") == []
 
 
-async def test_cluster_rule_17_a_broker_that_hangs_is_not_gone(stack, red, blue, monkeypatch):
+async def test_cluster_rule_17_a_broker_that_hangs_is_not_gone(stack, red, blue):
     """Where it was a port answers, and nobody says anything."""
-    monkeypatch.setattr("pystrands.client.connection.supervisor.CONNECT_TIMEOUT", 0.05)
-    monkeypatch.setattr("pystrands.client.connection.supervisor.HELLO_TIMEOUT", 0.05)
     with testing.LinkProxy(red) as proxy:
-        client = await at_home(stack, red, blue, via=proxy)
+        client = await at_home(stack, red, blue, via=proxy, connect=0.05, hello=0.05)
         ada = await client_at(stack, red, "/red")
         await ada.send("hello")
         await ada.expect("you said hello")
@@ -611,13 +604,12 @@ async def test_cluster_rule_17_a_broker_that_hangs_is_not_gone(stack, red, blue,
         await client.disconnect()
 
 
-async def test_cluster_rule_17_what_waits_for_a_broker_that_is_gone_is_sent_home_or_told(stack, red, monkeypatch):
-    monkeypatch.setattr("pystrands.client.brokers.HOME_PATIENCE", 30)
+async def test_cluster_rule_17_what_waits_for_a_broker_that_is_gone_is_sent_home_or_told(stack, red):
     async with testing.broker() as green:
         with testing.LinkProxy(green) as proxy:
             tell(green, red)
             tell(red, Peer(green.broker_id, at(proxy)[0]))
-            client = await connected(stack, Noting(at(proxy)), red, green)
+            client = await connected(stack, limited(Noting(at(proxy)), home_link=30, **QUICK), red, green)
             await until(lambda: home_of(client).broker_id == green.broker_id)
             ada = await client_at(stack, red, "/room")
             proxy.refuse()

@@ -9,6 +9,7 @@ from pystrands import AsyncPyStrandsClient, ConfigError, PyStrands, PyStrandsCli
 from pystrands.client.options import options_of
 from pystrands.protocol import wire
 from tests.client.fake_broker import FakeBroker, line, message, soon
+from tests.inside import limited
 
 TOKEN = "a token that is a secret"
 
@@ -51,11 +52,10 @@ async def test_one_in_the_environment_serves_where_none_is_given(monkeypatch):
 @pytest.mark.parametrize(
     "first", [b"", line("heartbeat"), message("hello"), b"nonsense\n", line("welcome", {"session_id": "s"})]
 )
-async def test_who_says_no_hello_gets_no_token_and_is_no_broker(first, caplog, monkeypatch):
-    monkeypatch.setattr("pystrands.client.connection.supervisor.CONNECT_TIMEOUT", 0.1)
+async def test_who_says_no_hello_gets_no_token_and_is_no_broker(first, caplog):
     async with FakeBroker(hello=False) as fake:
         fake.first = first
-        client = backend(fake, name="told to nobody")
+        client = limited(backend(fake, name="told to nobody"), connect=0.1)
         heard = []
         client.on_message = lambda message, context: heard.append(message)
         assert not await soon(client.connect())

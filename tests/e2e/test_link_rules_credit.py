@@ -11,7 +11,7 @@ from pystrands import PyStrandsError, testing
 from pystrands.protocol import wire
 from pystrands.testing import frames
 from tests.client.fake_broker import FakeBroker, context, line, message, soon, until
-from tests.inside import core_of
+from tests.inside import core_of, limited
 
 from .raw_backend import RawBackend, told
 from .raw_backend import line as raw_line
@@ -85,9 +85,8 @@ async def test_rule_07_a_late_hello_counts_only_when_nothing_was_exchanged():
         await ws.close()
 
 
-async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broker, monkeypatch):
-    monkeypatch.setattr("pystrands.client.connection.supervisor.CONNECT_TIMEOUT", 0.1)
-    client = Noting()
+async def test_rule_07_who_has_seen_the_brokers_hello_never_falls_back(raw_broker):
+    client = limited(Noting(), connect=0.1)
     link = await raw_broker.connected(client)
     raw_broker.says_hello = False
     link.cut()

@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from pystrands import PyStrands, PyStrandsClient
-from pystrands.client.connection import outgoing
 from tests.client.fake_broker import soon, until
-from tests.inside import core_of
+from tests.inside import core_of, limited
 
 from .raw_broker import Noting, unlinked
 
@@ -170,9 +169,8 @@ async def test_rule_26_a_ready_that_was_lost_with_its_link_comes_again(raw_broke
     await client.disconnect(0)
 
 
-async def test_rule_26_without_a_link_nobody_waits_for_long(raw_broker, monkeypatch):
-    monkeypatch.setattr(outgoing, "PATIENCE", 0.01)
-    client = Noting(reconnect_delay=30)
+async def test_rule_26_without_a_link_nobody_waits_for_long(raw_broker):
+    client = limited(Noting(reconnect_delay=30), without_recipient=0.01)
     link = await raw_broker.connected(client)
     await told_full(client, link, "ccay", CAY)
     core_of(client).outgoing.session.max_lines = 2

@@ -8,6 +8,7 @@ import pytest
 
 from pystrands import AsyncPyStrandsClient, PyStrandsClient, testing
 from pystrands.tools import Tool, ToolError
+from tests.inside import limited
 
 from .support import connect
 from .test_bad_input import UPGRADE, talk
@@ -15,13 +16,8 @@ from .test_bad_input import UPGRADE, talk
 KINDS: list[Any] = [AsyncPyStrandsClient, PyStrandsClient]
 
 
-@pytest.fixture(autouse=True)
-def soon_asked(monkeypatch):
-    monkeypatch.setattr("pystrands.client.connection.supervisor.HELLO_TIMEOUT", 0.05)
-
-
 async def connects(kind, port, **options):
-    client = kind("127.0.0.1", port, **options)
+    client = limited(kind("127.0.0.1", port, **options), hello=0.05)
     if kind is AsyncPyStrandsClient:
         return await client.connect()
     return await asyncio.to_thread(client.connect)
@@ -49,7 +45,7 @@ async def test_a_backend_at_the_port_for_clients_hears_which_is_right(kind, opti
 
 async def test_it_keeps_trying_where_it_is_to_and_says_it_once(caplog):
     async with testing.broker() as broker:
-        client = AsyncPyStrandsClient("127.0.0.1", broker.ws_port, reconnect_delay=0.01)
+        client = limited(AsyncPyStrandsClient("127.0.0.1", broker.ws_port, reconnect_delay=0.01), hello=0.05)
         running = asyncio.ensure_future(client.run_forever())
         await testing.until(lambda: broker.counters["handshake_bad_request"] >= 2)
         assert (

@@ -12,9 +12,12 @@ from pystrands.client.connection.choice import LinkChoice
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.connection.outgoing import Outgoing
+from pystrands.client.connection.roster import Roster
+from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.handlers.calls import lost_messages
 from pystrands.client.handlers.current import served_queue
 from pystrands.client.handlers.dispatch import Dispatcher
+from pystrands.client.home import Home
 from pystrands.client.options import Options
 from pystrands.protocol.messages import HelloParams
 
@@ -22,12 +25,6 @@ __all__ = ["Brokers"]
 
 logger = logging.getLogger(__name__)
 
-HOME_PATIENCE: Final = 1.0
-"""Seconds for which what is sent outside of handlers waits for the home link, where it could go by another one."""
-REFUSED_FOR: Final = 60.0
-"""Seconds until a broker that has refused this backend, as others have not, is tried again."""
-GONE_AFTER: Final = 2.0
-"""Seconds without a link after which a broker is gone that no other broker knows."""
 _LOOK_AGAIN: Final = 0.1
 _LOOK_AT_LAST: Final = 2.0
 """Seconds until the next look at who is gone, soon after the loss of a link, and later."""
@@ -51,7 +48,9 @@ class Brokers(Surroundings):
         persistent: bool,
         use: Callable[[Outgoing | LinkChoice], None],
         ended: Callable[[], None],
+        limits: TimeLimits = TIME_LIMITS,
     ) -> None:
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._options = options
         self._dispatcher = dispatcher
@@ -65,20 +64,19 @@ class Brokers(Surroundings):
         self._retiring: dict[BrokerConnection, asyncio.Task[None]] = {}
         """Connections that no link comes to any more, while handlers hear of the end of their clients."""
         self._timer: asyncio.TimerHandle | None = None
-        self._homeless: list[asyncio.Future[None]] = []
-        """Who waits for the home link, or for another one in its place."""
         self.refusal = ""
         """Why no broker lets this backend in; empty where one does."""
-        self.connections: list[BrokerConnection] = []
-        """One for each broker, and for each address of which it is not known yet where it leads."""
         seeds = configured(options.host, options.port)
         self._is_single = len(seeds) == 1
         """Whether one address was configured: then its connection may end by itself, and with it everything."""
-        self.home = self._make(seeds[0], persistent=persistent or not self._is_single)
+        first = self._make(seeds[0], persistent=persistent or not self._is_single)
+        self.roster = Roster()
+        """All connections: one for each broker, and for each address of which it is not known yet where it leads."""
+        self.home = Home(first, self.roster, limits)
         """What is sent outside of handlers goes there."""
-        self.choice = LinkChoice(self.home.outgoing)
+        self.choice = self.home.choice
         """Which connection a line goes to."""
-        self._know(self.home, is_seed=True)
+        self._know(first, is_seed=True)
         for seed in seeds[1:]:
             self._know(self._make(seed, persistent=True), is_seed=True)
 
@@ -90,41 +88,42 @@ class Brokers(Surroundings):
             persistent=persistent,
             surroundings=self,
             addresses=Addresses(address),
+            limits=self._limits,
         )
 
     def _know(self, connection: BrokerConnection, *, is_seed: bool = False) -> None:
         if is_seed:
             connection.seeds.append(connection.addresses.current)
-        self.connections.append(connection)
+        self.roster.connections.append(connection)
         self.choice.add(connection.calls, connection.outgoing)
         self._choose()
 
     def _choose(self) -> None:
-        self._use(self.connections[0].outgoing if len(self.connections) == 1 else self.choice)
+        self._use(self.roster.connections[0].outgoing if len(self.roster.connections) == 1 else self.choice)
 
     # -- state
 
     @property
     def is_up(self) -> bool:
         """Whether there is a link."""
-        return any(each.is_up for each in self.connections)
+        return self.roster.is_up
 
     @property
     def is_ending(self) -> bool:
         """Whether the end has begun."""
-        return self._is_closing or all(each.is_ending for each in self.connections)
+        return self._is_closing or all(each.is_ending for each in self.roster.connections)
 
     @property
     def is_persistent(self) -> bool:
         """Whether first attempts that fail are followed by others."""
-        if self._is_single and len(self.connections) == 1:
-            return self._persistent or self.connections[0].supervisor.persistent
-        return self._persistent or any(each.was_up for each in self.connections)
+        if self._is_single and len(self.roster.connections) == 1:
+            return self._persistent or self.roster.connections[0].supervisor.persistent
+        return self._persistent or any(each.was_up for each in self.roster.connections)
 
     @property
     def was_cancelled(self) -> bool:
         """Whether somebody else has cancelled one of the tasks, as asyncio.run() does at its end."""
-        return any(each.was_cancelled for each in self.connections)
+        return any(each.was_cancelled for each in self.roster.connections)
 
     @property
     def links(self) -> tuple[LinkInfo, ...]:
@@ -134,33 +133,43 @@ class Brokers(Surroundings):
                 address=str(each.addresses.current),
                 broker_id=each.broker_id or each.expected,
                 connected=each.is_up,
-                is_home=each is self.home,
+                is_home=each is self.home.connection,
                 is_draining=each.is_draining,
             )
-            for each in list(self.connections)
+            for each in list(self.roster.connections)
         )
 
     @property
     def undelivered(self) -> int:
         """How many messages were taken and may not be delivered."""
-        return sum(each.outgoing.undelivered for each in self.connections)
+        return sum(each.outgoing.undelivered for each in self.roster.connections)
 
     def chosen(self) -> BrokerConnection:
         """Return the connection for what the code that calls this sends or asks."""
         queue = served_queue()
         if queue is not None:
-            for each in self.connections:
+            for each in self.roster.connections:
                 if each.calls is queue:
                     return each
-        return self.home
+        return self.home.connection
+
+    async def at_home(self, connection: BrokerConnection) -> BrokerConnection:
+        """Wait for the home link, where that is meant and another one could take its place; return what is home then.
+
+        Whoever asks a question waits for it, so that it is not answered with an error while there is a link.
+        """
+        while connection is self.home.connection and self.home.is_awaited and not self.is_ending:
+            await self.home.settled()
+            connection = self.home.connection
+        return connection
 
     async def attempt(self) -> bool:
         """Return True when a link is up, else try now to get one, and return whether that succeeded."""
-        if len(self.connections) == 1:
-            return await self.connections[0].supervisor.attempt()
+        if len(self.roster.connections) == 1:
+            return await self.roster.connections[0].supervisor.attempt()
         if self.is_up:
             return True
-        waiting = {asyncio.ensure_future(each.supervisor.attempt()) for each in self.connections}
+        waiting = {asyncio.ensure_future(each.supervisor.attempt()) for each in self.roster.connections}
         try:
             while waiting:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -175,27 +184,15 @@ class Brokers(Surroundings):
 
     def _give_up(self) -> None:
         self._is_closing = True
-        for each in self.connections:
+        for each in self.roster.connections:
             each.supervisor.stop()
             each.end_attempts()
 
     def persist(self) -> None:
         """Go on where first attempts fail."""
         self._persistent = True
-        for each in self.connections:
+        for each in self.roster.connections:
             each.supervisor.persistent = True
-
-    async def at_home(self, connection: BrokerConnection) -> BrokerConnection:
-        """Wait for the home link, where that is meant and another one could take its place; return what is home then.
-
-        Whoever asks a question waits for it, so that it is not answered with an error while there is a link.
-        """
-        while connection is self.home and not connection.is_up and self.is_up and not self.is_ending:
-            waiter = self._loop.create_future()
-            self._homeless.append(waiter)
-            await waiter
-            connection = self.home
-        return connection
 
     # -- what connections tell: see Surroundings
 
@@ -204,7 +201,7 @@ class Brokers(Surroundings):
         broker_id, known = hello.broker_id, connection.broker_id
         if not broker_id or broker_id == known or self._is_closing:
             return True
-        other = self._of(broker_id, but=connection)
+        other = self.roster.of(broker_id, but=connection)
         if other is not None and not other.broker_id and not known:  # it was only told of, and is still on its way
             self._merge(other, connection)
             other = None
@@ -218,7 +215,7 @@ class Brokers(Surroundings):
                 other.supervisor.hurry()
             self._merge(connection, other)
             return False
-        if any(each.broker_id == known for each in hello.peers or ()) or self._is_told(known):
+        if any(each.broker_id == known for each in hello.peers or ()) or self.roster.is_told(known):
             link.problem = "is another one than before, which lives on"
             if other is None and link.dialed is not None:
                 self._add(link.dialed, broker_id)
@@ -245,7 +242,7 @@ class Brokers(Surroundings):
             return
         siblings, connection.siblings = connection.siblings, ()
         for address in siblings if connection.broker_id else ():
-            if not self._has(address):
+            if not self.roster.has(address):
                 self._know(self._make(address, persistent=False))
         for peer in connection.peers or ():
             self._see_peer(peer.broker_id, peer.address)
@@ -255,11 +252,11 @@ class Brokers(Surroundings):
         """Link to a broker that another one tells of."""
         if address is None or broker_id in self._refused:
             return
-        connection = self._of(broker_id)
+        connection = self.roster.of(broker_id)
         if connection is not None:
             connection.addresses.add(address)
             return
-        for each in self.connections:
+        for each in self.roster.connections:
             if not each.is_up and each.addresses.has(address):  # it will find out which broker is there now
                 each.addresses.prefer(address)
                 each.supervisor.hurry()
@@ -273,9 +270,9 @@ class Brokers(Surroundings):
 
     def ended(self, connection: BrokerConnection) -> None:
         """Go on with the others, or end with the last one."""
-        if connection not in self.connections:
+        if connection not in self.roster.connections:
             return
-        is_last = all(each.supervisor.ended for each in self.connections)
+        is_last = all(each.supervisor.ended for each in self.roster.connections)
         if is_last or self._is_closing or self.was_cancelled:
             if is_last:
                 self.refusal = connection.supervisor.refusal
@@ -286,45 +283,32 @@ class Brokers(Surroundings):
         seeds, connection.seeds = connection.seeds, []
         if connection.supervisor.refusal:
             broker_id = connection.broker_id or connection.expected
-            self._refused[broker_id] = self._loop.call_later(REFUSED_FOR, self._try_again, broker_id, seeds)
+            self._refused[broker_id] = self._loop.call_later(self._limits.refused, self._try_again, broker_id, seeds)
         self._retire(connection, is_gone=False)
 
     def _try_again(self, broker_id: str, seeds: list[BrokerAddress]) -> None:
         """A broker that has refused this backend may have other tokens now."""
         del self._refused[broker_id]
         self._know_seeds(seeds)
-        for each in self.connections:
+        for each in self.roster.connections:
             for peer in each.peers or ():
                 self._see_peer(peer.broker_id, peer.address)
 
     def _know_seeds(self, seeds: list[BrokerAddress]) -> None:
         for seed in seeds:
-            if not self._has(seed):
+            if not self.roster.has(seed):
                 self._know(self._make(seed, persistent=True), is_seed=True)
 
-    def _of(self, broker_id: str, but: BrokerConnection | None = None) -> BrokerConnection | None:
-        for each in self.connections:
-            if each is not but and broker_id in (each.broker_id, each.expected):
-                return each
-        return None
-
-    def _has(self, address: BrokerAddress) -> bool:
-        return any(each.addresses.has(address) for each in self.connections)
-
-    def _is_told(self, broker_id: str) -> bool:
-        """Whether a broker to which there is a link says that one lives."""
-        return any(peer.broker_id == broker_id for each in self.connections for peer in each.peers or ())
-
-    # -- who is gone, and which link is home
+    # -- who is gone
 
     def _look(self) -> None:
         """See who is gone, and where home is; and look again soon while a broker that there was has no link."""
         if self._is_closing:
             return
         self._see_gone()
-        self._see_home()
-        lost = [each.lost_for for each in self.connections if each.was_up and not each.is_up]
-        if lost and len(self.connections) > 1 and self._timer is None:
+        self.home.see()
+        lost = [each.lost_for for each in self.roster.connections if each.was_up and not each.is_up]
+        if lost and len(self.roster.connections) > 1 and self._timer is None:
             delay = min(max(min(lost) / 10, _LOOK_AGAIN), _LOOK_AT_LAST)
             self._timer = self._loop.call_later(delay, self._look_again)
 
@@ -338,69 +322,26 @@ class Brokers(Surroundings):
         The loss of a link is no evidence, and what others tell counts when they were heard of after it: this process
         may have been paused, or be the one that is cut off.
         """
-        for each in list(self.connections):
+        for each in list(self.roster.connections):
             broker_id = each.broker_id or each.expected
-            told = self._others_told(each)
-            if each.is_up or not broker_id or not told or self._is_told(broker_id):
+            told = self.roster.others_told(each)
+            if each.is_up or not broker_id or not told or self.roster.is_told(broker_id):
                 continue
             if not each.was_up:
                 if not each.seeds:  # it was only told of
                     self._retire(each, is_gone=False)
                 continue
-            is_missed = each.lost_for >= GONE_AFTER and each.supervisor.is_unreachable
+            is_missed = each.lost_for >= self._limits.gone and each.supervisor.is_unreachable
             if is_missed and any(other.is_heard_since(each.lost_at) for other in told):
                 self._retire(each, is_gone=True)
 
-    def _others_told(self, connection: BrokerConnection) -> list[BrokerConnection]:
-        """Return the other connections, those with a link, whose brokers tell which brokers there are."""
-        return [each for each in self.connections if each is not connection and each.is_up and each.peers is not None]
-
-    def _see_home(self) -> None:
-        """Have the home link be one that is up, at a broker that stays; but give a link that is lost a moment."""
-        home = self.home
-        is_known = home in self.connections
-        is_leaving = self._is_leaving(home)
-        if not (is_known and home.is_up and not is_leaving):
-            others = [each for each in self.connections if each is not home and each.is_up]
-            better = [each for each in others if not self._is_leaving(each)]
-            choices = better or others
-            if not is_known:
-                choices = choices or self.connections
-            elif home.is_up:
-                choices = better
-            elif home.was_up and not is_leaving and home.lost_for < HOME_PATIENCE:
-                choices = []
-            if choices:
-                self._move_home(choices[0])
-        if self.home.is_up or not self.is_up:  # else those who wait may have what they wait for soon
-            self._notify_at_home()
-
-    def _is_leaving(self, connection: BrokerConnection) -> bool:
-        """Whether a broker is about to end, or the others know it no more: it hangs, or is cut off from them."""
-        if connection.is_draining:
-            return True
-        is_known = not connection.broker_id or self._is_told(connection.broker_id)
-        return not is_known and bool(self._others_told(connection))
-
-    def _move_home(self, connection: BrokerConnection) -> None:
-        if self.home.was_up:
-            logger.info("what is sent outside of handlers goes to the broker at %s now", connection.addresses.current)
-        self.home = connection
-        self.choice.home = connection.outgoing
-
-    def _notify_at_home(self) -> None:
-        waiters, self._homeless = self._homeless, []
-        for each in waiters:
-            if not each.done():
-                each.set_result(None)
-
     def _retire(self, connection: BrokerConnection, *, is_gone: bool) -> None:
         """End one connection, while others go on."""
-        self.connections.remove(connection)
+        self.roster.connections.remove(connection)
         self.choice.remove(connection.calls)
         self._know_seeds(connection.seeds)
         self._choose()
-        self._see_home()
+        self.home.see()
         connection.abandon(is_gone=is_gone)
         self._move_lines(connection)
         task = asyncio.Task(self._end(connection), loop=self._loop, context=self._context, name="pystrands-retiring")
@@ -409,7 +350,7 @@ class Brokers(Surroundings):
 
     def _move_lines(self, connection: BrokerConnection) -> None:
         lines, lost = connection.take_unwritten()
-        lost += self.home.outgoing.take_over(lines)
+        lost += self.home.connection.outgoing.take_over(lines)
         if lost:
             self._dispatcher.put(connection.calls, lost_messages(lost, _LOST))
 
@@ -431,19 +372,19 @@ class Brokers(Surroundings):
         """Begin the end of all connections."""
         self._is_closing = True
         self._cancel_timers()
-        self._notify_at_home()
-        for each in self.connections:
+        self.home.notify()
+        for each in self.roster.connections:
             each.leave()
 
     def end_attempts(self) -> None:
         """Where nothing is to be waited for: try no longer to get a link."""
-        for each in self.connections:
+        for each in self.roster.connections:
             if each.supervisor.is_stopping:
                 each.end_attempts()
 
     def stop(self) -> None:
         """Make no more links."""
-        for each in self.connections:
+        for each in self.roster.connections:
             each.supervisor.stop()
 
     async def retired(self) -> None:
@@ -454,26 +395,26 @@ class Brokers(Surroundings):
 
     async def left(self, expired: "asyncio.Future[None]") -> bool:
         """Wait until all brokers have said that no more events come; return whether that could be waited for."""
-        leaving = [each for each in self.connections if each.is_leaving]
+        leaving = [each for each in self.roster.connections if each.is_leaving]
         await _all([each.left(expired) for each in leaving])
         return bool(leaving)
 
     async def sent(self, expired: "asyncio.Future[None]") -> None:
         """Take no more messages, and wait until the brokers have all that were taken."""
-        await _all([each.sent(expired) for each in self.connections])
+        await _all([each.sent(expired) for each in self.roster.connections])
 
     async def finish(self) -> None:
         """Close all links, so that all that was written arrives."""
-        await _all([each.finish() for each in self.connections])
+        await _all([each.finish() for each in self.roster.connections])
 
     def drop(self) -> None:
         """Let go of everything, at once."""
         self._is_closing = True
         self._cancel_timers()
-        self._notify_at_home()
+        self.home.notify()
         for task in list(self._retiring.values()):
             task.cancel()
-        for each in (*self.connections, *self._retiring):
+        for each in (*self.roster.connections, *self._retiring):
             each.drop()
 
     def _cancel_timers(self) -> None:

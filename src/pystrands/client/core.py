@@ -15,6 +15,7 @@ from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.connection.outgoing import Outgoing
+from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.lifetime import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, ClientLifetime, Invoke
 from pystrands.client.options import Options
 from pystrands.client.requests import AT_ONCE, Encode
@@ -78,10 +79,18 @@ class Outage:
 class ClientCore:
     """The methods of a client, on one event loop at a time; ``options()`` is asked at each connect."""
 
-    def __init__(self, options: Callable[[], Options], invoke: Invoke, outage: Outage | None = None) -> None:
+    def __init__(
+        self,
+        options: Callable[[], Options],
+        invoke: Invoke,
+        outage: Outage | None = None,
+        limits: TimeLimits = TIME_LIMITS,
+    ) -> None:
         self.outage = outage or Outage()
         self._options = options
         self._invoke = invoke
+        self.limits = limits
+        """Of the lifetimes that begin from now on."""
         self._lifetime: ClientLifetime | None = None
         self.outgoing: Outgoing | LinkChoice | None = None
         """The way out of the last lifetime, which may be over: then it takes nothing."""
@@ -141,7 +150,7 @@ class ClientCore:
             _check_loop(lifetime)
         if lifetime is None or lifetime.stopping:
             lifetime = self._lifetime = ClientLifetime(
-                self._options(), self._invoke, persistent=persistent, use=self._use
+                self._options(), self._invoke, persistent=persistent, use=self._use, limits=self.limits
             )
             self.outage.why = NOT_CONNECTED
         elif persistent:

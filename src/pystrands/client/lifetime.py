@@ -10,6 +10,7 @@ from pystrands.client.brokers import Brokers
 from pystrands.client.connection.broker_connection import BrokerConnection
 from pystrands.client.connection.choice import LinkChoice
 from pystrands.client.connection.outgoing import Outgoing
+from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.handlers.calls import lost_messages
 from pystrands.client.handlers.dispatch import Dispatcher
 from pystrands.client.options import Options
@@ -24,8 +25,6 @@ Invoke = Callable[[str, tuple[Any, ...]], Any]
 DISCONNECT_TIMEOUT: Final = 5.0
 CANCELLED_TIMEOUT: Final = 1.0
 """Seconds that handlers have when ``run_forever`` is cancelled."""
-CANCEL_GRACE: Final = 1.0
-"""Seconds for a cancelled handler to end, before it is left to itself."""
 NOT_DELIVERED: Final = "disconnected; %d of the messages were not delivered, as far as is known%s"
 TOO_EARLY: Final = ": the event loop has ended before disconnect() was awaited"
 
@@ -38,8 +37,15 @@ class ClientLifetime:
     """
 
     def __init__(
-        self, options: Options, invoke: Invoke, *, persistent: bool, use: Callable[[Outgoing | LinkChoice], None]
+        self,
+        options: Options,
+        invoke: Invoke,
+        *,
+        persistent: bool,
+        use: Callable[[Outgoing | LinkChoice], None],
+        limits: TimeLimits = TIME_LIMITS,
     ) -> None:
+        self._limits = limits
         self.loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self.loop.create_future()
         self.is_over = False
@@ -58,7 +64,13 @@ class ClientLifetime:
             timeout=options.handler_timeout,
         )
         self.brokers = Brokers(
-            options, self.dispatcher, self._context, persistent=persistent, use=use, ended=self._brokers_ended
+            options,
+            self.dispatcher,
+            self._context,
+            persistent=persistent,
+            use=use,
+            ended=self._brokers_ended,
+            limits=limits,
         )
 
     # -- state
@@ -66,7 +78,7 @@ class ClientLifetime:
     @property
     def connection(self) -> BrokerConnection:
         """The one that is home."""
-        return self.brokers.home
+        return self.brokers.home.connection
 
     @property
     def stopping(self) -> bool:
@@ -141,7 +153,7 @@ class ClientLifetime:
         count = self.dispatcher.stop()
         if count:
             logger.warning("disconnecting: %d events were not handled in time and are dropped", count)
-        self._timers.append(self.loop.call_later(CANCEL_GRACE, self._give_up))
+        self._timers.append(self.loop.call_later(self._limits.cancelled, self._give_up))
         if self.dispatcher.only_leavers:
             self._give_up()
 
@@ -182,5 +194,5 @@ class ClientLifetime:
         why = "the client was disconnected, and the link to the broker was not back in time"
         self.dispatcher.put(self.connection.calls, lost_messages(count, why), late=True)
         told = asyncio.ensure_future(self.dispatcher.finished())
-        await asyncio.wait([told], timeout=CANCEL_GRACE)
+        await asyncio.wait([told], timeout=self._limits.cancelled)
         told.cancel()

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from pystrands.client.base import BaseClient
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
+from pystrands.client.connection.time_limits import TIME_LIMITS
 from pystrands.client.core import ClientCore, Outage
 from pystrands.client.handlers.current import in_handler
 from pystrands.client.options import Options, options_of
@@ -40,6 +41,8 @@ class Runs:
         self._lock = threading.Lock()
         self.running: ClientThread | None = None
         self._outage = Outage()
+        self.limits = TIME_LIMITS
+        """Of the threads that begin from now on."""
         _all.add(self)
         forgets_in_children(self)
 
@@ -59,7 +62,7 @@ class Runs:
         def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
             return thread.bridge.run_plain(name, getattr(client, name), args)
 
-        return ClientCore(self.options, invoke, self._outage)
+        return ClientCore(self.options, invoke, self._outage, self.limits)
 
     def start(self, method: Method[T]) -> Any:
         """Start a method of the ClientCore, on the thread there is or on a new one."""

@@ -9,7 +9,7 @@ import pytest
 from pystrands import AsyncPyStrandsClient
 from tests.client.fake_broker import FakeBroker, soon, until
 from tests.client.test_async_client import QUICK, free_port
-from tests.inside import core_of
+from tests.inside import core_of, limited
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +25,9 @@ def said(caplog, level, words):
 
 
 @asynccontextmanager
-async def trying(port, **options):
+async def trying(port, *, reminder=60.0, **options):
     """A client that keeps trying."""
-    client = AsyncPyStrandsClient("127.0.0.1", port, **(QUICK | options))
+    client = limited(AsyncPyStrandsClient("127.0.0.1", port, **(QUICK | options)), reminder=reminder)
     running = asyncio.create_task(client.run_forever())
     await until(lambda: core_of(client).lifetime)
     yield client
@@ -53,9 +53,8 @@ async def test_a_broker_that_is_gone_is_told_once_and_so_is_its_return(caplog):
         assert "attempts" not in said(caplog, "WARNING", "could not connect")[1], "it counts anew"
 
 
-async def test_what_goes_on_is_told_again_after_a_while(caplog, monkeypatch):
-    monkeypatch.setattr("pystrands.client.connection.supervisor.REMIND_AFTER", 0.1)
-    async with trying(free_port()):
+async def test_what_goes_on_is_told_again_after_a_while(caplog):
+    async with trying(free_port(), reminder=0.1):
         await until(lambda: len(said(caplog, "WARNING", "could not connect")) == 3)
     assert said(caplog, "WARNING", "could not connect")[2].endswith("attempts so far)")
     assert said(caplog, "DEBUG", "could not connect")

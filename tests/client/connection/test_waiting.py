@@ -150,8 +150,8 @@ class Sending(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_up)
     @rule()
     def lose_patience(self):
-        if self.outgoing._patience is not None:
-            self.outgoing._patience.cancel()
+        if self.outgoing._losing_patience is not None:
+            self.outgoing._losing_patience.cancel()
             self.outgoing._lose_patience()
         self.turn()
         assert all(task.done() for _, _, task in self.sends)

@@ -5,7 +5,7 @@ import contextvars
 import logging
 import math
 from abc import ABC, abstractmethod
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from pystrands.client.connection.addresses import Addresses, BrokerAddress, configured, told
 from pystrands.client.connection.heartbeats import Heartbeats
@@ -13,6 +13,7 @@ from pystrands.client.connection.incoming import Incoming
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.supervisor import Supervisor
+from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.handlers.current import current_runner
 from pystrands.client.handlers.dispatch import EAGER, Dispatcher
 from pystrands.client.handlers.queue import CallQueue
@@ -22,9 +23,6 @@ from pystrands.protocol.messages import HelloParams, PeerParams
 __all__ = ["BrokerConnection", "Peer", "Surroundings"]
 
 logger = logging.getLogger(__name__)
-
-LINGER: Final = 1.0
-"""Seconds for what was written to reach the broker, after the timeout."""
 
 
 class Peer(NamedTuple):
@@ -70,7 +68,9 @@ class BrokerConnection:
         persistent: bool,
         surroundings: Surroundings,
         addresses: Addresses | None = None,
+        limits: TimeLimits = TIME_LIMITS,
     ) -> None:
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._surroundings = surroundings
         self.addresses = addresses or Addresses(configured(options.host, options.port)[0])
@@ -97,7 +97,7 @@ class BrokerConnection:
         self._own_cancels = 0
         self._linger_until = 0.0
         stale: set[int] = set()
-        self.outgoing = Outgoing(self._loop, current_runner, stale)
+        self.outgoing = Outgoing(self._loop, current_runner, stale, limits.without_recipient)
         self.calls = CallQueue(
             dispatcher.slots,
             flow=self._set_flow,
@@ -106,7 +106,7 @@ class BrokerConnection:
             stale=stale,
         )
         dispatcher.add(self.calls)
-        self._heartbeats = Heartbeats(self._loop, dispatcher, self.calls, self.outgoing)
+        self._heartbeats = Heartbeats(self._loop, dispatcher, self.calls, self.outgoing, limits)
         self.supervisor = Supervisor(
             options,
             self.addresses,
@@ -114,6 +114,7 @@ class BrokerConnection:
             persistent=persistent,
             attach=self._attach,
             may_be_old=lambda: self.incoming.may_be_old(),  # noqa: PLW0108 - it is made below
+            limits=limits,
         )
         self.incoming = Incoming(
             self._loop,
@@ -281,7 +282,7 @@ class BrokerConnection:
             await asyncio.wait([ready, expired], return_when=asyncio.FIRST_COMPLETED)
         finally:
             ready.cancel()
-        await self.outgoing.emptied(LINGER)
+        await self.outgoing.emptied(self._limits.linger)
         await self.outgoing.closing()
         self.outgoing.end()
         if self.incoming.is_leaving:
@@ -331,5 +332,5 @@ class BrokerConnection:
     def _linger(self) -> float:
         """Return the seconds that are left to wait for the broker; the time begins with the first call."""
         now = self._loop.time()
-        self._linger_until = self._linger_until or now + LINGER
+        self._linger_until = self._linger_until or now + self._limits.linger
         return max(self._linger_until - now, 0)

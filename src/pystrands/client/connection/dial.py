@@ -18,6 +18,7 @@ from itertools import chain, zip_longest
 from typing import Any, Final
 
 from pystrands.client.connection.forking import closed_in_children
+from pystrands.client.connection.time_limits import TIME_LIMITS
 from pystrands.client.greenlets import no_threads
 
 __all__ = ["Prepare", "connect", "connect_blocking"]
@@ -25,8 +26,6 @@ __all__ = ["Prepare", "connect", "connect_blocking"]
 Prepare = Callable[[socket.socket], object]
 """Called with each socket before it connects."""
 
-NEXT_AFTER: Final = 0.25
-"""Seconds that an address has before the next one is tried beside it, as RFC 8305 recommends."""
 _BEGUN: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 
 _Address = tuple[Any, ...]
@@ -44,17 +43,19 @@ async def connect(
     timeout: float,
     prepare: Prepare = _as_it_is,
     found: list[str] | None = None,
+    next_after: float = TIME_LIMITS.next_address,
 ) -> socket.socket:
     """Return a socket that is connected; within ``timeout`` seconds where ``host`` is a name.
 
     It does not block, and children that are forked close it. ``found``, where given, gets the IP addresses that the
-    name stands for, those of the socket's family; nothing where ``host`` is no name. Raises OSError, TimeoutError among
-    them, and UnicodeError for what can't be a name; RuntimeError when there is no thread to look a name up.
+    name stands for, those of the socket's family; nothing where ``host`` is no name. ``next_after``: seconds that one
+    of them has before the next is tried beside it. Raises OSError, TimeoutError among them, and UnicodeError for what
+    can't be a name; RuntimeError when there is no thread to look a name up.
     """
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
     except socket.gaierror:  # a name
-        return await _on_thread(loop, lambda: connect_blocking(host, port, timeout, prepare, found))
+        return await _on_thread(loop, lambda: connect_blocking(host, port, timeout, prepare, found, next_after))
     sock = _new_socket(address, prepare)
     try:
         if sys.platform == "win32":
@@ -68,9 +69,14 @@ async def connect(
 
 
 def connect_blocking(
-    host: str, port: int, timeout: float, prepare: Prepare = _as_it_is, found: list[str] | None = None
+    host: str,
+    port: int,
+    timeout: float,
+    prepare: Prepare = _as_it_is,
+    found: list[str] | None = None,
+    next_after: float = TIME_LIMITS.next_address,
 ) -> socket.socket:
-    """Connect on the calling thread, which blocks; return a socket that does not block. ``found`` as above."""
+    """Connect on the calling thread, which blocks; return a socket that does not block. The rest as above."""
     end = time.monotonic() + timeout
     resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = _in_turn(resolved)
@@ -86,7 +92,7 @@ def connect_blocking(
                 left = end - time.monotonic()
                 if left <= 0:
                     raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-                for key, _ in selector.select(min(left, NEXT_AFTER) if addresses else left):
+                for key, _ in selector.select(min(left, next_after) if addresses else left):
                     sock: socket.socket = key.data
                     selector.unregister(sock)
                     address = attempts.pop(sock)

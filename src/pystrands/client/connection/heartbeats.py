@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from typing import Final
 
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
+from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.dispatch import Dispatcher
 from pystrands.client.handlers.queue import CallQueue
@@ -17,16 +17,19 @@ __all__ = ["Heartbeats"]
 
 logger = logging.getLogger(__name__)
 
-STOOD_STILL: Final = 0.5
-"""Seconds that a heartbeat may be late before it is told, once, that all clients waited for so long."""
-
 
 class Heartbeats:
     """Sends heartbeats on a welcome link, closes it if the broker is silent, and keeps the lease (LINK rules 8, 18)."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, dispatcher: Dispatcher, calls: CallQueue, outgoing: Outgoing
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dispatcher: Dispatcher,
+        calls: CallQueue,
+        outgoing: Outgoing,
+        limits: TimeLimits = TIME_LIMITS,
     ) -> None:
+        self._stood_still = limits.stood_still
         self._loop = loop
         self._dispatcher = dispatcher
         self._calls = calls
@@ -62,7 +65,7 @@ class Heartbeats:
             link.abort()
             return
         self._late = self._overdue()
-        if self._late > STOOD_STILL and not self._told_late:
+        if self._late > self._stood_still and not self._told_late:
             self._told_late = True
             logger.warning(
                 "nothing ran here for %.1f s, so that all clients of this backend waited: a handler has blocked the "

@@ -12,6 +12,7 @@ from pystrands.client import requests
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.session import BackendSession
+from pystrands.client.connection.time_limits import TIME_LIMITS
 from pystrands.client.connection.waiting import FullRecipients, Waiting
 from pystrands.errors import MessageTooBig
 from pystrands.protocol import wire
@@ -20,8 +21,6 @@ from pystrands.protocol.link import BACKEND_ACKNOWLEDGES_AFTER, NUMBER, max_unnu
 __all__ = ["Outgoing"]
 
 _this_thread: Final = threading.get_ident
-PATIENCE: Final = 5.0
-"""Seconds without a link for which what waits for a recipient waits on: the resume window of most brokers."""
 
 
 class Outgoing:
@@ -33,7 +32,11 @@ class Outgoing:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, handler: Callable[[], int], stale: AbstractSet[int] = frozenset()
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handler: Callable[[], int],
+        stale: AbstractSet[int] = frozenset(),
+        patience: float = TIME_LIMITS.without_recipient,
     ) -> None:
         self.link: BrokerLink | None = None
         """The link that carries lines; None while there is none."""
@@ -59,7 +62,8 @@ class Outgoing:
         self.full = FullRecipients(self._waiting)
         """Who takes no more for now."""
         self._full = self.full.queues  # looked at for every message
-        self._patience: asyncio.TimerHandle | None = None
+        self._patience = patience
+        self._losing_patience: asyncio.TimerHandle | None = None
         """Without a link, while what waits for recipients waits on."""
 
     @property
@@ -178,7 +182,7 @@ class Outgoing:
     @property
     def _is_waited_for(self) -> bool:
         """Whether a recipient that is full may still be told to be ready, and soon."""
-        return not self._is_ended and (self.is_up or self._patience is not None)
+        return not self._is_ended and (self.is_up or self._losing_patience is not None)
 
     def write_posted(self, line: bytes, to: str) -> bool:
         """Send a line that a thread was told is handed on; return False when it is lost, and ought not to be."""
@@ -248,7 +252,7 @@ class Outgoing:
 
     def _lose_patience(self) -> None:
         """The link does not come back: what the session takes is kept for the next one, the rest is not taken."""
-        self._patience = None
+        self._losing_patience = None
         self.full.release()
         self.give_up_waiting()
 
@@ -310,12 +314,12 @@ class Outgoing:
             self.give_up_waiting()
             if self._full:
                 self._stop_patience()
-                self._patience = self._loop.call_later(PATIENCE, self._lose_patience)
+                self._losing_patience = self._loop.call_later(self._patience, self._lose_patience)
 
     def _stop_patience(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._losing_patience is not None:
+            self._losing_patience.cancel()
+            self._losing_patience = None
 
     def close(self) -> None:
         """Let nothing wait any more."""

@@ -11,6 +11,7 @@ from pystrands.client.connection import dial
 from pystrands.client.connection.addresses import Addresses, BrokerAddress
 from pystrands.client.connection.backoff import Backoff
 from pystrands.client.connection.link import BrokerLink
+from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.options import Options
 from pystrands.protocol.printable import printable
 
@@ -18,10 +19,6 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for the TCP connection, for the hello of a broker that says one, and for its welcome."""
-HELLO_TIMEOUT: Final = 0.5
-"""Seconds for the broker's hello, before it is asked for. (LINK rule 6.)"""
 ANSWER_TIMEOUT: Final = 0.25
 """Seconds for what else may listen there to answer that; a broker that is silent for longer speaks protocol 1."""
 _REASON: Final = 300
@@ -30,8 +27,6 @@ USEFUL_AFTER: Final = 1.0
 """A link that lived for so many seconds was no failure, even when nothing came."""
 LAST_DELAY: Final = 0.25
 """Seconds between attempts at most, when the end has begun."""
-REMIND_AFTER: Final = 60.0
-"""Seconds after which attempts that go on failing are spoken of again."""
 
 
 class Supervisor:
@@ -55,6 +50,7 @@ class Supervisor:
         persistent: bool,
         attach: Callable[[BrokerLink], None] = lambda _: None,
         may_be_old: Callable[[], bool] = lambda: True,
+        limits: TimeLimits = TIME_LIMITS,
     ) -> None:
         self.link: BrokerLink | None = None
         """The link that commands go to; None while there is none."""
@@ -65,6 +61,7 @@ class Supervisor:
         self.refusal = ""
         """Why the broker does not let this backend in; empty while nothing of the kind was heard."""
         self._options = options
+        self._limits = limits
         self._addresses = addresses
         self._make_link = make_link
         self._attach = attach
@@ -168,7 +165,7 @@ class Supervisor:
         link: BrokerLink | None = None
         self._is_there = False
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(self._limits.connect):
                 link = await self._connect()
             asked = await self._greeted(link)
         # TimeoutError is an OSError, UnicodeError a name that can't be one, RuntimeError no thread that looks one up.
@@ -212,7 +209,10 @@ class Supervisor:
     async def _connect(self) -> BrokerLink:
         address = self._addresses.current
         found: list[str] = []
-        sock = await dial.connect(self._loop, address.host, address.port, CONNECT_TIMEOUT, found=found)
+        limits = self._limits
+        sock = await dial.connect(
+            self._loop, address.host, address.port, limits.connect, found=found, next_after=limits.next_address
+        )
         self._is_there = True
 
         def make() -> Any:  # a protocol, if not by name
@@ -230,18 +230,18 @@ class Supervisor:
 
     async def _greeted(self, link: BrokerLink) -> bool:
         """Wait until the link is ready, or what is to be known of it is known; return whether a hello was asked for."""
-        await asyncio.wait([link.ready], timeout=HELLO_TIMEOUT)
+        await asyncio.wait([link.ready], timeout=self._limits.hello)
         asked = not link.has_received and link.is_open
         if asked:
             link.ask()  # what is no broker answers to that, or hangs up
-            await asyncio.wait([link.ready], timeout=ANSWER_TIMEOUT if self._may_be_old() else CONNECT_TIMEOUT)
+            await asyncio.wait([link.ready], timeout=ANSWER_TIMEOUT if self._may_be_old() else self._limits.connect)
         if link.awaits_welcome and link.is_open:
-            await asyncio.wait([link.ready], timeout=CONNECT_TIMEOUT)
+            await asyncio.wait([link.ready], timeout=self._limits.connect)
         return asked
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
-            return f"no answer within {CONNECT_TIMEOUT:g} s"
+            return f"no answer within {self._limits.connect:g} s"
         reason = printable(str(error)) or type(error).__name__  # uvloop has no text for what is no TLS
         if isinstance(error, ConnectionRefusedError):
             return f"{reason}; does the broker (pystrands server) run there?"
@@ -261,7 +261,7 @@ class Supervisor:
         self._failures += 1
         level = logging.DEBUG
         if kind != self._trouble or now >= self._silent_until:
-            self._trouble, self._silent_until = kind, now + REMIND_AFTER
+            self._trouble, self._silent_until = kind, now + self._limits.reminder
             level = logging.WARNING
         so_far = f" ({self._failures} attempts so far)" if self._failures > 1 else ""
         logger.log(level, "%s%s", problem, so_far)

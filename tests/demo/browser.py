@@ -85,33 +85,14 @@ class DevTools:
         return told["result"]
 
 
-class Tab:
-    """One tab with a storage of its own, as if it were another person's browser."""
+class Page:
+    """What is asked of a page, in whatever browser."""
 
-    def __init__(self, tools: DevTools, target: str, session: str) -> None:
-        self._tools = tools
-        self._session = session
-        self.target = target
-
-    @property
-    def errors(self) -> list[str]:
-        """What the page's scripts raised, and what its security policy refused."""
-        return self._tools.errors.get(self._session, [])
-
-    async def call(self, method: str, **params: Any) -> Any:
-        """Carry out a command in this tab."""
-        return await self._tools.call(method, self._session, **params)
-
-    async def open(self, url: str) -> None:
-        """Go to a page, and wait until its script has run."""
-        await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+    errors: list[str]
 
     async def value(self, expression: str) -> Any:
         """Return what a JavaScript expression gives, as JSON would have it; promises are awaited."""
-        told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, (expression, told["exceptionDetails"])
-        return told["result"].get("value")
+        raise NotImplementedError
 
     async def until(self, condition: str) -> None:
         """Wait until a JavaScript condition is true."""
@@ -135,6 +116,45 @@ class Tab:
     async def click(self, selector: str) -> None:
         """Click on an element."""
         await self.value(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+class Tab(Page):
+    """One tab with a storage of its own, as if it were another person's browser."""
+
+    def __init__(self, tools: DevTools, target: str, session: str) -> None:
+        self._tools = tools
+        self._session = session
+        self.target = target
+
+    @property
+    def errors(self) -> list[str]:  # type: ignore[override]
+        """What the page's scripts raised, and what its security policy refused."""
+        return self._tools.errors.get(self._session, [])
+
+    async def call(self, method: str, **params: Any) -> Any:
+        """Carry out a command in this tab."""
+        return await self._tools.call(method, self._session, **params)
+
+    async def open(self, url: str) -> None:
+        """Go to a page, and wait until its script has run."""
+        await self.call("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    async def value(self, expression: str) -> Any:
+        """Return what a JavaScript expression gives, as JSON would have it; promises are awaited."""
+        told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in told, (expression, told["exceptionDetails"])
+        return told["result"].get("value")
+
+    async def back(self) -> None:
+        """Go back to the page before this one."""
+        history = await self.call("Page.getNavigationHistory")
+        entry = history["entries"][history["currentIndex"] - 1]
+        await self.call("Page.navigateToHistoryEntry", entryId=entry["id"])
+
+    async def freeze(self, *, frozen: bool = True) -> None:
+        """Stop all tasks of the page, as browsers do with tabs that nobody looks at; or let them go on."""
+        await self.call("Page.setWebLifecycleState", state="frozen" if frozen else "active")
 
     async def type(self, text: str) -> None:
         """Write where the keyboard's focus is."""

@@ -7,12 +7,19 @@ from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
 from tests.demo.browser import find_chromium, running_browser
 
+from .firefox import driven, find_firefox, firefox
 from .proxy import Proxy
 
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="there is no Chromium on this machine (Debian's package is chromium)"
+CHROMIUM = pytest.param(
+    "chromium",
+    marks=pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium (Debian's package is chromium)"),
+)
+FIREFOX = pytest.param(
+    "firefox",
+    marks=pytest.mark.skipif(find_firefox() is None, reason="there is no Firefox (Debian's package is firefox-esr)"),
 )
 PAGE = b"""<!doctype html><title>test</title><script type="module">
+addEventListener("pageshow", ({ persisted }) => { window.wasKept = persisted; });
 import { connect } from "/pystrands.js";
 const client = window.client = connect("/room", { backoff: { first: 0.05 } });
 window.got = []; window.events = []; window.settled = [];
@@ -50,15 +57,24 @@ class Backend(AsyncPyStrandsClient):
         self.events.append("resumed")
 
 
-@pytest.fixture
-async def page():
+@pytest.fixture(scope="module")
+def firefox_address():
+    """One Firefox for all tests: it takes seconds to start."""
+    with firefox() as address:
+        yield address
+
+
+@pytest.fixture(params=[CHROMIUM, FIREFOX])
+async def page(request):
     """A tab at a page of a broker, behind a proxy, with a backend."""
+    browser = running_browser() if request.param == "chromium" else driven(request.getfixturevalue("firefox_address"))
     config = BrokerConfig(ws_port=0, tcp_port=0, drain_time=0.0, close_timeout=1.0)
-    async with Broker(config, pages={"/": ("text/html; charset=utf-8", PAGE)}) as broker:
+    pages = {"/": ("text/html; charset=utf-8", PAGE), "/other": ("text/html; charset=utf-8", b"other")}
+    async with Broker(config, pages=pages) as broker:
         async with (
             testing.backend(broker, Backend) as backend,
             Proxy(broker.ws_port) as proxy,
-            running_browser() as opened,
+            browser as opened,
         ):
             tab = await opened.tab(f"http://127.0.0.1:{proxy.port}/")
             await tab.until("window.ready && client.state === 'open'")
@@ -104,3 +120,37 @@ async def test_leaving_a_page_for_good_ends_the_session(page):
     await tab.value("client.close()")
     await testing.until(lambda: backend.events == ["new", "gone"])
     assert await tab.value("client.state") == "closed"
+
+
+async def test_a_page_that_was_left_and_gone_back_to_has_all(page):
+    """Browsers keep a page for the way back, without its WebSocket, or load it anew: either way nothing is missing."""
+    tab, backend, proxy = page
+    await tab.value("say('one')")
+    await backend.send_room_message("/room", "a")
+    await tab.until("got.includes('a')")
+    await tab.open(f"http://127.0.0.1:{proxy.port}/other")
+    await testing.until(lambda: backend.events[-1] == "suspended")
+    await backend.send_room_message("/room", "b")
+    await tab.back()
+    await tab.until("window.ready && client.state === 'open' && typeof wasKept === 'boolean'")
+    await backend.send_room_message("/room", "c")
+    await tab.until("got.includes('c')")
+    if await tab.value("wasKept"):
+        assert await tab.value("got") == ["a", "b", "c"]
+        assert await tab.value("events.filter((each) => each.resumed === false)") == []
+    else:
+        assert await tab.value("got") == ["c"], "it is another session, which begins where it was let in"
+
+
+@pytest.mark.parametrize("page", [CHROMIUM], indirect=True)
+async def test_a_tab_that_was_frozen_has_all(page):
+    tab, backend, proxy = page
+    await tab.value("say('one')")
+    await tab.freeze()
+    proxy.cut()
+    await testing.until(lambda: backend.events[-1] == "suspended")
+    await backend.send_room_message("/room", "a")
+    await tab.freeze(frozen=False)
+    await backend.send_room_message("/room", "b")
+    await tab.until("got.length === 2")
+    assert await tab.value("got") == ["a", "b"]

@@ -9,6 +9,7 @@ from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import SessionShared
+from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.assignments import MAX_DELIVERIES, Assignments
 from pystrands.broker.events.queue import EventQueue
@@ -128,12 +129,22 @@ def make_router(
     hold_time: float,
     answer_timeout: float,
     max_deliveries: int = MAX_DELIVERIES,
+    bounds: Bounds = BOUNDS,
 ) -> tuple[Router, SessionLifecycle, SessionRegistry]:
     """Wire what is between WebSockets and links, as a broker does it."""
     sessions = SessionRegistry()
     shared = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
     assignments = Assignments(queue, sessions.choose_owner, counters, max_deliveries=max_deliveries)
-    router = Router(rooms, queue, assignments, sessions, shared, hold_time=hold_time, answer_timeout=answer_timeout)
+    router = Router(
+        rooms,
+        queue,
+        assignments,
+        sessions,
+        shared,
+        hold_time=hold_time,
+        answer_timeout=answer_timeout,
+        bounds=bounds,
+    )
     commands = command_table(Commands(engine, rooms, counters, dict), router)
     lifecycle = SessionLifecycle(
         sessions, router, commands, shared, resume_window=resume_window, heartbeat=15, greeting=Greeting(HelloParams())

@@ -328,11 +328,10 @@ SLOW_SUCCESSOR = """
 import os, signal, sys, time
 from pathlib import Path
 from pystrands.broker.config import BrokerConfig
-from pystrands.cli.workers import supervisor
 from pystrands.cli.workers.forking import SIGNALS
 from pystrands.cli.workers.sockets import bind_for_workers, port_of
+from pystrands.cli.workers.supervisor import Supervisor
 
-supervisor._PATIENCE = 0.2
 folder = Path(sys.argv[1])
 sockets = bind_for_workers(BrokerConfig(ws_port=0, tcp_port=0), 2)
 
@@ -341,7 +340,7 @@ def on_ready():
     print(port_of(sockets[0].ws), (folder / "2").read_text(), sep="\\n", flush=True)
 
 
-place = supervisor.Supervisor(sockets=sockets, nats=None, on_ready=on_ready, stop_within=5).run()
+place = Supervisor(sockets=sockets, nats=None, on_ready=on_ready, stop_within=5, patience=0.2).run()
 if place is None:
     sys.exit()
 mark = folder / str(place.number)

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from pystrands import Confirmation, PyStrandsError
-from pystrands.broker.routing import other_brokers
+from pystrands.broker.bounds import Bounds
 from pystrands.testing import Closed, backend, connect, until
 from tests.cluster.backends import Named, cluster
 from tests.cluster.together import Together, one_broker
@@ -52,9 +52,8 @@ async def test_cluster_rule_13_members_are_those_of_all_brokers():
             assert {each.client_id for each in await here.room_members("lobby")} == {"ann", "bob", "cem"}
 
 
-async def test_cluster_rule_13_a_broker_that_does_not_answer_is_an_error_unless_a_part_is_enough(monkeypatch):
-    monkeypatch.setattr(other_brokers, "_PATIENCE", 0.05)
-    async with cluster(3) as ((one, here), (two, _), (three, _)):
+async def test_cluster_rule_13_a_broker_that_does_not_answer_is_an_error_unless_a_part_is_enough():
+    async with cluster(3, bounds=Bounds(others=0.05)) as ((one, here), (two, _), (three, _)):
         async with connect(one, "/ann"), connect(two, "/bob"), connect(three, "/cem"):
             three.engine.is_mute = True
             with pytest.raises(PyStrandsError, match=f"not answered in time \\({three.broker_id}\\).*partial=True"):
@@ -95,10 +94,8 @@ async def test_a_broker_that_is_alone_in_its_cluster_answers_by_itself():
         assert together.surveys == []
 
 
-async def test_what_was_asked_and_not_answered_is_bounded(monkeypatch):
-    monkeypatch.setattr(other_brokers, "_PATIENCE", 0.1)
-    monkeypatch.setattr(other_brokers, "_AT_ONCE", 2)
-    async with cluster() as ((one, here), (two, _)):
+async def test_what_was_asked_and_not_answered_is_bounded():
+    async with cluster(bounds=Bounds(others=0.1, others_asked=2)) as ((one, here), (two, _)):
         async with connect(two, "/bob"):
             two.engine.is_mute = True
             asked = [asyncio.create_task(here.room_members("lobby")) for _ in range(3)]

@@ -8,10 +8,11 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from pystrands.broker.bounds import BOUNDS
 from pystrands.engine.base import Engine
 from pystrands.engine.cluster import Cluster, Peer
 from pystrands.engine.publication import Audience
-from pystrands.testing import broker
+from tests.bounded import BoundedBroker
 
 APART = "the double's brokers are apart"
 
@@ -60,11 +61,11 @@ async def brokers(count, together=None, **options):
 
 
 @asynccontextmanager
-async def one_broker(together, local_host="", **options):
+async def one_broker(together, local_host="", bounds=BOUNDS, **options):
     """Run one more."""
     engine = together.engine()
     engine.local_host = local_host
-    async with broker(engine=engine, **options) as running:
+    async with BoundedBroker(bounds, engine=engine, **options) as running:
         running.__dict__["engine"] = engine
         yield running
 

@@ -7,6 +7,8 @@ import ssl
 
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.backends.authenticator import WRONG
+from pystrands.broker.bounds import Bounds
+from tests.bounded import BoundedBroker
 
 from .raw_peer import TOKEN, knocking, peer
 
@@ -53,9 +55,8 @@ async def test_a_peer_without_tls_gets_nothing(tls):
         assert not broker._parts.lifecycle.links
 
 
-async def test_a_handshake_that_does_not_end_is_ended(tls, trusting, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.net.tls.HANDSHAKE_TIMEOUT", 0.05)
-    async with testing.broker(**tls) as broker:
+async def test_a_handshake_that_does_not_end_is_ended(tls, trusting):
+    async with BoundedBroker(Bounds(link_tls_handshake=0.05), **tls) as broker:
         async with peer(broker), peer(broker) as half:
             half.writer.write(b"\x16\x03\x01\x02\x00\x01")
             await testing.until(lambda: broker.counters["link_tls_failed"] == 2)

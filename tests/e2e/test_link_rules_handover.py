@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pystrands import testing
-from pystrands.broker.routing import connection_requests
+from pystrands.broker.bounds import Bounds
+from tests.bounded import BoundedBroker
 from tests.client.fake_broker import request, soon, until
 from tests.inside import core_of
 
@@ -560,14 +561,12 @@ async def test_rule_19_each_connect_is_a_session_of_128_random_bits(raw_broker):
 # --- rule 20 ---
 
 
-@pytest.fixture
-def soon_without_link(monkeypatch):
-    monkeypatch.setattr(connection_requests, "_WITHOUT_LINK", 0.02)
+SOON = Bounds(without_link=0.02)
 
 
 @pytest.mark.parametrize("first", ["one", "two"])
-async def test_rule_20_a_backend_without_link_is_not_waited_for(soon_without_link, first):
-    async with testing.broker() as broker, RawBackend(broker, "one") as one:
+async def test_rule_20_a_backend_without_link_is_not_waited_for(first):
+    async with BoundedBroker(SOON) as broker, RawBackend(broker, "one") as one:
         connecting = asyncio.ensure_future(_connect(broker))
         asked = await one.hear("connection_request")
         async with RawBackend(broker, "two") as two:
@@ -587,9 +586,9 @@ async def test_rule_20_a_backend_without_link_is_not_waited_for(soon_without_lin
             await ws.close()
 
 
-async def test_rule_20_a_backend_that_comes_later_is_asked(soon_without_link):
+async def test_rule_20_a_backend_that_comes_later_is_asked():
     """The second without link is over, nobody else was there; then somebody comes."""
-    async with testing.broker() as broker, RawBackend(broker, "one") as one:
+    async with BoundedBroker(SOON) as broker, RawBackend(broker, "one") as one:
         connecting = asyncio.ensure_future(_connect(broker))
         await one.hear("connection_request")
         one.cut()
@@ -612,8 +611,8 @@ async def test_rule_20_a_backend_that_is_soon_back_is_not_doubled():
             await ws.close()
 
 
-async def test_rule_20_one_deadline_over_all_backends_that_are_asked(soon_without_link):
-    async with testing.broker(answer_timeout=0.3) as broker, RawBackend(broker, "one") as one:
+async def test_rule_20_one_deadline_over_all_backends_that_are_asked():
+    async with BoundedBroker(SOON, answer_timeout=0.3) as broker, RawBackend(broker, "one") as one:
         connecting = asyncio.ensure_future(_connect(broker))
         await one.hear("connection_request")
         async with RawBackend(broker, "two") as two:

@@ -8,7 +8,9 @@ import ssl
 import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
+from pystrands.broker.bounds import Bounds
 from pystrands.errors import ConfigError
+from tests.bounded import BoundedBroker
 from tests.certificates import Authority
 
 
@@ -169,9 +171,8 @@ async def test_half_open_tls_handshakes_are_bounded_and_the_oldest_give_way(auth
         await testing.until(lambda: not server.handshakes)
 
 
-async def test_a_crowd_of_honest_clients_waits_its_turn(authority, files, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.server._TLS_HANDSHAKES", 2)
-    async with testing.broker(**files) as broker, testing.backend(broker, Echo):
+async def test_a_crowd_of_honest_clients_waits_its_turn(authority, files):
+    async with BoundedBroker(Bounds(tls_handshakes=2), **files) as broker, testing.backend(broker, Echo):
         crowd = await asyncio.gather(*(testing.connect(broker, ssl=authority.trusting()) for _ in range(30)))
         assert broker.client_count == 30
         assert not broker.counters["tls_handshake_displaced"]
@@ -251,11 +252,10 @@ class Attack:
 
 @pytest.mark.parametrize("say", [b"", HALF_A_HELLO], ids=["silent", "half a hello"])
 @pytest.mark.parametrize("limit", [0, 20])
-async def test_one_address_keeps_nobody_else_out(authority, files, say, limit, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.server._TLS_HANDSHAKES", 40)
+async def test_one_address_keeps_nobody_else_out(authority, files, say, limit):
     options = {"max_connections_per_address": limit, "handshake_timeout": 3600, **files}
     async with (
-        testing.broker(**options) as broker,
+        BoundedBroker(Bounds(tls_handshakes=40), **options) as broker,
         testing.backend(broker, Echo),
         Attack(broker.ws_port, say) as attack,
     ):
@@ -291,9 +291,9 @@ async def test_a_connection_counts_for_its_address_before_its_tls_handshake(auth
         await testing.until(lambda: not addresses)
 
 
-async def test_a_silent_connection_makes_room_for_one_of_its_own_address(authority, files, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.net.pending._SILENCE", 0.0)
-    async with testing.broker(max_connections_per_address=3, **files) as broker, testing.backend(broker, Echo):
+async def test_a_silent_connection_makes_room_for_one_of_its_own_address(authority, files):
+    bounds, options = Bounds(silent=0.0), {"max_connections_per_address": 3, **files}
+    async with BoundedBroker(bounds, **options) as broker, testing.backend(broker, Echo):
         silent = open_sockets(broker.ws_port, 3)
         await testing.until(lambda: broker._servers[0].handshakes == 3)
         async with testing.connect(broker, ssl=authority.trusting()) as ws:
@@ -304,10 +304,10 @@ async def test_a_silent_connection_makes_room_for_one_of_its_own_address(authori
             sock.close()
 
 
-async def test_behind_a_trusted_proxy_all_have_the_whole_pool(authority, files, monkeypatch):
-    monkeypatch.setattr("pystrands.broker.server._TLS_HANDSHAKES", 40)
+async def test_behind_a_trusted_proxy_all_have_the_whole_pool(authority, files):
+    bounds = Bounds(tls_handshakes=40)
     options = {"trusted_proxies": ("127.0.0.1",), "max_connections_per_address": 2, **files}
-    async with testing.broker(**options) as broker, testing.backend(broker, Echo):
+    async with BoundedBroker(bounds, **options) as broker, testing.backend(broker, Echo):
         silent = open_sockets(broker.ws_port, 39)
         await testing.until(lambda: broker._servers[0].handshakes == 39)
         for number in range(5):

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pystrands.broker.backends.authenticator import LinkAuthenticator, read_tokens
+from pystrands.broker.bounds import BOUNDS
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.counters import new_counters
 from pystrands.broker.net.listening import GivenSockets, ServerGroup, hosts, listen_on, on_one_port
@@ -31,8 +32,6 @@ __all__ = ["Broker"]
 logger = logging.getLogger(__name__)
 
 _BACKLOG: Final = 4096
-_TLS_HANDSHAKES: Final = 1000
-"""TLS handshakes in flight, at most: each takes about 50 KB."""
 _POLL: Final = 0.02
 """Seconds between two steps of the stopping."""
 _ANSWERED_WITHIN: Final = 0.2
@@ -61,6 +60,8 @@ class Broker:
         sockets: GivenSockets | None = None,
     ) -> None:
         self.config = config or BrokerConfig()
+        self.bounds = BOUNDS
+        """What no option says: not the users', and read at the start."""
         self.broker_id = secrets.token_hex(16)
         """New for every broker; backends tell by it that their clients are gone."""
         self.counters = new_counters()
@@ -173,7 +174,11 @@ class Broker:
             self._tls = Tls(config.tls_cert, config.tls_key)
         if config.backend_tls_cert:
             self._backend_tls = Tls(
-                config.backend_tls_cert, config.backend_tls_key, config.backend_tls_ca, prefix="backend_"
+                config.backend_tls_cert,
+                config.backend_tls_key,
+                config.backend_tls_ca,
+                prefix="backend_",
+                handshake_timeout=self.bounds.link_tls_handshake,
             )
 
     def _read_tokens(self) -> None:
@@ -304,15 +309,16 @@ class Broker:
         return server
 
     def _tls_server(self, tls: Tls) -> TlsServer:
-        config = self.config
+        config, bounds = self.config, self.bounds
         return TlsServer(
             self._parts.admission.after_tls,
             tls,
             self._parts.admission.policy,
             handshake_timeout=config.handshake_timeout,
             shutdown_timeout=config.close_timeout,
-            max_handshakes=min(config.max_handshakes or _TLS_HANDSHAKES, _TLS_HANDSHAKES),
+            max_handshakes=min(config.max_handshakes or bounds.tls_handshakes, bounds.tls_handshakes),
             counters=self.counters,
+            silence=bounds.silent,
         )
 
     @property
@@ -334,6 +340,7 @@ class Broker:
             ports=self._ports,
             tls=self._tls,
             backend_tls=self._backend_tls,
+            bounds=self.bounds,
         )
         self._made = parts = make_parts(given)
         self._budget = make_budget(given, parts)

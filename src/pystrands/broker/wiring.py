@@ -20,6 +20,7 @@ from pystrands.broker.backends.lifecycle import SessionLifecycle
 from pystrands.broker.backends.link import LinkShared, link_factory
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import SessionShared
+from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.budget import Budget, MemoryHolder, backend_bytes
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.counters import Counters
@@ -82,6 +83,7 @@ class Given:
     ports: Ports
     tls: Tls | None
     backend_tls: Tls | None
+    bounds: Bounds = BOUNDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,14 @@ def make_parts(given: Given) -> BrokerParts:
     numbered = NumberedFrames(outbox, rings, numbers, counters, meter)
     users = Users(given.engine.subscribe_user, given.engine.unsubscribe_user)
     rooms = Rooms(
-        outbox, given.engine.subscribe, given.engine.unsubscribe, Taps(counters), limits, ending, numbered, users
+        outbox,
+        given.engine.subscribe,
+        given.engine.unsubscribe,
+        Taps(counters, given.bounds.watched_rooms),
+        limits,
+        ending,
+        numbered,
+        users,
     )
     queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, counters, meter)
     sessions = SessionRegistry()
@@ -180,6 +189,7 @@ def make_parts(given: Given) -> BrokerParts:
         hold_time=config.hold_time,
         answer_timeout=config.answer_timeout,
         claimed_ids=claimed_ids,
+        bounds=given.bounds,
         client_sessions=SessionOptions(
             broker_id=given.broker_id,
             key=secrets.token_bytes(32),
@@ -192,7 +202,7 @@ def make_parts(given: Given) -> BrokerParts:
         given.broker_id, rooms, sessions, queue, counters, loop.time, cluster, config.cluster, given.ports
     )
     clients = ClientCommands(rooms, meter)
-    others = None if cluster is None else OtherBrokers(cluster, counters)
+    others = None if cluster is None else OtherBrokers(cluster, counters, given.bounds)
     commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others)
     greeting = _greeting(given)
     lifecycle = SessionLifecycle(
@@ -358,6 +368,7 @@ def _make_admission(
             max_per_address=config.max_connections_per_address,
             counters=given.counters,
         ),
+        silence=given.bounds.silent,
         compression=config.compression,
         ports=given.ports,
         observer=observer,

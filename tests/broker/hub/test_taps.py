@@ -5,7 +5,6 @@ from collections import Counter
 
 from pystrands.broker.backends.tools import ToolSession
 from pystrands.broker.fanout.outbox import Outbox
-from pystrands.broker.hub import taps
 from pystrands.broker.hub.delivery import Delivery
 from pystrands.broker.hub.taps import Taps
 from pystrands.engine.publication import Audience, Publication
@@ -151,9 +150,8 @@ async def test_unwatch_ends_it_for_one_room_or_for_all():
     assert not world.rooms.taps.watchers
 
 
-async def test_rooms_of_one_tool_are_bounded(monkeypatch):
-    monkeypatch.setattr(taps, "_MAX_ROOMS", 2)
-    world = World()
+async def test_rooms_of_one_tool_are_bounded():
+    world = World(taps=Taps(max_rooms=2))
     tool = Tool(world)
     await tool.watch("one")
     await tool.watch("two")

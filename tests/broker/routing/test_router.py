@@ -13,11 +13,12 @@ from pystrands.broker.backends.authenticator import LinkAuthenticator
 from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.link import BackendLink, LinkShared, link_factory
 from pystrands.broker.backends.session import Session, SessionShared
+from pystrands.broker.bounds import Bounds
 from pystrands.broker.events.queue import EventQueue
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.hub.taps import Taps
 from pystrands.broker.policies import QueuePolicy
-from pystrands.broker.routing import connection_requests
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.engine.base import Delivered, Engine
 from pystrands.engine.publication import Audience, Publication
@@ -95,11 +96,13 @@ class Peer:
 class World:
     """A router and what is around it."""
 
-    def __init__(self, queue_size: int = 1000, policy: QueuePolicy = "backpressure", **options: Any) -> None:
+    def __init__(
+        self, queue_size: int = 1000, policy: QueuePolicy = "backpressure", taps: Taps | None = None, **options: Any
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.counters: Counter[str] = Counter()
         self.engine = RecordingEngine()
-        self.rooms = Rooms(Outbox(loop), self.engine.subscribe, self.engine.unsubscribe)
+        self.rooms = Rooms(Outbox(loop), self.engine.subscribe, self.engine.unsubscribe, taps)
         self.queue = EventQueue(queue_size, 1 << 20, policy, self.counters)
         times = {"hold_time": 5.0, "answer_timeout": 10.0, "resume_window": 5.0} | options
         self.router: Any
@@ -643,9 +646,8 @@ async def test_rule_08_where_backends_speak_protocol_2_who_says_nothing_is_not_a
     assert (len(await backend.asked()), await probe.asked()) == (4, [])
 
 
-async def test_rule_08_a_probe_among_backends_of_protocol_1_is_asked_once_and_delays_one_client(monkeypatch):
-    monkeypatch.setattr(connection_requests, "_MUTE", 0.001)
-    world = World()
+async def test_rule_08_a_probe_among_backends_of_protocol_1_is_asked_once_and_delays_one_client():
+    world = World(bounds=Bounds(mute=0.001))
     backend, probe = Peer(world), mute_peer(world)
     handshakes = [world.knock() for _ in range(4)]
     await testing.until(lambda: backend.session.load == 4)
@@ -682,9 +684,8 @@ async def test_rule_08_backends_that_speak_only_when_they_are_asked_share_the_cl
     assert all(handshake.ws for handshake in handshakes)
 
 
-async def test_rule_08_of_those_that_say_nothing_all_are_asked_in_the_end_and_the_first_answer_wins(monkeypatch):
-    monkeypatch.setattr(connection_requests, "_MUTE", 0.001)
-    world = World()
+async def test_rule_08_of_those_that_say_nothing_all_are_asked_in_the_end_and_the_first_answer_wins():
+    world = World(bounds=Bounds(mute=0.001))
     probes = [mute_peer(world) for _ in range(3)]
     backend = mute_peer(world)
     handshake = world.knock()
@@ -699,9 +700,8 @@ async def test_rule_08_of_those_that_say_nothing_all_are_asked_in_the_end_and_th
     assert len(await backend.asked()) == 1, "the next client waits for nobody else"
 
 
-async def test_rule_08_a_backend_that_comes_is_asked_what_a_probe_has_not_answered(monkeypatch):
-    monkeypatch.setattr(connection_requests, "_MUTE", 0.001)
-    world = World()
+async def test_rule_08_a_backend_that_comes_is_asked_what_a_probe_has_not_answered():
+    world = World(bounds=Bounds(mute=0.001))
     probe = mute_peer(world)
     handshake = world.knock()
     assert len(await probe.asked()) == 1

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
+from pystrands.broker.bounds import BOUNDS
 from pystrands.broker.fanout.groups import NUMBERED
 from pystrands.broker.net.http import BadRequestError, Request, Response
 from pystrands.broker.net.http_server import HttpConnection, HttpSettings, Route, health, no_remark
@@ -100,6 +101,7 @@ class Admission:
         observer: Observer | None = None,
         remark: Callable[[], str] = no_remark,
         numbered: WebSocketShared | None = None,
+        silence: float = BOUNDS.silent,
     ) -> None:
         self.decider = decider
         self.remark = remark
@@ -119,7 +121,9 @@ class Admission:
         self.policy = policy or AdmissionPolicy(AllowedOrigins(), counters=shared.counters)
         self.handshakes: set[Handshake] = set()
         self.lingering: set[Handshake] = set()
-        self.reading: PendingConnections[Handshake] = PendingConnections(self.policy.max_handshakes, handshake_timeout)
+        self.reading: PendingConnections[Handshake] = PendingConnections(
+            self.policy.max_handshakes, handshake_timeout, silence
+        )
         self.closed = False
         self.observer = observer
 

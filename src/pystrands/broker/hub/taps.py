@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Collection
-from typing import Final, Protocol
+from typing import Protocol
 
+from pystrands.broker.bounds import BOUNDS
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.events.stream import ClientStream
 from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import wire
 
 __all__ = ["Taps", "Watcher"]
-
-_MAX_ROOMS: Final = 1000
-"""Rooms that one tool may watch; who wants more of them watches all."""
 
 
 class Watcher(Protocol):
@@ -32,7 +30,8 @@ class Watcher(Protocol):
 class Taps:
     """Tells tools what flows. While nobody watches, ``watchers`` is empty: to see that is all that it costs."""
 
-    def __init__(self, counters: Counters | None = None) -> None:
+    def __init__(self, counters: Counters | None = None, max_rooms: int = BOUNDS.watched_rooms) -> None:
+        self._max_rooms = max_rooms
         self.watchers: set[Watcher] = set()
         self._counters = new_counters() if counters is None else counters
 
@@ -42,7 +41,7 @@ class Taps:
         """Tell a tool what flows in a room, or in all of them; False when it watches too many rooms."""
         if room_id is None:
             output.everything = True
-        elif len(output.rooms) >= _MAX_ROOMS and room_id not in output.rooms:
+        elif len(output.rooms) >= self._max_rooms and room_id not in output.rooms:
             return False
         else:
             output.rooms.add(room_id)

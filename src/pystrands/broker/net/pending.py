@@ -3,10 +3,10 @@
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
+from pystrands.broker.bounds import BOUNDS
+
 __all__ = ["PendingConnection", "PendingConnections"]
 
-_SILENCE: Final = 1.0
-"""Seconds after which one that has sent nothing at all may have to go: what an honest client sends comes at once."""
 _PART: Final = 4
 """One address has a quarter of the room, and one connection a quarter of its time, before they have to give way."""
 _FEW: Final = 16
@@ -36,11 +36,12 @@ class PendingConnections(Generic[N]):
     the room. 0 as the size is no limit.
     """
 
-    __slots__ = ("_all", "_by_key", "_time", "size")
+    __slots__ = ("_all", "_by_key", "_patience", "_silence", "size")
 
-    def __init__(self, size: int, time: float) -> None:
+    def __init__(self, size: int, time: float, silence: float = BOUNDS.silent) -> None:
         self.size = size
-        self._time = time
+        self._patience = time / _PART
+        self._silence = min(silence, self._patience)
         self._all: dict[N, Hashable] = {}  # the oldest first
         self._by_key: dict[Hashable, dict[N, None]] = {}
 
@@ -103,9 +104,8 @@ class PendingConnections(Generic[N]):
 
     def _old(self, group: "dict[N, None] | dict[N, Hashable]", now: float) -> N | None:
         """Return who in a group has had its time: it has been silent, or has used a quarter of all the time it has."""
-        patience = self._time / _PART
         silent = next((one for one in group if one.is_silent and self._all[one] is not None), None)
-        if silent is not None and now - silent.began > min(_SILENCE, patience):
+        if silent is not None and now - silent.began > self._silence:
             return silent
         oldest = next(iter(group), None)
-        return oldest if oldest is not None and now - oldest.began > patience else None
+        return oldest if oldest is not None and now - oldest.began > self._patience else None

@@ -6,22 +6,32 @@ import ssl
 from pathlib import Path
 from typing import Final, Protocol
 
+from pystrands.broker.bounds import BOUNDS
 from pystrands.errors import ConfigError
 
-__all__ = ["HANDSHAKE_TIMEOUT", "SHUTDOWN_TIMEOUT", "Tls", "TlsStart", "refuse_pipe"]
+__all__ = ["Tls", "TlsStart", "refuse_pipe"]
 
-HANDSHAKE_TIMEOUT: Final = 5.0
-SHUTDOWN_TIMEOUT: Final = 1.0
+_SHUTDOWN_TIMEOUT: Final = 1.0
 
 
 class Tls:
     """What a port serves TLS with. ``key`` may be empty where the certificate's file has it, too.
 
     With ``ca`` only peers come in that have a certificate which one of that file's has signed. ``prefix`` is what the
-    names of the options begin with: ``backend_`` for ``backend_tls_cert``. Raises ConfigError, naming the option.
+    names of the options begin with: ``backend_`` for ``backend_tls_cert``. ``handshake_timeout``: seconds for
+    a handshake that :class:`TlsStart` does. Raises ConfigError, naming the option.
     """
 
-    def __init__(self, cert: str, key: str = "", ca: str = "", *, prefix: str = "") -> None:
+    def __init__(
+        self,
+        cert: str,
+        key: str = "",
+        ca: str = "",
+        *,
+        prefix: str = "",
+        handshake_timeout: float = BOUNDS.link_tls_handshake,
+    ) -> None:
+        self.handshake_timeout = handshake_timeout
         self._cert = cert
         self._key = key
         self._ca = ca
@@ -143,8 +153,8 @@ class TlsStart(asyncio.Protocol):
                 lambda: self._protocol,
                 sock,
                 ssl=self._tls.context,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
+                ssl_handshake_timeout=self._tls.handshake_timeout,
+                ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT,
             )
         except OSError as error:
             self._handshakes.tls_failed(self, error)

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 import aiofastnet
 
+from pystrands.broker.bounds import BOUNDS
 from pystrands.broker.counters import Counters
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.pending import PendingConnections
@@ -63,6 +64,7 @@ class TlsServer:
         shutdown_timeout: float,
         max_handshakes: int,
         counters: Counters,
+        silence: float = BOUNDS.silent,
     ) -> None:
         self._factory = factory
         self._tls = tls
@@ -74,7 +76,7 @@ class TlsServer:
         self._unmute: Callable[[], None] | None = None
         self._resets: ResetWatcher | None = None
         self._acceptors: list[asyncio.Task[None]] = []
-        self._pending: PendingConnections[_Arrival] = PendingConnections(max_handshakes, handshake_timeout)
+        self._pending: PendingConnections[_Arrival] = PendingConnections(max_handshakes, handshake_timeout, silence)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property

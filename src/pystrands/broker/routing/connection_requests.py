@@ -15,6 +15,7 @@ from msgspec import Raw
 from pystrands.broker.admission.handshake import Handshake
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import Session
+from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.net.http import RETRY_AFTER
@@ -30,10 +31,6 @@ logger = logging.getLogger(__name__)
 _STOPPING: Final = "the server is going down"
 _MAX_REASON: Final = 4096
 """Characters of a backend's reason for a rejection that its client gets to see."""
-_WITHOUT_LINK: Final = 1.0
-"""Seconds that a backend without link keeps a question to itself, before another one is asked (LINK rule 20)."""
-_MUTE: Final = 1.0
-"""The same of one that has never said anything, and may be none."""
 
 
 class _Question:
@@ -70,7 +67,9 @@ class ConnectionRequests:
         counters: Counters,
         limits: Limits,
         claimed_ids: ClaimedIds | None = None,
+        bounds: Bounds = BOUNDS,
     ) -> None:
+        self._bounds = bounds
         self._limits = limits
         self._claimed_ids = claimed_ids
         self._sessions = sessions
@@ -139,7 +138,7 @@ class ConnectionRequests:
     def unlinked(self, session: Session) -> None:
         """A backend that was asked lost its link: ask another one, unless it is soon back."""
         if session.requests:
-            self._loop.call_later(_WITHOUT_LINK, self._ask_others, session)
+            self._loop.call_later(self._bounds.without_link, self._ask_others, session)
 
     def leaving(self, session: Session) -> None:
         """A backend that was asked may not answer any more: ask another one as well."""
@@ -274,7 +273,7 @@ class ConnectionRequests:
         question.asked[session] = request_id
         session.was_asked = True
         if session.is_mute and len(question.asked) == 1:
-            self._loop.call_later(_MUTE, self._ask_besides_mute, question)
+            self._loop.call_later(self._bounds.mute, self._ask_besides_mute, question)
         session.requests[request_id] = None
         self._asked[request_id] = question
         shake = question.handshake

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from msgspec import Raw
 
+from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.counters import Counters
 from pystrands.broker.routing.client_commands import ClientCommand
 from pystrands.broker.routing.confirming import Confirming
@@ -20,11 +21,8 @@ __all__ = ["Answered", "OtherBrokers"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE: Final = 7.0
-"""Seconds for others to answer: fewer than callers wait for this one, and more than it takes to find one dead."""
-_AT_ONCE: Final = 10_000
-"""Questions that may wait for their answers; and bytes of them, with what is known of the answer already:"""
 _BYTES: Final = 16 * 1024 * 1024
+"""Bytes of questions that wait for their answers, with what is known of the answer already."""
 _QUESTION_BYTES: Final = 1000
 """What one takes beside that."""
 _APART: Final = "the other brokers can't be reached now (NATS is down, or out of reach)"
@@ -37,9 +35,11 @@ Answered: TypeAlias = Callable[[dict[str, Any]], None]
 class OtherBrokers:
     """Asks them. What waits for their answers is bounded; past that there is an error at once, which is counted."""
 
-    def __init__(self, cluster: Cluster, counters: Counters) -> None:
+    def __init__(self, cluster: Cluster, counters: Counters, bounds: Bounds = BOUNDS) -> None:
         self._cluster = cluster
         self._counters = counters
+        self._patience = bounds.others
+        self._at_once = bounds.others_asked
         self._waiting = 0
         self.held_bytes = 0
         """About how many bytes are kept for those who wait for answers."""
@@ -69,7 +69,7 @@ class OtherBrokers:
             except NOT_KNOWN:
                 answered({"error": "the answer of the client's broker can't be read: has it another version?"})
 
-        self._cluster.command(command.params.client_id, data, _PATIENCE, replied)
+        self._cluster.command(command.params.client_id, data, self._patience, replied)
 
     def members(self, room_id: str, limit: int, here: list[Raw], is_partial: bool, answered: Answered) -> None:
         """Tell who is in a room, ``here`` and elsewhere. ``is_partial``: whether a part is better than nothing.
@@ -103,7 +103,7 @@ class OtherBrokers:
             else:
                 answered({"error": f"{_silent(silent)}: ask again, or with partial=True for those who are known"})
 
-        self._cluster.survey(encode(Members(room_id, limit)), _PATIENCE, surveyed)
+        self._cluster.survey(encode(Members(room_id, limit)), self._patience, surveyed)
 
     def disconnect_user(self, command: DisconnectUser, here: int, answered: Answered) -> None:
         """Have all clients of a user closed that are elsewhere; ``here`` are closed."""
@@ -129,7 +129,7 @@ class OtherBrokers:
 
         params = command.params
         question = CloseUser(params.user, params.code, params.reason, secrets.token_hex(8))
-        self._cluster.survey(encode(question), _PATIENCE, surveyed)
+        self._cluster.survey(encode(question), self._patience, surveyed)
 
     def status(self, here: dict[str, Any], answered: Answered) -> None:
         """Tell what each broker has, this one first; of those that don't answer only their ids."""
@@ -151,7 +151,7 @@ class OtherBrokers:
                     unread.append(broker_id)
             answered({"brokers": brokers, "silent": unread, "connected": True})
 
-        self._cluster.survey(encode(BrokerStatus()), _PATIENCE, surveyed)
+        self._cluster.survey(encode(BrokerStatus()), self._patience, surveyed)
 
     def confirm(self, confirming: Confirming) -> None:
         """Ask what became of the publication that was published last."""
@@ -164,14 +164,14 @@ class OtherBrokers:
             self._end(size)
             confirming.elsewhere(delivered, complete)
 
-        self._cluster.confirm(_PATIENCE, confirmed)
+        self._cluster.confirm(self._patience, confirmed)
 
     # --- bounds ---
 
     def _begin(self, size: int, answered: Answered | None) -> int:
         """Count what is about to wait, and return its bytes; 0 where there is no room for it, which is told."""
         size += _QUESTION_BYTES
-        if self._waiting and (self._waiting >= _AT_ONCE or self.held_bytes + size > _BYTES):
+        if self._waiting and (self._waiting >= self._at_once or self.held_bytes + size > _BYTES):
             self._counters["engine_questions_refused"] += 1
             if answered is not None:
                 answered({"error": _TOO_MANY})

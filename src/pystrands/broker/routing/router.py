@@ -7,6 +7,7 @@ from uuid import uuid4
 from pystrands.broker.admission.handshake import Handshake
 from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import Session, SessionReceiver, SessionShared, only_takes_text
+from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.events.assignments import Assignments
 from pystrands.broker.events.queue import EventQueue, Offer
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Kind
@@ -63,6 +64,7 @@ class Router(Receiver, SessionReceiver, SessionOwner):
         answer_timeout: float,
         claimed_ids: ClaimedIds | None = None,
         client_sessions: SessionOptions | None = None,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
@@ -83,6 +85,7 @@ class Router(Receiver, SessionReceiver, SessionOwner):
             counters=shared.counters,
             limits=rooms.limits,
             claimed_ids=claimed_ids,
+            bounds=bounds,
         )
         self.client_sessions = ClientSessions(
             self,

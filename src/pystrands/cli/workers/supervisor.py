@@ -27,8 +27,6 @@ _DELAYS: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds before a dead worker has a successor: the first comes at once."""
 _LASTED: Final = 10.0
 """A worker that served for so many seconds has not failed to start."""
-_PATIENCE: Final = 10.0
-"""Seconds that clients wait for a successor; then the others get all that come."""
 _NATS_ENDS_WITHIN: Final = 10.0
 _MESSAGE: Final = 65_536
 
@@ -64,7 +62,8 @@ class Supervisor:
     """Runs one worker for each of ``sockets``, until a signal ends all.
 
     ``on_ready`` is called once, when all serve. ``nats``: the server that is ended last, if there is one of ours.
-    ``stop_within``: seconds after which a worker that was told to end is killed. It forks: there must be no other
+    ``stop_within``: seconds after which a worker that was told to end is killed. ``patience``: seconds that clients
+    wait for a successor; then the others get all that come. It forks: there must be no other
     thread.
     """
 
@@ -72,6 +71,7 @@ class Supervisor:
     nats: NatsKeeper | None
     on_ready: Callable[[], None]
     stop_within: float
+    patience: float = 10.0
     _slots: list[_Slot] = field(default_factory=list, init=False)
     _workers: dict[int, _Worker] = field(default_factory=dict, init=False)
     _signals: list[int] = field(default_factory=list, init=False)
@@ -128,7 +128,7 @@ class Supervisor:
 
     def _wait(self, wake: socket.socket) -> None:
         times = [slot.begin_at for slot in self._slots if slot.worker is None and not self._is_stopping]
-        times += [slot.vacant_since + _PATIENCE for slot in self._slots if slot.vacant_since]
+        times += [slot.vacant_since + self.patience for slot in self._slots if slot.vacant_since]
         times += [worker.kill_at for worker in self._workers.values() if worker.kill_at]
         if self.nats is not None:
             times += [at for at in (self._nats_begin_at, self._nats_kill_at) if at]
@@ -318,7 +318,7 @@ class Supervisor:
                 log.error("worker %d (process %d) does not end, and is killed", worker.slot.number, worker.pid)
                 os.kill(worker.pid, signal.SIGKILL)
         for slot in self._slots:
-            if slot.vacant_since and now >= slot.vacant_since + _PATIENCE:
+            if slot.vacant_since and now >= slot.vacant_since + self.patience:
                 self._leave_to_others(slot)
         if self.nats is not None and self.nats.pid and self._nats_kill_at and now >= self._nats_kill_at:
             self._nats_kill_at = now + _NATS_ENDS_WITHIN

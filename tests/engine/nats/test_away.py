@@ -90,7 +90,7 @@ def test_cluster_rule_14_claims_that_a_server_swallowed_before_it_was_given_up_a
     b.admit("client")
     nats.clock.run(5.0)
     for broker in (a, b):  # the server hangs
-        broker.transport.out.send = broker.transport.incoming.send = lambda *_: None
+        broker.transport.connection.out.send = broker.transport.connection.incoming.send = lambda *_: None
     a.admit("client")
     nats.clock.run(seconds)
     for broker in (a, b):

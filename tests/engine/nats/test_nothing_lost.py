@@ -5,6 +5,7 @@ Random histories in the simulation. Each says what it did, and hypothesis finds 
 
 from collections import defaultdict
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,13 +30,34 @@ STEPS = st.lists(
     min_size=1,
     max_size=40,
 )
+SERVERS = (0, 1)
+
+
+def steps_with_servers(*cuts):
+    """Steps, with those in which one of two servers hangs or ends, or they lose each other for so many seconds."""
+    return st.lists(
+        st.one_of(
+            st.tuples(st.just("send"), st.sampled_from(NAMES), st.sampled_from(ROOMS), st.integers(1, 5)),
+            st.tuples(st.just("broadcast"), st.sampled_from(NAMES)),
+            st.tuples(st.just("private"), st.sampled_from(NAMES), st.sampled_from(NAMES)),
+            st.tuples(st.just("join"), st.sampled_from(NAMES), st.sampled_from(ROOMS)),
+            st.tuples(st.just("leave"), st.sampled_from(NAMES), st.sampled_from(ROOMS)),
+            st.tuples(st.just("flap"), st.sampled_from(NAMES)),
+            st.tuples(st.just("pause"), st.sampled_from(SERVERS), st.sampled_from((0.3, 1.5, 8.0))),
+            st.tuples(st.just("kill"), st.sampled_from(SERVERS), st.sampled_from((0.05, 1.5, 8.0))),
+            st.tuples(st.just("cut_route"), st.sampled_from(cuts)),
+            st.tuples(st.just("pass"), st.sampled_from((0.0001, 0.001, 0.01, 0.2, 1.5))),
+        ),
+        min_size=1,
+        max_size=40,
+    )
 
 
 class History:
     """What brokers did, and what each has to have got by then."""
 
-    def __init__(self, servers=1, lag=0.0, seed=0, **options):
-        self.nats = SimNats(Clock(), servers, lag, seed)
+    def __init__(self, servers=1, lag=0.0, seed=0, routes=1, **options):
+        self.nats = SimNats(Clock(), servers, lag, seed, routes)
         self.brokers = dict(zip(NAMES, brokers(self.nats, *NAMES, **options), strict=True))
         self.due = defaultdict(list)  # (receiver, address): messages
         self.sent = {}  # message: its number, in the order of its sender
@@ -56,8 +78,8 @@ class History:
         for broker in self.brokers.values():
             broker.transport.is_held = False
             broker.transport.connect()
-        self.nats.lossy_route = 0.0
-        self.nats.clock.run(8)
+        self.nats.lossy_route = self.nats.doubling_route = 0.0
+        self.nats.clock.run(16)
 
     def send(self, name, room, count):
         for _ in range(count):
@@ -111,6 +133,24 @@ class History:
         self.nats.down()
         self.nats.clock.run(seconds)
         self.nats.up()
+
+    def pause(self, server, seconds):
+        server = self.nats.servers[server]
+        if server.is_up and not server.is_paused:
+            server.pause()
+            self.nats.clock.after(seconds, server.resume)
+
+    def kill(self, server, seconds):
+        server = self.nats.servers[server]
+        if server.is_up and not server.is_paused:
+            server.kill()
+            self.nats.clock.after(seconds, server.start)
+
+    def cut_route(self, seconds):
+        one, two = self.nats.servers
+        if two in one.remote:
+            self.nats.cut_route(one, two)
+            self.nats.clock.after(seconds, self.nats.join_route, one, two)
 
     def check(self, across_rooms=True, may_lose=False):
         for name, broker in self.brokers.items():
@@ -169,3 +209,72 @@ def test_routes_between_servers_that_lose_messages(steps, seed):
     history.nats.lossy_route = 0.2
     history.run(steps)
     history.check(across_rooms=False)
+
+
+@given(steps_with_servers(1.0, 8.0), st.integers(0, 1000))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_two_servers_that_hang_and_end_and_lose_each_other(steps, seed):
+    history = History(servers=2, seed=seed, moves=True)
+    history.run(steps)
+    history.check()
+
+
+@given(steps_with_servers(0.01, 0.2, 1.5), st.integers(0, 1000))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_two_servers_between_which_messages_overtake_each_other_and_come_twice(steps, seed):
+    history = History(servers=2, seed=seed, moves=True, routes=3)
+    history.nats.doubling_route = 0.2
+    history.nats.is_scattered = True
+    history.run(steps)
+    history.check(across_rooms=False)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_a_broker_that_ends_can_not_give_any_more_is_told_and_what_came_is_handed_on(is_known):
+    history = History(servers=2)
+    nats, a, b = history.nats, history.brokers["a"], history.brokers["b"]
+    b.join("lobby")
+    nats.clock.run(1.1)
+    if is_known:
+        a.send("lobby", "first")
+        nats.clock.run(0.01)
+    nats.lossy_route = 1.0
+    a.send("lobby", "lost")
+    nats.clock.run(0.01)
+    nats.lossy_route = 0.0
+    a.send("lobby", "last")
+    for _ in range(100):
+        nats.clock.run(0.0001)
+        if b.core.receiver.waiting_bytes or b.core.receiver.members[a.core._voice.number].is_behind:
+            break
+    nats.lossy_route = 1.0  # nobody hears that it is asked for
+    nats.clock.run(0.01)
+    nats.lossy_route = 0.0
+    a.stop()
+    nats.clock.run(0.1)
+    assert b.gaps == [("a", 2 if is_known else 1)]
+    assert b.messages() == (["first"] if is_known else ["last"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_servers_lose_when_they_lose_each_other_comes_in_order_whichever_room_speaks_first(quiet, seed):
+    """All on one side have gone on, nobody has connected anew: only messages can tell that some are missing."""
+    history = History(servers=2, seed=seed, moves=True)
+    for room in ROOMS:
+        for name in NAMES:
+            history.join(name, room)
+            history.send(name, room, 1)
+    history.pass_(1.5)
+    one, two = history.nats.servers
+    history.nats.cut_route(one, two)
+    for room in ROOMS[1:]:
+        history.send("a", room, 2)
+    if quiet:
+        history.pass_(1.0)
+    history.nats.join_route(one, two)
+    history.pass_(0.01)
+    for room in ROOMS if quiet else reversed(ROOMS):
+        history.send("a", room, 1)
+    history.pass_(2.0)
+    history.check()

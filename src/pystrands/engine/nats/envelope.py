@@ -19,6 +19,7 @@ __all__ = [
     "Malformed",
     "address_of",
     "audience_of",
+    "beat_byte",
     "flags_of",
     "pack_head",
     "pack_part",
@@ -62,17 +63,23 @@ _count: Final = Struct("<I")
 _part: Final = Struct("<II")
 
 Head: TypeAlias = tuple[int, int, int, int, int, int, int, int]
-"""Version, kind, flags, 0; the number of the sender's connection, the sender's number; the message's number, and the
-number of the one before it on the same subject."""
+"""Version, kind, flags, beat; the number of the sender's connection, the sender's number; the message's number, and the
+number of the one before it on the same subject. Beat is that of the sender's last heartbeat, in one byte, as
+:func:`beat_byte` makes it; 0 where it is not said."""
 
 
 class Malformed(Exception):  # noqa: N818 - as MalformedLine
     """Bytes that are no message."""
 
 
-def pack_head(kind: int, flags: int, epoch: int, sender: int, seq: int, previous: int) -> bytes:
+def beat_byte(beat: int) -> int:
+    """Return the byte that stands for a heartbeat in heads of messages after it."""
+    return beat % 255 + 1
+
+
+def pack_head(kind: int, flags: int, epoch: int, sender: int, seq: int, previous: int, beat: int = 0) -> bytes:
     """Return a head."""
-    return _pack(VERSION, kind, flags, 0, epoch, sender, seq, previous)
+    return _pack(VERSION, kind, flags, beat, epoch, sender, seq, previous)
 
 
 def unpack_head(envelope: bytes) -> Head:

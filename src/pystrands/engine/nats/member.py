@@ -42,6 +42,7 @@ class Member:
         "away_since",
         "base",
         "beat",
+        "beat_byte",
         "broker_id",
         "chains",
         "epoch",
@@ -81,8 +82,10 @@ class Member:
         """When it was last asked to say hello."""
         self.epoch = -1
         self.beat = 0
+        self.beat_byte = 0
+        """What stands for its last heartbeat in heads of its messages: with another one some are lost before it."""
         self.seq = 0
-        """The number of its last message, as it has said."""
+        """The number of its last message, as far as we know."""
         self.promised = 0
         """The number of our last message when we met it: it gets those after that."""
         # How far its messages have come.

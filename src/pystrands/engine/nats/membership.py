@@ -6,7 +6,7 @@ from typing import Final, final
 from mypy_extensions import trait
 
 from pystrands.engine.cluster import Peer
-from pystrands.engine.nats.envelope import VERSION
+from pystrands.engine.nats.envelope import VERSION, beat_byte
 from pystrands.engine.nats.member import Member
 from pystrands.engine.nats.publisher import Publisher
 from pystrands.engine.nats.receiver import Receiver
@@ -135,6 +135,7 @@ class Membership:
     def say_beat(self, now: float) -> None:
         """Say that we live, and what others may have missed."""
         self._beat += 1
+        self._publisher.beat = beat_byte(self._beat)
         self._next_beat = now + BEAT_INTERVAL
         self._voice.call(self._make_beat(self._publisher.tails(_TAILS)))
 
@@ -187,12 +188,11 @@ class Membership:
             if now - member.greeted >= BEAT_INTERVAL:
                 member.greeted = now
                 self._greet(member, wants=True, now=now)
-        elif not member.is_behind:
+        elif self._receiver.on_tails(member, beat.tails):
             if not member.queue:
                 member.seen = max(member.seen, beat.seq)
             if not member.has_missed_beats:
                 member.safe = member.seen
-            self._receiver.on_tails(member, beat.tails)
 
     def _hear(self, beat: Beat, epoch: int, now: float) -> Member:
         """Take note that a broker lives, and of what it says of itself."""
@@ -218,6 +218,7 @@ class Membership:
             if member.has_missed_beats:
                 self._voice.say(member.subject, AskTails(member.safe))  # what was between nobody else tells
         member.beat = max(beat.beat, member.beat)
+        member.beat_byte = beat_byte(member.beat)
         member.seq = beat.seq
         if was_away and member.away_since < 0:
             member.away_since = since

@@ -64,6 +64,8 @@ class Publisher:
         """The number of the connection to NATS."""
         self.seq = 0
         """The number of the last message."""
+        self.beat = 0
+        """What stands for the last heartbeat in heads of messages."""
         self.last_subject = subjects.everyone
         """Where that one went."""
         self.last_is_private = False
@@ -113,7 +115,8 @@ class Publisher:
     def _publish(self, subject: _Subject, flags: int, rest: bytes, now: float) -> int:
         self.seq = seq = self.seq + 1
         previous = subject.last
-        envelope = pack_head(MESSAGE, flags, self.epoch, self._number, seq, previous) + subject.prefix + rest
+        envelope = pack_head(MESSAGE, flags, self.epoch, self._number, seq, previous, self.beat)
+        envelope += subject.prefix + rest
         subject.last = seq
         if not subject.is_untold:
             subject.is_untold = True

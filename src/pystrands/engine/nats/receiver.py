@@ -94,9 +94,12 @@ class Receiver:
         if member is None:
             return False
         if member.is_behind:
+            member.seq = max(member.seq, seq)
             return True
-        if head[4] != member.epoch:
+        if head[4] != member.epoch or (head[3] != member.beat_byte and head[3]):
             member.epoch = head[4]
+            member.beat_byte = head[3]
+            member.seq = max(member.seq, seq)
             self.fall_behind(member)
         elif member.queue or member.chains:
             self._enqueue(member, Waiting(seq, envelope, subscription))
@@ -109,19 +112,19 @@ class Receiver:
                 self._hand_on(member, subscription, seq, head[2], envelope)
             elif member.chains:
                 self._enqueue(member, Waiting(seq, envelope, subscription))
-            else:
+            elif not member.is_behind:
                 member.seen = max(member.seen, seq)
         return True
 
     def _is_next(self, member: Member, subscription: Subscription, seq: int, previous: int, last: int) -> bool:
         """Whether a message is the next one. Where one before it is missing, that is asked for."""
-        if last < 0:
-            last = member.base
-        if seq <= last:
+        first = member.base if last < 0 else last
+        if seq <= first:
             return False
-        if previous <= last:
+        if previous <= first:
             return True
-        self._miss(member, subscription)
+        member.seq = max(member.seq, seq)
+        self._lack(member, subscription, previous, last)
         return False
 
     # --- messages that wait for others, so that all come in order ---
@@ -134,6 +137,13 @@ class Receiver:
             self.fall_behind(member)  # it has them all: better asked for once more than kept here as well
 
     def _clear_queue(self, member: Member) -> None:
+        """Drop what waits, and comes once more; what was given for one subject, and will not, is asked for again."""
+        for waiting in member.queue:
+            if waiting.is_extra and waiting.seq <= member.after and waiting.subscription is not None:
+                subject = waiting.subscription.subject
+                if subject not in member.chains:
+                    member.chains[subject] = -1.0
+                    member.to_ask.append(subject)
         self.waiting_bytes -= member.queue_bytes
         member.queue_bytes = 0
         member.queue.clear()
@@ -169,12 +179,12 @@ class Receiver:
                 return True
         elif not subscription.is_wanted:
             return True
-        last, previous = subscription.last_of(member.number), head[7]
+        last, previous, was_behind = subscription.last_of(member.number), head[7], member.is_behind
         if previous < waiting.first:  # what is missing before it is lost, and that was told
             if seq <= max(last, member.base):
                 return True
         elif previous != last and not self._is_next(member, subscription, seq, previous, last):
-            return subscription.subject not in member.chains
+            return subscription.subject not in member.chains and member.is_behind == was_behind
         subscription.set_last(member.number, seq)
         if waiting.published >= subscription.since:
             self._hand_on(member, subscription, seq, head[2], envelope)
@@ -287,6 +297,22 @@ class Receiver:
 
     # --- what is missing on a subject ---
 
+    def _lack(self, member: Member, subscription: Subscription, seq: int, last: int) -> bool:
+        """Ask for a message that has not come, while ``last`` is the one on its subject that has.
+
+        Return whether all after what has come is asked for.
+
+        Where the servers of NATS have lost it after all that came, others may be lost as well, of any subject: then
+        these are asked for together, in their order. They are not where its subject was not heard before: it may be
+        new here.
+        """
+        member.seq = max(member.seq, seq)
+        if last >= 0 and seq > member.seen and not member.is_behind:
+            self.fall_behind(member)
+            return True
+        self._miss(member, subscription)
+        return False
+
     def _miss(self, member: Member, subscription: Subscription) -> None:
         """Ask for what is missing on a subject, at the end of this turn; all that comes waits for it."""
         if subscription.subject in member.chains:
@@ -343,7 +369,7 @@ class Receiver:
         envelopes = [each for each in answer.envelopes if len(each) >= HEAD_SIZE]
         done = unpack_head(envelopes[0])[7] if envelopes else answer.last  # what is before the first one is not for us
         subscription.set_last(member.number, max(done, answer.after))
-        end = member.queue[-1].seq if member.is_behind and member.queue else -1  # what is after that comes once more
+        end = member.queue[-1].seq if member.queue else member.after  # while it is behind, others come once more
         found = []
         for age, envelope in zip(answer.ages, envelopes, strict=False):
             waiting = Waiting(unpack_head(envelope)[6], envelope, subscription)
@@ -363,18 +389,22 @@ class Receiver:
             member.has_missed_beats = False
             self.on_tails(member, answer.tails)
 
-    def on_tails(self, member: Member, values: tuple[bytes | int, ...]) -> None:
-        """Look whether the last message on a subject has come; the values are subjects, each with its last number."""
+    def on_tails(self, member: Member, values: tuple[bytes | int, ...]) -> bool:
+        """Look whether the last message on a subject has come; the values are subjects, each with its last number.
+
+        Return False where all after what has come is to be asked for.
+        """
         if member.is_behind or not self.is_listening:
-            return
+            return not member.is_behind
         for index in range(0, len(values) - 1, 2):
             subscription = self._subscriptions.find(cast("bytes", values[index]))
             if subscription is None:
                 continue
             seq = cast("int", values[index + 1])
-            last = max(subscription.last_of(member.number), member.base)
-            if seq > last:
-                self._miss(member, subscription)
+            last = subscription.last_of(member.number)
+            if seq > max(last, member.base) and self._lack(member, subscription, seq, last):
+                return False
+        return True
 
     # --- brokers and NATS come and go, time passes ---
 
@@ -403,6 +433,10 @@ class Receiver:
         self._unknown_to.pop(member.number, None)
         missing = member.seq - member.after if member.is_behind and member.is_met else 0
         missing += len(member.chains)
+        member.chains.clear()
+        for waiting in member.queue:
+            waiting.first = waiting.seq  # what is missing before it does not come any more
+            self._take(member, waiting)
         self._clear_queue(member)
         self._subscriptions.forget(member.number)
         if missing > 0:
@@ -441,8 +475,9 @@ class Receiver:
             return 0, 0
         if member.is_behind or member.queue or member.chains:
             return None
-        if max(subscription.last_of(member.number), member.base) >= seq:
+        last = subscription.last_of(member.number)
+        if max(last, member.base) >= seq:
             known = self._unknown_to.get(member.number, 0) < seq
             return (0, 0) if known else (-1, -1)  # it came before somebody here was interested, or is lost or forgotten
-        self._miss(member, subscription)
+        self._lack(member, subscription, seq, last)
         return None

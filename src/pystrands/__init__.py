@@ -5,6 +5,7 @@ from pystrands.client import AsyncPyStrandsClient, Confirmation, LinkInfo, PyStr
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import (
     BinaryNotSupported,
+    ClientGone,
     ConfigError,
     MalformedLine,
     MessageError,
@@ -14,11 +15,13 @@ from pystrands.errors import (
     OutcomeUnknown,
     PyStrandsError,
     Refused,
+    RequestFailed,
 )
 
 __all__ = [
     "AsyncPyStrandsClient",
     "BinaryNotSupported",
+    "ClientGone",
     "ConfigError",
     "Confirmation",
     "ConnectionRequestContext",
@@ -34,6 +37,7 @@ __all__ = [
     "PyStrandsClient",
     "PyStrandsError",
     "Refused",
+    "RequestFailed",
     "__version__",
 ]
 

@@ -10,6 +10,8 @@
     ├── NotConnected (ConnectionError) there is no link, and an answer of the broker is needed
     ├── NotSupported                   the broker is too old for that, or this process has no real threads
     ├── OutcomeUnknown                 the broker went before it answered
+    ├── ClientGone                     the client that was asked is not there, or no longer
+    ├── RequestFailed                  whoever was asked gave an error instead of a reply
     ├── Refused                        the broker does not let this backend in: its token is wrong or missing
     └── MalformedLine (ValueError)     a line on a link is not what the protocol allows; never leaves the library
 """
@@ -18,6 +20,7 @@ from typing import Any, TypeAlias
 
 __all__ = [
     "BinaryNotSupported",
+    "ClientGone",
     "ConfigError",
     "MalformedLine",
     "MessageError",
@@ -27,6 +30,7 @@ __all__ = [
     "OutcomeUnknown",
     "PyStrandsError",
     "Refused",
+    "RequestFailed",
 ]
 
 
@@ -87,6 +91,31 @@ class NotSupported(PyStrandsError):  # noqa: N818 - see MessageTooBig
 
 class OutcomeUnknown(PyStrandsError):  # noqa: N818 - see MessageTooBig
     """The broker was replaced, or its link lost for good, before its answer came: it may have done it or not."""
+
+
+class ClientGone(PyStrandsError):  # noqa: N818 - see MessageTooBig
+    """No client has that ``client_id``, or the one that was asked has gone without an answer: it may have done it."""
+
+
+class RequestFailed(PyStrandsError):  # noqa: N818 - see MessageTooBig
+    """Whoever was asked gave an error instead of a reply; raised in ``on_request``, it is what the client gets.
+
+    ``code`` is for programs, ``text`` for people.
+    """
+
+    def __init__(self, code: str, text: str = "") -> None:
+        for value in (code, text):
+            if not isinstance(value, str):
+                raise TypeError(f"the code and the text of a RequestFailed are str, not {type(value).__name__}")
+        if not code:
+            raise ValueError("the code of a RequestFailed must not be empty")
+        super().__init__(f"{code}: {text}" if text else code)
+        self.code = code
+        self.text = text
+
+    def __reduce__(self) -> Reduced:
+        """Return how to make it again: from what it was made of, not from its text."""
+        return type(self), (self.code, self.text), self.__dict__
 
 
 class Refused(PyStrandsError):  # noqa: N818 - see MessageTooBig

@@ -5,11 +5,12 @@ import contextlib
 
 import pytest
 
-from pystrands import Confirmation, PyStrandsError
+from pystrands import ClientGone, Confirmation, NotSupported, PyStrandsError
 from pystrands.broker.bounds import Bounds
 from pystrands.testing import Closed, backend, connect, until
 from tests.cluster.backends import Named, cluster
 from tests.cluster.together import Together, one_broker
+from tests.e2e.session_client import SessionClient
 
 
 async def test_messages_reach_rooms_everyone_and_one_client_at_all_brokers():
@@ -155,3 +156,23 @@ async def test_who_reads_nothing_at_another_broker_is_closed_and_nobody_else():
             assert bob.closed.code in {1013, 1006}
             await cem.expect(str(number), skip=True)
             assert ann.closed is None
+
+
+async def test_promise_35_a_client_of_another_broker_is_asked():
+    async with cluster() as ((one, here), (two, there)):
+        async with SessionClient(two, "/bob") as bob, connect(one, "/ann"):
+            bob.on_request = lambda body: body
+            assert await here.request("bob", "text") == "text"
+            assert await here.request("bob", b"\xff") == b"\xff"
+            assert await there.request("bob", "at home") == "at home"
+            with pytest.raises(NotSupported, match="plain WebSocket"):
+                await there.request("ann", "x")
+            with pytest.raises(ClientGone, match="no client has the client_id 'nobody'"):
+                await here.request("nobody", "x")
+            bob.on_request = None
+            with pytest.raises(TimeoutError):
+                await here.request("bob", "x", timeout=0.05)
+            asking = asyncio.create_task(here.request("bob", "y"))
+            await until(lambda: len(bob.asked) == 5)
+        with pytest.raises(ClientGone, match="gone before"):
+            await asking

@@ -10,6 +10,7 @@ import pytest
 from pystrands import Confirmation, PyStrandsError
 from pystrands.testing import Rejected, connect, until
 from tests.cluster.processes import WITHIN, ClusterBroker, linked_to, processes
+from tests.e2e.session_client import SessionClient
 from tests.nats_server import NatsServer
 from tests.nats_server import cluster as nats_cluster
 
@@ -71,6 +72,22 @@ async def test_cluster_rule_12_a_client_elsewhere_joins_leaves_changes_and_is_cl
                 await client.expect_close(3001)
         ours = [(what, who) for what in ("gone", "new") for who in ("ann", "bob")]
         await until(lambda: sorted(each for each in named.heard if each[1] in {"ann", "bob"}) == ours)
+
+
+async def test_promise_35_a_client_of_another_broker_is_asked_once_however_long_it_takes(pair):
+    one, two = pair
+    async with linked_to(pair) as named:
+        async with SessionClient(one, "/eva") as eva, SessionClient(two, "/fay") as fay:
+            for client in (eva, fay):
+                client.on_request = lambda body: body
+                assert await named.request(client.name, "x") == "x"
+                client.on_request = None
+                asking = asyncio.create_task(named.request(client.name, b"y" * 100_000))
+                await asyncio.sleep(2.5)  # a command without an answer is sent again after a second
+                assert [len(each.body) for each in client.asked] == [1, 100_000]
+                client.do(client.core.answer(client.asked[1].number, b"z" * 100_000))
+                assert await asking == b"z" * 100_000
+        await until(lambda: named.names("gone") == named.names("new"), WITHIN)
 
 
 async def test_cluster_rule_13_who_is_in_a_room_is_asked_of_all_that_live(nats):

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
-from pystrands import testing
+from pystrands import RequestFailed, testing
 from pystrands.protocol.v1 import actions
 from pystrands.protocol.v1.core import ClientCore
 from pystrands.testing.client import HasClients
@@ -24,6 +25,11 @@ class SessionClient:
         self.messages: list[str | bytes] = []
         self.delivered: list[actions.Deliver] = []
         self.settled: dict[int, str] = {}
+        self.reasons: dict[int, str] = {}
+        self.replies: dict[int, str | bytes] = {}
+        self.asked: list[actions.Ask] = []
+        self.on_request: Callable[[str | bytes], str | bytes] | None = None
+        """What answers questions; without it they are only noted."""
         self.resumed: list[actions.Resumed] = []
         self.states: list[actions.StateChanged] = []
         self.moves: list[actions.Joined | actions.Left] = []
@@ -66,6 +72,14 @@ class SessionClient:
         self._idents += 1
         self.do(self.core.send(self._idents, body, **options))
         return self._idents
+
+    async def request(self, body: str | bytes, **options: Any) -> str | bytes:
+        """Ask the backend; return its reply. Raises RequestFailed."""
+        ident = self.send(body, asks=True, **options)
+        await testing.until(lambda: ident in self.replies or ident in self.settled)
+        if ident in self.settled:
+            raise RequestFailed(self.settled[ident], self.reasons[ident])
+        return self.replies[ident]
 
     async def done(self, ident: int, timeout: float = 10.0) -> str:
         """Wait until it is known what became of a message; return the code, empty where it was handled."""
@@ -129,7 +143,13 @@ class SessionClient:
             self.messages.append(action.body)
             self.delivered.append(action)
         elif isinstance(action, actions.Settle):
-            self.settled[action.ident] = action.code
+            self.settled[action.ident], self.reasons[action.ident] = action.code, action.text
+        elif isinstance(action, actions.Replied):
+            self.replies[action.ident] = action.body
+        elif isinstance(action, actions.Ask):
+            self.asked.append(action)
+            if self.on_request is not None:
+                self.do(self.core.answer(action.number, self.on_request(action.body)))
         elif isinstance(action, actions.Resumed):
             self.resumed.append(action)
         elif isinstance(action, actions.StateChanged):

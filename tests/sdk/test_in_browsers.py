@@ -2,7 +2,7 @@
 
 import pytest
 
-from pystrands import AsyncPyStrandsClient, testing
+from pystrands import AsyncPyStrandsClient, RequestFailed, testing
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
 from tests.demo.browser import find_chromium, running_browser
@@ -154,3 +154,40 @@ async def test_a_tab_that_was_frozen_has_all(page):
     await backend.send_room_message("/room", "b")
     await tab.until("got.length === 2")
     assert await tab.value("got") == ["a", "b"]
+
+
+async def test_a_page_asks_and_is_asked_over_cuts(page):
+    tab, backend, proxy = page
+
+    async def on_request(message, context):
+        backend.events.append(f"asked {message}")
+        if message == "refuse":
+            raise RequestFailed("not_found", "there is none")
+        return {"said": await backend.request(context.client_id, message)}
+
+    backend.on_request = on_request
+    await tab.value(
+        """void client.onRequest(async (message) => {
+          got.push(`asked ${message.text}`);
+          if (message.text === "wait") await new Promise((done) => { window.answer = done; });
+          return `page: ${message.text}`;
+        })"""
+    )
+    assert await tab.value("client.request('x').then((reply) => reply.json())") == {"said": "page: x"}
+    assert await tab.value("client.request('refuse').catch((error) => [error.code, error.message])") == [
+        "not_found",
+        "there is none",
+    ]
+
+    # The handler waits for the page, which waits for the handler, while the connection is lost.
+    await tab.value("void client.request('wait').then((reply) => { window.reply = reply.json(); })")
+    await tab.until("window.answer")
+    proxy.is_open = False
+    proxy.cut()
+    await tab.until("client.state !== 'open'")
+    await tab.value("void answer()")
+    proxy.is_open = True
+    await tab.until("window.reply")
+    assert await tab.value("reply") == {"said": "page: wait"}
+    assert await tab.value("got") == ["asked x", "asked wait"]
+    assert [event for event in backend.events if event.startswith("asked")] == ["asked x", "asked refuse", "asked wait"]

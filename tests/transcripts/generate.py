@@ -30,6 +30,10 @@ def send(ident, body="x", **others):
     return {"event": "send", "ident": ident, "body": body, **others}
 
 
+def answer(number, body="x", **others):
+    return {"event": "answer", "number": number, "body": body, **others}
+
+
 START, TICK, CLOSE = {"event": "start"}, {"event": "tick"}, {"event": "close"}
 
 
@@ -83,6 +87,74 @@ SCENARIOS = {
             (1, received('{"done":4}')),
             (2, closed(1000, "over")),
             (2, send(8)),
+        ],
+    ),
+    "requests": (
+        {},
+        [
+            (0, START),
+            (0, send(1, "a", asks=True)),
+            (0, welcome()),
+            (0, send(2, "b", asks=True, room="/")),
+            (0, send(3, {"base64": "AP8="}, asks=True)),
+            (0, send(4, "d", asks=True)),
+            (0, send(5, "e")),
+            (1, received('{"n":101,"re":1}\nreply')),
+            (1, received('{"n":101,"re":1}\nreply')),
+            (1, received('{"n":102,"re":1}\nagain')),
+            (1, received({"base64": "eyJuIjoxMDMsInJlIjozfQoA/w=="})),
+            (1, received('{"n":104,"re":2,"err":{"code":"not_found","message":"why"}}')),
+            (1, received('{"n":105,"re":4}')),
+            (1, received('{"done":5}')),
+            (2, send(6, "f", asks=True)),
+            (2, send(7, "g", asks=True)),
+            (2, closed()),
+            (3, TICK),
+            (3, welcome(resumed=True, received=7, done=7)),
+            (3, received('{"n":106,"re":6}\n')),
+            (3, received('{"t":"live"}')),
+            (4, send(8, "h", asks=True)),
+            (4, closed()),
+            (6, TICK),
+            (6, welcome(session="b2-7~p", n=500)),
+            (6, received('{"n":501,"re":1}\nof the next')),
+            (6, send(9, "i", asks=True)),
+            (7, CLOSE),
+        ],
+    ),
+    "asked": (
+        {},
+        [
+            (0, START),
+            (0, welcome(max=5)),
+            (0, received('{"n":101,"q":1}\na')),
+            (0, received('{"n":102,"q":1}\n')),
+            (0, received('{"q":1}\nvolatile')),
+            (0, received('{"n":103,"q":1}')),
+            (0, received({"base64": "eyJuIjoxMDQsInEiOjF9CgD/"})),
+            (0, received('{"n":105,"q":1}\ne')),
+            (0, answer(101, "reply")),
+            (0, answer(101, "again")),
+            (0, answer(102, "too long")),
+            (0, answer(104, {"base64": "AP8="})),
+            (0, answer(105, None, code="busy", text="later")),
+            (0, answer(106)),
+            (1, received('{"n":107,"q":1}\nf')),
+            (1, received('{"n":108,"q":1}\ng')),
+            (1, received('{"done":2}')),
+            (1, closed()),
+            (1, answer(107, "away")),
+            (2, TICK),
+            (2, welcome(resumed=True, received=3, done=2, max=5)),
+            (2, received('{"t":"live"}')),
+            (3, send(1, "message")),
+            (3, closed()),
+            (4, TICK),
+            (4, welcome(session="b2-7~p", n=500, max=5)),
+            (4, answer(108)),
+            (4, received('{"n":501,"q":1}\nh')),
+            (5, CLOSE),
+            (5, answer(501)),
         ],
     ),
     "bounds of the queue": (
@@ -334,7 +406,9 @@ def _recorded(name, event):
         self.depth += 1
         try:
             if self.depth == 1:
-                self.events.append((args[-1] if event != "send" else None, _event(event, args, options)))
+                self.events.append(
+                    (args[-1] if event not in ("send", "answer") else None, _event(event, args, options))
+                )
             return getattr(ClientCore, name)(self, *args, **options)
         finally:
             self.depth -= 1
@@ -348,13 +422,15 @@ def _event(event, args, options):
     if event == "closed":
         return closed(*args[:2])
     if event == "send":
-        return send(*args)
+        return send(*args, **options)
+    if event == "answer":
+        return answer(*args)
     if event == "wake":
         return wake(**options)
     return {"event": event}
 
 
-for _name in ("start", "received", "closed", "send", "tick", "wake"):
+for _name in ("start", "received", "closed", "send", "answer", "tick", "wake"):
     setattr(Recording, _name, _recorded(_name, _name))
 
 

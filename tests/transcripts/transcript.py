@@ -18,6 +18,8 @@ _NAMES = {
     actions.Close: "close",
     actions.Abandon: "abandon",
     actions.Deliver: "deliver",
+    actions.Replied: "replied",
+    actions.Ask: "ask",
     actions.Joined: "joined",
     actions.Left: "left",
     actions.Settle: "settle",
@@ -63,9 +65,13 @@ def happen(core, event, now):
     if kind == "closed":
         return core.closed(event["code"], event["reason"], now)
     if kind == "send":
-        options = {name: event[name] for name in ("room", "kind", "volatile") if name in event}
+        options = {name: event[name] for name in ("room", "kind", "volatile", "asks") if name in event}
         body = event["body"]
         return core.send(event["ident"], None if body is None else from_data(body), **options)
+    if kind == "answer":
+        body = event["body"]
+        body = None if body is None else from_data(body)
+        return core.answer(event["number"], body, event.get("code", ""), event.get("text", ""))
     if kind == "withdraw":
         core.withdraw(event["ident"])
         return []

@@ -15,6 +15,8 @@ export type Action =
   | { do: "close"; code: number; reason: string }
   | { do: "abandon" }
   | { do: "deliver"; body: Data; room: string | null; number: number | null }
+  | { do: "replied"; ident: number; body: Data; number: number | null }
+  | { do: "ask"; body: Data; number: number }
   | { do: "joined"; room: string }
   | { do: "left"; room: string; why: string }
   | { do: "settle"; ident: number; code: string; text: string }
@@ -37,18 +39,25 @@ export interface CoreOptions {
 export interface SendOptions {
   room?: string | null;
   kind?: string;
-  volatile?: boolean;
+  volatile?: boolean | undefined;
+  /** Whether it wants a reply: `replied` tells of it, or `settle` why there is none. */
+  asks?: boolean;
 }
 
 interface Sent {
+  /** NOBODYS where nobody is told of it. */
   ident: number;
   body: Data | null;
-  room: string | null;
-  kind: string;
+  room?: string | null;
+  kind?: string | undefined;
+  asks?: boolean | undefined;
+  /** The number of what it answers, and why there is no answer. */
+  re?: number;
+  err?: { code: string; message: string } | undefined;
   /** What it was called in a session that is lost. */
-  name: string;
+  name?: string;
   /** Its number; 0 until it is written for the first time. */
-  k: number;
+  k?: number;
   size: number;
 }
 
@@ -89,6 +98,7 @@ const ACK_MESSAGES = 64;
 const ACK_BYTES = 65536;
 const ACK_WITHIN = 1;
 const EXPIRED = 4401;
+const NOBODYS = -1;
 const RETRIED = [1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 1015, 4408, 4425, 4429];
 const HEARTBEAT = "{}";
 
@@ -184,7 +194,7 @@ class Outbox {
   }
 
   add(message: Sent): boolean {
-    if (this.length >= this.maxMessages || this.#size + message.size > this.maxBytes) return false;
+    if (!message.re && (this.length >= this.maxMessages || this.#size + message.size > this.maxBytes)) return false;
     this.#waiting.push(message);
     this.#size += message.size;
     return true;
@@ -202,7 +212,7 @@ class Outbox {
 
   done(k: number): Sent[] {
     let count = 0;
-    while (count < this.#sent.length && this.#sent[count]!.k <= k) this.#size -= this.#sent[count++]!.size;
+    while (count < this.#sent.length && this.#sent[count]!.k! <= k) this.#size -= this.#sent[count++]!.size;
     return this.#sent.splice(0, count);
   }
 
@@ -223,7 +233,7 @@ class Outbox {
   }
 
   after(k: number): Sent[] {
-    return this.#sent.filter((message) => message.k > k);
+    return this.#sent.filter((message) => message.k! > k);
   }
 
   lose(name: string): void {
@@ -231,9 +241,13 @@ class Outbox {
       message.name ||= `${name}-${message.k}`;
       message.k = 0;
     }
-    this.#waiting = [...this.#sent, ...this.#waiting];
-    this.#sent = [];
+    const all = this.clear();
     this.#k = 0;
+    for (const message of all) {
+      if (message.re) continue; // nobody wants the answer any more
+      this.#waiting.push(message);
+      this.#size += message.size;
+    }
   }
 
   clear(): Sent[] {
@@ -245,13 +259,19 @@ class Outbox {
   }
 }
 
-function frameOf({ k, kind, room, name, body }: Sent): Data {
+function frameOf({ k, kind, asks, re, err, room, name, body }: Sent): Data {
   const header: Record<string, unknown> = { k };
   if (kind) header.t = kind;
-  if (room !== null) header.r = room;
+  if (asks) header.q = 1;
+  if (re) header.re = re;
+  if (err) header.err = err;
+  if ((room ?? null) !== null) header.r = room;
   if (name) header.id = name;
   return join(header, body);
 }
+
+const sizeOf = (body: Data | null): number =>
+  body === null ? 0 : typeof body === "string" ? encoder.encode(body).length : body.length;
 
 export class Core {
   state: State = "new";
@@ -280,6 +300,8 @@ export class Core {
   #replayed = 0;
   #gaps: (string | null)[] = [];
   #done = 0;
+  /** What the server has asked in this session, and has no answer. */
+  #asked = new Set<number>();
   #unacknowledged = 0;
   #unacknowledgedBytes = 0;
   #heardAt = 0;
@@ -436,6 +458,7 @@ export class Core {
     if (welcome.resumed) this.#done = welcome.done ?? 0;
     else {
       this.seen = welcome.n;
+      this.#asked.clear();
       this.#attempt = this.#replayed = 0;
       this.#gaps = [];
       if (was !== null) {
@@ -483,8 +506,11 @@ export class Core {
 
   #end(code: number, reason: string): void {
     this.session = null;
+    this.#asked.clear();
     this.#dialAt = Infinity;
-    for (const message of this.#outbox.clear()) this.#settled(message.ident, "closed", "the connection is closed");
+    for (const { ident } of this.#outbox.clear()) {
+      if (ident !== NOBODYS) this.#settled(ident, "closed", "the connection is closed");
+    }
     this.#became("closed", code, reason);
   }
 
@@ -495,10 +521,16 @@ export class Core {
       this.#done = Math.max(this.#done, done);
       if (!this.#isReplaying) this.#settle(false);
     } else if (re) {
-      const message = err && this.#outbox.failed(re);
+      const message = err || body !== null ? this.#outbox.failed(re) : undefined;
       if (message) {
-        this.#settled(message.ident, err.code, err.message);
+        if (err) this.#settled(message.ident, err.code, err.message);
+        else this.#put({ do: "replied", ident: message.ident, body: body!, number: n });
         this.#flush();
+      }
+    } else if (q) {
+      if (body !== null && n !== null) {
+        this.#asked.add(n);
+        this.#put({ do: "ask", body, number: n });
       }
     } else if (t === "joined" && r !== null) {
       this.rooms.add(r);
@@ -515,7 +547,7 @@ export class Core {
       this.#tellResumed();
     } else if (t === "bye") {
       this.#bye = retry ?? null;
-    } else if (!t && !q && body !== null) {
+    } else if (!t && body !== null) {
       if (this.#isReplaying) this.#replayed++;
       this.#put({ do: "deliver", body, room: r, number: n });
     }
@@ -530,8 +562,9 @@ export class Core {
   /** Tell of those that are done; after a gap, that one of them was dropped may not have come. */
   #settle(areFailuresLost: boolean): void {
     const finished = this.#outbox.done(this.#done);
-    for (const { ident } of finished) {
-      if (areFailuresLost) this.#settled(ident, "unknown", "whether it was handled is not known");
+    for (const { ident, asks } of finished) {
+      if (ident === NOBODYS) continue;
+      if (areFailuresLost || asks) this.#settled(ident, "unknown", "whether it was handled is not known");
       else this.#settled(ident);
     }
     if (finished.length) this.#flush();
@@ -555,17 +588,36 @@ export class Core {
   // What the user does.
 
   /** Send a message, which `settle` will tell of under `ident`; volatile, it is sent now or not at all. */
-  send(ident: number, body: Data | null, { room = null, kind = "", volatile = false }: SendOptions = {}): Action[] {
-    const size = body === null ? 0 : typeof body === "string" ? encoder.encode(body).length : body.length;
+  send(ident: number, body: Data | null, { room = null, kind, volatile, asks }: SendOptions = {}): Action[] {
+    const size = sizeOf(body);
     if (this.state === "closed") this.#settled(ident, "closed", "the connection is closed");
     else if (size > this.max) {
       this.#settled(ident, "too_big", `the message has ${size} bytes, and may have ${this.max}`);
     } else if (volatile) {
       if (this.state === "open") this.#write(join(room === null ? { v: 1 } : { v: 1, r: room }, body));
       this.#settled(ident);
-    } else if (!this.#outbox.add({ ident, body, room, kind, name: "", k: 0, size })) {
+    } else if (!this.#outbox.add({ ident, body, room, kind, asks, size })) {
       this.#settled(ident, "queue_full", "too much waits to be sent");
     } else this.#flush();
+    return this.#take();
+  }
+
+  /**
+   * Answer what the server has asked under that number; or, with a `code`, say why there is no answer. Only once, and not
+   * when the session was lost meanwhile. An answer that is too long is such a failure.
+   */
+  answer(number: number, body: Data | null, code = "", text = ""): Action[] {
+    if (this.#asked.delete(number)) {
+      let size = code ? 0 : sizeOf(body);
+      if (size > this.max) {
+        code = "too_big";
+        text = `an answer may have ${this.max} bytes`;
+        size = 0;
+      }
+      const err = code ? { code, message: text } : undefined;
+      this.#outbox.add({ ident: NOBODYS, body: code ? null : body, re: number, err, size });
+      this.#flush();
+    }
     return this.#take();
   }
 

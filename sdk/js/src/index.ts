@@ -103,6 +103,9 @@ class Listeners {
   }
 }
 
+/** What answers a question; a `SendError` that it throws says why it does not. */
+export type Answer = (message: Message) => Sendable | void | Promise<Sendable | void>;
+
 /** What a listener throws is the page's, and no reason for others not to hear. */
 function reportError(error: unknown): void {
   if (typeof globalThis.reportError === "function") globalThis.reportError(error);
@@ -119,7 +122,11 @@ export class Room {
   }
   /** Send a message to the backend, as one to this room. */
   send(data: Sendable, options?: SendOptions): Promise<void> {
-    return this.#client.sendTo(this.id, data, options);
+    return this.#client.sendTo(this.id, data, options) as Promise<void>;
+  }
+  /** The same with a reply. */
+  request(data: Sendable, options?: SendOptions): Promise<Message> {
+    return this.#client.sendTo(this.id, data, options, true) as Promise<Message>;
   }
   on(name: "message", listener: (message: Message) => void): Off;
   on(name: "gap" | "joined", listener: () => void): Off;
@@ -139,7 +146,8 @@ export class Client {
   readonly #core: Core;
   readonly #listeners = new Listeners();
   readonly #rooms = new Map<string, Room>();
-  readonly #waiting = new Map<number, { done: () => void; failed: (error: SendError) => void }>();
+  readonly #waiting = new Map<number, { done: (reply?: Message) => void; failed: (error: SendError) => void }>();
+  #answer: Answer | undefined;
   #socket: WebSocket | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #due = Infinity;
@@ -178,11 +186,26 @@ export class Client {
 
   /** Send a message; the promise is kept when the backend's handler has finished with it, and else gives `SendError`. */
   send(data: Sendable, options?: SendOptions): Promise<void> {
-    return this.sendTo(null, data, options);
+    return this.sendTo(null, data, options) as Promise<void>;
+  }
+
+  /** Send a message that wants a reply, which the promise gives: what the backend's `on_request` returns. */
+  request(data: Sendable, options?: SendOptions): Promise<Message> {
+    return this.sendTo(null, data, options, true) as Promise<Message>;
+  }
+
+  /** Answer what the backend asks; a later call takes the place of this one. */
+  onRequest(answer: Answer): Off {
+    this.#answer = answer;
+    return () => {
+      if (this.#answer === answer) this.#answer = undefined;
+    };
   }
 
   /** @internal */
-  sendTo(room: string | null, data: Sendable, { volatile = false, timeout, signal }: SendOptions = {}): Promise<void> {
+  sendTo(
+    room: string | null, data: Sendable, { volatile, timeout, signal }: SendOptions = {}, asks = false,
+  ): Promise<Message | void> {
     const ident = ++this.#idents;
     return new Promise((done, failed) => {
       if (signal?.aborted) {
@@ -202,12 +225,12 @@ export class Client {
         failed(new SendError(code, text));
       };
       this.#waiting.set(ident, {
-        done: () => (over(), done()),
+        done: (reply) => (over(), done(reply)),
         failed: (error) => (over(), failed(error)),
       });
       if (timeout !== undefined) timer = setTimeout(() => giveUp("timeout", `not handled in ${timeout} s`), timeout * 1000);
       signal?.addEventListener("abort", aborted);
-      this.#do(this.#core.send(ident, dataOf(data), { room, volatile }));
+      this.#do(this.#core.send(ident, dataOf(data), { room, volatile: volatile && !asks, asks }));
     });
   }
 
@@ -290,13 +313,18 @@ export class Client {
         this.#letGo()?.close();
         break;
       case "deliver": {
-        const { room, number } = action;
-        const time = number === null ? new Date() : new Date(number / 1000);
-        const message = new Message(action.body, room ?? undefined, time);
+        const { room } = action;
+        const message = messageOf(action);
         if (room !== null) this.#rooms.get(room)?.listeners.emit("message", message);
         this.#listeners.emit("message", message);
         break;
       }
+      case "replied":
+        this.#waiting.get(action.ident)?.done(messageOf(action));
+        break;
+      case "ask":
+        void this.#ask(action.number, messageOf(action));
+        break;
       case "joined":
         this.#rooms.get(action.room)?.listeners.emit("joined", undefined);
         break;
@@ -320,6 +348,25 @@ export class Client {
         this.#listeners.emit("resumed", { resumed, replayed, gaps });
       }
     }
+  }
+
+  async #ask(number: number, message: Message): Promise<void> {
+    let data: Data | null = null;
+    let code = "";
+    let text = "";
+    if (!this.#answer) {
+      code = "not_supported";
+      text = "this page answers no requests";
+    } else {
+      try {
+        data = dataOf((await this.#answer(message)) ?? "");
+      } catch (error) {
+        code = "failed";
+        if (error instanceof SendError) ({ code, message: text } = error);
+        else reportError(error);
+      }
+    }
+    this.#do(this.#core.answer(number, data, code, text));
   }
 
   async #token(): Promise<void> {
@@ -386,6 +433,10 @@ function address(url: string | URL): string {
   const whole = new URL(url, typeof location === "undefined" ? undefined : location.href);
   whole.protocol = whole.protocol.replace(/^http/, "ws");
   return whole.href;
+}
+
+function messageOf({ body, room, number }: { body: Data; room?: string | null; number: number | null }): Message {
+  return new Message(body, room ?? undefined, number === null ? new Date() : new Date(number / 1000));
 }
 
 function dataOf(data: Sendable): Data {

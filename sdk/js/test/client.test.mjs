@@ -1,7 +1,7 @@
 // The driver, on sockets that the test opens, closes and speaks for.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect } from "../dist/index.js";
+import { SendError, connect } from "../dist/index.js";
 
 class Socket {
   static all = [];
@@ -127,5 +127,48 @@ test("a close that is final says so to all who wait", async () => {
   client.reconnect();
   last().welcome();
   await client.ready();
+  client.close();
+});
+
+test("a request has the reply, or says why there is none", async () => {
+  const [client, socket] = dial();
+  socket.welcome();
+  const asked = [client.request("x"), client.room("a").request({ y: 1 }), client.request("z")];
+  assert.deepEqual(socket.sent.slice(1), ['{"k":1,"q":1}\nx', '{"k":2,"q":1,"r":"a"}\n{"y":1}', '{"k":3,"q":1}\nz']);
+  socket.say('{"n":1000000,"re":1}\n{"b":2}');
+  const reply = await asked[0];
+  assert.deepEqual([reply.json(), reply.room, reply.time.getTime()], [{ b: 2 }, undefined, 1000]);
+  socket.say('{"n":1000001,"re":2,"err":{"code":"not_found","message":"why"}}');
+  await assert.rejects(asked[1], { name: "SendError", code: "not_found", message: "why" });
+  socket.say('{"done":3}');
+  await assert.rejects(asked[2], { code: "unknown" });
+  client.close();
+});
+
+test("a page answers what it is asked", async () => {
+  const [client, socket] = dial();
+  const seen = [];
+  globalThis.reportError = (error) => seen.push(error.message);
+  socket.welcome();
+  const answers = async (question, answer) => {
+    const off = answer && client.onRequest(answer);
+    socket.say(question);
+    await soon();
+    off?.();
+    return socket.sent.at(-1);
+  };
+  assert.equal(await answers('{"n":101,"q":1}\nx', (message) => message.text + "!"), '{"k":1,"re":101}\nx!');
+  assert.equal(await answers('{"n":102,"q":1}\nx', async () => ({ a: 1 })), '{"k":2,"re":102}\n{"a":1}');
+  assert.equal(await answers('{"n":103,"q":1}\nx', () => undefined), '{"k":3,"re":103}\n');
+  const busy = await answers('{"n":104,"q":1}\nx', () => {
+    throw new SendError("busy", "later");
+  });
+  assert.equal(busy, '{"k":4,"re":104,"err":{"code":"busy","message":"later"}}');
+  const failed = await answers('{"n":105,"q":1}\nx', async () => {
+    throw new Error("mine");
+  });
+  assert.equal(failed, '{"k":5,"re":105,"err":{"code":"failed","message":""}}');
+  assert.deepEqual(seen, ["mine"]);
+  assert.match(await answers('{"n":106,"q":1}\nx'), /"code":"not_supported"/);
   client.close();
 });

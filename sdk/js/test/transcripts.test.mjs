@@ -15,6 +15,7 @@ function happen(core, { now, ...event }) {
     case "received": return core.received(fromData(event.frame), now);
     case "closed": return core.closed(event.code, event.reason, now);
     case "send": return core.send(event.ident, fromData(event.body), event);
+    case "answer": return core.answer(event.number, fromData(event.body), event.code, event.text);
     case "withdraw": core.withdraw(event.ident); return [];
     case "tick": return core.tick(now);
     case "wake": return core.wake(now, event.is_online);

@@ -201,7 +201,7 @@ def make_parts(given: Given) -> BrokerParts:
     status = StatusReport(
         given.broker_id, rooms, sessions, queue, counters, loop.time, cluster, config.cluster, given.ports
     )
-    clients = ClientCommands(rooms, meter)
+    clients = ClientCommands(rooms, meter, router.client_sessions.requests)
     others = None if cluster is None else OtherBrokers(cluster, counters, given.bounds)
     commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others)
     greeting = _greeting(given)

@@ -32,6 +32,7 @@ _CONTEXT: Final = ("context",)
 _CALLED_WITH: Final = {
     "on_connection_request": ("request",),
     "on_message": ("message", "context"),
+    "on_request": ("message", "context"),
     "on_error": ("error", "context"),
 }
 """What callbacks are called with, those that get more than a context, or something else."""

@@ -2,6 +2,7 @@
 # mypy: disable-error-code="no-any-return"
 # The methods return at run time what their thread needs: see signatures.
 
+import inspect
 import logging
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,12 @@ from pystrands.protocol.printable import printable
 __all__ = ["PyStrands"]
 
 logger = logging.getLogger(__name__)
+
+
+async def _without_result(call: Any) -> None:
+    """Wait for a handler whose result is no reply."""
+    if inspect.isawaitable(call):
+        await call
 
 
 def _nothing() -> None:
@@ -118,6 +125,8 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
             bridge = self.__calls.bridge
             assert bridge is not None  # it is there while the app runs
             return bridge.run_plain(name, function, args)
+        if name == "on_request":
+            return _without_result(self.__invoke("on_message", args))
         if name == "on_error":
             error, context = args
             if context.exception is None:  # else it is logged already
@@ -513,3 +522,22 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         return self.__calls.do(
             self.__core.found, requests.update_metadata(client_id, metadata, self.__core.broker), timeout
         )
+
+    # -- requests
+
+    def request(self, client_id: str, message: Message, *, timeout: float = REQUEST_TIMEOUT) -> Any:
+        """Ask a client, and return its answer, as its ``onRequest`` gives it: str, or bytes.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``client_id`` (str): whom. ``message``: str for a text frame, bytes for a binary one. ``timeout`` (seconds):
+        how long to wait for the answer, at most an hour. A client that is away is asked when it comes back.
+
+        Raises ClientGone where no client has that id, or it goes before it has answered; RequestFailed, with its
+        ``code``, where it answers with an error; NotSupported where it is no client of `pystrands.v1`, or the broker is
+        the original one; TimeoutError without an answer in time (it may still be asked); NotConnected without a link;
+        OutcomeUnknown when the broker was replaced meanwhile. Of arguments it raises what ``send_private_message``
+        does, and ValueError on a timeout that is none.
+        """
+        encode = requests.request_client(client_id, message, self.__core.broker, timeout)
+        return self.__calls.do(self.__core.request, client_id, encode, timeout)

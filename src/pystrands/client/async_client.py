@@ -1,5 +1,6 @@
 """The client for asyncio."""
 
+import inspect
 import logging
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
@@ -449,6 +450,24 @@ class AsyncPyStrandsClient(BaseClient):
         """
         return await self.__core.found(requests.update_metadata(client_id, metadata, self.__core.broker), timeout)
 
+    # -- requests
+
+    async def request(self, client_id: str, message: Message, *, timeout: float = REQUEST_TIMEOUT) -> str | bytes:
+        """Ask a client, and return its answer, as its ``onRequest`` gives it: str, or bytes.
+
+        ``client_id`` (str): whom. ``message``: str for a text frame, bytes for a binary one. ``timeout`` (seconds):
+        how long to wait for the answer, at most an hour. A client that is away is asked when it comes back.
+
+        Raises ClientGone where no client has that id, or it goes before it has answered; RequestFailed, with its
+        ``code``, where it answers with an error; NotSupported where it is no client of `pystrands.v1`, or the broker is
+        the original one; TimeoutError without an answer in time (it may still be asked); NotConnected without a link;
+        OutcomeUnknown when the broker was replaced meanwhile. Of arguments it raises what ``send_private_message``
+        does, and ValueError on a timeout that is none. Raises RuntimeError on another event loop
+        than the client's.
+        """
+        encode = requests.request_client(client_id, message, self.__core.broker, timeout)
+        return await self.__core.request(client_id, encode, timeout)
+
     # -- callbacks
 
     @may_be_plain
@@ -477,6 +496,18 @@ class AsyncPyStrandsClient(BaseClient):
         sent it.
         """
         logger.debug("%s from client %r: on_message is not overridden", type(message).__name__, context.client_id)
+
+    @may_be_plain
+    async def on_request(self, message: Any, context: Context) -> Any:
+        """Handle a message whose client wants a reply, which is what this returns.
+
+        ``message``, ``context``: as in :meth:`on_message`, which is called unless this is overridden; the reply is
+        empty then. The reply is a str, bytes, or a value that becomes JSON; None for an empty one. What is raised is a
+        failure, of which the client hears no more than that; but a :class:`RequestFailed` is what the client gets.
+        """
+        result: Any = self.on_message(message, context)
+        if inspect.isawaitable(result):
+            await result
 
     @may_be_plain
     async def on_disconnect(self, context: Context) -> None:

@@ -11,6 +11,7 @@ HANDLERS: Final = {
     "on_connection_request": 1,
     "on_new_connection": 1,
     "on_message": 2,
+    "on_request": 2,
     "on_disconnect": 1,
     "on_error": 2,
     "on_client_adopted": 1,

@@ -18,7 +18,7 @@ from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.lifetime import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, ClientLifetime, Invoke
 from pystrands.client.options import Options
-from pystrands.client.requests import AT_ONCE, Encode
+from pystrands.client.requests import AT_ONCE, Encode, to_client
 from pystrands.client.signals import (
     end_all,
     ended_by_sigterm,
@@ -27,8 +27,8 @@ from pystrands.client.signals import (
     warn_if_the_program_goes_on,
 )
 from pystrands.context import Context
-from pystrands.errors import NotConnected, NotSupported, Refused
-from pystrands.protocol.messages import ResultParams
+from pystrands.errors import ClientGone, NotConnected, NotSupported, Refused
+from pystrands.protocol.messages import ResultParams, message_content
 
 __all__ = ["REQUEST_TIMEOUT", "ClientCore", "Outage"]
 
@@ -231,12 +231,13 @@ class ClientCore:
         encode: Encode,
         timeout: float | None = REQUEST_TIMEOUT,
         to: str = "",
+        whose: str = "the broker",
     ) -> ResultParams:
         """Send the command that ``encode(request_id)`` gives, and return the broker's answer.
 
         It waits for its recipient as :meth:`send` does. Raises NotConnected without a link, NotSupported when the
         broker never answers such things, TimeoutError after ``timeout`` seconds (the command is not withdrawn, if it
-        was sent), and OutcomeUnknown when the broker is replaced meanwhile.
+        was sent), and OutcomeUnknown when the broker is replaced meanwhile. ``whose`` answer it is, for people.
         """
         lifetime = self.lifetime
         if lifetime is None:
@@ -261,7 +262,7 @@ class ClientCore:
                     raise NotConnected("the link to the broker was lost before this could be sent")
                 return await answer
         except TimeoutError:
-            why = "the recipient takes no more for now" if to in outgoing.full else "the broker has not answered"
+            why = "the recipient takes no more for now" if to in outgoing.full else f"{whose} has not answered"
             raise TimeoutError(f"{why}: waited for {timeout or 0:g} s (timeout=)") from None
         finally:
             del results[request_id]
@@ -290,6 +291,13 @@ class ClientCore:
         """Send a message, and return what became of it at the broker; without a timeout it is REQUEST_TIMEOUT."""
         answer = await self.ask(encode, REQUEST_TIMEOUT if timeout is None else timeout, to)
         return Confirmation(answer.matched, answer.skipped, answer.complete)
+
+    async def request(self, client_id: str, encode: Encode, timeout: float) -> str | bytes:
+        """Ask a client, and return its answer. Raises ClientGone, RequestFailed, NotSupported and TimeoutError."""
+        answer = await self.ask(encode, timeout, to_client(client_id), "the client")
+        if not answer.found:
+            raise ClientGone(f"no client has the client_id {client_id!r}")
+        return message_content(answer.message, answer.binary)
 
 
 def _check_loop(lifetime: ClientLifetime) -> None:

@@ -87,6 +87,16 @@ class PyStrandsDecorators:
         """
         return self.__registered.add("on_message", function)
 
+    def on_request(self, function: MessageHandler) -> MessageHandler:
+        """Register a handler, ``function(message, context)``, for messages whose clients want a reply; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. What it returns is the reply: str,
+        bytes, or a value that becomes JSON; None for an empty one. A :class:`RequestFailed` that it raises is what the
+        client gets. Without this the handler of ``on_message`` is called, and the reply is empty. Raises ValueError
+        when there is a handler already, and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_request", function)
+
     def on_disconnect(self, function: ClientHandler) -> ClientHandler:
         """Register a handler, ``function(context)``, which is told of a client that is gone; return it.
 

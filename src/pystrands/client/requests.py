@@ -8,10 +8,18 @@ import msgspec
 
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.context import Context, check_json
-from pystrands.errors import BinaryNotSupported, MessageError, MessageTooBig, NotSupported
+from pystrands.errors import (
+    BinaryNotSupported,
+    ClientGone,
+    MessageError,
+    MessageTooBig,
+    NotSupported,
+    PyStrandsError,
+    RequestFailed,
+)
 from pystrands.protocol import wire
 from pystrands.protocol.close_codes import close_code_is_valid
-from pystrands.protocol.messages import RecipientParams
+from pystrands.protocol.messages import RecipientParams, ResultParams
 from pystrands.protocol.plain import text
 
 __all__ = [
@@ -27,6 +35,8 @@ __all__ = [
     "join_room",
     "leave_room",
     "private_message",
+    "request_client",
+    "result_error",
     "room_members",
     "room_message",
     "to_client",
@@ -45,6 +55,8 @@ TO_EVERYONE: Final = "*"
 AT_ONCE: Final = "!"
 """Stands in the place of a recipient for a volatile message, which waits for nobody and nothing."""
 
+MAX_REQUEST_TIMEOUT: Final = 3600.0
+"""Seconds for which the broker waits for a client's answer, at most."""
 Encode = Callable[[str], bytes]
 """Gives the line of a command that asks for an answer, from its request id."""
 
@@ -269,6 +281,35 @@ def _request(action: str, params: dict[str, Any]) -> Encode:
             raise _not_text(error) from None
 
     return encode
+
+
+def request_client(client_id: Any, message: Any, broker: BrokerInfo | None, timeout: Any) -> Encode:
+    """Return what asks a client. Raises as :func:`check_message` does, and on a ``timeout`` that is no time to wait."""
+    client_id, message = check_id("client_id", client_id), check_message(message, broker)
+    if not isinstance(timeout, int | float):
+        raise TypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
+    if not 0 < timeout <= MAX_REQUEST_TIMEOUT:
+        raise ValueError(f"timeout must be more than 0 and at most {MAX_REQUEST_TIMEOUT:g} seconds, not {timeout:g}")
+
+    def encode(request_id: str) -> bytes:
+        try:
+            return wire.request_client(client_id, message, request_id, float(timeout))
+        except UnicodeEncodeError as error:
+            raise _not_text(error) from None
+
+    return encode
+
+
+def result_error(params: ResultParams) -> Exception:
+    """Return what is raised where the broker says that nothing came of a command."""
+    code, text = params.code, params.error
+    if not code:
+        return PyStrandsError(text)
+    if code == "gone":
+        return ClientGone(text)
+    if code == "not_supported":
+        return NotSupported(text)
+    return TimeoutError(text) if code == "timeout" else RequestFailed(code, text)
 
 
 def join_room(client_id: Any, room_id: Any, broker: BrokerInfo | None) -> Encode:

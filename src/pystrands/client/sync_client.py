@@ -451,6 +451,23 @@ class PyStrandsClient(BaseClient, ThreadOptions):
             lambda core: core.found, requests.update_metadata(client_id, metadata, self.__runs.broker), timeout
         )
 
+    # -- requests
+
+    def request(self, client_id: str, message: Message, *, timeout: float = REQUEST_TIMEOUT) -> str | bytes:
+        """Ask a client, and return its answer, as its ``onRequest`` gives it: str, or bytes.
+
+        ``client_id`` (str): whom. ``message``: str for a text frame, bytes for a binary one. ``timeout`` (seconds):
+        how long to wait for the answer, at most an hour. A client that is away is asked when it comes back.
+
+        Raises ClientGone where no client has that id, or it goes before it has answered; RequestFailed, with its
+        ``code``, where it answers with an error; NotSupported where it is no client of `pystrands.v1`, or the broker is
+        the original one; TimeoutError without an answer in time (it may still be asked); NotConnected without a link;
+        OutcomeUnknown when the broker was replaced meanwhile. Of arguments it raises what ``send_private_message``
+        does, and ValueError on a timeout that is none.
+        """
+        encode = requests.request_client(client_id, message, self.__runs.broker, timeout)
+        return self.__runs.ask(lambda core: core.request, client_id, encode, timeout)
+
     # -- callbacks
 
     def on_connection_request(self, request: ConnectionRequestContext) -> bool | None:
@@ -476,6 +493,15 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         sent it.
         """
         logger.debug("%s from client %r: on_message is not overridden", type(message).__name__, context.client_id)
+
+    def on_request(self, message: Any, context: Context) -> Any:
+        """Handle a message whose client wants a reply, which is what this returns.
+
+        ``message``, ``context``: as in :meth:`on_message`, which is called unless this is overridden; the reply is
+        empty then. The reply is a str, bytes, or a value that becomes JSON; None for an empty one. What is raised is a
+        failure, of which the client hears no more than that; but a :class:`RequestFailed` is what the client gets.
+        """
+        self.on_message(message, context)
 
     def on_disconnect(self, context: Context) -> None:
         """Take note of a client that is gone, after its last message.

@@ -66,7 +66,10 @@ __all__ = [
     "RecipientParams",
     "RefusedParams",
     "Released",
+    "Reply",
     "Request",
+    "RequestClient",
+    "RequestClientParams",
     "Response",
     "ResponseParams",
     "Result",
@@ -152,6 +155,8 @@ class HelloParams(Struct, omit_defaults=True):
     """Of a backend: what shows a broker that asks for it that it may be one."""
     flow: bool = False
     """Of a backend of protocol 2: it wants to hear who is :class:`Full`, and waits then (LINK rule 25)."""
+    requests: bool = False
+    """Of a backend of protocol 2: it answers what clients of `pystrands.v1` ask."""
     address: str = ""
     """Of a broker in a cluster: where its port for backends is reached, as of a peer."""
     draining: bool = False
@@ -333,6 +338,8 @@ class NewMessageParams(Struct, gc=False):
     known: bool = False
     message_id: str = ""
     room_id: str | None = None
+    reply: bool = False
+    """Whether its client wants a :class:`Reply`."""
 
 
 class NewMessage(Struct, tag="new_message", tag_field="action", kw_only=True, gc=False):
@@ -403,6 +410,11 @@ class ResultParams(Struct):
     error: str = ""
     complete: bool = True
     """Whether all brokers have told their part."""
+    message: str = ""
+    """What a client has answered; base64 where ``binary`` is true."""
+    binary: bool = False
+    code: str = ""
+    """With ``error``, of a client that was asked: why there is no answer, for programs."""
 
 
 class Result(Struct, tag="result", tag_field="action"):
@@ -626,6 +638,44 @@ class MessageToUser(Struct, tag="message_to_user", tag_field="action", kw_only=T
     params: MessageToUserParams
 
 
+class ReplyParams(Struct):
+    """``to``: the number of the line that asked. ``message`` is base64 where ``binary`` is true.
+
+    ``code``, where it is not empty, says to programs why there is no reply, and ``error`` to people.
+    """
+
+    to: int
+    message: str = ""
+    binary: bool = False
+    code: str = ""
+    error: str = ""
+
+
+class Reply(Struct, tag="reply", tag_field="action"):
+    """The answer to a :class:`NewMessage` that wants one; it comes before that is :class:`Done`."""
+
+    params: ReplyParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class RequestClientParams(Struct):
+    """Which client, and what it is asked. ``timeout``: seconds for its answer."""
+
+    client_id: str
+    message: str
+    binary: bool = False
+    timeout: float = 10.0
+
+
+class RequestClient(Struct, tag="request_client", tag_field="action"):
+    """Ask a client of `pystrands.v1`. The :class:`Result` has its answer, or why there is none."""
+
+    params: RequestClientParams
+    request_id: str | None = None
+    seq: int = 0
+
+
 class MembershipParams(Struct):
     """Which client, and which room."""
 
@@ -785,7 +835,16 @@ class Bye(Struct, tag="bye", tag_field="action"):
 
 
 Request = (
-    JoinRoom | LeaveRoom | RoomMembers | DisconnectClient | DisconnectUser | UpdateMetadata | Status | Watch | Unwatch
+    JoinRoom
+    | LeaveRoom
+    | RoomMembers
+    | DisconnectClient
+    | DisconnectUser
+    | UpdateMetadata
+    | RequestClient
+    | Status
+    | Watch
+    | Unwatch
 )
 """Commands that are always answered by a :class:`Result`, when they have a ``request_id``."""
 
@@ -795,6 +854,8 @@ SessionCommand = (
     | MessageToConnection
     | MessageToUser
     | Broadcast
+    | Reply
+    | RequestClient
     | JoinRoom
     | LeaveRoom
     | RoomMembers

@@ -54,7 +54,10 @@ __all__ = [
     "received",
     "refused",
     "released",
+    "reply",
+    "reply_error",
     "request",
+    "request_client",
     "response",
     "result",
     "watched",
@@ -201,11 +204,15 @@ def new_message(context: bytes, message: str | bytes) -> bytes:
     return b'{"action":"new_message","request_id":"","params":{"context":%b,%b}}\n' % (context, _content(message))
 
 
-def numbered_message(context: bytes, message: str | bytes, message_id: str, room_id: str | None) -> bytes:
+def numbered_message(
+    context: bytes, message: str | bytes, message_id: str, room_id: str | None, wants_reply: bool = False
+) -> bytes:
     """Encode what a client sent, with what it is called, and with the room that it was sent to, if it was to one."""
     more = b',"message_id":' + _json(message_id) if message_id else b""
     if room_id is not None:
         more += b',"room_id":' + _json(room_id)
+    if wants_reply:
+        more += b',"reply":true'
     params = b'{"context":%b%b,%b}' % (context, more, _content(message))
     return b'{"action":"new_message","request_id":"","params":' + params + b"}\n"
 
@@ -313,6 +320,23 @@ def response(
 def request(action: str, request_id: str, params: dict[str, Any]) -> bytes:
     """Encode a command that wants an answer. Raises TypeError when ``params`` is not made of JSON values."""
     return _json({"action": action, "request_id": request_id, "params": params}) + b"\n"
+
+
+def reply(to: int, message: str | bytes) -> bytes:
+    """Encode the answer to a client's request, which came in the line of that number."""
+    return b'{"action":"reply","request_id":"","params":{"to":%d,%b}}\n' % (to, _content(message))
+
+
+def reply_error(to: int, code: str, error: str) -> bytes:
+    """Encode that there is none, and why: for programs, and for people."""
+    params = b'{"to":%d,"code":%b,"error":%b}' % (to, _json(code), _json(error))
+    return b'{"action":"reply","request_id":"","params":' + params + b"}\n"
+
+
+def request_client(client_id: str, message: str | bytes, request_id: str, timeout: float) -> bytes:
+    """Encode a question to a client, which has ``timeout`` seconds for its answer."""
+    params = b'{"client_id":%b,"timeout":%b,%b}' % (_json(client_id), _json(timeout), _content(message))
+    return b'{"action":"request_client","request_id":' + _json(request_id) + b',"params":' + params + b"}\n"
 
 
 def message_to_room(

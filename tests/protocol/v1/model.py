@@ -34,12 +34,13 @@ class Pipe:
 class Event:
     """A message on its way to a handler."""
 
-    def __init__(self, client, k, name, body, redelivered):
+    def __init__(self, client, k, name, body, redelivered, asks):
         self.client = client
         self.k = k
         self.name = name
         self.body = body
         self.redelivered = redelivered
+        self.asks = asks
 
 
 class BrokerClient:
@@ -56,6 +57,9 @@ class BrokerClient:
         """(number, room, body) of all that its client is to get."""
         self.left = set()
         """Those of them that were sent to rooms before it left them: they come, or not (promise 4)."""
+        self.questions = {}
+        """By number: what it was asked."""
+        self.answers = {}
 
 
 class ModelBroker:
@@ -188,7 +192,11 @@ class ModelBroker:
             if receipt is Receipt.NEW:
                 client.state.take(read.k)
                 name = read.id or f"{client.state.name}-{read.k}"
-                client.events.append(Event(client, read.k, name, body, bool(read.id)))
+                if read.re:
+                    self.answered(client, read.re, body)
+                    client.state.finish(read.k)
+                else:
+                    client.events.append(Event(client, read.k, name, body, bool(read.id), bool(read.q)))
         elif read.seen >= 0:
             client.state.seen(read.seen)
         elif read.t == "bye":
@@ -201,6 +209,12 @@ class ModelBroker:
     @staticmethod
     def receipt(state, k):
         return state.receipt(k)
+
+    @staticmethod
+    def answered(client, number, body):
+        assert number in client.questions, "an answer to another session"
+        assert number not in client.answers, "answered twice"
+        client.answers[number] = body
 
     # rooms and messages
 
@@ -243,7 +257,9 @@ class ModelBroker:
     def private(self, client, header, body):
         number = self.numbers.next(self.world.now)
         frame = f'{{"n":{number}{header}}}' + ("" if body is None else "\n" + body)
-        if body is not None:
+        if header.startswith(',"q"'):
+            client.questions[number] = body
+        elif body is not None and not header:
             client.expected.append((number, None, body))
         client.state.retain(number, frame.encode())
         if client.pipe is not None:
@@ -253,6 +269,8 @@ class ModelBroker:
 
     def finished(self, event):
         state = event.client.state
+        if event.asks and not event.client.has_said_bye:
+            self.private(event.client, f',"re":{event.k}', f"re:{event.body}")
         state.finish(event.k)
         if event.client.pipe is not None and state.untold:
             state.told_done = state.done
@@ -260,6 +278,7 @@ class ModelBroker:
 
     def dropped(self, event):
         self.private(event.client, f',"re":{event.k},"err":{{"code":"dropped"}}', None)
+        event.asks = False
         self.finished(event)
 
 
@@ -276,6 +295,11 @@ class Page:
         self.gaps = {}
         self.settled = {}
         self.sent = 0
+        self.requests = set()
+        self.asked = []
+        """What it was asked and has not answered: its session then, the number, the question."""
+        self.heard = []
+        """All of that."""
 
     def do(self, todo):
         for action in todo:
@@ -294,11 +318,27 @@ class Page:
                 self.gaps.setdefault(self.core.session, set()).update(action.gaps)
             elif isinstance(action, actions.Settle):
                 assert action.ident not in self.settled, "settled twice"
+                assert action.code or action.ident not in self.requests, "settled without its reply"
                 self.settled[action.ident] = action.code
+            elif isinstance(action, actions.Replied):
+                assert action.ident not in self.settled, "settled twice"
+                assert action.body == f"re:{self.name}:{action.ident}", "the reply to another request"
+                self.settled[action.ident] = ""
+            elif isinstance(action, actions.Ask):
+                self.asked.append((self.core.session, action.number, action.body))
+                self.heard.append(self.asked[-1])
 
     def send(self):
         self.sent += 1
-        self.do(self.core.send(self.sent, f"{self.name}:{self.sent}"))
+        asks = self.world.random.random() < 0.4
+        if asks:
+            self.requests.add(self.sent)
+        self.do(self.core.send(self.sent, f"{self.name}:{self.sent}", asks=asks))
+
+    def answer(self):
+        """Answer something that it was asked, in whatever session that was."""
+        _, number, body = self.asked.pop(self.world.random.randrange(len(self.asked)))
+        self.do(self.core.answer(number, f"a:{body}"))
 
 
 class World:
@@ -332,7 +372,8 @@ class World:
             self.dial, self.dial, self.up, self.up, self.up, self.down, self.down, self.down, self.send, self.send,
             self.publish, self.publish, self.private, self.move, self.move, self.handle, self.handle, self.cut,
             self.half_open, self.half_open,
-            self.broker_notices, self.tick, self.wake, self.drop, self.end_something,
+            self.ask, self.ask, self.ask, self.answer, self.broker_notices, self.tick, self.wake, self.drop,
+            self.end_something,
         ))  # fmt: skip
         self.now += self.random.random()
         happening()
@@ -385,6 +426,18 @@ class World:
         if client is not None:
             self.published += 1
             self.broker.private(client, "", f"p{self.published}")
+
+    def ask(self):
+        client = self.pick(list(self.broker.clients.values()))
+        if client is not None:
+            self.published += 1
+            self.broker.private(client, ',"q":1', f"q{self.published}")
+
+    def answer(self, likely=0.1):
+        """A page answers what it was asked, mostly after a while."""
+        page = self.pick([each for each in self.pages if each.asked])
+        if page is not None and self.random.random() < likely:
+            page.answer()
 
     def move(self):
         client = self.pick(list(self.broker.clients.values()))
@@ -476,6 +529,8 @@ class World:
                 self.down()
             elif any(client.events or client.in_flight for client in self.sessions):
                 self.handle()
+            elif any(page.asked for page in self.pages):
+                self.answer(1)
             elif any(page.core.state == "waiting" for page in self.pages):
                 for page in self.pages:
                     page.do(page.core.wake(self.now))
@@ -493,6 +548,7 @@ class World:
             assert page.core.state == "open"
             for session, got in page.got.items():
                 self.check_received(page, session, got)
+            self.check_asked(page)
             assert len(page.settled) == page.sent, "silence about a message"
         self.check_handled()
 
@@ -507,6 +563,17 @@ class World:
             sure = [each for each in client.expected if each not in client.left]
             missing = [each for each in sure if each not in got and each[1] not in gaps]
             assert not missing, f"lost: {missing}"
+
+    def check_asked(self, page):
+        assert len(page.heard) == len(set(page.heard)), "asked twice"
+        for client in self.sessions:
+            heard = [(number, body) for session, number, body in page.heard if session == client.state.session]
+            assert set(heard) <= client.questions.items(), "asked what nobody has asked"
+            assert all(client.answers[each] == f"a:{client.questions[each]}" for each in client.answers)
+            if client.state.session == page.core.session:
+                if None not in page.gaps.get(page.core.session, ()):
+                    assert len(heard) == len(client.questions), "not asked"
+                assert {number for number, _ in heard} == client.answers.keys(), "an answer was lost"
 
     def check_handled(self):
         names = [name for _, _, name, _, _ in self.handled]

@@ -109,7 +109,24 @@ class SettlesBeforeTheReplay(ClientCore):
         return todo
 
 
+class AnswersOthers(ClientCore):
+    """Answers to whatever session there is."""
+
+    def answer(self, number, body, code="", text=""):
+        self._asked.add(number)
+        return super().answer(number, body, code, text)
+
+
+class TakesDoneForAReply(ClientCore):
+    """Does not mind where there was no reply."""
+
+    def _settle(self, todo, are_failures_lost=False):
+        todo += [actions.Settle(message.ident) for message in self.outbox.done(self._done) if message.ident >= 0]
+
+
 MUTANTS = {
+    "answers others": {"core": AnswersOthers, "loses_sessions": True},
+    "takes done for a reply": {"core": TakesDoneForAReply, "ring_messages": 2, "most_private": 2},
     "acknowledges on write": {"core": AcknowledgesOnWrite},
     "forgets exclusions": {"broker": ForgetsExclusions},
     "ignores the number of joining": {"broker": IgnoresJoining},

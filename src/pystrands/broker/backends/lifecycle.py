@@ -286,6 +286,7 @@ class SessionLifecycle(LinkOwner):
         session.sends_only = hello.role == messages.SENDER
         session.keeps_contexts = hello.contexts
         session.flow = hello.flow
+        session.answers = hello.requests
         self._attach(session, link)
         link.write(wire.welcome(session_id, False, self._dead.get(hello.session_id) if hello.resume else 0))
         self._tell_peers(link)

@@ -252,7 +252,11 @@ class Session(Consumer):
                 line = wire.new_message(context, event.content)
             else:
                 numbered = cast("NumberedEvent", event)
-                line = wire.numbered_message(context, event.content, numbered.message_id, numbered.room_id)
+                if numbered.asks and not self.answers:
+                    return 0
+                line = wire.numbered_message(
+                    context, event.content, numbered.message_id, numbered.room_id, numbered.asks
+                )
         elif self.link_session is None and kind in _OF_PROTOCOL_2:
             return 0
         else:

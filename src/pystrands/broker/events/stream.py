@@ -55,7 +55,7 @@ class NumberedEvent(ClientEvent):
     sent to; None where it was to none.
     """
 
-    __slots__ = ("k", "message_id", "room_id")
+    __slots__ = ("asks", "is_answered", "k", "message_id", "room_id")
 
     def __init__(
         self,
@@ -71,6 +71,9 @@ class NumberedEvent(ClientEvent):
         self.k = k
         self.message_id = message_id
         self.room_id = room_id
+        self.asks = False
+        """Whether its client wants a reply."""
+        self.is_answered = False
 
 
 @trait
@@ -170,6 +173,7 @@ class Consumer(ABC):
     """The events of one session: what it may get, and what it has not finished."""
 
     __slots__ = (
+        "answers",
         "binary",
         "bytes_in_flight",
         "contexts_in_flight",
@@ -191,6 +195,8 @@ class Consumer(ABC):
         """Whether it gets no more (LINK rule 16)."""
         self.binary = True
         """Whether it takes messages that are no text (LINK rule 9)."""
+        self.answers = False
+        """Whether it takes messages whose clients want replies."""
         self.finishes = True
         """Whether it says what it has finished."""
         self.keeps_contexts = False

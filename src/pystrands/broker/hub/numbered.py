@@ -9,7 +9,7 @@ from pystrands.broker.fanout.groups import NUMBERED, Group, Recipient
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.client import SessionClient
 from pystrands.broker.meter import Meter
-from pystrands.broker.ws.frames import TEXT, data_frame, payload_of
+from pystrands.broker.ws.frames import BINARY, TEXT, data_frame, payload_of
 from pystrands.protocol.v1.envelope import json_text
 from pystrands.protocol.v1.numbers import Numbers
 from pystrands.protocol.v1.rings import ENTRY_BYTES, Entry, Ring, Rings
@@ -98,17 +98,24 @@ class NumberedFrames:
         self._keep(client, frame[0] & _OPCODE, "", b"\n" + payload)
         return True
 
+    def message(self, client: SessionClient, header: str, message: str | bytes) -> int:
+        """Send a message to a client with members of its own behind the number, which is returned; keep it."""
+        if isinstance(message, str):
+            return self._keep(client, TEXT, "," + header, b"\n" + message.encode())
+        return self._keep(client, BINARY, "," + header, b"\n" + message)
+
     def tell(self, client: SessionClient, header: str) -> None:
         """Send what is no message to a client, numbered and kept as one; ``header``: the members behind the number."""
         self._keep(client, TEXT, "," + header, b"")
 
-    def _keep(self, client: SessionClient, opcode: int, header: str, rest: bytes) -> None:
+    def _keep(self, client: SessionClient, opcode: int, header: str, rest: bytes) -> int:
         number = self.numbers.next(self._clock())
         frame = data_frame(opcode, b'{"n":%d%b}%b' % (number, header.encode(), rest), compressed=False)
         client.state.retain(number, frame)
         self._meter.grown += len(frame) + ENTRY_BYTES
         if client.is_live:
             self._outbox.send(client.ws, self._encoded(client.ws, frame))
+        return number
 
     def send_kept(self, ws: Recipient, entry: Entry) -> None:
         """Send what was kept to one who was away."""

@@ -1,5 +1,6 @@
 """What backends want done with a client of this broker, whichever broker they are linked to."""
 
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -7,9 +8,17 @@ import msgspec
 from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
+from pystrands.broker.routing.client_requests import Answered, ClientRequests
 from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.limits import depth_problem
-from pystrands.protocol.messages import DisconnectClient, DisconnectUser, JoinRoom, LeaveRoom, UpdateMetadata
+from pystrands.protocol.messages import (
+    DisconnectClient,
+    DisconnectUser,
+    JoinRoom,
+    LeaveRoom,
+    RequestClient,
+    UpdateMetadata,
+)
 
 __all__ = ["ClientCommand", "ClientCommands"]
 
@@ -18,11 +27,22 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ClientCommands:
-    """Carries them out."""
+    """Carries them out. ``requests``: what clients are asked, where they can be."""
 
-    def __init__(self, rooms: Rooms, meter: Meter | None = None) -> None:
+    def __init__(self, rooms: Rooms, meter: Meter | None = None, requests: ClientRequests | None = None) -> None:
         self._rooms = rooms
         self._meter = meter or Meter()
+        self._requests = requests
+
+    def request(self, command: RequestClient, answered: Answered, elsewhere: Callable[[], None] | None = None) -> None:
+        """Ask a client; where it is not here, call ``elsewhere()``. Raises MalformedLine on what is no message."""
+        client = self._rooms.find(command.params.client_id)
+        if client is None and elsewhere is not None:
+            elsewhere()
+        elif self._requests is not None:
+            self._requests.ask(client, command.params, answered)
+        else:
+            answered({"found": client is not None, "code": "not_supported", "error": "this broker asks no clients"})
 
     def carry_out(self, command: ClientCommand) -> dict[str, Any]:
         """Do it, and return what the ``result`` has: whether the client is here, and why it could not be done."""

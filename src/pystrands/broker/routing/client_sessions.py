@@ -15,6 +15,7 @@ from pystrands.broker.events.stream import ClientEvent, Kind, NumberedEvent, Tra
 from pystrands.broker.hub.client import ConnectedClient, SessionClient, SessionEnder
 from pystrands.broker.hub.replay import Replays
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.routing.client_requests import ClientRequests, failure_header
 from pystrands.broker.routing.connection_requests import ConnectionRequests
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.frames import text_frame
@@ -51,6 +52,7 @@ _DONE_AT_ONCE: Final = 32
 _SWEEPS: Final = 4
 _MAX_NAME: Final = 200
 """Characters of what a message was called in a session that is lost."""
+_UNDELIVERABLE: Final = "undeliverable"
 _DEFAULT_PING: Final = 25.0
 _OF_APPLICATIONS: Final = 3000
 """Close codes from here on are nobody's but the applications'."""
@@ -123,6 +125,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         self._ids = SessionIds(options.broker_id[:8], options.key)
         self._tombstones = Tombstones(options.window)
         self._replays = Replays(rooms.outbox, rooms.numbered, loop, self._tell_done_soon)
+        self.requests = ClientRequests(rooms.numbered, loop)
         self._by_number: dict[int, SessionClient] = {}
         self._away: OrderedDict[SessionClient, float] = OrderedDict()  # until when, the first to end first
         self._away_timer: asyncio.TimerHandle | None = None
@@ -317,6 +320,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         client.is_gone = True
         self._by_number.pop(client.number, None)
         self._finished.pop(client, None)
+        self.requests.gone(client)
 
     # --- who comes back ---
 
@@ -399,7 +403,11 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             state.take(k)
             self._rooms.leave(client, read.r)
             self._finish(client, k)
-        elif read.t or read.q or read.re:
+        elif read.re:
+            state.take(k)
+            self.requests.on_answer(client, read.re, body, read.err)
+            self._finish(client, k)
+        elif read.t:
             state.take(k)
             self._fail(client, k, "refused", "this server does not take it")
         elif body is None:
@@ -413,6 +421,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             message_id = read.id or f"{state.name}-{k}"
             event = NumberedEvent(client, self._owner.new_event_number(), body, len(body), k, message_id, read.r)
             event.redelivered = bool(read.id)
+            event.asks = bool(read.q)
             if self._owner.session_message(ws, event):
                 state.take(k)
 
@@ -428,8 +437,11 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         """A backend has finished with an event."""
         client = cast("SessionClient", event.stream)
         if event.kind is _MESSAGE:
-            k = cast("NumberedEvent", event).k
-            if k:
+            numbered = cast("NumberedEvent", event)
+            k = numbered.k
+            if k and numbered.asks and not numbered.is_answered:
+                self._fail_request(client, k)
+            elif k:
                 self._finish(client, k)
         elif event.kind is _SUSPENDED or event.kind is _RESUMED:
             client.is_telling = False
@@ -437,9 +449,22 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
 
     def on_dropped(self, event: ClientEvent, code: str, text: str) -> None:
         """No backend will handle a message: its client hears so."""
-        k = cast("NumberedEvent", event).k
-        if k:
-            self._fail(cast("SessionClient", event.stream), k, code, text)
+        numbered = cast("NumberedEvent", event)
+        k, client = numbered.k, cast("SessionClient", event.stream)
+        if k and numbered.asks and code == _UNDELIVERABLE:
+            self._fail_request(client, k)
+        elif k and numbered.is_answered:  # by a backend that has died before it had finished
+            self._finish(client, k)
+        elif k:
+            self._fail(client, k, code, text)
+
+    def _fail_request(self, client: SessionClient, k: int) -> None:
+        """Tell a client that there is no reply to its request, which its backend has had, or can't have."""
+        consumer = client.consumer
+        if consumer is not None and not consumer.answers:
+            self._fail(client, k, "not_supported", "the backend answers no requests")
+        else:
+            self._fail(client, k, "no_reply", "the backend has given no reply")
 
     def _finish(self, client: SessionClient, k: int) -> None:
         state = client.state
@@ -460,8 +485,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
     def _fail(self, client: SessionClient, k: int, code: str, text: str) -> None:
         """Tell a client that nothing comes of its message, whenever it is there (promise 11)."""
         if not client.is_gone:
-            failure = json_text({"code": code, "message": text})
-            self._numbered.tell(client, f'"re":{k},"err":{failure}')
+            self._numbered.tell(client, failure_header(k, code, text))
         self._finish(client, k)
 
     def _tell_all_done(self) -> None:

@@ -14,8 +14,9 @@ from pystrands.broker.fanout.pressure import Confirm
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
 from pystrands.broker.routing.client_commands import ClientCommand, ClientCommands
+from pystrands.broker.routing.client_requests import Answered
 from pystrands.broker.routing.confirming import Confirming
-from pystrands.broker.routing.other_brokers import Answered, OtherBrokers
+from pystrands.broker.routing.other_brokers import OtherBrokers
 from pystrands.engine.base import Delivered, Engine
 from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import messages, wire
@@ -31,6 +32,7 @@ from pystrands.protocol.messages import (
     MessageToUser,
     MessageToUserParams,
     RecipientParams,
+    RequestClient,
     RoomMembers,
     Status,
     Unwatch,
@@ -216,6 +218,13 @@ class Commands:
             self._answer(session, command.request_id, result)
         else:
             self._others.disconnect_user(command, result["matched"], partial(self._answer, session, command.request_id))
+
+    def on_request_client(self, session: Session, command: RequestClient) -> None:
+        """Ask a client, whichever broker has it. Raises MalformedLine when the question is no message."""
+        answered = partial(self._answer, session, command.request_id)
+        others = self._others
+        elsewhere = None if others is None else partial(others.request, command, answered)
+        self._clients.request(command, answered, elsewhere)
 
     # --- tools ---
 

@@ -15,6 +15,8 @@ def command_table(commands: Commands, router: Router) -> CommandTable:
     table.on(messages.MessageToRoom, commands.on_message_to_room)
     table.on(messages.MessageToUser, commands.on_message_to_user)
     table.on(messages.Broadcast, commands.on_broadcast)
+    table.on(messages.Reply, router.client_sessions.requests.on_reply)
+    table.on(messages.RequestClient, commands.on_request_client)
     table.on(messages.Done, router.on_done)
     table.on(messages.Response, router.connection_requests.on_response)
     table.on(messages.RoomMembers, commands.on_room_members)

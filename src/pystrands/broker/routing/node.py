@@ -20,7 +20,7 @@ from pystrands.broker.routing.questions import (
 )
 from pystrands.engine.cluster import Claimed, Node, Peer, Reply
 from pystrands.protocol import wire
-from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser, DisconnectUserParams
+from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser, DisconnectUserParams, RequestClient
 
 __all__ = ["BrokerNode"]
 
@@ -94,6 +94,9 @@ class BrokerNode(Node):
             reply(encode({"found": self._rooms.find(client_id) is not None, "error": _UNKNOWN}))
             return
         try:
+            if isinstance(wanted, RequestClient):
+                self._clients.request(wanted, lambda answer: reply(encode(answer)))
+                return
             result = self._clients.carry_out(wanted)
         except Exception as error:
             logger.exception("what another broker wants done with %r failed", client_id)

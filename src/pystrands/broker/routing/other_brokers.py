@@ -2,8 +2,8 @@
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -11,25 +11,25 @@ from msgspec import Raw
 from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.counters import Counters
 from pystrands.broker.routing.client_commands import ClientCommand
+from pystrands.broker.routing.client_requests import Answered
 from pystrands.broker.routing.confirming import Confirming
 from pystrands.broker.routing.questions import BrokerStatus, CloseUser, Members, encode, read_members, read_result
 from pystrands.engine.cluster import Cluster
 from pystrands.engine.publication import Delivered
-from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser
+from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser, RequestClient
 
-__all__ = ["Answered", "OtherBrokers"]
+__all__ = ["OtherBrokers"]
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_PATIENCE: Final = 3600.0
+"""Seconds for the answer of a client, at most."""
 _BYTES: Final = 16 * 1024 * 1024
 """Bytes of questions that wait for their answers, with what is known of the answer already."""
 _QUESTION_BYTES: Final = 1000
 """What one takes beside that."""
 _APART: Final = "the other brokers can't be reached now (NATS is down, or out of reach)"
 _TOO_MANY: Final = "too much was asked of other brokers at once: try again"
-
-Answered: TypeAlias = Callable[[dict[str, Any]], None]
-"""Takes the params of a ``result``."""
 
 
 class OtherBrokers:
@@ -49,8 +49,15 @@ class OtherBrokers:
         """Whether there is surely no other broker, so that what this one knows is all there is."""
         return self._cluster.is_connected and not self._cluster.peers
 
+    def request(self, command: RequestClient, answered: Answered) -> None:
+        """Ask a client that is not here, and wait for its answer."""
+        self._about_client(command, min(command.params.timeout, _LONGEST_PATIENCE) + self._patience, answered)
+
     def about_client(self, command: ClientCommand, answered: Answered) -> None:
         """Have something done with a client that is not here."""
+        self._about_client(command, self._patience, answered)
+
+    def _about_client(self, command: ClientCommand | RequestClient, patience: float, answered: Answered) -> None:
         if not self._cluster.is_connected:
             answered({"error": f"no client of this broker has this client_id, and {_APART}"})
             return
@@ -69,7 +76,7 @@ class OtherBrokers:
             except NOT_KNOWN:
                 answered({"error": "the answer of the client's broker can't be read: has it another version?"})
 
-        self._cluster.command(command.params.client_id, data, self._patience, replied)
+        self._cluster.command(command.params.client_id, data, patience, replied)
 
     def members(self, room_id: str, limit: int, here: list[Raw], is_partial: bool, answered: Answered) -> None:
         """Tell who is in a room, ``here`` and elsewhere. ``is_partial``: whether a part is better than nothing.

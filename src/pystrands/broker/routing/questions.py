@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from pystrands.broker.routing.client_commands import ClientCommand
+from pystrands.protocol.messages import RequestClient
 
 __all__ = [
     "BrokerStatus",
@@ -52,7 +53,9 @@ Question: TypeAlias = Members | BrokerStatus | CloseUser
 
 encode: Final = msgspec.json.Encoder().encode
 _question: Final[Callable[[bytes], Question]] = msgspec.json.Decoder(Question).decode
-_command: Final[Callable[[bytes], ClientCommand]] = msgspec.json.Decoder(ClientCommand).decode
+_command: Final[Callable[[bytes], ClientCommand | RequestClient]] = msgspec.json.Decoder(
+    ClientCommand | RequestClient
+).decode
 _result: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _members: Final = msgspec.json.Decoder(MembersAnswer).decode
 
@@ -62,7 +65,7 @@ def read_question(question: bytes) -> Question:
     return _question(question)
 
 
-def read_command(command: bytes) -> ClientCommand:
+def read_command(command: bytes) -> ClientCommand | RequestClient:
     """Raises ValueError on what this broker does not know."""
     return _command(command)
 

@@ -138,7 +138,7 @@ class Greetings:
         role = messages.SENDER if only_sends else ""  # which a session that goes on does not mind
         answer = HelloParams(protocol=messages.PROTOCOL, name=self._options.name or "", role=role)
         answer.token = self._options.token or ""
-        answer.flow = speaks_2
+        answer.flow = answer.requests = speaks_2
         if answer.token and link.is_exposed and not self._has_warned:
             self._has_warned = True
             logger.warning("the token travels in the clear to %s: use TLS (ssl=), or a private network", link.address)

@@ -13,7 +13,7 @@ from pystrands.client.handlers.calls import (
     call_for_message,
     unreadable,
 )
-from pystrands.client.requests import to_recipient
+from pystrands.client.requests import result_error, to_recipient
 from pystrands.context import FORBIDDEN
 from pystrands.errors import MalformedLine, PyStrandsError
 from pystrands.protocol import wire
@@ -222,6 +222,8 @@ class Incoming(Greetings):
             return
         if not params.known:
             self._ownership.owns(cast("str", call.lane), params.context, line)
+        if params.reply:
+            call.broker, call.reply = link.broker, partial(self._reply, session.session)
         if self.is_leaving:
             self._release([call])
         else:
@@ -253,7 +255,7 @@ class Incoming(Greetings):
             waiter = self.results.get(result.request_id)
             if waiter is not None and not waiter.done():
                 if result.params.error:
-                    waiter.set_exception(PyStrandsError(result.params.error))
+                    waiter.set_exception(result_error(result.params))
                 else:
                     waiter.set_result(result.params)
             return

@@ -90,11 +90,11 @@ class HandlerCall(Laned):
         self.request: ConnectionRequestContext | None = None
         self.request_id = ""
         self.reply: Callable[[bytes], object] | None = None
-        """Takes the answer to a connection request."""
+        """Takes the answer to a connection request, or to a client's request."""
         self.max_line = 0
         """The longest answer that the broker takes, in bytes; 0 where it does not say."""
         self.broker: BrokerInfo | None = None
-        """The broker that asks, with a connection request."""
+        """The broker that asks, with what has an answer."""
 
 
 _LIFE: Final[dict[type, str]] = {
@@ -152,7 +152,8 @@ def call_for_message(
         context = copy(context)  # the other one stays the client's
         context.room_id = params.room_id
     content = messages.message_content(params.message, params.binary) if params.binary else params.message
-    return HandlerCall("on_message", (content, context), context, context.client_id, size, seq, done)
+    name = "on_request" if params.reply else "on_message"
+    return HandlerCall(name, (content, context), context, context.client_id, size, seq, done)
 
 
 def call_for(event: Event, broker: BrokerInfo) -> HandlerCall | None:

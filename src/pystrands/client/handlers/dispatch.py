@@ -223,7 +223,7 @@ class Dispatcher:
                     result = invoke(call.name, call.args)
                     if is_async := type(result) is _COROUTINE or inspect.isawaitable(result):
                         result = await (result if self._timeout is None else self._in_time(result))
-                    if call.request is not None:
+                    if call.reply is not None:
                         self._outcomes.answer(call, result)
                 except BaseException as error:  # noqa: BLE001 - whatever a handler raises, the link and the others go on
                     begun = not await self._went_wrong(number, queue, call, error)

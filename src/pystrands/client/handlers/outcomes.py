@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from pystrands.client.handlers.calls import HandlerCall, answer, is_undecided, misplaced, refusal, unoffered_subprotocol
+from pystrands.client.handlers.calls import HandlerCall, is_undecided, misplaced, unoffered_subprotocol
+from pystrands.client.handlers.replies import failure, is_an_answer, reply
 
 __all__ = ["Outcomes", "uncancel"]
 
@@ -25,11 +26,11 @@ class Outcomes:
         self._told_undecided = self._told_unoffered = self._told_misplaced = False
 
     def answer(self, call: HandlerCall, result: Any) -> None:
-        """Answer a connection request with what its handler returned. Raises what :func:`calls.answer` does."""
+        """Answer a call that wants it with what its handler returned. Raises what :func:`replies.reply` does."""
         if not self._told_misplaced and (what := misplaced(call)):
             self._told_misplaced = True
             logger.warning("on_connection_request set %s; this is said once", what)
-        _reply(call, answer(call, result))
+        _reply(call, reply(call, result))
         if not self._told_undecided and is_undecided(call, result):
             self._told_undecided = True
             logger.warning(
@@ -45,13 +46,15 @@ class Outcomes:
             )
 
     async def failed(self, call: HandlerCall, error: BaseException) -> None:
-        """Tell the log and ``on_error`` of what a handler raised; who wanted to come in is refused.
+        """Tell the log and ``on_error`` of what a handler raised; who waits for an answer hears so.
 
         Raises what ``on_error`` raises if that is the end of the program, or of the client.
         """
         client_id = call.context.client_id
-        if call.request is not None:
-            _reply(call, refusal(call))
+        if call.reply is not None:
+            call.reply(failure(call, error))
+            if is_an_answer(call, error):
+                return
         trace = (type(error), error, None if _is_our_own(error) else error.__traceback__)
         logger.error("%s failed for client %r", call.name, client_id, exc_info=trace)
         if call.name == "on_error":

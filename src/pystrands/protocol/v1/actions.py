@@ -5,12 +5,14 @@ from typing import NamedTuple, TypeAlias
 __all__ = [
     "Abandon",
     "Action",
+    "Ask",
     "AskToken",
     "Close",
     "Deliver",
     "Dial",
     "Joined",
     "Left",
+    "Replied",
     "Resumed",
     "Settle",
     "StateChanged",
@@ -56,6 +58,21 @@ class Deliver(NamedTuple):
     number: int | None
 
 
+class Replied(NamedTuple):
+    """The reply to a request, which is settled by it; no `Settle` follows."""
+
+    ident: int
+    body: str | bytes
+    number: int | None
+
+
+class Ask(NamedTuple):
+    """The server asks; answer with `answer()`, and this number, which is also about when it was asked."""
+
+    body: str | bytes
+    number: int
+
+
 class Joined(NamedTuple):
     """The client is in a room."""
 
@@ -98,5 +115,17 @@ class Resumed(NamedTuple):
 
 
 Action: TypeAlias = (
-    AskToken | Dial | Write | Close | Abandon | Deliver | Joined | Left | Settle | StateChanged | Resumed
+    AskToken
+    | Dial
+    | Write
+    | Close
+    | Abandon
+    | Deliver
+    | Replied
+    | Ask
+    | Joined
+    | Left
+    | Settle
+    | StateChanged
+    | Resumed
 )

@@ -11,12 +11,14 @@ from typing import Final
 from pystrands.protocol.v1.actions import (
     Abandon,
     Action,
+    Ask,
     AskToken,
     Close,
     Deliver,
     Dial,
     Joined,
     Left,
+    Replied,
     Resumed,
     Settle,
     StateChanged,
@@ -54,6 +56,7 @@ _BYE: Final = '{"t":"bye"}'
 _TOKEN_EXPIRED: Final = 4401
 _RETRIED: Final = frozenset({1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 1015, 4408, 4425, 4429})
 _UNREADABLE: Final = 4002
+_NOBODYS: Final = -1  # the ident of what nobody is told of
 
 
 class ClientCore:
@@ -86,6 +89,7 @@ class ClientCore:
         self.session: str | None = None
         self.epoch = ""
         self.seen = 0
+        self._asked: set[int] = set()  # what the server has asked in this session, and has no answer
         self.rooms: dict[str, None] = {}
         self.max = math.inf
         self._expires: float | None = None
@@ -221,6 +225,7 @@ class ClientCore:
             self._done = welcome.done
         else:
             self.seen = welcome.n
+            self._asked.clear()
             self._attempt = self._done = 0
             self._is_replaying = False
             self._replayed, self._gaps = 0, []
@@ -262,9 +267,12 @@ class ClientCore:
     def _end(self, code: int, reason: str) -> list[Action]:
         self.state = "closed"
         self.session = None
+        self._asked.clear()
         self._dial_at = math.inf
         text = "the connection is closed"
-        actions: list[Action] = [Settle(message.ident, "closed", text) for message in self.outbox.clear()]
+        actions: list[Action] = [
+            Settle(message.ident, "closed", text) for message in self.outbox.clear() if message.ident
+        ]
         return [*actions, StateChanged("closed", code, reason)]
 
     # --- frames ---
@@ -276,9 +284,16 @@ class ClientCore:
             if not self._is_replaying:
                 self._settle(actions)
         elif read.re:
-            if read.err is not None and (message := self.outbox.failed(read.re)) is not None:
-                actions.append(Settle(message.ident, read.err.code, read.err.message))
+            if (read.err is not None or body is not None) and (message := self.outbox.failed(read.re)) is not None:
+                if read.err is not None:
+                    actions.append(Settle(message.ident, read.err.code, read.err.message))
+                else:
+                    actions.append(Replied(message.ident, body or "", read.n))
                 self._flush(actions)
+        elif read.q:
+            if body is not None and read.n is not None:
+                self._asked.add(read.n)
+                actions.append(Ask(body, read.n))
         elif kind == "joined" and read.r is not None:
             self.rooms[read.r] = None
             actions.append(Joined(read.r))
@@ -295,7 +310,7 @@ class ClientCore:
             self._tell_resumed(actions)
         elif kind == "bye":
             self._bye = read.retry
-        elif not kind and not read.q and body is not None:
+        elif not kind and body is not None:
             self._replayed += self._is_replaying
             actions.append(Deliver(body, read.r, read.n))
 
@@ -306,9 +321,12 @@ class ClientCore:
     def _settle(self, actions: list[Action], are_failures_lost: bool = False) -> None:
         """Tell of those that are done; ``are_failures_lost``: that one of them was dropped may not have come."""
         finished = self.outbox.done(self._done)
+        for message in finished:
+            is_unknown = are_failures_lost or message.asks  # a reply would have come before
+            if message.ident != _NOBODYS:
+                code, text = ("unknown", "whether it was handled is not known") if is_unknown else ("", "")
+                actions.append(Settle(message.ident, code, text))
         if finished:
-            code, text = ("unknown", "whether it was handled is not known") if are_failures_lost else ("", "")
-            actions += [Settle(message.ident, code, text) for message in finished]
             self._flush(actions)
 
     def _count(self, read: ServerHeader, size: int, now: float, actions: list[Action]) -> None:
@@ -330,10 +348,20 @@ class ClientCore:
     # --- what the user does ---
 
     def send(
-        self, ident: int, body: str | bytes | None, *, room: str | None = None, kind: str = "", volatile: bool = False
+        self,
+        ident: int,
+        body: str | bytes | None,
+        *,
+        room: str | None = None,
+        kind: str = "",
+        volatile: bool = False,
+        asks: bool = False,
     ) -> list[Action]:
-        """Send a message, which `Settle` will tell of under ``ident``; volatile, it is sent now or not at all."""
-        message = Sent(ident, body, room, kind)
+        """Send a message, which `Settle` will tell of under ``ident``; volatile, it is sent now or not at all.
+
+        With ``asks`` it wants a reply: `Replied` will tell of that, or `Settle` why there is none.
+        """
+        message = Sent(ident, body, room, kind, asks=asks)
         if self.state == "closed":
             return [Settle(ident, "closed", "the connection is closed")]
         if message.size > self.max:
@@ -344,6 +372,26 @@ class ClientCore:
             return [*written, Settle(ident)]
         if not self.outbox.takes(message):
             return [Settle(ident, "queue_full", "too much waits to be sent")]
+        self.outbox.add(message)
+        actions: list[Action] = []
+        self._flush(actions)
+        return actions
+
+    def answer(self, number: int, body: str | bytes | None, code: str = "", text: str = "") -> list[Action]:
+        """Answer what the server has asked under that number; or, with a ``code``, say why there is no answer.
+
+        Only once, and not when the session was lost meanwhile. An answer that is too long is such a failure.
+        """
+        if number not in self._asked:
+            return []
+        self._asked.discard(number)
+        message = Sent(_NOBODYS, None if code else body)
+        message.re = number
+        if message.size > self.max:
+            message = Sent(_NOBODYS, None)
+            message.re, code, text = number, "too_big", f"an answer may have {self.max:.0f} bytes"
+        if code:
+            message.failure = {"code": code, "message": text}
         self.outbox.add(message)
         actions: list[Action] = []
         self._flush(actions)

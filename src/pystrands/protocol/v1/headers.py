@@ -5,11 +5,19 @@ from msgspec import Struct
 __all__ = ["ClientHeader", "Failure", "ServerHeader", "Welcome"]
 
 
+class Failure(Struct, gc=False):
+    """Why nothing came of a message: ``code`` for programs, ``message`` for people."""
+
+    code: str = ""
+    message: str = ""
+
+
 class ClientHeader(Struct, gc=False):
     """What a client says of a frame.
 
-    ``k``: the number of what wants to be handled once. ``t``: what it is, where it is no message. ``id``: what a
-    message was called in a session that is lost. ``seen``: the last number that has arrived; -1 where it is not said.
+    ``k``: the number of what wants to be handled once. ``t``: what it is, where it is no message. ``q``: whether it
+    wants a reply. ``re``: the number of what it answers, and ``err`` why there is no answer. ``id``: what a message was
+    called in a session that is lost. ``seen``: the last number that has arrived; -1 where it is not said.
     """
 
     k: int = 0
@@ -21,13 +29,7 @@ class ClientHeader(Struct, gc=False):
     id: str = ""
     e: str = ""
     seen: int = -1
-
-
-class Failure(Struct, gc=False):
-    """Why nothing came of a message: ``code`` for programs, ``message`` for people."""
-
-    code: str = ""
-    message: str = ""
+    err: Failure | None = None
 
 
 class ServerHeader(Struct, gc=False):

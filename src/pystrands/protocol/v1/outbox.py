@@ -15,15 +15,23 @@ QUEUE_BYTES: Final = 4 * 1024 * 1024
 
 
 class Sent:
-    """A message; ``k`` is its number, 0 until it is written first. ``name``: from a session that is lost."""
+    """A message; ``k`` is its number, 0 until it is written first. ``name``: from a session that is lost.
 
-    __slots__ = ("body", "ident", "k", "kind", "name", "room", "size")
+    ``asks``: whether it wants a reply. ``re``: the number of what it answers, ``failure`` why there is no answer.
+    """
 
-    def __init__(self, ident: int, body: str | bytes | None, room: str | None, kind: str) -> None:
+    __slots__ = ("asks", "body", "failure", "ident", "k", "kind", "name", "re", "room", "size")
+
+    def __init__(
+        self, ident: int, body: str | bytes | None, room: str | None = None, kind: str = "", *, asks: bool = False
+    ) -> None:
         self.ident = ident
         self.body = body
         self.room = room
         self.kind = kind
+        self.asks = asks
+        self.re = 0
+        self.failure: dict[str, str] | None = None
         self.name = ""
         self.k = 0
         self.size = 0 if body is None else len(body if isinstance(body, bytes) else body.encode())
@@ -33,6 +41,12 @@ class Sent:
         header: dict[str, object] = {"k": self.k}
         if self.kind:
             header["t"] = self.kind
+        if self.asks:
+            header["q"] = 1
+        if self.re:
+            header["re"] = self.re
+        if self.failure is not None:
+            header["err"] = self.failure
         if self.room is not None:
             header["r"] = self.room
         if self.name:
@@ -108,12 +122,18 @@ class Outbox:
         return (message for message in self._sent if message.k > k)
 
     def lose(self, session_name: str) -> None:
-        """The session is lost: what was written is to be written again, under new numbers and its old names."""
+        """The session is lost: what was written is to be written again, under new numbers and its old names.
+
+        Nobody wants the answers any more that are not finished.
+        """
         for message in reversed(self._sent):
             message.name = message.name or f"{session_name}-{message.k}"
             message.k = 0
             self._waiting.appendleft(message)
         self._sent.clear()
+        for message in [each for each in self._waiting if each.re]:
+            self._waiting.remove(message)
+            self.size -= message.size
         self._k = 0
 
     def clear(self) -> list[Sent]:

@@ -1,0 +1,47 @@
+"""What a handler that answers returns or raises, as the line of its answer. No I/O."""
+
+from typing import Any
+
+from pystrands.client.handlers.calls import HandlerCall, answer, refusal
+from pystrands.client.requests import check_message
+from pystrands.errors import MessageError, RequestFailed
+from pystrands.protocol import wire
+
+__all__ = ["failure", "is_an_answer", "reply", "reply_content"]
+
+
+def reply(call: HandlerCall, result: Any) -> bytes:
+    """Return the line that answers a call whose handler returned ``result``. Raises what a result deserves."""
+    if call.request is not None:
+        return answer(call, result)
+    content = check_message(reply_content(result), call.broker)
+    try:
+        return wire.reply(call.seq, content)
+    except UnicodeEncodeError as error:
+        raise MessageError(f"the reply can't be written in UTF-8 ({error.reason} at position {error.start})") from None
+
+
+def reply_content(result: Any) -> Any:
+    """Return what a client gets for what its handler returned: text and bytes as they are, all else as JSON.
+
+    For None that is an empty text. Raises TypeError on what is not made of JSON values.
+    """
+    if result is None:
+        return ""
+    if isinstance(result, str | bytes | bytearray | memoryview):
+        return result
+    return wire.json(result).decode()
+
+
+def is_an_answer(call: HandlerCall, error: BaseException) -> bool:
+    """Whether what a handler raised is its answer, and no failure."""
+    return isinstance(error, RequestFailed) and call.request is None and call.reply is not None
+
+
+def failure(call: HandlerCall, error: BaseException) -> bytes:
+    """Return the line that says that there is no answer; why is told only where the handler wants that."""
+    if call.request is not None:
+        return refusal(call)
+    if isinstance(error, RequestFailed):
+        return wire.reply_error(call.seq, error.code, error.text)
+    return wire.reply_error(call.seq, "failed", "the handler has failed")

@@ -235,6 +235,28 @@ def test_cluster_rule_14_a_client_that_has_been_here_for_long_goes_whatever_the_
     assert ("ann" in a.clients, "ann" in b.clients) == (False, True)
 
 
+@pytest.mark.parametrize("order", ["aba", "acb", "bca", "cba"])
+def test_cluster_rule_14_the_newest_stays_at_once_whatever_the_clocks_say(order):
+    """A client that comes back to another broker right away, whose clock is behind."""
+    nats = SimNats(Clock())
+    started = {
+        name: brokers(nats, name, wall_offset=offset)[0] for name, offset in (("a", 3600), ("b", -90), ("c", 0.5))
+    }
+    nats.clock.run(2)
+    for name in order:
+        started[name].admit("ann")
+        nats.clock.run(0.2)
+        assert [each.name for each in started.values() if "ann" in each.clients] == [name]
+    nats.down()
+    for name in order[1:]:
+        nats.clock.run(0.5)
+        started[name].admit("bob")
+    nats.up()
+    nats.clock.run(6)
+    assert [each.name for each in started.values() if "bob" in each.clients] == [order[-1]]
+    assert [each.name for each in started.values() if "ann" in each.clients] == [order[-1]]
+
+
 def test_what_is_kept_for_others_is_bounded_and_given_back(nats):
     a, b = brokers(nats, "a", "b", ring_bytes=50_000)
     before = a.cluster.held_bytes

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from pystrands.engine.cluster import Claimed, Node
+from pystrands.engine.nats.envelope import name_of
 from pystrands.engine.nats.stamps import Stamps
 from pystrands.engine.nats.subscriptions import SLICE, Subscriptions
 from pystrands.engine.nats.talk import Claim, ClaimAnswer
@@ -75,14 +76,12 @@ class Claims:
 
     # --- who claims ---
 
-    def claim(
-        self, number: int, client_id: str, claimed: Claimed, now: float, nanoseconds: int, is_alone: bool
-    ) -> None:
-        """Take an id. ``number`` is the claim's own; ``nanoseconds`` what the machine's clock says."""
+    def claim(self, number: int, client_id: str, claimed: Claimed, now: float, is_alone: bool) -> None:
+        """Take an id. ``number`` is the claim's own."""
         held = self._held.pop(client_id, None) or _Held()
         self._held[client_id] = held
         held.count += 1
-        held.stamp = self._stamps.make(nanoseconds)
+        held.stamp = self._stamps.make()
         held.at = now
         if held.count == 1:
             self._subscriptions.want(self._voice.subjects.client(client_id), now)
@@ -134,8 +133,8 @@ class Claims:
     # --- who is asked ---
 
     def on_claim(self, sender: int, asker: bytes, claim: Claim, now: float) -> None:
-        """Have the client of that id go, or tell that it stays since it is the newer one."""
-        client_id = claim.client_id.decode(errors="surrogatepass")
+        """Have the client of that id go, or tell that it stays since it is the newer one. Raises Malformed."""
+        client_id = name_of(claim.client_id)
         held, node, number = self._held.get(client_id), self._node(), claim.number
         if held is None or node is None:
             self._voice.say(asker, ClaimAnswer(number, is_here=False, is_lost=False))

@@ -72,7 +72,7 @@ class NatsCluster(Cluster):
     def claim(self, client_id: str, claimed: Claimed) -> None:
         """Take an id for a client of this broker."""
         core = self._core
-        core.claims.claim(core.next_number(), client_id, claimed, core.now(), core.wall(), core.membership.is_alone)
+        core.claims.claim(core.next_number(), client_id, claimed, core.now(), core.membership.is_alone)
 
     def release(self, client_id: str) -> None:
         """That client is gone."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from pystrands.engine.cluster import Node, Replied
+from pystrands.engine.nats.envelope import name_of
 from pystrands.engine.nats.parts import PartsIn, parts_of
 from pystrands.engine.nats.talk import Command, CommandAnswer
 from pystrands.engine.nats.voice import Voice
@@ -131,7 +132,8 @@ class Commands:
     # --- who is asked ---
 
     def on_command(self, sender: int, asker: bytes, command: Command, now: float) -> None:
-        """Do what another broker wants done; once, however often it asks."""
+        """Do what another broker wants done; once, however often it asks. Raises Malformed."""
+        client_id = name_of(command.client_id)
         key = (sender, command.number)
         done = self._done.get(key)
         if done is not None:
@@ -152,7 +154,7 @@ class Commands:
                     self._done_bytes += len(answer)
                 self._answer(number, kept)
 
-        node.on_command(command.client_id.decode(errors="surrogatepass"), command.command, reply)
+        node.on_command(client_id, command.command, reply)
 
     def _answer(self, number: int, done: _Done) -> None:
         assert done.answer is not None

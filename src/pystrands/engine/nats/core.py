@@ -20,7 +20,7 @@ from pystrands.engine.nats.subscriptions import Subscriptions
 from pystrands.engine.nats.surveys import Surveys
 from pystrands.engine.nats.tallies import Tallies
 from pystrands.engine.nats.transport import Transport, TransportOwner
-from pystrands.engine.nats.voice import Voice
+from pystrands.engine.nats.voice import Voice, number_of
 
 __all__ = ["COUNTERS", "TICK", "Core"]
 
@@ -59,7 +59,6 @@ class Core(TransportOwner, MembershipOwner):
         self.transport = transport = connect(self)
         self._counters = counters
         self.now = now
-        self.wall = wall
         self.soon = soon
         self._on_ready = on_ready
         self.node: Node | None = None
@@ -71,7 +70,7 @@ class Core(TransportOwner, MembershipOwner):
         self.publisher = Publisher(transport, subjects, self._voice.number, ring_bytes)
         self.subscriptions = Subscriptions(transport)
         self.receiver = Receiver(self._voice, self.subscriptions, counters, self._on_gap, soon)
-        stamps = Stamps()
+        stamps = Stamps(wall)
         self.membership = Membership(self._voice, self.publisher, self.receiver, stamps, self)
         self._members = self.receiver.members
         self.commands = Commands(self._voice, self._get_node)
@@ -135,9 +134,19 @@ class Core(TransportOwner, MembershipOwner):
         if said is None:
             self._counters["engine_unknown"] += 1
             return
-        now, epoch, sender = self.now(), head[4], head[5]
-        if sender == self._voice.number:
+        if head[5] == self._voice.number:
             return  # a server that hung hands on late what we said over a connection before this one
+        try:
+            self._on_heard(head[5], said, head[4], self.now())
+        except Malformed:
+            self._counters["engine_unknown"] += 1
+
+    def _on_heard(self, sender: int, said: talk.Talk, epoch: int, now: float) -> None:
+        """Take what another broker says. Raises Malformed."""
+        if isinstance(said, (talk.Beat, talk.Hello)):
+            beat = said.beat if isinstance(said, talk.Hello) else said
+            if number_of(beat.broker_id) != sender:
+                raise Malformed("it says that it is from another broker than it says")
         if isinstance(said, talk.Beat):
             self.membership.on_beat(said, epoch, now)
         elif isinstance(said, talk.Hello):
@@ -152,7 +161,7 @@ class Core(TransportOwner, MembershipOwner):
                 self.membership.on_stranger(now)
 
     def _on_said(self, member: Member, said: talk.Talk, epoch: int, now: float) -> None:
-        """Take what a broker says that is known."""
+        """Take what a broker says that is known. Raises Malformed."""
         if isinstance(said, (talk.Answer, talk.ChainsAnswer, talk.Tails, talk.AskAll, talk.AskChains, talk.AskTails)):
             self._on_repair(member, said, epoch, now)
         elif isinstance(said, talk.Question):
@@ -283,6 +292,6 @@ class Core(TransportOwner, MembershipOwner):
         self._on_ready()
 
     def _on_gap(self, broker_id: str, lost: int) -> None:
-        _log.warning("Up to %d messages of broker %r are lost: they are no longer kept there", lost, broker_id)
+        _log.warning("Up to %d messages of broker %r are lost: they are not kept there", lost, broker_id)
         if self.node is not None:
             self.node.on_gap(broker_id, lost)

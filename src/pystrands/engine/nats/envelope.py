@@ -21,6 +21,7 @@ __all__ = [
     "audience_of",
     "beat_byte",
     "flags_of",
+    "name_of",
     "pack_head",
     "pack_part",
     "pack_rest",
@@ -188,12 +189,17 @@ def _name(data: bytes, at: int) -> tuple[str, int]:
     end = start + data[at] + (data[at + 1] << 8)
     if len(data) < end:
         raise Malformed("it ends too early")
+    return name_of(data[start:end]), end
+
+
+def name_of(name: bytes) -> str:
+    """Return an id from its bytes. Raises Malformed."""
     try:
-        return data[start:end].decode(), end
+        return name.decode()
     except UnicodeDecodeError:
         pass
     try:
-        return data[start:end].decode(errors="surrogatepass"), end
+        return name.decode(errors="surrogatepass")
     except UnicodeDecodeError as cause:
         raise Malformed("a name is no UTF-8") from cause
 

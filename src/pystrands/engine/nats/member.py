@@ -16,7 +16,7 @@ WAITING_BYTES: Final = 250
 class Waiting:
     """A message that waits for others of its sender; or the end of an answer, without envelope."""
 
-    __slots__ = ("envelope", "first", "is_extra", "published", "seq", "subscription")
+    __slots__ = ("denied", "envelope", "first", "is_extra", "published", "seq", "subscription")
 
     def __init__(self, seq: int, envelope: bytes, subscription: Subscription | None) -> None:
         self.seq = seq
@@ -27,6 +27,8 @@ class Waiting:
         """When, at the latest: not known of one that comes at once."""
         self.first = 0
         """Those before this one are known to be lost."""
+        self.denied = 0
+        """How many answers have not had what is missing before it."""
         self.is_extra = False
         """Whether it is one that was missing on its subject: it tells nothing of other subjects."""
 
@@ -40,6 +42,7 @@ class Member:
         "after",
         "asked",
         "away_since",
+        "backward",
         "base",
         "beat",
         "beat_byte",
@@ -97,6 +100,8 @@ class Member:
         """The last one that passed us: those before it that were for us have come, or are asked for in ``chains``."""
         self.safe = 0
         """What ``seen`` was at its last heartbeat."""
+        self.backward = 0
+        """How many of its heartbeats in a row told a lower number than ``safe``."""
         self.has_missed_beats = False
         """Whether we wait for the last numbers on subjects, since those after ``safe`` may not all have come."""
         self.is_behind = True

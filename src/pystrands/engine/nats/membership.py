@@ -1,5 +1,6 @@
 """Which other brokers there are: heartbeats, who is dead, who comes back. Pure: the time is an argument."""
 
+import logging
 from abc import abstractmethod
 from typing import Final, final
 
@@ -15,6 +16,8 @@ from pystrands.engine.nats.talk import AskTails, Beat, Bye, Hello
 from pystrands.engine.nats.voice import Voice, number_of
 
 __all__ = ["BEAT_INTERVAL", "DEAD_AFTER", "Membership", "MembershipOwner"]
+
+_log = logging.getLogger(__name__)
 
 BEAT_INTERVAL: Final = 1.0
 """Seconds between heartbeats."""
@@ -36,6 +39,8 @@ _RETURN: Final = 2.5
 """Seconds in which all come back to a server that has begun: only then it can know who is gone."""
 _AWAY: Final = 0.5
 """Seconds after which NATS was not there when this broker began."""
+_BELIEVED: Final = 2
+"""Heartbeats in a row that say that messages which have come were not the broker's."""
 _TAILS: Final = 4096
 """Subjects in one heartbeat."""
 
@@ -126,7 +131,7 @@ class Membership:
             self._beat,
             self.address,
             self.is_draining,
-            self._stamps.newest,
+            self._stamps.clock,
             VERSION,
             self._receiver.is_listening,
             tails,
@@ -188,11 +193,27 @@ class Membership:
             if now - member.greeted >= BEAT_INTERVAL:
                 member.greeted = now
                 self._greet(member, wants=True, now=now)
-        elif self._receiver.on_tails(member, beat.tails):
-            if not member.queue:
-                member.seen = max(member.seen, beat.seq)
-            if not member.has_missed_beats:
-                member.safe = member.seen
+        elif not member.is_behind:
+            self._look_whether_true(member, beat.seq)
+            if self._receiver.on_tails(member, beat.tails):
+                if not member.queue:
+                    member.seen = max(member.seen, beat.seq)
+                if not member.has_missed_beats:
+                    member.safe = member.seen
+
+    def _look_whether_true(self, member: Member, seq: int) -> None:
+        """See whether somebody else sends messages in a broker's name: its own numbers only grow.
+
+        One heartbeat may be false itself. After two we believe these, rather than miss all that comes.
+        """
+        member.backward = member.backward + 1 if seq < member.safe else 0
+        if member.backward == _BELIEVED:
+            member.backward = 0
+            _log.warning(
+                "Numbers of broker %r have gone back from %d to %d: somebody else has sent to NATS in its name; "
+                "messages of it may be lost", member.broker_id, member.safe, seq,
+            )  # fmt: skip
+            self._receiver.begin_anew(member, seq)
 
     def _hear(self, beat: Beat, epoch: int, now: float) -> Member:
         """Take note that a broker lives, and of what it says of itself."""
@@ -217,7 +238,7 @@ class Membership:
             member.has_missed_beats |= beat.beat > member.beat + 1
             if member.has_missed_beats:
                 self._voice.say(member.subject, AskTails(member.safe))  # what was between nobody else tells
-        member.beat = max(beat.beat, member.beat)
+        member.beat = beat.beat
         member.beat_byte = beat_byte(member.beat)
         member.seq = beat.seq
         if was_away and member.away_since < 0:

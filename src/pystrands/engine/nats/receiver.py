@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Final, cast, final
+from typing import Final, final
 
 from pystrands.engine.base import Sink
 from pystrands.engine.nats.envelope import (
@@ -36,6 +36,8 @@ _MAX_RESULTS: Final = 10_000
 """Messages of which it is remembered what became of them, for who wants to know."""
 _RESULT_BYTES: Final = 250
 _MAX_PARTS: Final = 4096
+_DENIED: Final = 3
+"""Answers that have not what is missing before a message, after which that is not waited for."""
 
 _MAX_WAITING: Final = 4 * 1024 * 1024
 """Bytes of one broker's messages that wait for others of it."""
@@ -289,6 +291,15 @@ class Receiver:
             return self._subscriptions.find(subjects.user(address))
         return self._subscriptions.find(subjects.everyone)
 
+    def begin_anew(self, member: Member, seq: int) -> None:
+        """Take a broker's messages after that number, and tell that some are lost: what was known of them is false."""
+        self._clear_queue(member)
+        member.chains.clear()
+        member.to_ask.clear()
+        member.base = member.after = member.seen = member.safe = seq
+        self._subscriptions.lower(member.number, seq)
+        self._lose(member, 1)
+
     def _lose(self, member: Member, count: int) -> None:
         self._unknown_to[member.number] = member.seen
         self._counters["engine_gaps"] += 1
@@ -364,6 +375,24 @@ class Receiver:
             self._insert(member, subscription, answer, now)
         del member.chains[subject]
         self._drain(member)
+        if answer.is_all:
+            self._look_whether_denied(member, subject)
+
+    def _look_whether_denied(self, member: Member, subject: bytes) -> None:
+        """Wait no more for what is missing before a message, where its sender does not have it.
+
+        It may have forgotten, or somebody else has sent this message.
+        """
+        if not member.queue or subject not in member.chains:
+            return
+        waiting = member.queue[0]
+        waiting.denied += 1
+        if waiting.denied == _DENIED:
+            waiting.first = unpack_head(waiting.envelope)[7] + 1
+            del member.chains[subject]
+            member.to_ask.remove(subject)
+            self._lose(member, 1)
+            self._drain(member)
 
     def _insert(self, member: Member, subscription: Subscription, answer: ChainsAnswer, now: float) -> None:
         envelopes = [each for each in answer.envelopes if len(each) >= HEAD_SIZE]
@@ -392,15 +421,17 @@ class Receiver:
     def on_tails(self, member: Member, values: tuple[bytes | int, ...]) -> bool:
         """Look whether the last message on a subject has come; the values are subjects, each with its last number.
 
-        Return False where all after what has come is to be asked for.
+        Return False where all after what has come is to be asked for. Raises Malformed.
         """
         if member.is_behind or not self.is_listening:
             return not member.is_behind
         for index in range(0, len(values) - 1, 2):
-            subscription = self._subscriptions.find(cast("bytes", values[index]))
+            subject, seq = values[index], values[index + 1]
+            if not isinstance(subject, bytes) or not isinstance(seq, int):
+                raise Malformed("it has no subjects, each with a number")
+            subscription = self._subscriptions.find(subject)
             if subscription is None:
                 continue
-            seq = cast("int", values[index + 1])
             last = subscription.last_of(member.number)
             if seq > max(last, member.base) and self._lack(member, subscription, seq, last):
                 return False

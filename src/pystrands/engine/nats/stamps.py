@@ -1,24 +1,40 @@
 """Stamps, by which brokers agree on which of two claims is the newer one. Pure."""
 
-from typing import final
+from collections.abc import Callable
+from typing import Final, final
 
 __all__ = ["Stamps"]
+
+_MOST_AHEAD: Final = 24 * 3600 * 10**9
+"""Nanoseconds by which another broker's clock may be ahead: one that says more is not believed."""
 
 
 @final
 class Stamps:
-    """A clock that never goes back, and is never behind another broker's, as far as that one was heard."""
+    """A clock that never goes back, and goes with that of the others which is ahead of all, as far as they were heard.
 
-    __slots__ = ("newest",)
+    ``wall`` is the machine's own, in nanoseconds.
+    """
 
-    def __init__(self) -> None:
-        self.newest = 0
+    __slots__ = ("_ahead", "_newest", "_wall")
 
-    def see(self, stamp: int) -> None:
+    def __init__(self, wall: Callable[[], int]) -> None:
+        self._wall = wall
+        self._ahead = 0
+        self._newest = 0
+
+    @property
+    def clock(self) -> int:
+        """What this broker's clock says, for the others."""
+        return max(self._wall() + self._ahead, self._newest)
+
+    def see(self, clock: int) -> None:
         """Take note of another broker's."""
-        self.newest = max(self.newest, stamp)
+        ahead = clock - self._wall()
+        if self._ahead < ahead <= _MOST_AHEAD:
+            self._ahead = ahead
 
-    def make(self, nanoseconds: int) -> int:
-        """Return a new one. ``nanoseconds``: what the machine's clock says."""
-        self.newest = max(nanoseconds, self.newest + 1)
-        return self.newest
+    def make(self) -> int:
+        """Return a new one."""
+        self._newest = max(self._wall() + self._ahead, self._newest + 1)
+        return self._newest

@@ -101,6 +101,12 @@ class Subscriptions:
         """Forget a broker, which is gone for good: a part of it at each :meth:`expire`."""
         self._gone.append(sender)
 
+    def lower(self, sender: int, seq: int) -> None:
+        """Have no number of a broker's be above that one."""
+        for subscription in self._by_subject.values():
+            if subscription.last_of(sender) > seq:
+                subscription.set_last(sender, seq)
+
     def _forget_some(self) -> None:
         if not self._to_clean:
             if not self._gone:

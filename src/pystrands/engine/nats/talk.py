@@ -52,7 +52,7 @@ class Beat(Talk, frozen=True, array_like=True):
     """Where its port for backends is reached; empty while it does not listen."""
     is_draining: bool
     clock: int
-    """The newest stamp of a claim that it has seen."""
+    """What its clock says, in nanoseconds, by which claims get their stamps."""
     version: int
     """The newest version that it understands."""
     is_listening: bool = True
@@ -252,6 +252,6 @@ def unpack(kind: int, envelope: bytes) -> Talk | None:
         return None
     try:
         talk: Talk = decode(envelope[HEAD_SIZE:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Malformed(str(error)) from error
     return talk

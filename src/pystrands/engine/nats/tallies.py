@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final, cast, final
 
 from pystrands.engine.cluster import Confirmed
+from pystrands.engine.nats.envelope import Malformed
 from pystrands.engine.nats.member import Member
 from pystrands.engine.nats.receiver import Receiver
 from pystrands.engine.nats.talk import Tallies as AskTallies
@@ -18,6 +19,7 @@ _SOON: Final = 0.2
 """Seconds after which it is where a broker is away that may have the client."""
 _GIVEN_UP: Final = 15.0
 """Seconds after which a question of others that can't be answered is forgotten."""
+_MANY_LOOKS: Final = 10
 _MAX_PENDING: Final = 1000
 _BESIDE: Final = 300
 
@@ -46,13 +48,16 @@ class _Tally:
 class _Pending:
     """A question of another broker about messages that have not come yet."""
 
-    __slots__ = ("asker", "question", "sender", "until")
+    __slots__ = ("asker", "looks", "next_look", "question", "sender", "until")
 
     def __init__(self, sender: int, asker: bytes, question: AskTallies, until: float) -> None:
         self.sender = sender
         self.asker = asker
         self.question = question
         self.until = until
+        self.looks = 0
+        """How many times it was looked whether it can be answered."""
+        self.next_look = 0.0
 
 
 @final
@@ -180,7 +185,10 @@ class Tallies:
     # --- who is asked ---
 
     def on_question(self, sender: int, asker: bytes, question: AskTallies, now: float) -> None:
-        """Answer another broker, once its messages have come."""
+        """Answer another broker, once its messages have come. Raises Malformed."""
+        values = question.messages
+        if not all(isinstance(each, bytes if index % 2 else int) for index, each in enumerate(values)):
+            raise Malformed("it has no numbers, each with a subject")
         self._pending.append(_Pending(sender, asker, question, now + _GIVEN_UP))
         if len(self._pending) > _MAX_PENDING:
             del self._pending[0]
@@ -193,6 +201,12 @@ class Tallies:
             member = self._members.get(each.sender)
             if member is None or now >= each.until:
                 continue
+            if now < each.next_look:
+                self._pending.append(each)
+                continue
+            each.looks += 1
+            if each.looks > _MANY_LOOKS:  # each one asks again for what has not come: it may never have been there
+                each.next_look = now + _SOON
             counts = self._counts(member, each.question)
             if counts is None:
                 self._pending.append(each)

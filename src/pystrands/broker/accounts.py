@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 from pystrands.broker.admission.handshake import Handshake
 from pystrands.broker.backends.session import Session
@@ -74,10 +74,10 @@ class Accounts:
             if session.link is not None:
                 nobodys += session.link.unsent_bytes  # copies of what is charged already
         for stream in self._orphans():
-            self._of(cast("ConnectedClient", stream), of_clients)
+            self._of(stream, of_clients)
         for ws in self._sockets():
             if ws.client is not None:
-                self._of(cast("ConnectedClient", ws.client), of_clients)
+                self._of(ws.client, of_clients)
         for client, account in of_clients.items():
             _add_own(client, account)
         others += [_of_closed(ws) for ws in self._closed() if ws.client is None]
@@ -85,7 +85,8 @@ class Accounts:
         others += [Account(handshake.give_up, handshake.held_bytes) for handshake in self._handshakes()]
         return [*of_clients.values(), *others], nobodys
 
-    def _of(self, client: ConnectedClient, of_clients: dict[ConnectedClient, Account]) -> Account:
+    def _of(self, client: ClientStream, of_clients: dict[ConnectedClient, Account]) -> Account:
+        assert isinstance(client, ConnectedClient)  # as all streams of a broker are
         account = of_clients.get(client)
         if account is None:
             account = of_clients[client] = Account(partial(self._give_up_client, client))
@@ -98,12 +99,12 @@ class Accounts:
         for number, event in session.unfinished.items():
             line = link_session.kept_size(number) if link_session is not None else 0
             own -= line
-            account = self._of(cast("ConnectedClient", event.stream), of_clients)
+            account = self._of(event.stream, of_clients)
             size = cost(event) + line
             account.own += size
             account.fixed += size
         for stream in session.streams:
-            self._of(cast("ConnectedClient", stream), of_clients)
+            self._of(stream, of_clients)
         if session.link is not None:
             own += session.link.unread_bytes
         return own

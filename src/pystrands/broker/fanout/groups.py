@@ -4,7 +4,7 @@ from asyncio import Transport
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
@@ -32,6 +32,9 @@ _ENCODINGS: Final = 32
 _PARTS: Final = 1 << 32
 _by_number = itemgetter(0)
 
+Confirm: TypeAlias = Callable[[int, int], None]
+"""Takes for how many clients of this broker a message was, and how many took it."""
+
 Encode: TypeAlias = Callable[[bytes, int], bytes]
 """Makes of a frame the one in another encoding. Never raises; control frames stay as they are."""
 
@@ -39,6 +42,32 @@ Encode: TypeAlias = Callable[[bytes, int], bytes]
 def as_it_is(frame: bytes, encoding: int) -> bytes:  # noqa: ARG001 - an Encode's
     """Return the frame: there is no other encoding."""
     return frame
+
+
+class FlowListener(Protocol):
+    """A backend's session, which is told who is full."""
+
+    flow: bool
+    """Whether it understands that."""
+
+    def write(self, line: bytes) -> int:
+        """Write a line of the stream."""
+        ...
+
+
+class Waiting:
+    """A session that waits for a recipient: the line that tells it of the end of that, and what is confirmed then."""
+
+    __slots__ = ("confirms", "ready", "session")
+
+    def __init__(self, session: FlowListener, ready: bytes) -> None:
+        self.session = session
+        self.ready = ready
+        self.confirms: list[tuple[Confirm, int, int]] = []
+
+
+Told: TypeAlias = dict[tuple[FlowListener, str | None], Waiting]
+"""The sessions that wait for a recipient, each with the user that it meant, if it did."""
 
 
 class Behind:
@@ -63,8 +92,8 @@ class Behind:
         self.awaited_until = 0.0
         self.is_missing = False
         """Whether it misses all messages until it has caught up."""
-        self.told: dict[Any, list[Any]] | None = None
-        """The sessions that wait for it, each with its `ready` line, and what is to be confirmed then."""
+        self.told: Told | None = None
+        """Who waits for it."""
         self.unasked = 0
         """Bytes that were sent to it by sessions that can't be told."""
 
@@ -190,7 +219,7 @@ class Group:
         self.shared: tuple[Group, ...] = ()  # the `groups` of who came last: one tuple for those who are in the same
         self.behind = 0  # members that count as full
         self.awaited = 0  # those of them that it waits for
-        self.told: dict[Any, list[Any]] | None = None  # the sessions that wait for it, as those of a client
+        self.told: Told | None = None  # who waits for it
         self.ring: Ring | None = None  # its last messages, while members take them with numbers
         self.numbered: list[bytes] | None = None  # `frames` for these members; the plain ones of before there were any
         self._parts: dict[int, bytes] = {}  # frames joined, by the index of the first and the encoding

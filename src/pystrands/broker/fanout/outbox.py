@@ -6,7 +6,7 @@ import sys
 import time
 from asyncio import AbstractEventLoop, Transport
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from pystrands.broker.counters import Counters, new_counters
@@ -112,8 +112,8 @@ class Outbox(FrameWriter):
         return frame if not ws.encoding or ws.flags >= CLOSED else self.encode(frame, ws.encoding)
 
     def alike(
-        self, recipients: Iterable[Recipient], frame: bytes, numbered: bytes | None = None
-    ) -> Iterable[tuple[Iterable[Recipient], bytes]]:
+        self, recipients: Collection[Recipient], frame: bytes, numbered: bytes | None = None
+    ) -> Iterable[tuple[Collection[Recipient], bytes]]:
         """Return the recipients of a message that get the same frame, each time with it.
 
         ``numbered`` is the one for recipients that take it with its number, where there are any.
@@ -149,18 +149,15 @@ class Outbox(FrameWriter):
             self._schedule()
         return True
 
-    def fan_out(self, recipients: Iterable[Recipient], frame: bytes, group: Group | None = None) -> int:
+    def fan_out(self, recipients: Collection[Recipient], frame: bytes, group: Group | None = None) -> int:
         """Queue the same frame for every recipient that is open, and return how many took it.
 
         It is a message to ``group``, or to nobody in particular.
 
-        `recipients` is not changed before this returns, nor may anybody else change it meanwhile. With a size of 64 or
-        more, or none, the writes are done in slices of a few milliseconds, between which everything else goes on.
+        `recipients` is not changed before this returns, nor may anybody else change it meanwhile. With 64 or more of
+        them the writes are done in slices of a few milliseconds, between which everything else goes on.
         """
-        try:
-            few = len(recipients) < _MANY  # type: ignore[arg-type]  # what has no size is taken for many
-        except TypeError:
-            few = False
+        few = len(recipients) < _MANY
         listed = IN_SMALL if few else IN_BULK
         enlist = self._small.append if few else self._bulk.append
         size = len(frame)

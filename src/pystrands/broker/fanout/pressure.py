@@ -4,12 +4,24 @@ import logging
 import socket
 import sys
 import time
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, BaseTransport, Transport
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final
 
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout.groups import BLOCKED, CLOSED, NUMBERED, TOO_SLOW, Behind, Group, Recipient
+from pystrands.broker.fanout.groups import (
+    BLOCKED,
+    CLOSED,
+    NUMBERED,
+    TOO_SLOW,
+    Behind,
+    Confirm,
+    FlowListener,
+    Group,
+    Recipient,
+    Told,
+    Waiting,
+)
 from pystrands.broker.policies import SlowPolicy
 from pystrands.protocol import wire
 from pystrands.protocol.close_codes import TRY_AGAIN_LATER
@@ -19,7 +31,7 @@ if sys.platform != "win32":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-__all__ = ["Confirm", "FlowListener", "Pressure", "acknowledged", "outstanding"]
+__all__ = ["Pressure", "acknowledged", "outstanding"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,22 +50,7 @@ _TCP_INFO_SIZE: Final = 128
 """Bytes of Linux' tcp_info up to and with tcpi_bytes_acked, which are its last eight."""
 
 
-Confirm: TypeAlias = Callable[[int, int], None]
-"""Takes for how many clients of this broker a message was, and how many took it."""
-
-
-class FlowListener(Protocol):
-    """A backend's session, which is told who is full."""
-
-    flow: bool
-    """Whether it understands that."""
-
-    def write(self, line: bytes) -> int:
-        """Write a line of the stream."""
-        ...
-
-
-def in_kernel(transport: Any) -> int:
+def in_kernel(transport: BaseTransport) -> int:
     """Return how many bytes the kernel holds that the peer has not acknowledged; 0 where it does not say."""
     if sys.platform == "win32":
         return 0
@@ -64,17 +61,16 @@ def in_kernel(transport: Any) -> int:
         return 0
 
 
-def outstanding(transport: Any) -> int:
+def outstanding(transport: Transport | None) -> int:
     """Return how many bytes were given to a transport that the peer has not acknowledged."""
     if transport is None:
         return 0
-    size: int = transport.get_write_buffer_size()
-    return size + in_kernel(transport)
+    return transport.get_write_buffer_size() + in_kernel(transport)
 
 
-def acknowledged(transport: Any) -> int:
+def acknowledged(transport: BaseTransport | None) -> int:
     """Return how many bytes the peer's system has acknowledged so far; -1 where the kernel does not say."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or transport is None:
         return -1
     try:
         info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
@@ -202,29 +198,33 @@ class Pressure:
         if not session.flow:
             self._hold_to_limit(target, size)
             return False
-        if isinstance(target, Group):
-            is_full = self._is_group_full(target)
-        else:
-            is_full = target.behind is not None and not target.behind.is_missing
-        if not is_full:
-            return False
-        told = target.told if isinstance(target, Group) else target.behind.told  # type: ignore[union-attr]  # it is full
+        told = self._told(target)
         if told is None:
-            told = {}
-            if isinstance(target, Group):
-                target.told = told
-            elif target.behind is not None:
-                target.behind.told = told
+            return False
         key = session, named.user  # who waits for a client may wait for its user besides
-        entry: list[Any] | None = told.get(key)
-        if entry is None:
+        waiting = told.get(key)
+        if waiting is None:
             session.write(wire.full(named))
-            entry = [wire.ready(named)]
-            told[key] = entry
+            waiting = told[key] = Waiting(session, wire.ready(named))
         if confirm is None:
             return False
-        entry.append((confirm, *delivered))
+        waiting.confirms.append((confirm, *delivered))
         return True
+
+    def _told(self, target: Recipient | Group) -> Told | None:
+        """Return who waits for a recipient; None where it is not full."""
+        if isinstance(target, Group):
+            if not self._is_group_full(target):
+                return None
+            if target.told is None:
+                target.told = {}
+            return target.told
+        behind = target.behind
+        if behind is None or behind.is_missing:
+            return None
+        if behind.told is None:
+            behind.told = {}
+        return behind.told
 
     def _hold_to_limit(self, target: Recipient | Group, size: int) -> None:
         members = target.members if isinstance(target, Group) else (target,)
@@ -278,13 +278,13 @@ class Pressure:
         self._release(told, lost=False)
 
     @staticmethod
-    def _release(told: dict[Any, list[Any]] | None, *, lost: bool) -> None:
+    def _release(told: Told | None, *, lost: bool) -> None:
         if told is None:
             return
-        for (session, _), (ready, *confirms) in told.items():
-            for confirm, matched, taken in confirms:
+        for waiting in told.values():
+            for confirm, matched, taken in waiting.confirms:
                 confirm(matched, 0 if lost else taken)
-            session.write(ready)
+            waiting.session.write(waiting.ready)
 
     # --- who is too slow ---
 

@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from pystrands.broker.counters import Counters
@@ -33,7 +33,7 @@ class FrameWriter(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def fan_out(self, recipients: Iterable[Recipient], frame: bytes, group: Group | None = None) -> int:
+    def fan_out(self, recipients: Collection[Recipient], frame: bytes, group: Group | None = None) -> int:
         """Queue the same frame for all recipients, and return how many took it."""
 
     @abstractmethod

@@ -9,8 +9,7 @@ from msgspec import Raw
 from pystrands.broker.backends.session import Session
 from pystrands.broker.backends.tools import ToolOutput, ToolSession
 from pystrands.broker.counters import Counters
-from pystrands.broker.fanout.groups import Group, Recipient
-from pystrands.broker.fanout.pressure import Confirm
+from pystrands.broker.fanout.groups import Confirm, Group, Recipient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
 from pystrands.broker.routing.client_commands import ClientCommand, ClientCommands

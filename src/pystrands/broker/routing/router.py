@@ -1,7 +1,7 @@
 """Who gets what: clients and their events to backends."""
 
 import logging
-from typing import Final, cast
+from typing import Final
 from uuid import uuid4
 
 from pystrands.broker.admission.handshake import Handshake
@@ -224,12 +224,12 @@ class Router(Receiver, SessionReceiver, SessionOwner):
     def client_closed(self, ws: WebSocket, code: int, reason: str) -> None:  # noqa: ARG002 - Receiver's
         """A client is gone, and its id is free: who takes it waits until the older one's last event is finished."""
         client = ws.client
-        assert client is not None
+        assert isinstance(client, ConnectedClient)
         self._rooms.remove(client)
         self._expiries.discard(client)
         self._counters["clients_gone"] += 1
         if self._claimed_ids is not None:
-            self._claimed_ids.closed(cast("ConnectedClient", client))
+            self._claimed_ids.closed(client)
         self._assignments.ends(client)
         if self._is_over(client):
             self._counters["expired_dropped"] += self._assignments.drop_messages(client)
@@ -238,14 +238,14 @@ class Router(Receiver, SessionReceiver, SessionOwner):
     def client_over(self, ws: WebSocket, code: int, reason: str) -> None:
         """All that was read from a client that is gone has been taken: now its owner is told."""
         client = ws.client
-        assert client is not None
+        assert isinstance(client, ConnectedClient)
         if code in _FAILURES:
             # The client's own words are for on_disconnect alone: errors get into logs.
             text = f"the connection failed with {code}" + (f": {reason}" if ws.closed_by_us else "")
             self._put(ClientEvent(client, Kind.ERROR, self._assignments.new_number(), text))
         self._put(ClientEvent(client, Kind.GONE, self._assignments.new_number(), reason, code=code))
         if self._claimed_ids is not None:
-            self._claimed_ids.over(cast("ConnectedClient", client))
+            self._claimed_ids.over(client)
         ws.client = None  # the two refer to each other: the collector would have to find them
 
     def give_up(self, client: ConnectedClient) -> None:

@@ -1,4 +1,4 @@
-"""What tests see of a client's inside, which has mangled names: users' classes may have any."""
+"""What tests see of the inside of clients and brokers; nothing else reaches into what these have for themselves."""
 
 from typing import Any
 
@@ -30,3 +30,23 @@ def limited(client: Any, **seconds: float) -> Any:
     whose = inside["_PyStrandsClient__runs"] if "_PyStrandsClient__runs" in inside else core_of(client)
     whose.limits = TimeLimits(**seconds)
     return client
+
+
+def parts_of(broker: Any) -> Any:
+    """Return the parts of a broker that is started."""
+    return broker._parts
+
+
+def authenticator_of(broker: Any) -> Any:
+    """Return what decides who may be a backend of a broker."""
+    return broker._authenticator
+
+
+def budget_of(broker: Any) -> Any:
+    """Return the bound on what a broker holds."""
+    return broker._budget
+
+
+def servers_of(broker: Any) -> Any:
+    """Return what a broker listens with: for clients, for backends."""
+    return broker._servers

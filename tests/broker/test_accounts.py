@@ -3,15 +3,16 @@
 from pystrands import testing
 from pystrands.broker.events.queue import EVENT_COST
 from tests.e2e.raw_backend import RawBackend
+from tests.inside import budget_of, parts_of
 
 
 def accounts(broker):
     """Return the accounts by the client's id, the sum of the others', and what is nobody's."""
-    made, nobodys = broker._budget._accounts()
+    made, nobodys = budget_of(broker)._accounts()
     of_clients = {
         account.give_up.args[0].client_id: account
         for account in made
-        if getattr(account.give_up, "func", None) == broker._parts.router.give_up
+        if getattr(account.give_up, "func", None) == parts_of(broker).router.give_up
     }
     others = sum(account.own for account in made if account not in of_clients.values())
     return of_clients, others, nobodys
@@ -50,10 +51,10 @@ async def test_rule_29_a_backend_is_charged_with_what_it_causes_itself_and_is_en
             raw.say("broadcast", {"message": "x", "confirm": True}, request_id="r" * 100)
         raw.raw(b'{"action":"broadcast","params":{"message":"' + b"x" * 100_000)
         await testing.until(lambda: accounts(broker)[1] > 110_000)
-        (session,) = broker._parts.sessions.sessions
-        broker._parts.lifecycle.give_up(session)
+        (session,) = parts_of(broker).sessions.sessions
+        parts_of(broker).lifecycle.give_up(session)
         assert accounts(broker)[1] == 0
-        assert not list(broker._parts.sessions.sessions)
+        assert not list(parts_of(broker).sessions.sessions)
         assert broker.client_count == 1
         ws.abort()
 
@@ -65,9 +66,9 @@ async def test_what_is_told_at_a_look_is_no_less_than_the_accounts():
             for _ in range(40):
                 await ws.send("x" * 5000)
         await testing.until(lambda: broker.queued_messages == 5)
-        broker._budget.look()
-        made, nobodys = broker._budget._accounts()
+        budget_of(broker).look()
+        made, nobodys = budget_of(broker)._accounts()
         exact = nobodys + sum(account.own + sum(map(len, account.frames)) for account in made)
-        assert broker._budget.total >= 0.9 * exact > 5 * 32 * 5000
+        assert budget_of(broker).total >= 0.9 * exact > 5 * 32 * 5000
         for ws in clients:
             ws.abort()

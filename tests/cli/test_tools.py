@@ -31,6 +31,7 @@ from pystrands.testing import backend, until
 from pystrands.testing import broker as running_broker
 from pystrands.tools import Sent, Tool, ToolError
 from tests.e2e.support import connect
+from tests.inside import parts_of
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -459,7 +460,7 @@ async def test_tail_shows_what_flows_in_a_room():
         assert (await lines_of(tail, 1))[0].endswith(" left   anna")
         assert broker.backend_count == 1
         assert await interrupted(tail) == (0, "")
-        await until(lambda: not broker._parts.rooms.taps.watchers)
+        await until(lambda: not parts_of(broker).rooms.taps.watchers)
 
 
 @pytest.mark.usefixtures("measured")

@@ -14,7 +14,7 @@ from pystrands import AsyncPyStrandsClient, LinkInfo, NotConnected, Refused, tes
 from pystrands.engine.cluster import Peer
 from pystrands.testing import until
 from tests.client.fake_broker import FakeBroker, line, soon
-from tests.inside import core_of, limited
+from tests.inside import core_of, limited, parts_of, servers_of
 
 QUICK = {"gone": 0.05}
 """A broker that nobody knows is gone a moment after its link."""
@@ -58,7 +58,7 @@ def peer(broker, *, is_draining=False):
 
 def tell(broker, *others):
     """Have a broker tell its backends that these are the others."""
-    broker._parts.lifecycle.peers_changed([each if isinstance(each, Peer) else peer(each) for each in others])
+    parts_of(broker).lifecycle.peers_changed([each if isinstance(each, Peer) else peer(each) for each in others])
 
 
 def link_to(client, broker):
@@ -179,7 +179,7 @@ async def test_cluster_rule_02_what_is_sent_outside_of_handlers_goes_home_in_ord
 async def test_cluster_rule_02_the_home_link_moves_when_its_broker_drains_and_not_back(stack, red, blue):
     client = await at_home(stack, red, blue)
     bob = await client_at(stack, blue, "/room")
-    red._parts.lifecycle.drains()
+    parts_of(red).lifecycle.drains()
     await until(lambda: home_of(client).broker_id == blue.broker_id)
     assert link_to(client, red).is_draining
     assert link_to(client, red).connected
@@ -192,7 +192,7 @@ async def test_cluster_rule_02_the_home_link_stays_while_its_broker_is_the_only_
     tell(red)
     client = await connected(stack, Noting(at(red)), red)
     ada = await client_at(stack, red, "/room")
-    red._parts.lifecycle.drains()
+    parts_of(red).lifecycle.drains()
     await until(lambda: home_of(client).is_draining)
     assert await client.send_room_message("/room", "hello")
     await ada.expect("hello")
@@ -305,7 +305,7 @@ async def test_cluster_rule_15_a_successor_at_the_same_address_gets_a_link_of_it
     tell(red)
     client = await connected(stack, Noting(at(red)), red)
     port = red.tcp_port
-    red._servers[1].close()
+    servers_of(red)[1].close()
     async with testing.broker(tcp_port=port) as successor:
         tell(red, successor)
         await linked(client, red, successor)
@@ -393,7 +393,7 @@ async def test_cluster_rule_16_without_auto_reconnect_the_last_link_ends_it(stac
     ada = await client_at(stack, red, "/red")
     await ada.send("hello")
     await ada.expect("you said hello")
-    (link,) = red._parts.lifecycle.links
+    (link,) = parts_of(red).lifecycle.links
     link.abort()
     await until(lambda: client.of("on_client_released") == ["/red"])
     await linked(client, blue)

@@ -9,6 +9,7 @@ import pytest
 from pystrands import PyStrands, PyStrandsClient, testing
 from pystrands.engine.cluster import Peer
 from pystrands.testing import until_sync
+from tests.inside import parts_of
 
 
 class Threaded(PyStrandsClient):
@@ -36,7 +37,7 @@ def brokers(stack):
     red, blue = [stack.enter_context(testing.broker_thread()) for _ in range(2)]
     for one, other in ((red, blue), (blue, red)):
         peer = Peer(other.ask(lambda broker: broker.broker_id), f"127.0.0.1:{other.tcp_port}")
-        one.ask(lambda broker, peer=peer: broker._parts.lifecycle.peers_changed([peer]))
+        one.ask(lambda broker, peer=peer: parts_of(broker).lifecycle.peers_changed([peer]))
     return red, blue
 
 
@@ -71,7 +72,7 @@ def test_cluster_rule_02_what_other_threads_send_goes_home(stack, brokers):
     thread.join()
     for number in range(50):
         ada.expect(str(number))
-    red.ask(lambda broker: broker._parts.lifecycle.drains())
+    red.ask(lambda broker: parts_of(broker).lifecycle.drains())
     until_sync(lambda: [link.is_home for link in client.links] == [False, True])
     assert client.send_room_message("/room", "from home")
     bob.expect("from home")

@@ -7,6 +7,7 @@ import pytest
 from pystrands.testing import Closed, Rejected, backend, connect, until
 from tests.cluster.backends import Named, cluster
 from tests.cluster.together import Together, one_broker
+from tests.inside import parts_of
 
 
 async def test_cluster_rule_14_the_older_connection_is_closed_first_wherever_it_is():
@@ -37,7 +38,7 @@ async def test_cluster_rule_14_a_claim_is_granted_when_the_older_ones_last_event
         async with connect(broker, "/ann") as ann:
             for number in range(100):  # more than may be unfinished: the rest waits where it was read
                 await ann.send(str(number))
-            (client,) = broker._parts.rooms.clients
+            (client,) = parts_of(broker).rooms.clients
             await until(lambda: client.ws.held_bytes)
             for name in ("first", "second"):
                 broker.engine.node.on_claim("ann", lambda name=name: released.append(name))
@@ -55,12 +56,12 @@ async def test_a_client_that_leaves_while_its_id_is_claimed_is_released():
         one.engine.is_mute = True
         knocking = asyncio.ensure_future(connect(two, "/ann").__aenter__())
         await until(lambda: "ann" in two.engine.claims)
-        assert len(two._parts.router.connection_requests) == 1
+        assert len(parts_of(two).router.connection_requests) == 1
         knocking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await knocking
         await until(lambda: two.counters["handshakes_abandoned"])
-        assert len(two._parts.router.connection_requests) == 0
+        assert len(parts_of(two).router.connection_requests) == 0
         two.engine.granted("ann")
         assert two.engine.claims == []
         assert two.client_count == 0

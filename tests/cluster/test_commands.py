@@ -11,6 +11,7 @@ from pystrands.testing import Closed, backend, connect, until
 from tests.cluster.backends import Named, cluster
 from tests.cluster.together import Together, one_broker
 from tests.e2e.session_client import SessionClient
+from tests.inside import parts_of
 
 
 async def test_messages_reach_rooms_everyone_and_one_client_at_all_brokers():
@@ -117,7 +118,7 @@ async def test_a_confirmation_waits_for_recipients_here_and_for_the_others():
             ann.stop_reading()
             text = "x" * 50_000
             sent = 0
-            while not any(ws.behind for ws in one._parts.rooms.sockets):
+            while not any(ws.behind for ws in parts_of(one).rooms.sockets):
                 await here.send_room_message("lobby", text)
                 sent += 1
                 await asyncio.sleep(0)

@@ -8,6 +8,7 @@ import pytest
 from pystrands import Confirmation
 from pystrands.testing import backend, broker, connect, until
 from tests.cluster.backends import Named
+from tests.inside import parts_of
 from tests.nats_server import NatsServer
 
 
@@ -74,7 +75,7 @@ async def test_a_client_that_ends_after_the_engine_is_no_failure(nats, caplog):
         async with connect(one, "/ann") as ann:
             for number in range(100):
                 await ann.send(str(number))
-            (client,) = one._parts.rooms.clients
+            (client,) = parts_of(one).rooms.clients
             await until(lambda: client.ws.held_bytes)
             await one.stop()
             client.ws.drop_backlog()

@@ -18,6 +18,7 @@ from pystrands.tools import Tool, ToolError
 from pystrands.watching import Watching
 from tests.cluster.backends import cluster
 from tests.cluster.together import Together, brokers, one_broker
+from tests.inside import budget_of, parts_of
 
 
 async def get(port, path):
@@ -118,13 +119,13 @@ async def test_a_broker_that_backends_elsewhere_can_not_reach_says_so(caplog):
 
 async def test_the_memory_budget_counts_what_the_cluster_takes():
     async with cluster(memory_budget=1 << 20) as ((one, _), (two, _)):
-        one._budget.look()
-        assert one._budget.total >= 4711
+        budget_of(one).look()
+        assert budget_of(one).total >= 4711
         two.engine.is_mute = True
-        before = one._budget.total
-        one._parts.others.members("lobby", 0, [b"x" * 10_000], True, lambda _: None)
-        one._budget.look()
-        assert one._budget.total >= before + 10_000
+        before = budget_of(one).total
+        parts_of(one).others.members("lobby", 0, [b"x" * 10_000], True, lambda _: None)
+        budget_of(one).look()
+        assert budget_of(one).total >= before + 10_000
 
 
 async def test_cluster_rule_15_who_stops_says_so_before_anything_else():
@@ -282,7 +283,7 @@ class Tail:
 
 
 def watchers(broker):
-    return len(broker._parts.rooms.taps.watchers)
+    return len(parts_of(broker).rooms.taps.watchers)
 
 
 async def test_tail_sees_all_brokers_and_each_message_once():

@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient, testing
+from tests.inside import parts_of
 
 from .raw_backend import RawBackend
 from .support import connect
@@ -70,7 +71,7 @@ async def test_without_a_backend_a_client_waits_and_then_hears_503():
 async def test_a_held_client_gets_in_when_a_backend_comes():
     async with testing.broker(hold_time=30.0) as broker:
         opening = asyncio.ensure_future(asyncio.wait_for(connect(broker), 20))
-        await testing.until(lambda: len(broker._parts.router.connection_requests))
+        await testing.until(lambda: len(parts_of(broker).router.connection_requests))
         async with testing.backend(broker):
             await (await opening).close()
 
@@ -205,9 +206,9 @@ async def test_a_client_is_closed_with_4401_when_its_time_is_over_and_others_are
             await client.send("still in")
             await client.expect("still in")
         assert broker.counters["expired_closed"] == 2
-        assert len(broker._parts.router._expiries) == 1
+        assert len(parts_of(broker).router._expiries) == 1
         await later.close()
-        await testing.until(lambda: not len(broker._parts.router._expiries))
+        await testing.until(lambda: not len(parts_of(broker).router._expiries))
         await without.close()
 
 

@@ -9,6 +9,7 @@ from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.backends.authenticator import WRONG
 from pystrands.broker.bounds import Bounds
 from tests.bounded import BoundedBroker
+from tests.inside import authenticator_of, parts_of
 
 from .raw_peer import TOKEN, knocking, peer
 
@@ -18,17 +19,17 @@ async def test_a_broker_stops_with_peers_in_every_state(tls):
         async with testing.broker(backend_token=[TOKEN], **options) as broker:
             async with peer(broker), peer(broker) as refused:
                 refused.hello(token="wrong")
-                await testing.until(lambda: len(broker._authenticator._undecided) == 2)
+                await testing.until(lambda: len(authenticator_of(broker)) == 2)
                 await broker.stop()
-                await testing.until(lambda: not broker._authenticator._undecided)
-                assert not broker._parts.lifecycle.links
+                await testing.until(lambda: not len(authenticator_of(broker)))
+                assert not parts_of(broker).lifecycle.links
 
 
 async def test_a_backend_over_tls(tls, trusting):
     async with testing.broker(backend_token=[TOKEN], **tls) as broker, peer(broker, ssl=trusting) as chatty:
         chatty.hello(token=TOKEN)
         assert [(await chatty.hear())[0] for _ in range(2)] == ["hello", "welcome"]
-        assert len(broker._authenticator._undecided) == 0
+        assert len(authenticator_of(broker)) == 0
     async with testing.broker(backend_token=[TOKEN], **tls) as broker, peer(broker, ssl=trusting) as stranger:
         stranger.hello(token="wrong")
         assert await stranger.rest() == [("hello", None), ("refused", WRONG)]
@@ -51,8 +52,8 @@ async def test_a_peer_without_tls_gets_nothing(tls):
             said = await stranger.reader.read()
         assert b"{" not in said
         await testing.until(lambda: broker.counters["link_tls_failed"] == 1)
-        assert not broker._authenticator._undecided
-        assert not broker._parts.lifecycle.links
+        assert not len(authenticator_of(broker))
+        assert not parts_of(broker).lifecycle.links
 
 
 async def test_a_handshake_that_does_not_end_is_ended(tls, trusting):
@@ -61,8 +62,8 @@ async def test_a_handshake_that_does_not_end_is_ended(tls, trusting):
             half.writer.write(b"\x16\x03\x01\x02\x00\x01")
             await testing.until(lambda: broker.counters["link_tls_failed"] == 2)
             assert await half.reader.read() == b""
-        await testing.until(lambda: not broker._authenticator._undecided)
-        assert not broker._parts.lifecycle.links
+        await testing.until(lambda: not len(authenticator_of(broker)))
+        assert not parts_of(broker).lifecycle.links
 
 
 async def test_a_peer_that_goes_during_the_handshake_leaves_nothing(tls):
@@ -70,34 +71,34 @@ async def test_a_peer_that_goes_during_the_handshake_leaves_nothing(tls):
         for data in (b"", b"\x16\x03\x01\x02\x00\x01"):
             async with peer(broker) as gone:
                 gone.writer.write(data)
-                await testing.until(lambda: len(broker._authenticator._undecided) == 1)
+                await testing.until(lambda: len(authenticator_of(broker)) == 1)
                 gone.writer.close()
-                await testing.until(lambda: not broker._authenticator._undecided)
-        assert not broker._parts.lifecycle.links
+                await testing.until(lambda: not len(authenticator_of(broker)))
+        assert not parts_of(broker).lifecycle.links
 
 
 async def test_half_open_handshakes_do_not_keep_a_backend_out(tls, trusting):
     async with testing.broker(**tls) as broker:
-        broker._authenticator._most, broker._authenticator._most_of_one = 20, 10
+        authenticator_of(broker).most, authenticator_of(broker).most_of_one = 20, 10
         silent = [await asyncio.open_connection("127.0.0.1", broker.tcp_port) for _ in range(30)]
         await testing.until(lambda: broker.counters["link_crowded_out"] == 20)
-        assert len(broker._authenticator._undecided) == 10
+        assert len(authenticator_of(broker)) == 10
         async with peer(broker, ssl=trusting) as honest:
             honest.hello()
             assert [(await honest.hear())[0] for _ in range(2)] == ["hello", "welcome"]
         for _, writer in silent:
             writer.transport.abort()
-        await testing.until(lambda: not broker._authenticator._undecided)
+        await testing.until(lambda: not len(authenticator_of(broker)))
 
 
 async def test_one_address_keeps_no_backend_out(tls, trusting):
     async with testing.broker(**tls) as broker:
-        broker._authenticator._most, broker._authenticator._most_of_one = 20, 10
+        authenticator_of(broker).most, authenticator_of(broker).most_of_one = 20, 10
         crowd = []
         for number in range(60):
             local = (f"127.0.0.{2 + number % 3}", 0)
             crowd.append(await asyncio.open_connection("127.0.0.1", broker.tcp_port, local_addr=local))
-        assert len(broker._authenticator._undecided) <= 20
+        assert len(authenticator_of(broker)) <= 20
         async with peer(broker, ssl=trusting) as honest:
             for number in range(60):
                 local = (f"127.0.0.{2 + number % 3}", 0)

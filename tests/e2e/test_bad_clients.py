@@ -10,6 +10,7 @@ import pytest
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.ws.reassembly import MAX_FRAGMENTS
 from pystrands.testing import frames
+from tests.inside import budget_of, parts_of
 
 from .test_bad_input import UPGRADE, frame
 
@@ -70,25 +71,25 @@ def strangers(port, data, count=MANY):
 
 def held(broker):
     """How many bytes the broker keeps for all that have a connection."""
-    return sum(each.held_bytes for each in broker._budget._holders())
+    return sum(each.held_bytes for each in budget_of(broker)._holders())
 
 
 @pytest.mark.parametrize("head", [b"", b"G", UPGRADE[:-2]], ids=["nothing", "a byte", "almost all"])
 async def test_requests_that_never_end(head):
     async with a_good_client() as broker:
-        broker._parts.admission.handshake_timeout = 0.5  # now that the good one is in
+        parts_of(broker).admission.handshake_timeout = 0.5  # now that the good one is in
         socks = await asyncio.to_thread(strangers, broker.ws_port, head)
         await testing.until(lambda: broker.counters["handshake_timeout"] == MANY, PATIENCE)
         for sock in socks:
             answer = await asyncio.to_thread(sock.recv, 1000)
             assert answer.startswith(b"HTTP/1.1 408 ")
             sock.close()
-        await testing.until(lambda: not len(broker._parts.admission), PATIENCE)
+        await testing.until(lambda: not len(parts_of(broker).admission), PATIENCE)
 
 
 async def test_requests_that_come_byte_by_byte_have_no_more_time():
     async with a_good_client() as broker:
-        broker._parts.admission.handshake_timeout = 0.5  # now that the good one is in
+        parts_of(broker).admission.handshake_timeout = 0.5  # now that the good one is in
         socks = await asyncio.to_thread(strangers, broker.ws_port, b"GET /")
         while broker.counters["handshake_timeout"] < MANY:
             for sock in socks:
@@ -105,28 +106,28 @@ async def test_more_half_open_handshakes_than_there_may_be():
     async with a_good_client(max_handshakes=100, handshake_timeout=60) as broker:
         socks = await asyncio.to_thread(strangers, broker.ws_port, b"GET /", 1000)
         await testing.until(lambda: broker.counters["limit_handshakes"] == 900, PATIENCE)
-        assert len(broker._parts.admission.handshakes) == 100
+        assert len(parts_of(broker).admission.handshakes) == 100
         for sock in socks:
             sock.close()
-        await testing.until(lambda: not len(broker._parts.admission), PATIENCE)
+        await testing.until(lambda: not len(parts_of(broker).admission), PATIENCE)
 
 
 async def test_half_open_handshakes_do_not_keep_others_out():
     async with a_good_client(max_handshakes=20, handshake_timeout=4) as broker:
         socks = await asyncio.to_thread(strangers, broker.ws_port, b"GET /", 20)
-        await testing.until(lambda: len(broker._parts.admission.handshakes) == 20)
+        await testing.until(lambda: len(parts_of(broker).admission.handshakes) == 20)
         with pytest.raises(testing.Rejected):  # they have hardly had time
             await testing.connect(broker)
-        oldest = next(iter(broker._parts.admission.reading))
+        oldest = next(iter(parts_of(broker).admission.reading))
         oldest.began -= 1.1  # time passes
         async with testing.connect(broker) as ws:
             await ws.send("in")
             await ws.expect("in", PATIENCE)
         assert broker.counters["handshake_displaced"] == 1
-        assert oldest not in broker._parts.admission.handshakes
+        assert oldest not in parts_of(broker).admission.handshakes
         for sock in socks:
             sock.close()
-        await testing.until(lambda: not len(broker._parts.admission), PATIENCE)
+        await testing.until(lambda: not len(parts_of(broker).admission), PATIENCE)
 
 
 async def test_messages_that_never_end():
@@ -151,7 +152,7 @@ async def test_a_big_frame_that_is_announced_and_never_sent_takes_no_memory_and_
         clients = await attackers(broker)
         for ws in clients:
             await ws.send_frame(frames.BINARY, b"", length=1 << 20)
-        sockets = list(broker._parts.rooms.members("/bad"))
+        sockets = list(parts_of(broker).rooms.members("/bad"))
         await testing.until(lambda: all(ws.held == 14 for ws in sockets), PATIENCE)
         assert all(len(ws._parser.get_buffer(-1)) < 4096 for ws in sockets)
         await all_closed(clients, 1008)
@@ -231,7 +232,7 @@ async def test_clients_that_do_not_read():
         async with testing.backend(broker) as sender:
             while broker.counters["slow_consumer_closed"] < 5:
                 await sender.send_room_message("/bad", "x" * 60_000, confirm=True)
-        await testing.until(lambda: not broker._parts.websockets.lingering, PATIENCE)
+        await testing.until(lambda: not parts_of(broker).websockets.lingering, PATIENCE)
         assert held(broker) < 100_000
         for ws in clients:
             ws.abort()

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
+from tests.inside import parts_of
 
 from .support import connect
 
@@ -85,7 +86,7 @@ async def test_a_bad_request_gets_its_status(request_bytes, status):
 
 async def test_a_slow_head_is_ended():
     async with a_good_pair() as broker:
-        broker._parts.admission.handshake_timeout = 0.1  # now that the good one is in
+        parts_of(broker).admission.handshake_timeout = 0.1  # now that the good one is in
         answer = await talk(broker.ws_port, b"GET / HTTP/1.1\r\nHos")
         assert answer == b"" or int(answer.split()[1]) == 408
         assert broker.counters["handshake_timeout"] == 1

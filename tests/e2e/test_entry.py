@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
+from tests.inside import parts_of
 
 from .test_bad_input import a_good_pair, frame
 
@@ -176,8 +177,8 @@ async def test_one_address_has_its_limit_and_others_are_not_touched(caplog):
         half_open.close()
         client.close()
         await until_one_may_come(broker)
-        await testing.until(lambda: len(broker._parts.admission.policy._limits.addresses) == 1, 10)
-    assert not broker._parts.admission.policy._limits.addresses
+        await testing.until(lambda: len(parts_of(broker).admission.policy.limits.addresses) == 1, 10)
+    assert not parts_of(broker).admission.policy.limits.addresses
 
 
 ENDINGS = {
@@ -207,7 +208,7 @@ class Closer(AsyncPyStrandsClient):
 async def test_whatever_ends_a_connection_gives_its_place_back(ending):
     limits = {"max_connections": 9, "max_connections_per_address": 9, "close_timeout": 0.05}
     async with testing.broker(**limits) as broker, testing.backend(broker, Closer):
-        places = broker._parts.admission.policy._limits
+        places = parts_of(broker).admission.policy.limits
         one = await peer(broker)
         if ending == "before the 101":
             one.writer.write(REQUEST.format("").encode())
@@ -230,7 +231,7 @@ async def test_whatever_ends_a_connection_gives_its_place_back(ending):
         else:
             one.close()
         await testing.until(
-            lambda: not len(broker._parts.admission) and not places.clients and not places.addresses, 10
+            lambda: not len(parts_of(broker).admission) and not places.clients and not places.addresses, 10
         )
         one.close()
 
@@ -243,7 +244,7 @@ async def test_half_open_connections_have_a_limit_and_cost_no_client_its_own(cap
         half_open = [await peer(broker) for _ in range(3)]
         for one in half_open:
             one.writer.write(b"GET / HT")
-        await testing.until(lambda: len(broker._parts.admission.handshakes) == 3)
+        await testing.until(lambda: len(parts_of(broker).admission.handshakes) == 3)
         turned_away = await peer(broker)
         assert await turned_away.status() == 503, "at once, though it has sent nothing"
         assert "Retry-After: " in turned_away.head
@@ -266,7 +267,7 @@ async def test_those_that_wait_for_a_verdict_count_too():
 
     async with testing.broker(max_handshakes=2) as broker, testing.backend(broker, Slow):
         waiting = [asyncio.ensure_future(connected(broker)) for _ in range(2)]
-        await testing.until(lambda: len(broker._parts.router.connection_requests) == 2)
+        await testing.until(lambda: len(parts_of(broker).router.connection_requests) == 2)
         assert await status_of(broker) == 503
         answers.set()
         for one in waiting:
@@ -282,10 +283,10 @@ async def test_those_that_never_take_their_answer_are_bounded_as_well():
     async with a_good_pair(max_handshakes=5, close_timeout=60, handshake_timeout=60) as broker:
         crowd = [await peer(broker) for _ in range(40)]  # none of them ever closes
         await testing.until(lambda: broker.counters["limit_handshakes"] == 35)
-        await testing.until(lambda: len(broker._parts.admission) <= 10)
+        await testing.until(lambda: len(parts_of(broker).admission) <= 10)
         for one in crowd:
             one.abort()
-        await testing.until(lambda: not len(broker._parts.admission))
+        await testing.until(lambda: not len(parts_of(broker).admission))
 
 
 async def test_one_address_with_all_the_half_open_connections_keeps_no_other_out():

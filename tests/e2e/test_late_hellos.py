@@ -8,7 +8,7 @@ from pystrands import AsyncPyStrandsClient, Refused, testing
 from pystrands.broker.backends.authenticator import LATE, WRONG
 from pystrands.protocol import wire
 from tests.client.fake_broker import Connection, line, soon, until
-from tests.inside import core_of
+from tests.inside import core_of, parts_of
 
 from .raw_backend import RawBackend
 from .raw_backend import line as raw_line
@@ -20,7 +20,7 @@ from .raw_peer import TOKEN, knocking, peer
 
 async def test_a_broker_with_a_token_waits_for_a_hello():
     async with testing.broker(backend_token=[TOKEN]) as broker:
-        broker._parts.links.decision_time = 0.01
+        parts_of(broker).links.decision_time = 0.01
         async with RawBackend(broker, begin=False) as slow, peer(broker) as silent:
             slow.raw(b'{"action":"hello",')
             assert await silent.hear() == ("hello", slow.hello)
@@ -32,7 +32,7 @@ async def test_a_broker_with_a_token_waits_for_a_hello():
 
 async def test_a_refusal_says_whether_it_is_final():
     async with testing.broker(backend_token=[TOKEN]) as broker:
-        broker._parts.links.hello_time = 0.1
+        parts_of(broker).links.hello_time = 0.1
         for said, reason, final in (
             (b"", LATE, False),
             (raw_line("broadcast", {"message": "x"}), "protocol 1", False),
@@ -170,13 +170,13 @@ async def test_only_a_final_refusal_ends_a_backend(quiet_broker, params, greeted
 
 async def test_who_is_refused_for_being_late_comes_again(caplog):
     async with testing.broker(backend_token=[TOKEN]) as broker:
-        broker._parts.links.hello_time = 0.05
+        parts_of(broker).links.hello_time = 0.05
         with testing.LinkProxy(broker) as proxy:
             proxy.pause()
             client = AsyncPyStrandsClient("127.0.0.1", proxy.tcp_port, token=TOKEN, reconnect_delay=0.01)
             running = asyncio.ensure_future(client.run_forever())
             await testing.until(lambda: broker.counters["link_without_token"] >= 1)
-            broker._parts.links.hello_time = 10
+            parts_of(broker).links.hello_time = 10
             proxy.resume()
             await testing.until(lambda: broker.backend_count == 1)
             await client.disconnect()

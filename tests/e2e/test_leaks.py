@@ -15,6 +15,7 @@ import pytest
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.broker.admission.handshake import Handshake
 from tests.certificates import Authority
+from tests.inside import parts_of
 
 from .support import connect
 from .test_bad_input import UPGRADE, frame
@@ -72,8 +73,8 @@ async def come_and_go(warm_up: int, clients: int, growth: int) -> None:
         print(f"{after - before} bytes more")
         assert after - before < growth
         assert process.memory_info().rss - rss < 16_000_000
-        assert broker._parts.rooms.room_count == 0
-        assert len(broker._parts.router.connection_requests) == 0
+        assert parts_of(broker).rooms.room_count == 0
+        assert len(parts_of(broker).router.connection_requests) == 0
         assert client.connected
 
 
@@ -117,7 +118,7 @@ async def test_a_client_that_is_gone_leaves_no_work_for_the_garbage_collector():
         async with no_work_for_the_garbage_collector():
             for number in range(8):
                 await one_life(broker.ws_port, number)
-            await testing.until(lambda: not broker.client_count and not broker._parts.assignments.ending)
+            await testing.until(lambda: not broker.client_count and not parts_of(broker).assignments.ending)
 
 
 def turned_away(port: int, data: bytes, *, by_reset: bool) -> None:
@@ -154,7 +155,7 @@ async def test_who_comes_to_nothing_leaves_no_work_for_the_garbage_collector(wit
             for _ in range(times):
                 for port, data, by_reset in ends:
                     await asyncio.to_thread(turned_away, port, data, by_reset=by_reset)
-            await testing.until(lambda: not broker._parts.admission.handshakes)
+            await testing.until(lambda: not parts_of(broker).admission.handshakes)
 
         await come(1)
         async with no_work_for_the_garbage_collector():

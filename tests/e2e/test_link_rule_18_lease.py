@@ -13,7 +13,7 @@ from pystrands.client.connection import heartbeats
 from pystrands.client.handlers import dispatch, queue
 from pystrands.protocol import messages
 from tests.client.fake_broker import line, soon, until
-from tests.inside import core_of
+from tests.inside import core_of, parts_of
 
 from .raw_backend import RawBackend
 from .raw_broker import Noting, RawBroker, unlinked
@@ -510,7 +510,7 @@ async def clients_of(broker, records, label):
 
 
 def consumer(broker):
-    (session,) = [each for each in broker._parts.sessions.sessions if each.streams]
+    (session,) = [each for each in parts_of(broker).sessions.sessions if each.streams]
     return session
 
 
@@ -564,7 +564,7 @@ async def test_rule_18_a_backend_that_was_frozen_alone_goes_on(records):
             sockets, texts = await clients_of(broker, records, "one")
             one.stop()
             records.go_on()
-            await testing.until(lambda: any(each.is_expired for each in broker._parts.sessions.sessions), 20)
+            await testing.until(lambda: any(each.is_expired for each in parts_of(broker).sessions.sessions), 20)
             one.cont()
             await testing.until(lambda: len(records.by("one")) == len(texts), 20)
             records.check(texts)

@@ -11,7 +11,7 @@ from pystrands import PyStrandsError, testing
 from pystrands.protocol import wire
 from pystrands.testing import frames
 from tests.client.fake_broker import FakeBroker, context, line, message, soon, until
-from tests.inside import core_of, limited
+from tests.inside import core_of, limited, parts_of
 
 from .raw_backend import RawBackend, told
 from .raw_backend import line as raw_line
@@ -143,7 +143,7 @@ async def test_rule_08_a_link_of_protocol_1_that_does_not_answer_is_asked_no_mor
                 statuses.append(rejected.value.status)
             assert statuses == [504, 503, 503]
             assert (await probe.next_line())["action"] == "connection_request"
-            broker._parts.router.connection_requests._answer_timeout = 10.0
+            parts_of(broker).router.connection_requests._answer_timeout = 10.0
             probe.raw(raw_line("heartbeat"))
             connecting = asyncio.ensure_future(_connect(broker))
             asked = await probe.next_line()
@@ -208,7 +208,7 @@ async def test_rule_10_a_client_has_credit_for_32_events_and_is_then_not_read_fr
         heard = [await raw.hear("new_message") for _ in range(32)]
         await testing.until(lambda: broker.queued_messages)
         assert await raw.so_far() == []
-        assert next(iter(broker._parts.rooms.sockets)).paused != list(broker._parts.rooms.sockets)[1].paused
+        assert next(iter(parts_of(broker).rooms.sockets)).paused != list(parts_of(broker).rooms.sockets)[1].paused
         await idle.send("others are not affected")
         await raw.hear_message("others are not affected")
         assert broker.queued_messages == 1, "the rest of what was read waits with its sender"
@@ -406,7 +406,7 @@ async def test_rule_12_a_queue_of_no_size_drops_messages_only_and_counts_them():
     async with testing.broker(queue_size=0, resume_window=0.05) as broker, RawBackend(broker) as raw:
         ws, other = await raw.admit("ann"), await raw.admit("bob")
         raw.cut()
-        await testing.until(lambda: all(session.is_absent for session in broker._parts.sessions.sessions))
+        await testing.until(lambda: all(session.is_absent for session in parts_of(broker).sessions.sessions))
         await ws.send("x")
         await testing.until(lambda: broker.counters["queue_dropped"] == 1)
         await other.close()
@@ -419,9 +419,9 @@ async def test_rule_12_backpressure_gates_reading_and_what_was_taken_is_kept():
     async with testing.broker(queue_size=3, resume_window=0.05) as broker, RawBackend(broker) as raw:
         ws = await raw.admit("ann")
         raw.cut()
-        await testing.until(lambda: all(session.is_absent for session in broker._parts.sessions.sessions))
+        await testing.until(lambda: all(session.is_absent for session in parts_of(broker).sessions.sessions))
         sending = asyncio.ensure_future(send_all(ws, [f"{number} {'x' * 4000}" for number in range(3000)]))
-        await testing.until(lambda: next(iter(broker._parts.rooms.sockets)).paused)
+        await testing.until(lambda: next(iter(parts_of(broker).rooms.sockets)).paused)
         assert 3 <= broker.queued_messages < 100
         assert not sending.done()
         assert (await raw.resume())["resumed"]
@@ -446,7 +446,7 @@ async def test_rule_12_no_policy_touches_what_waits_for_a_link_that_may_come_bac
             for number in range(10):
                 for ws in clients:
                     await ws.send(str(number))
-            await testing.until(lambda: all(each.paused for each in broker._parts.rooms.sockets))
+            await testing.until(lambda: all(each.paused for each in parts_of(broker).rooms.sockets))
             assert (await raw.resume())["resumed"]
             heard = Counter[str]()
             for _ in range(40):
@@ -472,10 +472,10 @@ async def test_rule_12_no_policy_touches_what_waits_for_the_credit_of_a_backend_
             for number in range(33):  # the last one waits for credit
                 await busy.send(str(number))
             await testing.until(lambda: broker.queued_messages == 1)
-            session = next(each for each in broker._parts.sessions.sessions if "slow" in each.name)
+            session = next(each for each in parts_of(broker).sessions.sessions if "slow" in each.name)
             session.requests.update(dict.fromkeys(map(str, range(1000))))  # so many that it takes no other clients
             gone.cut()
-            await testing.until(lambda: any(session.is_absent for session in broker._parts.sessions.sessions))
+            await testing.until(lambda: any(session.is_absent for session in parts_of(broker).sessions.sessions))
             for number in range(20):
                 with contextlib.suppress(testing.Closed):
                     await lost.send(str(number))
@@ -497,7 +497,7 @@ async def test_rule_12_who_is_not_read_from_is_not_missed_by_keep_alive():
         ws = await raw.admit("ann")
         for number in range(40):
             await ws.send(str(number))
-        await testing.until(lambda: next(iter(broker._parts.rooms.sockets)).paused)
+        await testing.until(lambda: next(iter(parts_of(broker).rooms.sockets)).paused)
         await asyncio.sleep(0.2)  # ten pings, whose answers nobody reads
         assert ws.closed is None
         for _ in range(40):

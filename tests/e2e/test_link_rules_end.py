@@ -8,7 +8,7 @@ import pytest
 
 from pystrands import PyStrandsClient, testing
 from tests.client.fake_broker import soon, until
-from tests.inside import core_of
+from tests.inside import core_of, parts_of
 
 from .raw_backend import RawBackend
 from .raw_broker import Noting, RawBroker, unlinked
@@ -63,7 +63,7 @@ async def test_what_was_taken_without_a_link_is_sent_when_it_is_back(world, how)
     await ws.expect_nothing()
     assert client.errors == []
     assert broker.backend_count == 1
-    assert len(list(broker._parts.sessions.sessions)) == 1, "it said bye"
+    assert len(list(parts_of(broker).sessions.sessions)) == 1, "it said bye"
 
 
 async def test_threads_hear_the_same(world):
@@ -150,7 +150,7 @@ async def test_a_link_that_is_cut_after_the_leave_comes_back_for_what_handlers_s
                 await ws.send(text)
             await until(lambda: len(client.notes) == 2)
             ending = asyncio.ensure_future(client.disconnect())
-            (session,) = broker._parts.sessions.sessions
+            (session,) = parts_of(broker).sessions.sessions
             await until(lambda: session.is_leaving)
             for _ in range(2):
                 await down(proxy, client)
@@ -189,7 +189,7 @@ async def test_wherever_the_link_is_cut_all_arrives_once(world, direction):
             proxy.cut_after(10**9, direction)
         else:
             cut.add(count)
-        await until(lambda: len(list(broker._parts.sessions.sessions)) == 1)
+        await until(lambda: len(list(parts_of(broker).sessions.sessions)) == 1)
     await ws.expect_nothing()
     assert {0, 35} <= cut, "cut it was"
     assert direction == "to_backend" or len(cut) > 10

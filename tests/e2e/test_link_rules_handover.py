@@ -10,14 +10,14 @@ from pystrands import testing
 from pystrands.broker.bounds import Bounds
 from tests.bounded import BoundedBroker
 from tests.client.fake_broker import request, soon, until
-from tests.inside import core_of
+from tests.inside import core_of, parts_of
 
 from .raw_backend import RawBackend, told
 from .raw_broker import Noting, unlinked
 
 
 def sessions(broker):
-    return list(broker._parts.sessions.sessions)
+    return list(parts_of(broker).sessions.sessions)
 
 
 def streams(broker):

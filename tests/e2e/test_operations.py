@@ -11,6 +11,7 @@ from pystrands.broker.events.queue import cost
 from pystrands.broker.events.stream import ClientEvent, Kind
 from pystrands.broker.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from tests.broker.doubles import make_client
+from tests.inside import parts_of
 
 PATIENCE = 20
 
@@ -80,7 +81,7 @@ async def test_what_waits_shows_in_the_gauges():
         seen = await samples(broker)
         assert seen["pystrands_queue_messages"] == 1
         assert seen["pystrands_queue_bytes"] == cost(ClientEvent(make_client(1), Kind.MESSAGE, 1, "12345"))
-        known = sum(client.held_bytes for client in broker._parts.rooms.clients)
+        known = sum(client.held_bytes for client in parts_of(broker).rooms.clients)
         of_cluster = seen["pystrands_engine_held_bytes"]
         assert seen["pystrands_waiting_bytes"] == seen["pystrands_queue_bytes"] + known + of_cluster
         assert seen["pystrands_backends"] == 0

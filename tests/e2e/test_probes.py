@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from pystrands import testing
+from tests.inside import authenticator_of, parts_of
 
 
 async def probe(port, *, say=b"", wait=False):
@@ -32,6 +33,6 @@ async def test_a_check_that_ends_its_side_is_no_error_on_any_port(with_tls, tls,
             hello = b'{"action":"hello","params":{"protocol":2,"session_id":"s"}}\n'
             await probe(broker.tcp_port, say=hello, wait=True)
             await testing.until(lambda: not broker.backend_count)
-        await testing.until(lambda: not len(broker._parts.admission) and not broker._authenticator._undecided)
+        await testing.until(lambda: not len(parts_of(broker).admission) and not len(authenticator_of(broker)))
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert not errors, errors[0].getMessage()

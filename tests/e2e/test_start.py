@@ -20,6 +20,7 @@ from pystrands.broker.ws.throttle import IdleLimited
 from pystrands.engine import base
 from pystrands.engine.memory import MemoryEngine
 from pystrands.testing.brokers import LocalBroker
+from tests.inside import budget_of, parts_of, servers_of
 
 
 class Open:
@@ -85,8 +86,8 @@ def broker_with(engine, **options):
 
 
 def timers_of(broker):
-    parts = broker._parts
-    found = [parts.lifecycle._beat, broker._budget._timer, *(each._timer for each in parts.idle)]
+    parts = parts_of(broker)
+    found = [parts.lifecycle._beat, budget_of(broker)._timer, *(each._timer for each in parts.idle)]
     found += [each._handle for each in (parts.keepalive, parts.heartbeats, parts.message_watch)]
     return [each for each in found if each and not each.cancelled()]
 
@@ -226,7 +227,7 @@ async def test_a_name_with_two_addresses_has_one_port(with_tls, tls, monkeypatch
     if "uvloop" in type(loop).__module__:  # which resolves by itself
         monkeypatch.setattr("pystrands.broker.server.hosts", lambda _host: ("127.0.0.1", "::1"))
     async with LocalBroker(ws_host="localhost", tcp_host="localhost", **options) as broker:
-        for server, port in zip(broker._servers, (broker.ws_port, broker.tcp_port), strict=True):
+        for server, port in zip(servers_of(broker), (broker.ws_port, broker.tcp_port), strict=True):
             assert sorted(each.getsockname()[:2] for each in server.sockets) == [("127.0.0.1", port), ("::1", port)]
 
 

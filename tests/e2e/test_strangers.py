@@ -12,6 +12,7 @@ from pystrands.broker.backends.authenticator import LATE, MISSING, OLD, TOO_LONG
 from pystrands.broker.config import BrokerConfig
 from pystrands.broker.server import Broker
 from pystrands.errors import ConfigError
+from tests.inside import authenticator_of, parts_of
 
 from .raw_backend import RawBackend, line
 from .raw_peer import TOKEN, knocking, peer
@@ -42,7 +43,7 @@ async def test_a_peer_without_the_token_hears_why_and_nothing_else(said, reason)
             assert await stranger.rest() == [("hello", None), ("refused", reason)]
         assert broker.counters["link_without_token"] == 1
         assert broker.backend_count == 0
-        await testing.until(lambda: not broker._authenticator._undecided)
+        await testing.until(lambda: not len(authenticator_of(broker)))
 
 
 async def test_a_peer_of_protocol_1_hears_why_and_nothing_else():
@@ -54,7 +55,7 @@ async def test_a_peer_of_protocol_1_hears_why_and_nothing_else():
 
 async def test_a_peer_that_is_silent_hears_why_and_nothing_else():
     async with testing.broker(backend_token=[TOKEN]) as broker:
-        broker._parts.links.hello_time = 0.1
+        parts_of(broker).links.hello_time = 0.1
         async with knocking(broker), peer(broker) as stranger:
             stranger.writer.write(b'{"action":"hel')
             assert await stranger.rest() == [("hello", None), ("refused", LATE)]
@@ -97,7 +98,7 @@ async def test_wrong_tokens_are_answered_ever_later_and_right_ones_at_once():
             guesser.hello(token="wrong")
             honest.hello(token=TOKEN)
             assert (await honest.hear())[0] == "welcome"
-            assert len(broker._authenticator._undecided) == 1, "the guesser still waits"
+            assert len(authenticator_of(broker)) == 1, "the guesser still waits"
 
 
 async def test_the_tokens_are_in_no_log_on_no_repr_and_in_no_status(caplog):
@@ -207,26 +208,26 @@ async def test_half_a_line_before_the_broker_gives_up_waiting_is_not_lost():
 
 async def test_peers_that_say_nothing_do_not_keep_a_backend_out():
     async with testing.broker(backend_token=[TOKEN]) as broker:
-        broker._authenticator._most, broker._authenticator._most_of_one = 20, 10
+        authenticator_of(broker).most, authenticator_of(broker).most_of_one = 20, 10
         async with peer(broker) as first:
             silent = [await asyncio.open_connection("127.0.0.1", broker.tcp_port) for _ in range(30)]
             await testing.until(lambda: broker.counters["link_crowded_out"] == 21)
             assert (await first.rest())[0][0] == "hello"
-            assert len(broker._authenticator._undecided) == 10
+            assert len(authenticator_of(broker)) == 10
             async with peer(broker) as honest:
                 honest.hello(token=TOKEN)
                 assert [(await honest.hear())[0] for _ in range(2)] == ["hello", "welcome"]
             for _, writer in silent:
                 writer.transport.abort()
-        await testing.until(lambda: not broker._authenticator._undecided)
+        await testing.until(lambda: not len(authenticator_of(broker)))
 
 
 async def test_a_refused_peer_that_does_not_leave_is_cut_off():
     async with testing.broker(backend_token=[TOKEN]) as broker, peer(broker) as stranger:
         stranger.hello()
-        await testing.until(lambda: len(broker._parts.lifecycle.links) == 1)
+        await testing.until(lambda: len(parts_of(broker).lifecycle.links) == 1)
         await testing.until(lambda: broker.counters["link_without_token"] == 1)
-        await testing.until(lambda: not broker._parts.lifecycle.links)
+        await testing.until(lambda: not parts_of(broker).lifecycle.links)
 
 
 # ---- addresses

@@ -12,6 +12,7 @@ from pystrands.broker.bounds import Bounds
 from pystrands.errors import ConfigError
 from tests.bounded import BoundedBroker
 from tests.certificates import Authority
+from tests.inside import parts_of, servers_of
 
 
 class Echo(AsyncPyStrandsClient):
@@ -135,19 +136,19 @@ async def test_who_speaks_no_tls_is_counted_and_costs_the_others_nothing(authori
 async def test_a_tls_handshake_that_is_not_done_in_time_is_ended(authority, files):
     async with testing.broker(**files) as broker, testing.backend(broker, Echo):
         async with testing.connect(broker, ssl=authority.trusting()) as ws:
-            broker._servers[0]._handshake_timeout = 0.2  # now that the good one is in
+            servers_of(broker)[0]._handshake_timeout = 0.2  # now that the good one is in
             silent = open_sockets(broker.ws_port, 20)
             await testing.until(lambda: broker.counters["tls_handshake_failed"] == 20)
             await ended(silent)
-            assert not broker._servers[0].handshakes
+            assert not servers_of(broker)[0].handshakes
             await echoes(ws)
 
 
 async def test_the_time_of_the_tls_handshake_counts_for_the_request(authority, files):
     async with testing.broker(handshake_timeout=60, **files) as broker:
         _, writer = await asyncio.open_connection("127.0.0.1", broker.ws_port, ssl=authority.trusting())
-        await testing.until(lambda: broker._parts.admission.handshakes)
-        (handshake,) = broker._parts.admission.handshakes
+        await testing.until(lambda: parts_of(broker).admission.handshakes)
+        (handshake,) = parts_of(broker).admission.handshakes
         assert handshake._timer.when() == pytest.approx(handshake.began + 60, abs=1)  # uvloop rounds its clock
         handshake._timed_out()
         assert broker.counters["handshake_timeout"] == 1
@@ -159,7 +160,7 @@ async def test_half_open_tls_handshakes_are_bounded_and_the_oldest_give_way(auth
     async with testing.broker(**options) as broker, testing.backend(broker, Echo):
         async with testing.connect(broker, ssl=authority.trusting()) as ws:
             silent = open_sockets(broker.ws_port, 30)
-            server = broker._servers[0]
+            server = servers_of(broker)[0]
             await testing.until(lambda: broker.counters["tls_handshake_displaced"] >= 20)
             assert server.handshakes <= 10
             await ended(silent[:20])
@@ -194,13 +195,13 @@ def test_it_works_on_asyncios_own_loop_too_and_on_one_that_knows_no_readers(auth
             loop.add_reader = refuse  # type: ignore[assignment, method-assign]
         async with testing.broker(**files) as broker, testing.backend(broker, Echo):
             silent = open_sockets(broker.ws_port, 3)
-            await testing.until(lambda: broker._servers[0].handshakes == 3)
+            await testing.until(lambda: servers_of(broker)[0].handshakes == 3)
             async with testing.connect(broker, ssl=authority.trusting()) as ws:
                 await echoes(ws)
             for sock in silent:
                 sock.close()
             await testing.until(lambda: broker.counters["tls_handshake_failed"] == 3)
-            assert not broker._servers[0].handshakes
+            assert not servers_of(broker)[0].handshakes
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(main())
@@ -264,17 +265,17 @@ async def test_one_address_keeps_nobody_else_out(authority, files, say, limit):
             async with asyncio.timeout(10):
                 async with testing.connect(broker, ssl=authority.trusting()) as ws:
                     await echoes(ws)
-        assert broker._servers[0].handshakes <= 40
+        assert servers_of(broker)[0].handshakes <= 40
         if limit:
-            assert broker._parts.admission.policy._limits.addresses.get("127.0.0.2", 0) <= limit
-    assert not broker._servers[0].handshakes
+            assert parts_of(broker).admission.policy.limits.addresses.get("127.0.0.2", 0) <= limit
+    assert not servers_of(broker)[0].handshakes
     if limit:
-        assert not broker._parts.admission.policy._limits.addresses
+        assert not parts_of(broker).admission.policy.limits.addresses
 
 
 async def test_a_connection_counts_for_its_address_before_its_tls_handshake(authority, files):
     async with testing.broker(max_connections_per_address=3, **files) as broker, testing.backend(broker, Echo):
-        addresses = broker._parts.admission.policy._limits.addresses
+        addresses = parts_of(broker).admission.policy.limits.addresses
         half = open_sockets(broker.ws_port, 3)
         for sock in half:
             sock.send(HALF_A_HELLO)
@@ -295,11 +296,11 @@ async def test_a_silent_connection_makes_room_for_one_of_its_own_address(authori
     bounds, options = Bounds(silent=0.0), {"max_connections_per_address": 3, **files}
     async with BoundedBroker(bounds, **options) as broker, testing.backend(broker, Echo):
         silent = open_sockets(broker.ws_port, 3)
-        await testing.until(lambda: broker._servers[0].handshakes == 3)
+        await testing.until(lambda: servers_of(broker)[0].handshakes == 3)
         async with testing.connect(broker, ssl=authority.trusting()) as ws:
             await echoes(ws)
             await ended(silent[:1])
-            assert broker._parts.admission.policy._limits.addresses == {"127.0.0.1": 3}
+            assert parts_of(broker).admission.policy.limits.addresses == {"127.0.0.1": 3}
         for sock in silent:
             sock.close()
 
@@ -309,12 +310,12 @@ async def test_behind_a_trusted_proxy_all_have_the_whole_pool(authority, files):
     options = {"trusted_proxies": ("127.0.0.1",), "max_connections_per_address": 2, **files}
     async with BoundedBroker(bounds, **options) as broker, testing.backend(broker, Echo):
         silent = open_sockets(broker.ws_port, 39)
-        await testing.until(lambda: broker._servers[0].handshakes == 39)
+        await testing.until(lambda: servers_of(broker)[0].handshakes == 39)
         for number in range(5):
             headers = {"X-Forwarded-For": f"203.0.113.{number}"}
             async with testing.connect(broker, ssl=authority.trusting(), headers=headers) as ws:
                 await echoes(ws)
-        assert broker._servers[0].handshakes == 39, "none of the proxy's own had to go"
+        assert servers_of(broker)[0].handshakes == 39, "none of the proxy's own had to go"
         for sock in silent:
             sock.close()
 
@@ -323,7 +324,7 @@ async def test_a_broker_stops_though_tls_handshakes_are_half_open(files):
     async with testing.broker(**files) as broker:
         port = broker.ws_port
         silent = open_sockets(port, 5)
-        await testing.until(lambda: broker._servers[0].handshakes == 5)
+        await testing.until(lambda: servers_of(broker)[0].handshakes == 5)
         await broker.stop()
         await ended(silent)
         with pytest.raises(ConnectionError):

@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pystrands import testing
 from tests.broker.ws.support import TEXT, frame
 from tests.chaos.harness import BrokerProcess, Child
+from tests.inside import budget_of, parts_of
 
 from .backend_process import Echo
 from .crowd import OPTIONS, Crowd
@@ -210,6 +211,6 @@ async def test_no_task_is_left_in_a_broker_that_clients_have_left(seed):
         await crowd.run(30, 2)
         await testing.until(lambda: not broker.client_count and echo.came == echo.went and not echo.here, SETTLING)
         await testing.until(lambda: asyncio.all_tasks() == tasks, SETTLING)
-        await testing.until(lambda: not broker._budget.total and not len(broker._parts.admission), SETTLING)
+        await testing.until(lambda: not budget_of(broker).total and not len(parts_of(broker).admission), SETTLING)
         assert echo.came > 30
-        assert not broker._parts.websockets.lingering and not broker._parts.rooms.room_count
+        assert not parts_of(broker).websockets.lingering and not parts_of(broker).rooms.room_count

@@ -618,7 +618,7 @@ def test_an_address_is_turned_away_on_every_transport(kind):
             third.to_end()
             second.send_frame(CLOSE)
             second.to_end()
-        while front.call(lambda: sum(front.admission.policy._limits.addresses.values())) > 1:
+        while front.call(lambda: sum(front.admission.policy.limits.addresses.values())) > 1:
             front.turn()
         front.connect().close()
         good.send_frame(TEXT, "x")

@@ -121,7 +121,7 @@ def test_a_crowd_of_one_address_goes_at_its_own_expense():
     assert not honest.is_cut
     assert [each.is_cut for each in crowd] == [True] * 97 + [False] * 3
     assert counters["link_crowded_out"] == 97
-    assert len(small._undecided) == 4
+    assert len(small) == 4
 
 
 def test_a_crowd_of_many_addresses_has_the_oldest_cut_off():
@@ -140,7 +140,7 @@ def test_a_few_addresses_that_fill_it_are_the_ones_that_make_room():
     for number, each in enumerate(crowd):
         small.enter(each, f"203.0.113.{number % 3}")
     assert not honest.is_cut
-    assert len(small._undecided) == 10
+    assert len(small) == 10
 
 
 def test_who_has_been_decided_on_is_not_cut_off_and_leaves_room():
@@ -152,7 +152,7 @@ def test_who_has_been_decided_on_is_not_cut_off_and_leaves_room():
         small.leave(each)
     small.enter(Stranger(), "192.0.2.1")
     assert not any(each.is_cut for each in decided)
-    assert len(small._undecided) == len(small._by_origin) == 1
+    assert len(small) == len(small._by_origin) == 1
 
 
 def test_what_is_logged_about_strangers_is_bounded(caplog):

@@ -6,6 +6,7 @@ import json
 from pystrands import testing
 from pystrands.engine.cluster import Peer
 from tests.e2e.raw_backend import RawBackend
+from tests.inside import parts_of
 
 BLUE = Peer("blue-id", "10.0.0.6:8081")
 TOLD = {"address": "10.0.0.5:8081", "draining": False, "peers": [{"broker_id": "blue-id", "address": "10.0.0.6:8081"}]}
@@ -21,7 +22,7 @@ async def next_peers(raw):
 
 async def test_cluster_rule_15_a_hello_tells_the_brokers_that_there_are():
     async with testing.broker() as broker:
-        lifecycle = broker._parts.lifecycle
+        lifecycle = parts_of(broker).lifecycle
         async with RawBackend(broker) as before:
             assert not {"address", "draining", "peers"} & before.hello.keys()
             lifecycle.advertised("10.0.0.5:8081")
@@ -35,7 +36,7 @@ async def test_cluster_rule_15_a_hello_tells_the_brokers_that_there_are():
 
 async def test_cluster_rule_15_changes_are_told_once_each_to_links_of_protocol_2():
     async with testing.broker() as broker, RawBackend(broker) as raw:
-        lifecycle = broker._parts.lifecycle
+        lifecycle = parts_of(broker).lifecycle
         lifecycle.drains()  # alone there is nobody to go to
         for _ in range(2):
             lifecycle.advertised("10.0.0.5:8081")
@@ -50,7 +51,7 @@ async def test_cluster_rule_15_changes_are_told_once_each_to_links_of_protocol_2
 
 async def test_cluster_rule_15_what_changed_between_hello_and_welcome_is_told_then():
     async with testing.broker() as broker, RawBackend(broker, begin=False) as raw:
-        broker._parts.lifecycle.peers_changed([BLUE])
+        parts_of(broker).lifecycle.peers_changed([BLUE])
         await raw.begin()
         assert (await next_peers(raw))["peers"] == TOLD["peers"]
 
@@ -60,7 +61,7 @@ async def test_cluster_rule_15_protocol_1_is_told_nothing():
         reader, writer = await asyncio.open_connection("127.0.0.1", broker.tcp_port)
         writer.write(b'{"action":"heartbeat","request_id":"","params":{}}\n')
         await testing.until(lambda: broker.backend_count == 1)
-        broker._parts.lifecycle.peers_changed([BLUE])
+        parts_of(broker).lifecycle.peers_changed([BLUE])
         await broker.stop()
         heard = [json.loads(line)["action"] for line in (await reader.read()).splitlines()]
         assert heard == ["hello"]

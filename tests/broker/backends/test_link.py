@@ -100,11 +100,16 @@ def owner(loop):
 
 
 @pytest.fixture
-def link(loop, owner):
+def transport():
+    return Transport()
+
+
+@pytest.fixture
+def link(loop, owner, transport):
     clock: Any = loop.time
     some: Any = {"loop": loop, "owner": owner, "authenticator": LinkAuthenticator(clock=clock, counters={})}
     made: Any = link_factory(LinkShared(**some, greeting=Greeting(HelloParams()), max_line=10**6, link_buffer=10**6))()
-    made.connection_made(Transport())
+    made.connection_made(transport)
     made.data_received(b'{"action":"heartbeat","request_id":"","params":{}}\n')
     loop.turn()
     return made
@@ -116,41 +121,41 @@ def commands(*numbers, size=0):
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def test_few_commands_are_carried_out_at_once(link, owner):
+def test_few_commands_are_carried_out_at_once(link, owner, transport):
     link.data_received(commands(1, 2, 3))
     assert owner.taken == ["1", "2", "3"]
-    assert link._transport.reading
+    assert transport.reading
 
 
-def test_many_commands_leave_the_loop_to_others_in_between_and_keep_their_order(link, loop, owner):
+def test_many_commands_leave_the_loop_to_others_in_between_and_keep_their_order(link, loop, owner, transport):
     link.data_received(commands(*range(1000)))
     turns = 0
     while loop.ready:
-        assert not link._transport.reading
+        assert not transport.reading
         assert len(owner.taken) <= (turns + 1) * 32 or len(owner.taken) == 1000
         loop.turn()
         turns += 1
     assert turns > 20
     assert owner.taken == [f"{number}" for number in range(1000)]
-    assert link._transport.reading
+    assert transport.reading
 
 
-def test_what_is_read_meanwhile_waits_for_its_turn(link, loop, owner):
+def test_what_is_read_meanwhile_waits_for_its_turn(link, loop, owner, transport):
     link.data_received(commands(*range(100)))
     link.data_received(commands(100))  # a transport may have had it already
     assert len(owner.taken) < 100
     while loop.ready:
         loop.turn()
     assert owner.taken == [f"{number}" for number in range(101)]
-    assert link._transport.reading
+    assert transport.reading
 
 
-def test_a_read_of_much_is_followed_by_a_turn_of_others(link, loop, owner):
+def test_a_read_of_much_is_followed_by_a_turn_of_others(link, loop, owner, transport):
     link.data_received(commands(1, size=200_000))
     assert len(owner.taken) == 1
-    assert not link._transport.reading
+    assert not transport.reading
     loop.turn()
-    assert link._transport.reading
+    assert transport.reading
 
 
 def test_what_was_read_of_a_link_that_is_gone_is_carried_out(link, owner):
@@ -170,13 +175,13 @@ def test_what_was_read_of_a_link_that_the_broker_has_ended_is_not(link, loop, ow
     assert owner.is_closed
 
 
-def test_many_lines_are_not_copied_for_their_writing(link, loop):
-    link._transport.pieces.clear()
+def test_many_lines_are_not_copied_for_their_writing(link, loop, transport):
+    transport.pieces.clear()
     lines = [b"x" * 40_000 + b"\n" for _ in range(10)]
     for line in lines:
         link.write(line)
     loop.turn()
-    assert [id(piece) for piece in link._transport.pieces] == [id(line) for line in lines]
+    assert [id(piece) for piece in transport.pieces] == [id(line) for line in lines]
     assert link.unsent_bytes == 400_010  # no session keeps them
-    link._transport.pieces.clear()
+    transport.pieces.clear()
     assert link.unsent_bytes == 0

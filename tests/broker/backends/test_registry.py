@@ -8,6 +8,7 @@ import pytest
 
 from pystrands import AsyncPyStrandsClient, testing
 from pystrands.protocol import messages, wire
+from tests.inside import parts_of
 
 
 class Noting(AsyncPyStrandsClient):
@@ -57,7 +58,7 @@ async def test_a_mute_link_that_was_asked_may_still_say_hello_and_others_are_ask
         await next_action(reader, "connection_request")
         writer.write(wire.hello(messages.HelloParams(protocol=2, session_id="late", name="late")))
         assert not (await next_action(reader, "welcome"))["params"]["resumed"]
-        (session,) = broker._parts.sessions.sessions
+        (session,) = parts_of(broker).sessions.sessions
         assert session.name.endswith("'late'")
         asked = await next_action(reader, "connection_request")
         assert asked["seq"] == 1

@@ -11,6 +11,7 @@ from pystrands.broker.fanout.groups import Recipient
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.observer import Observer
 from pystrands.broker.ops.timed import Histogram, Timings
+from tests.inside import parts_of
 
 
 class Clock:
@@ -39,15 +40,15 @@ def test_bounds_go_up(name):
 
 async def test_where_nobody_asks_nobody_looks():
     async with testing.broker() as broker:
-        assert broker._parts.admission.observer is None
-        assert broker._parts.outbox.observer is None
-        assert broker._parts.assignments.observer is None
+        assert parts_of(broker).admission.observer is None
+        assert parts_of(broker).outbox.observer is None
+        assert parts_of(broker).assignments.observer is None
         assert broker.admin_port == -1
     async with testing.broker(admin_port=0) as broker:
-        timings = broker._parts.timings
-        assert broker._parts.admission.observer is timings
-        assert broker._parts.outbox.observer is timings
-        assert broker._parts.assignments.observer is timings
+        timings = parts_of(broker).timings
+        assert parts_of(broker).admission.observer is timings
+        assert parts_of(broker).outbox.observer is timings
+        assert parts_of(broker).assignments.observer is timings
 
 
 def test_an_observer_does_nothing_unless_it_is_told_to():

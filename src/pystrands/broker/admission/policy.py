@@ -27,7 +27,7 @@ class AdmissionPolicy:
     those of :class:`ConnectionLimits`. 0 stands for no limit.
     """
 
-    __slots__ = ("_counters", "_limits", "_origins", "_proxies", "max_handshakes")
+    __slots__ = ("_counters", "_origins", "_proxies", "limits", "max_handshakes")
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class AdmissionPolicy:
         self._origins = origins
         self._proxies = proxies
         self.max_handshakes = max_handshakes
-        self._limits = ConnectionLimits(max_clients, max_per_address) if max_clients or max_per_address else None
+        self.limits = ConnectionLimits(max_clients, max_per_address) if max_clients or max_per_address else None
         self._counters = counters
 
     def slot(self) -> ConnectionSlot | None:
         """Return what a connection counts with; None where there are no limits."""
-        return None if self._limits is None else self._limits.slot()
+        return None if self.limits is None else self.limits.slot()
 
     def key(self, host: str) -> bytes | str | None:
         """Return what an address counts as in `PendingConnections`; None for a proxy, behind which many are."""

@@ -82,12 +82,16 @@ class LinkAuthenticator:
         self._tokens: list[bytes] = []
         self._clock = clock
         self._counters = counters
-        self._most = undecided
-        self._most_of_one = of_one_origin
+        self.most = undecided
+        self.most_of_one = of_one_origin
         self._undecided: dict[UnknownLink, str] = {}  # each with its origin, the oldest first
         self._by_origin: dict[str, dict[UnknownLink, None]] = {}
         self._guesses = Guesses()
         self._log = _SparingLog(clock)
+
+    def __len__(self) -> int:
+        """How many links wait to be decided on."""
+        return len(self._undecided)
 
     def take(self, tokens: Iterable[str]) -> None:
         """Take these tokens from now on, each of which is enough. Links that are decided on stay."""
@@ -101,8 +105,8 @@ class LinkAuthenticator:
         self._undecided[link] = place
         same = self._by_origin.setdefault(place, {})
         same[link] = None
-        if len(same) > self._most_of_one or len(self._undecided) > self._most:
-            if len(same) <= self._most_of_one:  # whoever has most of them, so that a few addresses keep nobody out
+        if len(same) > self.most_of_one or len(self._undecided) > self.most:
+            if len(same) <= self.most_of_one:  # whoever has most of them, so that a few addresses keep nobody out
                 same = max(self._by_origin.values(), key=len)
             oldest = next(iter(same))
             self.leave(oldest)

@@ -38,6 +38,10 @@ class DisconnectWatcher:
         self._sessions: dict[int, Paused] = {}
         self._fds: dict[Paused, int] = {}
 
+    def __len__(self) -> int:
+        """How many sockets it watches."""
+        return len(self._fds)
+
     def watch(self, session: Paused, fd: int) -> None:
         """Tell `session` once when the peer of its socket hangs up."""
         if fd < 0 or not hasattr(select, "EPOLLRDHUP"):

@@ -1,10 +1,34 @@
+import importlib
 import os
+import pkgutil
 
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("tests", deadline=None)  # which a busy machine does not keep
+import pystrands
+
+# A deadline is nothing that a busy machine keeps. To explain a failure hypothesis traces every line of every example,
+# which takes several times as long.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain]
+)
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """Collect without coverage: every process would take twice as long, and of our code only what is imported runs."""
+    controller = getattr(session.config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    if controller is None or not controller.started:
+        return (yield)
+    for module in pkgutil.walk_packages(pystrands.__path__, "pystrands."):
+        if "__" not in module.name:  # neither a program nor what PyInstaller reads
+            importlib.import_module(module.name)
+    controller.pause()
+    try:
+        return (yield)
+    finally:
+        controller.resume()
 
 
 def pytest_collection_modifyitems(items):

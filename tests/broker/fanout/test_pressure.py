@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -19,10 +19,7 @@ ADA = RecipientParams(client_id="ada")
 ROOM = RecipientParams(room_id="r")
 
 
-# To explain a failure hypothesis traces every line, which makes these machines ten times slower.
-QUICK = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink]
-)
+MACHINES = settings(max_examples=100, stateful_step_count=40)
 
 
 class Clock(Loop):
@@ -513,4 +510,4 @@ class DroppingWorld(World):
 @pytest.mark.timeout(300)  # it computes all the time, beside other tests
 @pytest.mark.parametrize("world", [World, DroppingWorld])
 def test_nobody_waits_for_ever(world):
-    run_state_machine_as_test(world, settings=QUICK)
+    run_state_machine_as_test(world, settings=MACHINES)

@@ -2,7 +2,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -11,10 +11,7 @@ from pystrands.broker.fanout.outbox import Outbox
 from tests.broker.fanout.test_pressure import Client as Plain
 from tests.broker.fanout.test_pressure import Clock
 
-# To explain a failure hypothesis traces every line, which makes these machines ten times slower.
-QUICK = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink]
-)
+MACHINES = settings(max_examples=100, stateful_step_count=30)
 
 
 class Client(Plain):
@@ -266,4 +263,4 @@ class World(RuleBasedStateMachine):
 @pytest.mark.no_cover
 @pytest.mark.timeout(300)  # it computes all the time, beside other tests
 def test_what_waits_stays_in_order():
-    run_state_machine_as_test(World, settings=QUICK)
+    run_state_machine_as_test(World, settings=MACHINES)

@@ -3,7 +3,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -17,10 +17,7 @@ RECIPIENTS = [to_client("a"), to_client("b"), to_room("a")]
 recipients = st.sampled_from(RECIPIENTS)
 
 
-# To explain a failure hypothesis traces every line, which makes these machines ten times slower.
-QUICK = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, phases=[Phase.reuse, Phase.generate, Phase.shrink]
-)
+MACHINES = settings(max_examples=100, stateful_step_count=30)
 
 
 class FakeTransport(Double):
@@ -231,4 +228,4 @@ class Sending(RuleBasedStateMachine):
 def test_sending():
     with asyncio.Runner() as runner:
         Sending.loop = runner.get_loop()
-        run_state_machine_as_test(Sending, settings=QUICK)
+        run_state_machine_as_test(Sending, settings=MACHINES)

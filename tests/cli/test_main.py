@@ -284,13 +284,20 @@ def test_a_port_that_is_taken(command, side):
     others = [arg for other in ("ws", "tcp") if other != side for arg in (f"--{other}-port", "0")]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with process(command, f"--{side}-port", str(port), *others) as child:
-            output, errors = child.communicate(timeout=30)
-    assert child.returncode == 1
-    assert output == ""
-    assert errors == (
+        result = run(command, f"--{side}-port", str(port), *others)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
         f"Error: 127.0.0.1:{port} is in use by another program: end it, or choose another --{side}-port\n"
     )
+
+
+def test_a_port_that_is_taken_ends_the_process_with_1():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with process("server", "--ws-port", "0", "--tcp-port", str(port)) as child:
+            output, errors = child.communicate(timeout=30)
+    assert (child.returncode, output) == (1, "")
+    assert errors == (f"Error: 127.0.0.1:{port} is in use by another program: end it, or choose another --tcp-port\n")
 
 
 def test_a_host_that_is_none_ends_the_process_with_2():
@@ -334,7 +341,6 @@ def admit(client, backend):
     assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
 
 
-@pytest.mark.usefixtures("measured")
 def test_a_second_signal_ends_it_at_once():
     with process("server", "--ws-port", "0", "--tcp-port", "0", "--close-timeout", "3000") as child:
         ws_port, tcp_port = listening(child)
@@ -379,7 +385,6 @@ def test_a_second_signal_ends_it_at_once_where_it_is_the_first_process_as_in_a_c
             parent.kill()
 
 
-@pytest.mark.usefixtures("measured")
 def test_metrics_are_announced_and_there():
     with process("server", "--ws-port", "0", "--tcp-port", "0", "--admin-port", "0") as child:
         listening(child)
@@ -559,7 +564,6 @@ def until_healthy(port):
             time.sleep(0.02)
 
 
-@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 @pytest.mark.parametrize("command", ["server", "demo"])
 def test_a_full_disk_or_a_closed_pipe_behind_stdout_does_not_end_the_start(command):
@@ -614,7 +618,6 @@ def test_sighup_ends_no_server_that_has_nothing_to_reload_and_says_so():
     assert code == 0, errors
 
 
-@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
 def test_a_demo_ends_in_order_when_its_terminal_is_closed():
     with process("demo", "--ws-port", "0", "--tcp-port", "0") as child:
@@ -646,7 +649,6 @@ print("the end", file=sys.stderr)
 """
 
 
-@pytest.mark.usefixtures("measured")
 @pytest.mark.skipif(not POSIX, reason="there is no SIGHUP")
 def test_sighup_while_it_starts_counts_and_while_it_stops_harms_nobody(tmp_path):
     tokens = tmp_path / "tokens"

@@ -148,7 +148,6 @@ async def test_cluster_rule_01_what_one_client_sends_to_a_room_comes_in_order_at
 # ---- killed
 
 
-@pytest.mark.usefixtures("measured")
 async def test_cluster_rule_19_a_killed_worker_has_a_successor_and_its_clients_are_those_of_one_only():
     async with WorkersProcess(2, "--close-timeout=1") as system, backends(system):
         first, second = system.workers
@@ -168,7 +167,6 @@ async def test_cluster_rule_19_a_killed_worker_has_a_successor_and_its_clients_a
         await system.all_are_gone()
 
 
-@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("who", ["nats", "keeper"])
 async def test_cluster_rule_19_a_killed_nats_server_has_a_successor_at_the_same_port(who):
     async with WorkersProcess(2, "--close-timeout=1") as system:
@@ -293,7 +291,6 @@ async def test_cluster_rule_20_a_rolling_restart_of_workers_under_connects_turns
         assert "was ended by" not in system.log
 
 
-@pytest.mark.usefixtures("measured")
 def test_a_worker_that_does_not_come_leaves_its_share_to_the_others_until_it_does(tmp_path):
     """The supervisor alone, with workers of a few lines: the second one's successor does not begin to serve."""
     program = tmp_path / "program.py"

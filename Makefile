@@ -8,7 +8,9 @@ COMPILED := build/compiled$(patsubst .venv%,%,$(notdir $(VENV)))
 OPTIMIZED ?= 1
 TESTED := $(COMPILED)-O$(OPTIMIZED)
 # How many processes run the tests of the sources, beside the one that runs those of the compiled package.
-WORKERS ?= 2
+WORKERS ?= 3
+# For what waits more than it computes: brokers in a cluster keep what was said of a client for some seconds.
+WORKERS_WAITING ?= 4
 # Tests begin hundreds of processes, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -39,7 +41,7 @@ test-source: $(VENV)/.ready-test
 	nice -n 3 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
 
 test-nats: $(VENV)/.ready-test ## the end-to-end tests with brokers on NATS
-	nice -n 3 $(BIN)/pytest -n $(WORKERS) --dist loadfile --engine nats tests/e2e
+	nice -n 3 $(BIN)/pytest -n $(WORKERS_WAITING) --dist loadfile --engine nats tests/e2e
 
 # One process more: together they have two cores' worth of work to the end. It takes as long as the others together, so
 # those are nice to it.

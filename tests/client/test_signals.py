@@ -9,7 +9,7 @@ import pytest
 
 from pystrands import testing
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+pytestmark = [pytest.mark.interpreted, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
 ASYNC = """
 import asyncio, sys

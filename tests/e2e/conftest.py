@@ -2,6 +2,7 @@ import asyncio
 import itertools
 import ssl
 import sys
+from pathlib import Path
 
 import pytest
 import trustme
@@ -12,7 +13,22 @@ from tests.nats_server import NatsServer
 from .broker_process import BrokerProcess
 from .raw_broker import RawBroker
 
+HERE = Path(__file__).parent
 NOWHERE = "127.0.0.1:1"
+WITHOUT_ENGINE = {
+    *("test_backend_tls", "test_backend_tokens", "test_given_sockets", "test_limits", "test_log_secrets"),
+    *("test_optimised", "test_probes", "test_short_of_resources", "test_strangers", "test_tls", "test_wrong_port"),
+}
+"""What ends before an engine gets anything (sockets, TLS, tokens), or begins its brokers itself."""
+
+
+def pytest_collection_modifyitems(config, items):
+    """With ``--engine nats`` run what that may change; the rest has been run without."""
+    if config.getoption("engine") == "memory":
+        return
+    left_out = [each for each in items if each.path.parent == HERE and each.path.stem in WITHOUT_ENGINE]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [each for each in items if each not in set(left_out)]
 
 
 @pytest.fixture(scope="session", autouse=True)

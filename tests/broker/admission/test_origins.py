@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pystrands.broker.admission.origins import AllowedOrigins
 
+pytestmark = pytest.mark.interpreted
+
 
 def allowed(origin, *entries, host="broker.example.org", local=False, proxied=False):
     headers = {"Host": host if isinstance(host, list) else [host]}

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pystrands.broker.admission.proxies import TrustedProxies
 
+pytestmark = pytest.mark.interpreted
+
 PROXIES = TrustedProxies(["10.0.0.0/8", "192.0.2.1", "fd00::/8"])
 PEER = ("10.0.0.1", 4711)
 

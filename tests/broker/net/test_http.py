@@ -17,6 +17,8 @@ from pystrands.broker.net.http import (
 )
 from tests.broker.ws.support import upgrade
 
+pytestmark = pytest.mark.interpreted
+
 
 @pytest.mark.parametrize(
     ("name", "canonical"),

@@ -749,6 +749,20 @@ async def test_a_name_with_one_address_stands_for_itself(stack, red, names):
 # -- brokers that say less
 
 
+async def test_cluster_rule_15_who_says_nothing_where_a_broker_is_said_to_be_gets_no_link(stack, red):
+    """Alone it might be an original broker; and home, where all that is sent goes nowhere."""
+    silent = await stack.enter_async_context(FakeBroker(hello=False))
+    tell(red, Peer("somebody", f"127.0.0.1:{silent.port}"))
+    client = Noting(at(red))
+    limited(client, hello=0.05, connect=0.3, **QUICK)
+    assert await client.connect()
+    stack.push_async_callback(client.disconnect)
+    await until(lambda: len(client.links) == 2)
+    (connection,) = [each for each in connections_of(client) if each.expected == "somebody"]
+    await until(lambda: connection.supervisor._failures > 1)
+    assert [link.connected for link in client.links] == [True, False]
+
+
 async def test_two_original_brokers_have_a_link_each_and_each_answers_its_own_clients(stack):
     brokers = [await stack.enter_async_context(FakeBroker(hello=False)) for _ in range(2)]
     client = Noting([f"127.0.0.1:{broker.port}" for broker in brokers])

@@ -75,7 +75,7 @@ def counters_in_the_code():
         text = path.read_text("utf-8")
         names |= set(re.findall(r"counters\[\"(\w+)\"\]", text))
         names |= set(re.findall(r"counters\[\s*\"(\w+)\"", text))
-        for table in re.findall(r"^_COUNTERS: Final = \{(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+        for table in re.findall(r"^_?COUNTERS: Final = \{(.*?)^\}", text, re.MULTILINE | re.DOTALL):
             names |= set(re.findall(r": \"(\w+)\"", table))
         names |= set(re.findall(r"(?:_fail|BadMessageError)\(.*, \"(\w+)\"\)", text))
         if path.name == "connection_requests.py":  # it passes the name on

@@ -113,7 +113,7 @@ class BrokerConnection:
             self._make_link,
             persistent=persistent,
             attach=self._attach,
-            may_be_old=lambda: self.incoming.may_be_old(),  # noqa: PLW0108 - it is made below
+            may_be_old=lambda: not self.expected and self.incoming.may_be_old(),  # of a cluster none is
             limits=limits,
         )
         self.incoming = Incoming(

@@ -41,6 +41,13 @@ async def test_killed_and_started_again_it_is_used_again(caplog):
     assert "s3cret" not in caplog.text
 
 
+@pytest.mark.parametrize(("size", "is_told"), [(16_000, True), (16_384, False)])
+async def test_a_server_that_takes_too_little_at_once_is_told_of(caplog, size, is_told):
+    with NatsServer(config=f"max_payload: {size}") as server:
+        async with connected(server.url):
+            assert (f"NATS at {server.url} takes {size} bytes at once: brokers need 16384" in caplog.text) == is_told
+
+
 async def test_a_server_that_is_away_for_long_is_told_of_once(caplog):
     with NatsServer() as server:
         async with connected(server.url, longest_delay=0.05) as (connection, owner):

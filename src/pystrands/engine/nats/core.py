@@ -26,6 +26,8 @@ __all__ = ["COUNTERS", "TICK", "Core"]
 
 TICK: Final = 0.1
 """Seconds between calls of :meth:`Core.tick`."""
+_TAILS: Final = 4096
+"""Subjects in one answer about their last numbers."""
 COUNTERS: Final = (
     "engine_published", "engine_received", "engine_gaps", "engine_lost", "engine_repairs", "engine_unknown",
 )  # fmt: skip
@@ -191,7 +193,8 @@ class Core(TransportOwner, MembershipOwner):
             for chain in said.chains:
                 self._voice.say(member.subject, self.publisher.answer_chain(chain, now))
         elif isinstance(said, talk.AskTails):
-            self._voice.say(member.subject, talk.Tails(said.after, self.publisher.tails_after(said.after)))
+            most = self._voice.subjects_at_once(_TAILS)
+            self._voice.say(member.subject, self.publisher.answer_tails(said.after, most))
         elif isinstance(said, talk.Tails):
             self.receiver.on_tails_again(member, said)
         else:

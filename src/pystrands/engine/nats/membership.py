@@ -142,7 +142,7 @@ class Membership:
         self._beat += 1
         self._publisher.beat = beat_byte(self._beat)
         self._next_beat = now + BEAT_INTERVAL
-        self._voice.call(self._make_beat(self._publisher.tails(_TAILS)))
+        self._voice.call(self._make_beat(self._publisher.tails(self._voice.subjects_at_once(_TAILS))))
 
     def say_bye(self) -> None:
         """Say that we end."""

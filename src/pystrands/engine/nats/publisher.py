@@ -3,6 +3,7 @@
 Pure: the time is an argument, and what is sent goes to a Transport.
 """
 
+from operator import attrgetter
 from typing import Final, final
 
 from pystrands.engine.nats.envelope import (
@@ -18,7 +19,7 @@ from pystrands.engine.nats.envelope import (
 )
 from pystrands.engine.nats.ring import Ring
 from pystrands.engine.nats.subjects import Subjects
-from pystrands.engine.nats.talk import Answer, Chain, ChainsAnswer
+from pystrands.engine.nats.talk import Answer, Chain, ChainsAnswer, Tails
 from pystrands.engine.nats.transport import Transport
 from pystrands.engine.publication import Audience, Publication
 
@@ -49,6 +50,9 @@ class _Subject:
         self.last = 0
         self.is_untold = False
         """Whether others are to hear of that number by itself: the message may be lost, and no other follow."""
+
+
+_by_last: Final = attrgetter("last")
 
 
 @final
@@ -197,9 +201,15 @@ class Publisher:
             each.is_untold = False
         return tuple(value for each in untold for value in (each.name, each.last))
 
-    def tails_after(self, after: int) -> tuple[bytes | int, ...]:
-        """Return all subjects that messages after that one went to, each with its last number."""
-        return tuple(value for each in self._by_name.values() if each.last > after for value in (each.name, each.last))
+    def answer_tails(self, after: int, most: int) -> Tails:
+        """Return subjects that messages after that one went to, each with its last number; those with the lowest."""
+        found = [each for each in self._by_name.values() if each.last > after]
+        upto = -1
+        if len(found) > most:
+            found.sort(key=_by_last)
+            del found[most:]
+            upto = found[-1].last
+        return Tails(after, tuple(value for each in found for value in (each.name, each.last)), upto)
 
     def answer_all(self, after: int, now: float) -> Answer:
         """Return messages after that one, oldest first."""

@@ -20,7 +20,7 @@ from pystrands.engine.nats.envelope import (
 )
 from pystrands.engine.nats.member import WAITING_BYTES, Member, Waiting
 from pystrands.engine.nats.subscriptions import Subscription, Subscriptions
-from pystrands.engine.nats.talk import Answer, AskAll, AskChains, Chain, ChainsAnswer, Tails
+from pystrands.engine.nats.talk import Answer, AskAll, AskChains, AskTails, Chain, ChainsAnswer, Tails
 from pystrands.engine.nats.voice import Voice
 from pystrands.engine.publication import Audience, Delivered
 
@@ -343,7 +343,8 @@ class Receiver:
                     self._ask_chains(member, now)
 
     def _ask_chains(self, member: Member, now: float) -> None:
-        asked, member.to_ask = member.to_ask[:_MAX_CHAINS], member.to_ask[_MAX_CHAINS:]
+        most = self._voice.subjects_at_once(_MAX_CHAINS)
+        asked, member.to_ask = member.to_ask[:most], member.to_ask[most:]
         chains = []
         for subject in asked:
             subscription = self._subscriptions.find(subject)
@@ -413,9 +414,13 @@ class Receiver:
             member.queue = deque(sorted([*found, *member.queue], key=_by_seq))
 
     def on_tails_again(self, member: Member, answer: Tails) -> None:
-        """Take the last numbers that were asked for, since heartbeats with some have not come."""
+        """Take the last numbers that were asked for, since heartbeats with some have not come; ask for more."""
         if member.has_missed_beats and answer.after == member.safe:
-            member.has_missed_beats = False
+            if answer.upto < 0:
+                member.has_missed_beats = False
+            else:
+                member.safe = answer.upto
+                self._voice.say(member.subject, AskTails(member.safe))
             self.on_tails(member, answer.tails)
 
     def on_tails(self, member: Member, values: tuple[bytes | int, ...]) -> bool:

@@ -22,6 +22,8 @@ _FIRST_DELAY: Final = 0.05
 """Seconds before the first attempt after a loss; doubled with each that fails."""
 _MOST_STANDBYS: Final = 64
 """Servers that another one may tell us of."""
+_LEAST_PAYLOAD: Final = 16 * 1024
+"""What the server has to take in one piece, for questions of brokers to go through."""
 _GOODBYE: Final = 2.0
 """Seconds for a server to take what is written when we leave it."""
 _ADVICE: Final = {
@@ -120,6 +122,13 @@ class Supervisor(LinkOwner):
         assert info is not None
         name = printable(info.server_name)
         logger.info("connected to NATS at %s (%s, version %s)", self._server, name, printable(info.version))
+        if info.max_payload < _LEAST_PAYLOAD:
+            logger.warning(
+                "NATS at %s takes %d bytes at once: brokers need %d to ask each other, so raise its max_payload",
+                self._server,
+                info.max_payload,
+                _LEAST_PAYLOAD,
+            )
         if self._server.user and link.is_exposed and not self._has_warned:
             self._has_warned = True
             what = "the token" if self._server.password is None else "the password"

@@ -87,11 +87,13 @@ class AskTails(Talk, frozen=True, array_like=True):
 
 
 class Tails(Talk, frozen=True, array_like=True):
-    """The answer to it, as in heartbeats."""
+    """The answer to it, as in heartbeats; it may be about a part of them."""
 
     after: int
     """What was asked for."""
     tails: tuple[bytes | int, ...]
+    upto: int = -1
+    """These are those up to that message, and more are to be asked for after it; -1: these are all."""
 
 
 class AskAll(Talk, frozen=True, array_like=True):

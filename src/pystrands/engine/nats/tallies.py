@@ -86,7 +86,7 @@ class Tallies:
         if tally is None:
             tally = self._unsent = _Tally(number, self._voice.subjects.everyone, b"", self._members)
         self._add(tally, seq, subject, timeout, confirmed, now)
-        if len(tally.confirmed) >= _MAX_PENDING:
+        if len(tally.confirmed) >= self._voice.subjects_at_once(_MAX_PENDING):
             self.send(now)
         return is_first
 

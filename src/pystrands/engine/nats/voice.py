@@ -12,6 +12,8 @@ __all__ = ["SLACK", "Voice", "number_of"]
 SLACK: Final = 4096
 """What an envelope has beside what it carries, at most."""
 _PARTS: Final = 512 * 1024 - SLACK
+_SUBJECT_BYTES: Final = 176
+"""The longest subject that there is, with the numbers that are told of it."""
 
 
 def number_of(broker_id: str) -> int:
@@ -50,3 +52,7 @@ class Voice:
     def part_bytes(self) -> int:
         """Return how many bytes a part of what goes in parts has."""
         return max(min(_PARTS, self.transport.max_payload - SLACK), 1024)
+
+    def subjects_at_once(self, most: int) -> int:
+        """Return of how many subjects can be told or asked in one piece; ``most`` at most."""
+        return min(most, self.part_bytes() // _SUBJECT_BYTES)

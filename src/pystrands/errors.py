@@ -73,7 +73,7 @@ class BinaryNotSupported(MessageError):  # noqa: N818 - see MessageTooBig
 class MalformedLine(PyStrandsError, ValueError):  # noqa: N818 - see MessageTooBig
     """A line on a link is not a message of the protocol. Drivers count it, log it and go on.
 
-    ``seq`` is its number in the stream, 0 where it has none that can be read.
+    ``problem`` says what is the matter. ``seq`` is its number in the stream, 0 where it has none that can be read.
     """
 
     def __init__(self, problem: str, *, seq: int = 0) -> None:

@@ -25,8 +25,8 @@ _OURS: Final = frozenset(
 class Headers(dict[str, list[str]]):
     """HTTP headers: canonical names (``X-Token``) to the list of their values. Names ignore case in every operation.
 
-    Made of a mapping, or of pairs of names and values; where names are the same but for case, their values are joined.
-    A ``str`` in place of a list is one value.
+    Made of ``headers``, a mapping or pairs of names and values; where names are the same but for case, their values are
+    joined. A ``str`` in place of a list is one value.
     """
 
     __slots__ = ()

@@ -46,9 +46,10 @@ class Broker:
     """A broker in this process, on the running event loop.
 
     ``async with Broker(BrokerConfig(ws_port=0, tcp_port=0)) as broker:`` starts and stops it; ``broker.ws_port`` and
-    ``broker.tcp_port`` are the ports it got. ``pages`` maps paths to ``(content type, body)`` for plain GET requests;
-    ``engine`` carries messages between brokers; ``sockets`` are what it listens on where another process made that. A
-    broker is started once; make a new one to start again.
+    ``broker.tcp_port`` are the ports it got. ``config`` has its options; without it all have their defaults. ``pages``
+    maps paths to ``(content type, body)`` for plain GET requests; ``engine`` carries messages between brokers;
+    ``sockets`` are what it listens on where another process made that. A broker is started once; make a new one to
+    start again.
     """
 
     def __init__(

@@ -16,7 +16,10 @@ class Sink(ABC):
 
     @abstractmethod
     def deliver(self, publication: Publication) -> Delivered:
-        """Queue a message for the clients it is for. Never blocks, never raises."""
+        """Queue ``publication`` for the clients it is for, and tell how many these are and how many take it.
+
+        Never blocks, never raises.
+        """
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # anybody's
@@ -41,18 +44,24 @@ class Engine(ABC):
 
     @abstractmethod
     def subscribe(self, room_id: str) -> None:
-        """A first client of this broker is in the room."""
+        """Bring what is published to ``room_id`` from now on: a first client of this broker is in that room."""
 
     @abstractmethod
     def unsubscribe(self, room_id: str) -> None:
-        """The last client of this broker has left the room."""
+        """Bring no more of ``room_id``: the last client of this broker has left that room."""
 
     def subscribe_user(self, user: str) -> None:  # noqa: B027 - as below
-        """A first client of this broker is a user's. Nothing to do for an engine that brings all to every broker."""
+        """Bring what is for ``user``: a first client of this broker is that user's.
+
+        There is nothing to do for an engine that brings all to every broker.
+        """
 
     def unsubscribe_user(self, user: str) -> None:  # noqa: B027 - as above
-        """The last client of this broker that was a user's is gone."""
+        """Bring no more for ``user``: the last client of this broker that was that user's is gone."""
 
     @abstractmethod
     def publish(self, publication: Publication) -> Delivered:
-        """Send a message on its way, and tell what became of it at this broker. Never blocks."""
+        """Send ``publication`` on its way; tell how many clients of this broker it is for, and how many take it.
+
+        Never blocks.
+        """

@@ -49,26 +49,31 @@ class Node(ABC):
 
     @abstractmethod
     def on_question(self, question: bytes, reply: Reply) -> None:
-        """Answer what another broker asks of all."""
+        """Answer ``question``, which another broker asks of all, by calling ``reply`` once, now or later."""
 
     @abstractmethod
     def on_command(self, client_id: str, command: bytes, reply: Reply) -> None:
-        """Do what another broker wants done with a client; who is not here is answered about as well."""
+        """Carry out another broker's ``command`` on the client ``client_id``, and call ``reply`` once, now or later.
+
+        Who is not here is answered about as well.
+        """
 
     @abstractmethod
     def on_claim(self, client_id: str, released: Claimed) -> None:
-        """Close a client, whose id somebody at another broker takes; ``released`` when its last event is queued.
+        """Close the client ``client_id``: somebody at another broker takes the id.
+
+        ``released`` is to be called when its last event is queued.
 
         Where there is none, ``released`` is called at once.
         """
 
     @abstractmethod
     def on_peers(self, peers: Sequence[Peer]) -> None:
-        """Take who the other brokers are now; called after each change."""
+        """Take ``peers`` for the other brokers from now on; called after each change."""
 
     @abstractmethod
     def on_gap(self, broker_id: str, lost: int) -> None:
-        """Take note that up to so many messages of another broker did not come, and never will."""
+        """Note that up to ``lost`` messages of the broker ``broker_id`` did not come, and never will."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # anybody's, as engines are
@@ -106,7 +111,10 @@ class Cluster(ABC):
 
     @abstractmethod
     def advertise(self, address: str) -> None:
-        """Tell the others where this broker's port for backends is reached: ``host:port``. It listens from now on."""
+        """Tell the others where this broker's port for backends is reached; it listens from now on.
+
+        ``address``: ``host:port``.
+        """
 
     @abstractmethod
     def drain(self) -> None:
@@ -114,29 +122,37 @@ class Cluster(ABC):
 
     @abstractmethod
     def claim(self, client_id: str, claimed: Claimed) -> None:
-        """Take an id for a client of this broker, before it is let in; the other of that id is closed first.
+        """Take ``client_id`` for a client of this broker, before it is let in; the other of that id is closed first.
 
         Where nobody else is there, or can be reached, ``claimed`` is called before this returns.
         """
 
     @abstractmethod
     def release(self, client_id: str) -> None:
-        """That client is gone; to be called once for each :meth:`claim`, also where nobody was let in in the end."""
+        """Give ``client_id`` up: that client is gone.
+
+        To be called once for each :meth:`claim`, also where nobody was let in in the end.
+        """
 
     @abstractmethod
     def command(self, client_id: str, command: bytes, timeout: float, replied: Replied) -> None:
-        """Have the broker that has the client do something, once, within ``timeout`` seconds."""
+        """Have the broker that has the client ``client_id`` carry out ``command``, once, within ``timeout`` seconds.
+
+        ``replied`` is called with its answer, or with why there is none.
+        """
 
     @abstractmethod
     def survey(self, question: bytes, timeout: float, surveyed: Surveyed) -> None:
-        """Ask all other brokers that live; those that die meanwhile are not waited for, others ``timeout`` seconds.
+        """Ask all other brokers that live ``question``, and call ``surveyed`` with their answers.
 
-        Equal questions at once are one. Where there is no other broker ``surveyed`` is called before this returns.
+        Those that die meanwhile are not waited for, others ``timeout`` seconds. Equal questions at once are one. Where
+        there is no other broker ``surveyed`` is called before this returns.
         """
 
     @abstractmethod
     def confirm(self, timeout: float, confirmed: Confirmed) -> None:
         """Ask the others what became of the publication that was published last, which asked to be confirmed.
 
-        Called in the same turn, right after the engine's ``publish``.
+        Called in the same turn, right after the engine's ``publish``. ``confirmed`` is called when all have said so, or
+        after ``timeout`` seconds.
         """

@@ -82,7 +82,7 @@ class LinkSession:
         return line
 
     def number_event(self, line: bytes, event: int, redelivered: bool) -> bytes:
-        """Do the same with an event, which has a number of its own in all its deliveries."""
+        """Number an event's line and keep it; ``event`` is the event's own number, the same in all its deliveries."""
         self.sent = seq = self.sent + 1
         if redelivered:
             line = b'%b,"seq":%d,"event":%d,"redelivered":true}\n' % (line[:-2], seq, event)

@@ -923,7 +923,7 @@ class Decoder(Generic[M]):
         return line_or_broken
 
     def read(self, line: bytes) -> M | Unknown | Broken | None:
-        """Do the same, and return what is known of a line that is malformed. Never raises."""
+        """Decode a line; of one that is malformed return what is known. Never raises."""
         try:
             return self.known(line)
         except NOT_KNOWN as error:

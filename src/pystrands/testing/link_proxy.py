@@ -39,9 +39,9 @@ class Target(Protocol):
 class LinkProxy:
     """A TCP proxy between backends and a broker, whose connections a test can cut, halt and refuse.
 
-    ``with LinkProxy(broker) as link, backend_thread(link, Chat):`` and the same with ``async with``: it is a broker to
-    whatever takes one. It runs on a thread of its own; its methods may be called from any other, take effect before
-    they return, and need no ``await``.
+    ``with LinkProxy(broker) as link, backend_thread(link, Chat):`` and the same with ``async with``: it leads to
+    ``broker``, and is a broker to whatever takes one. It runs on a thread of its own; its methods may be called from
+    any other, take effect before they return, and need no ``await``.
     """
 
     def __init__(self, broker: Target) -> None:

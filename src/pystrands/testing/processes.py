@@ -22,7 +22,11 @@ _TAIL: Final = 4000
 
 
 class BackendProcess:
-    """A program with a backend; made by :func:`backend_process`, which says how it is started and ended."""
+    """A program with a backend; made by :func:`backend_process`, which says how it is started and ended.
+
+    ``broker``: whose backend it is. ``command``: the program and its arguments. ``env``: variables beside those of this
+    process. ``timeout`` (seconds): for its start.
+    """
 
     def __init__(self, broker: HasBackends, command: Sequence[str], env: Mapping[str, str], timeout: float) -> None:
         self._broker = broker

@@ -110,7 +110,7 @@ def _x_forwarded_for(lines: Sequence[str]) -> Iterator[PeerAddress | None]:
 
 
 def _forwarded(lines: Sequence[str]) -> Iterator[PeerAddress | None]:
-    """Do the same with Forwarded. A line is read as a whole: quotation marks in it may hide commas."""
+    """Give the hops of Forwarded, the last first. A line is read as a whole: quotation marks in it may hide commas."""
     for line in reversed(lines):
         elements = _elements(line)
         if elements is None:

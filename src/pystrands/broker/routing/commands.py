@@ -179,7 +179,7 @@ class Commands:
     def _is_user_full(
         self, session: Session, params: MessageToUserParams, delivered: Delivered, confirm: Confirm | None
     ) -> bool:
-        """Do the same for a user, who is full when most of his clients are: until one of these takes more."""
+        """Whether a user is full, as he is when most of his clients are: until one of these takes more."""
         sockets = [client.ws for client in self._rooms.users.clients(params.user)]
         full = [ws for ws in sockets if ws.behind is not None]
         named, size = RecipientParams(user=params.user), len(params.message)

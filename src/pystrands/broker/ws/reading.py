@@ -13,7 +13,7 @@ from pystrands.broker.ws.parser import Parser, PicowsFrame, narrow, parse
 from pystrands.broker.ws.turns import ReadTurns, monotonic
 from pystrands.protocol.close_codes import INTERNAL_ERROR, INVALID_PAYLOAD, MESSAGE_TOO_BIG, PROTOCOL_ERROR
 
-__all__ = ["COUNTERS", "IncomingBytes", "ReadShared"]
+__all__ = ["IncomingBytes", "ReadShared"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,7 @@ _OPEN: Final = OPEN
 _FAILING: Final = FAILING
 _CLOSING: Final = CLOSING
 
-COUNTERS: Final = {
-    PROTOCOL_ERROR: "protocol_error",
-    INVALID_PAYLOAD: "bad_utf8",
-    MESSAGE_TOO_BIG: "message_too_big",
-    INTERNAL_ERROR: "internal_error",
-}
+_FAILURES: Final = frozenset({PROTOCOL_ERROR, INVALID_PAYLOAD, MESSAGE_TOO_BIG, INTERNAL_ERROR})
 # A parser's buffer grows with what it had to hold at once, and never shrinks.
 _BIG: Final = 4096
 _MUCH: Final = 1024  # bytes that may be so many frames that they are worth a look at the time
@@ -190,7 +185,7 @@ class IncomingBytes(IncomingFrames):
         if self._state != _FAILING or last is None:
             return
         code = int.from_bytes(last[2:4], "big")
-        self._fail(code if code in COUNTERS else PROTOCOL_ERROR, last[4:].decode(errors="replace"))
+        self._fail(code if code in _FAILURES else PROTOCOL_ERROR, last[4:].decode(errors="replace"))
 
     # The parser.
 

@@ -28,11 +28,13 @@ from pystrands.broker.ws.incoming import (
     IncomingShared,
     MessageReceiver,
 )
-from pystrands.broker.ws.reading import COUNTERS, IncomingBytes, ReadShared
+from pystrands.broker.ws.reading import IncomingBytes, ReadShared
 from pystrands.broker.ws.reassembly import MAX_FRAGMENTS
 from pystrands.protocol.close_codes import (
     ABNORMAL_CLOSURE,
     INTERNAL_ERROR,
+    INVALID_PAYLOAD,
+    MESSAGE_TOO_BIG,
     NO_STATUS,
     NORMAL_CLOSURE,
     PROTOCOL_ERROR,
@@ -49,7 +51,12 @@ _FAILING: Final = FAILING
 _CLOSING: Final = CLOSING
 _LOST: Final = LOST
 
-_COUNTERS: Final = COUNTERS
+_COUNTERS: Final = {
+    PROTOCOL_ERROR: "protocol_error",
+    INVALID_PAYLOAD: "bad_utf8",
+    MESSAGE_TOO_BIG: "message_too_big",
+    INTERNAL_ERROR: "internal_error",
+}
 _CHANCES: Final = 60  # how often a peer may take `close_timeout` to get what is before our close frame
 _JOINED: Final = 65_536  # bytes of frames that are joined for a last write; more are kept as they are, not twice
 _PONGS: Final = 16_384  # bytes waiting from which on a pong replaces the one before it

@@ -118,7 +118,7 @@ class NatsOptions:
             raise ConfigError("nats_url", f"{place}{error}") from None
 
     def may_use(self, server: NatsServer) -> bool:
-        """Whether a server asks for credentials, as it seems from those that we have; on loopback it need not."""
+        """Whether ``server`` asks for credentials, as it seems from those that we have; on loopback it need not."""
         return bool(server.user or self.credentials or self.tls_cert) or is_loopback(server.host)
 
     @property

@@ -159,7 +159,7 @@ class Parser:
         return at
 
     def _headers(self, data: bytes, at: int, end: int) -> int:
-        """Do the same for one message with headers, whose line ends there."""
+        """Give the receiver one message with headers, whose line ends at ``end``; return where the next one begins."""
         line = data[at:end]
         _check_length(line, len(line))
         fields = line.split(b" ")
@@ -255,7 +255,7 @@ def pub(subject: bytes, payload: bytes, reply: bytes = b"") -> bytes:
 
 
 def hpub(subject: bytes, payload: bytes, headers: Mapping[str, str], reply: bytes = b"") -> bytes:
-    """Do the same with headers, whose names and values have no line ends."""
+    """Return a message with headers, whose names and values have no line ends; answers go to ``reply``."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
     head = b"NATS/1.0\r\n%b\r\n" % "".join(lines).encode()
     sizes = b"%d %d" % (len(head), len(head) + len(payload))

@@ -89,6 +89,25 @@ def test_cluster_rule_15_who_is_silent_for_five_seconds_is_dead_and_who_says_bye
     assert a.peers == []
 
 
+def test_cluster_rule_15_two_brokers_at_one_address_are_told_of_once_but_a_successor_is_not(caplog):
+    nats = SimNats(Clock())
+    _, b, c = brokers(nats, "a", "b", "c")
+    assert "same address" not in caplog.text
+    b.cluster.drain()
+    nats.clock.run(0.1)
+    c.cluster.advertise("b:8081")
+    nats.clock.run(3)
+    assert "same address" not in caplog.text
+    c.cluster.advertise("a:8081")
+    nats.clock.run(5)
+    told = [each.getMessage() for each in caplog.records if "same address" in each.message]
+    assert sorted(told) == [
+        f"Broker '{other}' has the same address for backends as this one, 'a:8081': they reach one of the two only. "
+        "Give each an --advertise of its own"
+        for other in ("a", "c")
+    ]
+
+
 def test_cluster_rule_15_nobody_is_dead_while_nats_is_away():
     nats = SimNats(Clock())
     a, b = brokers(nats, "a", "b")

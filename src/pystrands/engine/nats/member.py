@@ -55,6 +55,7 @@ class Member:
         "is_alive",
         "is_answered",
         "is_behind",
+        "is_double",
         "is_draining",
         "is_listening",
         "is_met",
@@ -75,6 +76,8 @@ class Member:
         self.subject = subject
         self.address = ""
         self.is_draining = False
+        self.is_double = False
+        """Whether it was told that it has our address."""
         self.away_since = -1.0
         """When it was heard last before it was away; negative where it knows all that was said since."""
         self.is_listening = False

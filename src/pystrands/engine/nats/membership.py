@@ -247,8 +247,21 @@ class Membership:
             since, member.away_since = member.away_since, -1.0
             self._owner.on_returned(since)
         member.address, member.is_draining = beat.address, beat.is_draining
+        if beat.address == self.address:
+            self._look_whether_double(member)
         self._tell()
         return member
+
+    def _look_whether_double(self, member: Member) -> None:
+        """Tell, once, that another broker is said to be where this one is; a successor may be while this one drains."""
+        if self.address and not (member.is_double or member.is_draining or self.is_draining):
+            member.is_double = True
+            _log.warning(
+                "Broker %r has the same address for backends as this one, %r: they reach one of the two only. "
+                "Give each an --advertise of its own",
+                member.broker_id,
+                self.address,
+            )
 
     def _enter(self, broker_id: str, number: int, now: float) -> Member:
         member = self._missed.pop(number, None)

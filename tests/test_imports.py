@@ -135,6 +135,13 @@ def test_every_module_has_a_place():
             entry_of(rest, folder)
 
 
+def test_every_folder_has_a_row_of_its_own():
+    prefixes = {"package": "", "broker": "broker/", "client": "client/"}
+    rows = {prefix + entry for table, prefix in prefixes.items() for entry in layers(table)}
+    folders = {f"{name_of(path).removesuffix('__init__')}" for path in modules().values() if path.name == "__init__.py"}
+    assert folders - {""} - rows == set()
+
+
 def test_circles_are_found():
     a, b, c, d = "abcd"
     assert circles({Import(a, b), Import(b, c), Import(a, c)}) == []

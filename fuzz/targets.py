@@ -28,8 +28,8 @@ from pystrands.broker.ws.reading import ReadShared
 from pystrands.broker.ws.reassembly import BadMessageError, Reassembly
 from pystrands.broker.ws.websocket import Receiver, WebSocket, WebSocketShared
 from pystrands.client.connection.session import BackendSession
-from pystrands.engine.nats.link import LinkOwner, NatsLink
-from pystrands.engine.nats.protocol import Control, Parser, ProtocolError
+from pystrands.engine.nats.link import NatsLink, NatsLinkOwner
+from pystrands.engine.nats.protocol import Control, NatsParser, NatsProtocolError
 from pystrands.engine.nats.transport import TransportOwner
 from pystrands.errors import MalformedLine
 from pystrands.protocol import wire
@@ -266,7 +266,7 @@ class _Nats(Control):
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
-        self.parser = Parser(self)
+        self.parser = NatsParser(self)
         self.parser.receiver = _NatsMessages(self.calls)
 
     def on_info(self, text: bytes) -> None:
@@ -298,7 +298,7 @@ class _NatsMessages(TransportOwner):
         self.calls.append((sid, subject, reply, status, payload))
 
 
-class _NatsLinks(LinkOwner):
+class _NatsLinks(NatsLinkOwner):
     """Counts what is told of a link."""
 
     def __init__(self) -> None:
@@ -348,7 +348,7 @@ def _nats_calls(stream: bytes, sizes: bytes) -> list[tuple[object, ...]]:
     try:
         for piece in pieces(stream, sizes):
             heard.parser.feed(piece)
-    except ProtocolError:
+    except NatsProtocolError:
         heard.calls.append(("error",))
     assert heard.parser.held_bytes <= len(stream)
     return heard.calls

@@ -327,7 +327,7 @@ from pathlib import Path
 from pystrands.broker.config import BrokerConfig
 from pystrands.cli.workers.forking import SIGNALS
 from pystrands.cli.workers.sockets import bind_for_workers, port_of
-from pystrands.cli.workers.supervisor import Supervisor
+from pystrands.cli.workers.supervisor import WorkerSupervisor
 
 folder = Path(sys.argv[1])
 sockets = bind_for_workers(BrokerConfig(ws_port=0, tcp_port=0), 2)
@@ -337,7 +337,7 @@ def on_ready():
     print(port_of(sockets[0].ws), (folder / "2").read_text(), sep="\\n", flush=True)
 
 
-place = Supervisor(sockets=sockets, nats=None, on_ready=on_ready, stop_within=5, patience=0.2).run()
+place = WorkerSupervisor(sockets=sockets, nats=None, on_ready=on_ready, stop_within=5, patience=0.2).run()
 if place is None:
     sys.exit()
 mark = folder / str(place.number)
@@ -384,11 +384,11 @@ import logging, os, sys, time
 from pathlib import Path
 from pystrands.broker.config import BrokerConfig
 from pystrands.cli.workers.sockets import bind_for_workers
-from pystrands.cli.workers.supervisor import Supervisor
+from pystrands.cli.workers.supervisor import WorkerSupervisor
 
 logging.basicConfig(level="INFO")
 folder = Path(sys.argv[1])
-place = Supervisor(
+place = WorkerSupervisor(
     sockets=bind_for_workers(BrokerConfig(ws_port=0, tcp_port=0), 2),
     nats=None,
     on_ready=lambda: print((folder / "2").read_text(), flush=True),

@@ -9,7 +9,7 @@ import pytest
 
 from pystrands import PyStrandsClient
 from pystrands.client.base import HANDLERS
-from pystrands.client.core import ClientCore
+from pystrands.client.core import BackendCore
 from pystrands.client.handlers.current import NotBegun
 from pystrands.client.loops import new_event_loop
 from pystrands.client.options import options_of
@@ -98,7 +98,7 @@ async def test_threads_are_started_as_needed_up_to_the_bound():
 
 
 async def test_a_bridge_that_is_closed_takes_no_calls():
-    core = ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
+    core = BackendCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
     bridge = Bridge(core, 1)
     started = threading.Event()
 
@@ -121,7 +121,7 @@ async def test_a_bridge_that_is_closed_takes_no_calls():
 
 
 async def test_what_a_call_raises_comes_to_the_caller():
-    bridge = Bridge(ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None), 1)
+    bridge = Bridge(BackendCore(partial(options_of, PyStrandsClient()), lambda name, args: None), 1)
 
     async def fail():
         raise LookupError("here")
@@ -142,10 +142,10 @@ def test_clients_have_every_handler():
 
 
 async def test_a_handler_that_found_no_thread_before_the_lease_was_over_does_not_begin(monkeypatch):
-    core = ClientCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
+    core = BackendCore(partial(options_of, PyStrandsClient()), lambda name, args: None)
     bridge = Bridge(core, 1)
     dispatcher = SimpleNamespace(may_begin=True)
-    monkeypatch.setattr(ClientCore, "lifetime", SimpleNamespace(dispatcher=dispatcher))
+    monkeypatch.setattr(BackendCore, "lifetime", SimpleNamespace(dispatcher=dispatcher))
     begun, release = threading.Event(), threading.Event()
 
     def slow():

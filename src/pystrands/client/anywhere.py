@@ -1,10 +1,10 @@
-"""Methods of a ClientCore, called from wherever: on its event loop, on another one, or on a thread without one."""
+"""Methods of a BackendCore, called from wherever: on its event loop, on another one, or on a thread without one."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pystrands.client.core import ClientCore
+from pystrands.client.core import BackendCore
 from pystrands.client.threads import Bridge, Gone, loop_runs_here
 
 __all__ = ["Anywhere"]
@@ -13,13 +13,13 @@ __all__ = ["Anywhere"]
 class Anywhere:
     """Has a result, where the caller may block, or what has to be awaited, where an event loop runs."""
 
-    def __init__(self, core: ClientCore) -> None:
+    def __init__(self, core: BackendCore) -> None:
         self._core = core
         self.bridge: Bridge | None = None
         """From other threads to the core's loop; None while the app does not run."""
 
     def send(self, line: bytes, to: str, timeout: float | None) -> Any:
-        """Hand a line to the link, as :meth:`ClientCore.send` and :meth:`Bridge.send` do."""
+        """Hand a line to the link, as :meth:`BackendCore.send` and :meth:`Bridge.send` do."""
         if loop_runs_here():
             return self.do(self._core.send, line, to, timeout, gone=self._core.outage.unsent)
         bridge = self.bridge
@@ -31,7 +31,7 @@ class Anywhere:
         *arguments: Any,
         gone: Callable[[], Any] | None = None,
     ) -> Any:
-        """Call a method of the ClientCore.
+        """Call a method of the BackendCore.
 
         From a thread or another loop it is ``gone()`` when the app does not run; by default NotConnected is raised.
         """

@@ -14,7 +14,7 @@ from pystrands.client.advice import advise
 from pystrands.client.anywhere import Anywhere
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.connection.link_info import LinkInfo
-from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
+from pystrands.client.core import REQUEST_TIMEOUT, BackendCore
 from pystrands.client.decorators import PyStrandsDecorators, Registered
 from pystrands.client.loops import LoopRun
 from pystrands.client.options import ThreadOptions, options_of
@@ -72,7 +72,7 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
     the client or the room that the message is for.
     """
 
-    __core: ClientCore = NOT_MADE
+    __core: BackendCore = NOT_MADE
     __calls: Anywhere = NOT_MADE
     __registered: Registered = NOT_MADE
 
@@ -113,7 +113,7 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         advise(type(self), HANDLERS, overridden=False)
         self.__registered = Registered()
         PyStrandsDecorators.__init__(self, self.__registered)
-        self.__core = ClientCore(partial(options_of, self), self.__invoke)
+        self.__core = BackendCore(partial(options_of, self), self.__invoke)
         self.__calls = Anywhere(self.__core)
 
     def __invoke(self, name: str, args: tuple[Any, ...]) -> Any:

@@ -12,7 +12,7 @@ from pystrands.client.advice import advise
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.confirmation import Confirmation
 from pystrands.client.connection.link_info import LinkInfo
-from pystrands.client.core import REQUEST_TIMEOUT, ClientCore
+from pystrands.client.core import REQUEST_TIMEOUT, BackendCore
 from pystrands.client.handlers.calls import methods_of
 from pystrands.client.options import options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
@@ -45,7 +45,7 @@ class AsyncPyStrandsClient(BaseClient):
     connection of its own.
     """
 
-    __core: ClientCore = NOT_MADE
+    __core: BackendCore = NOT_MADE
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class AsyncPyStrandsClient(BaseClient):
         """
         super().__init__(locals())
         advise(type(self), HANDLERS, overridden=True)
-        self.__core = ClientCore(partial(options_of, self), methods_of(self))
+        self.__core = BackendCore(partial(options_of, self), methods_of(self))
 
     @property
     def connected(self) -> bool:

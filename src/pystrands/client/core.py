@@ -30,7 +30,7 @@ from pystrands.context import Context
 from pystrands.errors import ClientGone, NotConnected, NotSupported, Refused
 from pystrands.protocol.messages import ResultParams, message_content
 
-__all__ = ["REQUEST_TIMEOUT", "ClientCore", "Outage"]
+__all__ = ["REQUEST_TIMEOUT", "BackendCore", "Outage"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Outage:
         return NotConnected(f"{self.why}, and this needs its answer")
 
 
-class ClientCore:
+class BackendCore:
     """The methods of a client, on one event loop at a time; ``options()`` is asked at each connect."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a PyStrandsClient runs on: an event loop on a thread, with a ClientCore, from its connect to its disconnect."""
+"""What a PyStrandsClient runs on: an event loop on a thread, with a BackendCore, from its connect to its disconnect."""
 
 import atexit
 import concurrent.futures
@@ -12,7 +12,7 @@ from pystrands.client.base import BaseClient
 from pystrands.client.connection.broker_info import BrokerInfo
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.time_limits import TIME_LIMITS
-from pystrands.client.core import ClientCore, Outage
+from pystrands.client.core import BackendCore, Outage
 from pystrands.client.handlers.current import in_handler
 from pystrands.client.options import Options, options_of
 from pystrands.client.threads import ClientThread, Gone, wait_for
@@ -25,8 +25,8 @@ JOIN_TIMEOUT: Final = 2.0
 EXIT_TIMEOUT: Final = 0.5
 """Seconds that handlers have at the interpreter's exit."""
 
-Method = Callable[[ClientCore], Callable[..., Coroutine[Any, Any, T]]]
-"""Names a method of the ClientCore, of whichever is there then."""
+Method = Callable[[BackendCore], Callable[..., Coroutine[Any, Any, T]]]
+"""Names a method of the BackendCore, of whichever is there then."""
 
 
 class Runs:
@@ -56,16 +56,16 @@ class Runs:
         running, self.running = self.running, None
         return running
 
-    def _make_core(self, thread: ClientThread) -> ClientCore:
+    def _make_core(self, thread: ClientThread) -> BackendCore:
         client = self._client
 
         def invoke(name: str, args: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
             return thread.bridge.run_plain(name, getattr(client, name), args)
 
-        return ClientCore(self.options, invoke, self._outage, self.limits)
+        return BackendCore(self.options, invoke, self._outage, self.limits)
 
     def start(self, method: Method[T]) -> Any:
-        """Start a method of the ClientCore, on the thread there is or on a new one."""
+        """Start a method of the BackendCore, on the thread there is or on a new one."""
         with self._lock:
             running = self.running
             if running is not None and not running.core.stopping:
@@ -86,7 +86,7 @@ class Runs:
         return self._outage.unsent() if running is None else running.bridge.send(line, to, timeout)
 
     def ask(self, method: Method[T], *args: Any) -> T:
-        """Call a method of the ClientCore that waits for the broker, and return what it returns."""
+        """Call a method of the BackendCore that waits for the broker, and return what it returns."""
         running = self.running
         if running is not None:
             with contextlib.suppress(Gone):

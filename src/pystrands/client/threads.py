@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from pystrands.client.connection.forking import forgets_in_children
 from pystrands.client.connection.outgoing import Outgoing
-from pystrands.client.core import ClientCore
+from pystrands.client.core import BackendCore
 from pystrands.client.handlers.current import NotBegun
 from pystrands.client.loops import LoopThread, check_threads
 from pystrands.client.requests import AT_ONCE
@@ -167,9 +167,9 @@ class Workers:
 
 
 class Bridge:
-    """Lets threads use a ClientCore, and that use threads. Made on its running loop, and closed there."""
+    """Lets threads use a BackendCore, and that use threads. Made on its running loop, and closed there."""
 
-    def __init__(self, core: ClientCore, max_workers: int, *, may_await: bool = True) -> None:
+    def __init__(self, core: BackendCore, max_workers: int, *, may_await: bool = True) -> None:
         check_threads()
         self._core = core
         self._may_await = may_await
@@ -346,10 +346,10 @@ def wait_for(future: concurrent.futures.Future[T]) -> T:
 
 
 class ClientThread(LoopThread):
-    """A thread with an event loop, a ClientCore and its Bridge; it ends with the lifetime of the core."""
+    """A thread with an event loop, a BackendCore and its Bridge; it ends with the lifetime of the core."""
 
-    def __init__(self, make_core: Callable[["ClientThread"], ClientCore], max_workers: int) -> None:
-        self.core: ClientCore
+    def __init__(self, make_core: Callable[["ClientThread"], BackendCore], max_workers: int) -> None:
+        self.core: BackendCore
         self.bridge: Bridge
         self._make_core = make_core
         self._max_workers = max_workers
@@ -382,5 +382,5 @@ class ClientThread(LoopThread):
             loop.call_soon(loop.call_soon, self._nudge.set)
 
     def start(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> concurrent.futures.Future[T]:
-        """Start a method of the ClientCore. Raises Gone when the thread is at its end."""
+        """Start a method of the BackendCore. Raises Gone when the thread is at its end."""
         return self.bridge.start(self._nudging, function, args)

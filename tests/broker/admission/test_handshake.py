@@ -7,7 +7,7 @@ import pytest
 
 from pystrands.broker.admission.handshake import Admission, Handshake
 from pystrands.broker.admission.upgrade import switching_protocols
-from pystrands.broker.net.http import Response
+from pystrands.broker.net.http import HttpResponse
 from tests.broker.ws.support import (
     CLOSE,
     KINDS,
@@ -463,11 +463,11 @@ def test_a_refusal_may_come_later(kind):
 @pytest.mark.parametrize("name", ["Bad Name", "", "X\r\nY", "Connection", "content-length", "Upgrade", "\u20ac"])
 def test_headers_that_would_contradict_are_left_out(name):
     for answer in (
-        Response(403, b"", headers=[(name, "v"), ("Good", "1")]).render(),
+        HttpResponse(403, b"", headers=[(name, "v"), ("Good", "1")]).render(),
         switching_protocols("x", None, [(name, "v")]),
     ):
         assert f"\r\n{name}: v\r\n".encode() not in answer
-    assert b"\r\nGood: 1\r\n" in Response(403, b"", headers=[(name, "v"), ("Good", "1")]).render()
+    assert b"\r\nGood: 1\r\n" in HttpResponse(403, b"", headers=[(name, "v"), ("Good", "1")]).render()
 
 
 def test_a_decider_that_raises_refuses(kind):

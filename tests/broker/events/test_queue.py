@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pystrands.broker.events.queue import EVENT_COST, EventQueue, Offer, cost
+from pystrands.broker.events.queue import EVENT_COST, EventQueue, Offered, cost
 from pystrands.broker.events.stream import ClientEvent, Kind
 from tests.broker.doubles import make_client
 
@@ -37,15 +37,15 @@ def offer(queue, content):
 
 def test_backpressure_keeps_what_was_taken_and_says_when_to_stop_reading():
     queue = make(2, 1000, "backpressure")
-    assert [offer(queue, str(n))[0] for n in range(4)] == [Offer.KEPT, Offer.FULL, Offer.FULL, Offer.FULL]
+    assert [offer(queue, str(n))[0] for n in range(4)] == [Offered.KEPT, Offered.FULL, Offered.FULL, Offered.FULL]
     assert len(queue) == 4
     assert not queue._counters
 
 
 def test_backpressure_by_bytes():
     queue = make(100, size("12345", b"12345"), "backpressure")
-    assert offer(queue, "12345") == (Offer.KEPT, [])
-    assert offer(queue, b"12345") == (Offer.FULL, [])
+    assert offer(queue, "12345") == (Offered.KEPT, [])
+    assert offer(queue, b"12345") == (Offered.FULL, [])
     assert queue.size == size("12345", b"12345")
 
 
@@ -60,7 +60,7 @@ def test_a_message_costs_what_it_takes_in_memory():
 def test_drop_oldest_drops_the_oldest():
     queue = make(2, 1000, "drop-oldest")
     assert [offer(queue, text) for text in "1234"] == [
-        (Offer.KEPT, []), (Offer.KEPT, []), (Offer.KEPT, ["1"]), (Offer.KEPT, ["2"])
+        (Offered.KEPT, []), (Offered.KEPT, []), (Offered.KEPT, ["1"]), (Offered.KEPT, ["2"])
     ]  # fmt: skip
     assert queue._counters["queue_dropped"] == 2
 
@@ -69,13 +69,13 @@ def test_drop_oldest_by_bytes_keeps_at_least_the_newest():
     queue = make(100, size("12345", "12345"), "drop-oldest")
     offer(queue, "12345")
     offer(queue, "12345")
-    assert offer(queue, "x" * 50) == (Offer.KEPT, ["12345", "12345"])
+    assert offer(queue, "x" * 50) == (Offered.KEPT, ["12345", "12345"])
     assert len(queue) == 1
 
 
 def test_disconnect_refuses_when_full():
     queue = make(2, 1000, "disconnect")
-    assert [offer(queue, "x")[0] for _ in range(3)] == [Offer.KEPT, Offer.KEPT, Offer.REFUSED]
+    assert [offer(queue, "x")[0] for _ in range(3)] == [Offered.KEPT, Offered.KEPT, Offered.REFUSED]
     assert len(queue) == 2
     assert queue._counters["queue_dropped"] == 1
 
@@ -83,7 +83,7 @@ def test_disconnect_refuses_when_full():
 def test_zero_turns_the_queue_off():
     for policy in POLICIES:
         queue = make(0, 1000, policy)
-        assert offer(queue, "x") == (Offer.DROPPED, [])
+        assert offer(queue, "x") == (Offered.DROPPED, [])
         assert queue._counters["queue_dropped"] == 1
 
 
@@ -105,7 +105,7 @@ def test_what_waits_for_a_backend_that_is_there_fills_nothing_and_is_never_dropp
     for event in kept:
         queue.keep(event)
     assert not queue.is_full
-    assert offer(queue, "a") == (Offer.KEPT, [])
+    assert offer(queue, "a") == (Offered.KEPT, [])
     assert (len(queue), queue.size) == (51, sum(map(cost, kept)) + size("a"))
     assert [old for text in "bcde" for old in offer(queue, text)[1]] == {"drop-oldest": ["a", "b", "c"]}.get(policy, [])
     for event in kept:
@@ -130,13 +130,13 @@ def test_bounds_and_order_hold_for_any_sequence(policy, max_messages, max_bytes,
     for content in contents:
         was_full = queue.is_full
         outcome, old = offer(queue, content)
-        assert (outcome is Offer.REFUSED) == (policy == "disconnect" and was_full)
-        assert (outcome is Offer.FULL) == (policy == "backpressure" and queue.is_full)
-        if outcome is not Offer.REFUSED:
+        assert (outcome is Offered.REFUSED) == (policy == "disconnect" and was_full)
+        assert (outcome is Offered.FULL) == (policy == "backpressure" and queue.is_full)
+        if outcome is not Offered.REFUSED:
             kept.append(content)
         assert old == kept[: len(old)]
         del kept[: len(old)]
-        dropped += len(old) + (outcome is Offer.REFUSED)
+        dropped += len(old) + (outcome is Offered.REFUSED)
         assert [event.content for event in queue._homeless] == kept
         assert queue.size == size(*kept)
         if policy != "backpressure":

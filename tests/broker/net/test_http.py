@@ -8,9 +8,9 @@ from pystrands.broker.admission.upgrade import check_upgrade
 from pystrands.broker.net.http import (
     BadRequestError,
     HeadTooLargeError,
+    HttpResponse,
     NotHttpError,
     Request,
-    Response,
     canonical_name,
     parse_request,
     read_request,
@@ -84,4 +84,4 @@ def test_the_first_byte_of_another_protocol_is_told():
 
 @pytest.mark.parametrize("value", ["a\r\nInjected: 1", "a\nb", "\x00", "\u20ac"])
 def test_header_values_cannot_end_their_line(value):
-    assert b"X:" not in Response(403, b"", headers=[("X", value)]).render()
+    assert b"X:" not in HttpResponse(403, b"", headers=[("X", value)]).render()

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from pystrands.broker.net.http import Response
+from pystrands.broker.net.http import HttpResponse
 from pystrands.broker.net.http_server import HttpServer, HttpSettings
 from pystrands.broker.net.ports import Ports
 
@@ -41,9 +41,9 @@ async def serve():
 async def test_a_route_answers_at_once_or_later_and_sees_the_request(serve):
     async def later(request):
         await asyncio.sleep(0)
-        return Response.text(200, f"later {request.query_string}")
+        return HttpResponse.text(200, f"later {request.query_string}")
 
-    port = await serve(now=lambda request: Response.text(200, f"now {request.path}"), later=later)
+    port = await serve(now=lambda request: HttpResponse.text(200, f"now {request.path}"), later=later)
     assert (await ask(port, b"GET /now?x HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nnow /now\n")
     assert (await ask(port, b"GET /later?x HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nlater x\n")
     head, _, body = (await ask(port, b"HEAD /later?x HTTP/1.0\r\n\r\n")).partition(b"\r\n\r\n")
@@ -65,12 +65,12 @@ async def test_a_route_that_fails_is_an_answer_and_an_entry_in_the_log(serve, ca
 
 
 async def test_what_there_is_not_names_what_there_is(serve):
-    port = await serve(one=lambda _: Response.text(200, ""), two=lambda _: Response.text(200, ""))
+    port = await serve(one=lambda _: HttpResponse.text(200, ""), two=lambda _: HttpResponse.text(200, ""))
     assert (await ask(port, b"GET / HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nhere are /one and /two\n")
     assert (await ask(port, b"GET /one HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nOK\n")
 
 
 async def test_a_backend_that_has_come_to_the_wrong_port_is_told_so(serve):
-    port = await serve(one=lambda _: Response.text(200, ""))
+    port = await serve(one=lambda _: HttpResponse.text(200, ""))
     answer = await ask(port, b'{"action":"hello"')
     assert answer.startswith(b"HTTP/1.1 400 ") and b"this is the port for what is tested; backends use" in answer

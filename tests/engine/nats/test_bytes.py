@@ -21,7 +21,7 @@ from pystrands.engine.nats.envelope import (
     unpack_head,
     unpack_part,
 )
-from pystrands.engine.nats.ring import ENTRY_BYTES, Ring
+from pystrands.engine.nats.ring import ENTRY_BYTES, PublicationRing
 from pystrands.engine.nats.subjects import Subjects, token
 from pystrands.engine.publication import Audience, Publication
 
@@ -87,7 +87,7 @@ def test_bytes_of_others_are_read_or_refused(data, flags, kind):
 
 @given(st.lists(st.integers(0, 400), max_size=200), st.integers(0, 1000))
 def test_the_ring_has_the_newest(sizes, limit):
-    ring = Ring(limit, first=7)
+    ring = PublicationRing(limit, first=7)
     every = []
     for number, size in enumerate(sizes):
         every.append(bytes(size))
@@ -102,7 +102,7 @@ def test_the_ring_has_the_newest(sizes, limit):
 
 
 def test_the_ring_lets_go_of_what_has_gone():
-    ring = Ring(10 * (ENTRY_BYTES + 1))
+    ring = PublicationRing(10 * (ENTRY_BYTES + 1))
     for number in range(50_000):
         ring.append(b"x", float(number))
     assert (ring.first, ring.next, ring.get(49_991), ring.get(49_990)) == (49_991, 50_001, b"x", None)

@@ -3,12 +3,12 @@
 import pytest
 from fuzz.doubles import Loop, Transport
 
-from pystrands.engine.nats.link import LinkOwner, NatsLink
-from pystrands.engine.nats.protocol import ProtocolError
+from pystrands.engine.nats.link import NatsLink, NatsLinkOwner
+from pystrands.engine.nats.protocol import NatsProtocolError
 from tests.engine.nats.support import Owner
 
 
-class Links(LinkOwner):
+class Links(NatsLinkOwner):
     def __init__(self):
         self.told = []
 
@@ -74,7 +74,7 @@ def test_what_is_sent_in_the_clear_where_tls_begins_is_refused(loop, owner):
         link = NatsLink(loop, owner, write_buffer=1000, ping_interval=10)
         transport = Transport(link)
         transport.receive(b"INFO {}\r\n" + text)
-        with pytest.raises(ProtocolError, match="in the clear"):
+        with pytest.raises(NatsProtocolError, match="in the clear"):
             link.check_silence()
 
 

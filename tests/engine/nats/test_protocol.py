@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nats.protocol.parser import Parser as Judge
 
 from pystrands.engine.nats import protocol
-from pystrands.engine.nats.protocol import MAX_CONTROL_LINE, MAX_INFO, Control, Parser, ProtocolError
+from pystrands.engine.nats.protocol import MAX_CONTROL_LINE, MAX_INFO, Control, NatsParser, NatsProtocolError
 from pystrands.engine.nats.transport import TransportOwner
 
 Calls = list[tuple[object, ...]]
@@ -20,7 +20,7 @@ class Heard(Control):
 
     def __init__(self) -> None:
         self.calls: Calls = []
-        self.parser = Parser(self)
+        self.parser = NatsParser(self)
         self.parser.receiver = _Receiver(self.calls)
 
     def on_info(self, text):
@@ -36,14 +36,14 @@ class Heard(Control):
         self.calls.append(("-ERR", problem))
 
     def feed(self, data, sizes=(1 << 30,)):
-        """Feed in reads of these sizes, over and over; a ProtocolError is the last call."""
+        """Feed in reads of these sizes, over and over; a NatsProtocolError is the last call."""
         at, turn = 0, 0
         try:
             while at < len(data):
                 size = sizes[turn % len(sizes)]
                 self.parser.feed(data[at : at + size])
                 at, turn = at + size, turn + 1
-        except ProtocolError as error:
+        except NatsProtocolError as error:
             self.calls.append(("error", str(error)))
         return self.calls
 

@@ -10,7 +10,7 @@ from pystrands.broker.admission.policy import AdmissionPolicy
 from pystrands.broker.admission.upgrade import check_upgrade, switching_protocols
 from pystrands.broker.bounds import BOUNDS
 from pystrands.broker.fanout.groups import NUMBERED
-from pystrands.broker.net.http import BadRequestError, Request, Response
+from pystrands.broker.net.http import BadRequestError, HttpResponse, Request
 from pystrands.broker.net.http_server import HttpConnection, HttpSettings, Route, health, no_remark
 from pystrands.broker.net.limits import ConnectionSlot
 from pystrands.broker.net.lingering_close import cut
@@ -40,8 +40,8 @@ _COUNTERS: Final = {
     431: "handshake_head_too_large",
     503: "handshake_stopping",
 }
-_GOING_DOWN: Final = Response.text(503, "the server is going down")
-_NOT_A_WEBSOCKET: Final = Response.text(
+_GOING_DOWN: Final = HttpResponse.text(503, "the server is going down")
+_NOT_A_WEBSOCKET: Final = HttpResponse.text(
     426, "this is a WebSocket endpoint: connect with a WebSocket client", (("Sec-WebSocket-Version", "13"),)
 )
 
@@ -286,7 +286,7 @@ class Handshake(HttpConnection):
             return
         self._admission.shared.counters["handshake_refused"] += 1
         if self.offer is None:
-            self._respond(Response.text(status if 300 <= status <= 599 else 403, reason, headers))
+            self._respond(HttpResponse.text(status if 300 <= status <= 599 else 403, reason, headers))
         else:  # pages get to see no statuses, but close codes
             self._open_and_close(_REFUSED + (status if 400 <= status <= 599 else 403), reason)
 
@@ -380,7 +380,7 @@ class Handshake(HttpConnection):
         super()._on_tls()
 
     def _on_bad_request(self, status: int, reason: str) -> None:
-        self._refuse(Response.text(status, reason))
+        self._refuse(HttpResponse.text(status, reason))
 
     def _on_request(self, request: Request) -> None:
         if not request.wants_websocket:
@@ -398,13 +398,13 @@ class Handshake(HttpConnection):
             self._ask(request)
             self._count(self._headers_size)
 
-    def _agree(self, request: Request) -> Response | None:
+    def _agree(self, request: Request) -> HttpResponse | None:
         """Choose from the extensions that the client offers."""
         if self._admission.compression:
             try:
                 self._agreement = negotiate(request.headers.get("Sec-Websocket-Extensions", ()))
             except BadRequestError as error:
-                return Response.text(400, str(error))
+                return HttpResponse.text(400, str(error))
         return None
 
     def _may_ask(self, request: Request) -> bool:
@@ -457,7 +457,7 @@ class Handshake(HttpConnection):
         self._ws = self._transport = None
         ws.attach(early)
 
-    def _refuse(self, response: Response, *, without_body: bool = False) -> None:
+    def _refuse(self, response: HttpResponse, *, without_body: bool = False) -> None:
         self._admission.shared.counters[_COUNTERS[response.status]] += 1
         self._respond(response, without_body=without_body)
 
@@ -474,7 +474,7 @@ class Handshake(HttpConnection):
     def _timed_out(self) -> None:
         self._timer = None
         if self._state == _READING:
-            self._refuse(Response.text(408, "the request took too long"))
+            self._refuse(HttpResponse.text(408, "the request took too long"))
 
     def _leave(self) -> None:
         self._cancel_timer()
@@ -493,5 +493,5 @@ class Handshake(HttpConnection):
 def _page(content_type: str, body: bytes) -> Route:
     """Return the route of what is always the same. A script may be imported by pages of any host."""
     headers = (("Access-Control-Allow-Origin", "*"),) if content_type == JAVASCRIPT else ()
-    response = Response(200, body, content_type, headers)
+    response = HttpResponse(200, body, content_type, headers)
     return lambda _: response

@@ -6,7 +6,7 @@ from typing import Final
 from pystrands.broker.admission.origins import AllowedOrigins
 from pystrands.broker.admission.proxies import TrustedProxies
 from pystrands.broker.counters import Counters
-from pystrands.broker.net.http import RETRY_AFTER, Request, Response
+from pystrands.broker.net.http import RETRY_AFTER, HttpResponse, Request
 from pystrands.broker.net.limits import ConnectionLimits, ConnectionSlot, counted_as, is_milestone
 from pystrands.broker.net.peers import PeerAddress
 
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 _SHOWN: Final = 200
 _TOO_MANY: Final = "the server has as many clients as it takes; try again later"
-_CROWDED: Final = Response.text(503, "too many connections are being opened; try again soon", (RETRY_AFTER,))
-_FROM_ONE_ADDRESS: Final = Response.text(429, "there are too many connections from this address", (RETRY_AFTER,))
+_CROWDED: Final = HttpResponse.text(503, "too many connections are being opened; try again soon", (RETRY_AFTER,))
+_FROM_ONE_ADDRESS: Final = HttpResponse.text(429, "there are too many connections from this address", (RETRY_AFTER,))
 
 
 class AdmissionPolicy:
@@ -66,7 +66,7 @@ class AdmissionPolicy:
         """Tell whether so many without a verdict are as many as there may be."""
         return 0 < self.max_handshakes <= handshakes
 
-    def turn_away(self, host: str, handshakes: int, slot: ConnectionSlot | None) -> Response | None:
+    def turn_away(self, host: str, handshakes: int, slot: ConnectionSlot | None) -> HttpResponse | None:
         """Look at a connection that was just opened; return the answer for one that may not stay."""
         if self.is_crowded(handshakes):
             self._counters["limit_handshakes"] += 1
@@ -88,12 +88,12 @@ class AdmissionPolicy:
 
     def refusal(
         self, request: Request, peer: PeerAddress, client: PeerAddress, slot: ConnectionSlot | None
-    ) -> Response | None:
+    ) -> HttpResponse | None:
         """Judge a valid request for a WebSocket. None: it may come in, and counts until its slot is released."""
         proxied = self.is_proxy(peer[0])
         if not self._origins.allow(request.headers, proxied=proxied):
             self._count_origin(request, proxied=proxied)
-            return Response.text(403, "pages of this origin may not connect (--allowed-origins)")
+            return HttpResponse.text(403, "pages of this origin may not connect (--allowed-origins)")
         if slot is None:
             return None
         if proxied and not slot.acquire_from(client[0]):
@@ -105,7 +105,7 @@ class AdmissionPolicy:
                 self._counters["limit_clients"],
                 "clients were refused with 503: there are as many as may be (--max-connections)",
             )
-            return Response.text(503, _TOO_MANY, (RETRY_AFTER,))
+            return HttpResponse.text(503, _TOO_MANY, (RETRY_AFTER,))
         return None
 
     def is_proxy(self, host: str) -> bool:

@@ -5,25 +5,25 @@ import binascii
 import hashlib
 from typing import Final
 
-from pystrands.broker.net.http import Fields, Request, Response, field_lines, render
+from pystrands.broker.net.http import Fields, HttpResponse, Request, field_lines, render
 
 __all__ = ["check_upgrade", "switching_protocols"]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-def check_upgrade(request: Request) -> Response | None:
+def check_upgrade(request: Request) -> HttpResponse | None:
     """Judge a request that `wants_websocket` (RFC 6455, section 4.2.1); None when it may have one."""
     headers = request.headers
     if request.method != "GET":
-        return Response.text(405, "a WebSocket is opened with GET", (("Allow", "GET"),))
+        return HttpResponse.text(405, "a WebSocket is opened with GET", (("Allow", "GET"),))
     if "Transfer-Encoding" in headers or any(value.strip("0") for value in headers.get("Content-Length", ())):
-        return Response.text(400, "a WebSocket is opened without a body")
+        return HttpResponse.text(400, "a WebSocket is opened without a body")
     if headers.get("Sec-Websocket-Version") != ["13"]:
-        return Response.text(426, "WebSocket version 13 is needed", (("Sec-WebSocket-Version", "13"),))
+        return HttpResponse.text(426, "WebSocket version 13 is needed", (("Sec-WebSocket-Version", "13"),))
     keys = headers.get("Sec-Websocket-Key", [])
     if len(keys) != 1 or not _key_is_valid(keys[0]):
-        return Response.text(400, "there must be one Sec-WebSocket-Key, of 16 bytes in base64")
+        return HttpResponse.text(400, "there must be one Sec-WebSocket-Key, of 16 bytes in base64")
     return None
 
 

@@ -13,7 +13,7 @@ from pystrands.broker.backends.greeting import Greeting
 from pystrands.broker.backends.session import SessionLink
 from pystrands.broker.counters import Counters, new_counters
 from pystrands.broker.meter import Meter
-from pystrands.broker.net.http import Response
+from pystrands.broker.net.http import HttpResponse
 from pystrands.broker.net.ports import Ports, is_http
 from pystrands.broker.net.tls import Tls, TlsStart
 from pystrands.protocol import wire
@@ -341,7 +341,7 @@ class BackendLink(SessionLink):
             self._shared.counters["lines_malformed"] += 1
             if is_http(line):
                 text = self._shared.ports.client_at_tcp(self.name)
-                self._turn_away(Response.text(400, text).render())
+                self._turn_away(HttpResponse.text(400, text).render())
                 return
             logger.warning(
                 "%s does not speak the protocol of backends and is disconnected: %s", self.name, command.problem

@@ -10,7 +10,7 @@ from pystrands.broker.events.stream import ClientEvent, Kind
 from pystrands.broker.meter import Meter
 from pystrands.broker.policies import QueuePolicy
 
-__all__ = ["EVENT_COST", "EventQueue", "Offer", "cost"]
+__all__ = ["EVENT_COST", "EventQueue", "Offered", "cost"]
 
 EVENT_COST: Final = 300
 """Bytes that an event takes beside its content: the object, its number, and its places in a stream and in the queue."""
@@ -21,7 +21,7 @@ def cost(event: ClientEvent) -> int:
     return EVENT_COST + getsizeof(event.content)
 
 
-class Offer(Enum):
+class Offered(Enum):
     """What becomes of a message that no backend can take now."""
 
     KEPT = "it waits"
@@ -79,18 +79,18 @@ class EventQueue:
         """Whether clients without a backend are to be read from: what they send is kept, or goes as the policy says."""
         return self.policy != "backpressure" or not self.max_messages or not self.is_full
 
-    def offer(self, event: ClientEvent) -> Offer:
+    def offer(self, event: ClientEvent) -> Offered:
         """Decide on a message for which there is no backend; it is counted when it is to wait."""
         if not self.max_messages:
             self._counters["queue_dropped"] += 1
-            return Offer.DROPPED
+            return Offered.DROPPED
         if self.policy == "disconnect" and self.is_full:
             self._counters["queue_dropped"] += 1
-            return Offer.REFUSED
+            return Offered.REFUSED
         size = self._homeless[event] = cost(event)
         self._homeless_size += size
         self._add(size)
-        return Offer.FULL if self.policy == "backpressure" and self.is_full else Offer.KEPT
+        return Offered.FULL if self.policy == "backpressure" and self.is_full else Offered.KEPT
 
     def overdue(self) -> ClientEvent | None:
         """Return the message to drop next to be within the bounds again; the newest is never one."""

@@ -55,7 +55,7 @@ class FlowListener(Protocol):
         ...
 
 
-class Waiting:
+class WaitingSession:
     """A session that waits for a recipient: the line that tells it of the end of that, and what is confirmed then."""
 
     __slots__ = ("confirms", "ready", "session")
@@ -66,7 +66,7 @@ class Waiting:
         self.confirms: list[tuple[Confirm, int, int]] = []
 
 
-Told: TypeAlias = dict[tuple[FlowListener, str | None], Waiting]
+Told: TypeAlias = dict[tuple[FlowListener, str | None], WaitingSession]
 """The sessions that wait for a recipient, each with the user that it meant, if it did."""
 
 

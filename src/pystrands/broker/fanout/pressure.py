@@ -20,7 +20,7 @@ from pystrands.broker.fanout.groups import (
     Group,
     Recipient,
     Told,
-    Waiting,
+    WaitingSession,
 )
 from pystrands.broker.policies import SlowPolicy
 from pystrands.protocol import wire
@@ -205,7 +205,7 @@ class Pressure:
         waiting = told.get(key)
         if waiting is None:
             session.write(wire.full(named))
-            waiting = told[key] = Waiting(session, wire.ready(named))
+            waiting = told[key] = WaitingSession(session, wire.ready(named))
         if confirm is None:
             return False
         waiting.confirms.append((confirm, *delivered))

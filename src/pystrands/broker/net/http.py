@@ -18,9 +18,9 @@ __all__ = [
     "BadRequestError",
     "Fields",
     "HeadTooLargeError",
+    "HttpResponse",
     "NotHttpError",
     "Request",
-    "Response",
     "canonical_name",
     "field_lines",
     "parse_request",
@@ -78,7 +78,7 @@ class Request:
 
 
 @dataclass(slots=True, frozen=True)
-class Response:
+class HttpResponse:
     """A whole answer, after which the connection closes."""
 
     status: int
@@ -87,7 +87,7 @@ class Response:
     headers: Fields = ()
 
     @classmethod
-    def text(cls, status: int, reason: str, headers: Fields = ()) -> "Response":
+    def text(cls, status: int, reason: str, headers: Fields = ()) -> "HttpResponse":
         """Return one whose body is a line for people; without a reason it is the name of the status."""
         return cls(status, f"{reason or phrase(status)}\n".encode(errors="replace"), headers=headers)
 

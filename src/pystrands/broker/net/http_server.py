@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
-from pystrands.broker.net.http import BadRequestError, NotHttpError, Request, Response, read_request
+from pystrands.broker.net.http import BadRequestError, HttpResponse, NotHttpError, Request, read_request
 from pystrands.broker.net.lingering_close import cut, finish
 from pystrands.broker.net.listening import ServerGroup, hosts, listen_on, on_one_port
 from pystrands.broker.net.peers import PeerAddress, address_text, peer_of
@@ -21,9 +21,9 @@ _TLS_HANDSHAKE: Final = 0x16
 _JSON: Final = 0x7B  # an opening brace
 _METHODS: Final = ("GET", "HEAD")
 _SHOWN: Final = 100
-_FAILED: Final = Response.text(500, "this could not be answered; the log says why")
+_FAILED: Final = HttpResponse.text(500, "this could not be answered; the log says why")
 
-Route: TypeAlias = Callable[[Request], "Response | Coroutine[Any, Any, Response]"]
+Route: TypeAlias = Callable[[Request], "HttpResponse | Coroutine[Any, Any, HttpResponse]"]
 """Answers a request for one path, at once or later. What it raises is logged, and answered with 500."""
 
 
@@ -53,13 +53,13 @@ def health(is_ready: Callable[[], bool], remark: Callable[[], str] = no_remark) 
     ``remark()`` is what is to be said to that; mostly it is empty.
     """
 
-    def ready(_: Request) -> Response:
+    def ready(_: Request) -> HttpResponse:
         text = remark()
         if is_ready():
-            return Response(200, f"{text or 'ready'}\n".encode())
-        return Response(503, f"not ready{text and '; '}{text}\n".encode())
+            return HttpResponse(200, f"{text or 'ready'}\n".encode())
+        return HttpResponse(503, f"not ready{text and '; '}{text}\n".encode())
 
-    return {"/healthz": lambda _: Response(200, b"ok\n"), "/readyz": ready}
+    return {"/healthz": lambda _: HttpResponse(200, b"ok\n"), "/readyz": ready}
 
 
 class HttpConnection(asyncio.Protocol):
@@ -116,7 +116,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _on_bad_request(self, status: int, reason: str) -> None:
         """Answer what is no request that can be read."""
-        self._respond(Response.text(status, reason))
+        self._respond(HttpResponse.text(status, reason))
 
     # The answer.
 
@@ -132,13 +132,13 @@ class HttpConnection(asyncio.Protocol):
         except Exception:
             logger.exception("%s could not be answered", ascii(request.path[:_SHOWN]))
             answer = _FAILED
-        if isinstance(answer, Response):
+        if isinstance(answer, HttpResponse):
             self._respond(answer, without_body=without_body)
         else:
             self._answering = self._http.loop.create_task(self._respond_later(request, answer, without_body))
         return True
 
-    async def _respond_later(self, request: Request, answer: Awaitable[Response], without_body: bool) -> None:
+    async def _respond_later(self, request: Request, answer: Awaitable[HttpResponse], without_body: bool) -> None:
         try:
             response = await answer
         except Exception:
@@ -146,7 +146,7 @@ class HttpConnection(asyncio.Protocol):
             response = _FAILED
         self._respond(response, without_body=without_body)
 
-    def _respond(self, response: Response, *, without_body: bool = False) -> None:
+    def _respond(self, response: HttpResponse, *, without_body: bool = False) -> None:
         self._finish(response.render(without_body=without_body))
 
     def _finish(self, answer: bytes, *, in_haste: bool = False) -> None:
@@ -254,9 +254,9 @@ class _ServerConnection(HttpConnection):
             return
         without_body = request.method == "HEAD"
         if request.method in _METHODS:
-            self._respond(Response.text(404, f"here are {_listed(self._server.routes)}"), without_body=without_body)
+            self._respond(HttpResponse.text(404, f"here are {_listed(self._server.routes)}"), without_body=without_body)
         else:
-            self._respond(Response.text(405, "only GET and HEAD", (("Allow", "GET, HEAD"),)))
+            self._respond(HttpResponse.text(405, "only GET and HEAD", (("Allow", "GET, HEAD"),)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.pop(self, None)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from pystrands.broker.admission.origins import host_is_local
-from pystrands.broker.net.http import Request, Response
+from pystrands.broker.net.http import HttpResponse, Request
 from pystrands.broker.net.http_server import HttpServer, HttpSettings, health, no_remark
 from pystrands.broker.net.ports import Ports
 from pystrands.protocol.address import is_loopback
@@ -15,7 +15,7 @@ __all__ = ["AdminServer"]
 
 _PATIENCE: Final = 10.0
 """Seconds that a connection has to send its request, and then to take the answer."""
-_NOT_LOCAL: Final = Response.text(
+_NOT_LOCAL: Final = HttpResponse.text(
     403,
     "the admin port listens on loopback, and tells its metrics to who asks for them as localhost or 127.0.0.1: "
     "let a proxy send such a Host, or choose another --admin-host",
@@ -59,8 +59,8 @@ class AdminServer(HttpServer):
         self._is_local = is_loopback(host)
         await super().start(host, port, sockets)
 
-    async def _metrics_page(self, request: Request) -> Response:
+    async def _metrics_page(self, request: Request) -> HttpResponse:
         # All browsers send a Host, so who sends none may read them.
         if self._is_local and "Host" in request.headers and not host_is_local(request.headers):
             return _NOT_LOCAL
-        return Response(200, await self._metrics(), self._content_type)
+        return HttpResponse(200, await self._metrics(), self._content_type)

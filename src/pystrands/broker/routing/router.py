@@ -9,7 +9,7 @@ from pystrands.broker.backends.registry import SessionRegistry
 from pystrands.broker.backends.session import Session, SessionReceiver, SessionShared, only_takes_text
 from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.events.assignments import Assignments
-from pystrands.broker.events.queue import EventQueue, Offer
+from pystrands.broker.events.queue import EventQueue, Offered
 from pystrands.broker.events.stream import ClientEvent, ClientStream, Kind
 from pystrands.broker.hub.client import SMALL, ConnectedClient, SessionClient
 from pystrands.broker.hub.rooms import Rooms
@@ -175,15 +175,15 @@ class Router(Receiver, SessionReceiver, SessionOwner):
 
     def _wait_for_backend(self, ws: IncomingFrames, event: ClientEvent) -> bool:
         offer = self._queue.offer(event)
-        if offer is Offer.REFUSED:
+        if offer is Offered.REFUSED:
             ws.close(TRY_AGAIN_LATER, "no backend is connected, and the queue is full")
             return False
-        if offer is Offer.DROPPED:
+        if offer is Offered.DROPPED:
             if event.stream.tracker is not None:
                 event.stream.tracker.on_dropped(event, "no_backend", "no backend is connected")
         else:
             self._assignments.wait(event)
-            if offer is Offer.FULL:
+            if offer is Offered.FULL:
                 ws.pause_reading()
             while (oldest := self._queue.overdue()) is not None:
                 self._assignments.drop_waiting(oldest)

@@ -15,7 +15,7 @@ from pystrands.cli.options import WrongValue
 from pystrands.cli.workers.nats import NatsKeeper, started_nats
 from pystrands.cli.workers.place import WorkerPlace
 from pystrands.cli.workers.sockets import bind_for_workers, check_ports, port_of
-from pystrands.cli.workers.supervisor import Supervisor
+from pystrands.cli.workers.supervisor import WorkerSupervisor
 from pystrands.protocol.address import is_wildcard
 
 __all__ = ["ports_text", "run_workers", "workers_config"]
@@ -66,7 +66,7 @@ def run_workers(
         raise
     _preload(config)
     url = (nats.url,) if nats is not None else config.nats_url
-    supervisor = Supervisor(
+    supervisor = WorkerSupervisor(
         sockets=sockets,
         nats=nats,
         on_ready=lambda: on_ready(sockets),

@@ -19,7 +19,7 @@ from pystrands.cli.workers.forking import SIGNALS, fork
 from pystrands.cli.workers.nats import NatsKeeper
 from pystrands.cli.workers.place import DRAINING, FAILED, READY, STOP, WorkerPlace
 
-__all__ = ["Supervisor"]
+__all__ = ["WorkerSupervisor"]
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class _Slot:
 
 
 @dataclass(slots=True, kw_only=True)
-class Supervisor:
+class WorkerSupervisor:
     """Runs one worker for each of ``sockets``, until a signal ends all.
 
     ``on_ready`` is called once, when all serve. ``nats``: the server that is ended last, if there is one of ours.

@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from pystrands.client.connection.addresses import Addresses, BrokerAddress, configured, told
-from pystrands.client.connection.heartbeats import Heartbeats
+from pystrands.client.connection.heartbeats import LinkHeartbeats
 from pystrands.client.connection.incoming import Incoming
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
-from pystrands.client.connection.supervisor import Supervisor
+from pystrands.client.connection.supervisor import LinkSupervisor
 from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.handlers.current import current_runner
 from pystrands.client.handlers.dispatch import EAGER, Dispatcher
@@ -20,12 +20,12 @@ from pystrands.client.handlers.queue import CallQueue
 from pystrands.client.options import Options
 from pystrands.protocol.messages import HelloParams, PeerParams
 
-__all__ = ["BrokerConnection", "Peer", "Surroundings"]
+__all__ = ["BrokerConnection", "OtherBroker", "Surroundings"]
 
 logger = logging.getLogger(__name__)
 
 
-class Peer(NamedTuple):
+class OtherBroker(NamedTuple):
     """A broker that another one tells of; ``address`` is None where that is not known."""
 
     broker_id: str
@@ -89,7 +89,7 @@ class BrokerConnection:
         """Whether there ever was a link."""
         self.is_draining = False
         """Whether the broker says that it is about to end."""
-        self.peers: list[Peer] | None = None
+        self.peers: list[OtherBroker] | None = None
         """The other brokers, as this one tells; None without a link, and where it tells none."""
         self._dispatcher = dispatcher
         self._links: set[BrokerLink] = set()  # all that may receive; one, or while an old one drains two
@@ -106,8 +106,8 @@ class BrokerConnection:
             stale=stale,
         )
         dispatcher.add(self.calls)
-        self._heartbeats = Heartbeats(self._loop, dispatcher, self.calls, self.outgoing, limits)
-        self.supervisor = Supervisor(
+        self._heartbeats = LinkHeartbeats(self._loop, dispatcher, self.calls, self.outgoing, limits)
+        self.supervisor = LinkSupervisor(
             options,
             self.addresses,
             self._make_link,
@@ -161,7 +161,7 @@ class BrokerConnection:
             self.addresses.add(own)
         self.is_draining = is_draining
         if peers is not None:
-            self.peers = [Peer(each.broker_id, told(each.address, here)) for each in peers]
+            self.peers = [OtherBroker(each.broker_id, told(each.address, here)) for each in peers]
         if self.outgoing.link is link:  # else it is a hello, and counts when the link is welcome
             self._surroundings.changed(self)
 

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from pystrands.client.connection.heartbeats import Heartbeats
+from pystrands.client.connection.heartbeats import LinkHeartbeats
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.ownership import Ownership
@@ -68,7 +68,7 @@ class Greetings:
         dispatcher: Dispatcher,
         calls: CallQueue,
         outgoing: Outgoing,
-        heartbeats: Heartbeats,
+        heartbeats: LinkHeartbeats,
         usable: Callable[[BrokerLink], None],
         refused: Callable[[BrokerLink, str, bool], None],
         admit: Callable[[BrokerLink, HelloParams], bool],

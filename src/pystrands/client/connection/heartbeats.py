@@ -13,12 +13,12 @@ from pystrands.protocol import wire
 from pystrands.protocol.link import ask_interval, is_silent, lease_end
 from pystrands.protocol.messages import Heartbeat, HelloParams
 
-__all__ = ["Heartbeats"]
+__all__ = ["LinkHeartbeats"]
 
 logger = logging.getLogger(__name__)
 
 
-class Heartbeats:
+class LinkHeartbeats:
     """Sends heartbeats on a welcome link, closes it if the broker is silent, and keeps the lease (LINK rules 8, 18)."""
 
     def __init__(

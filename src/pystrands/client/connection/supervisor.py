@@ -15,7 +15,7 @@ from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
 from pystrands.client.options import Options
 from pystrands.protocol.printable import printable
 
-__all__ = ["Supervisor"]
+__all__ = ["LinkSupervisor"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ LAST_DELAY: Final = 0.25
 """Seconds between attempts at most, when the end has begun."""
 
 
-class Supervisor:
+class LinkSupervisor:
     """Owns the lifetime of the connection to one broker; each connection is a new BrokerLink from ``make_link``.
 
     ``addresses`` are the broker's, which others may change; where one fails the next attempt is at another one.

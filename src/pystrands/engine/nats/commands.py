@@ -9,7 +9,7 @@ from pystrands.engine.nats.parts import PartsIn, parts_of
 from pystrands.engine.nats.talk import Command, CommandAnswer
 from pystrands.engine.nats.voice import Voice
 
-__all__ = ["UNREACHABLE", "Commands"]
+__all__ = ["UNREACHABLE", "RemoteCommands"]
 
 UNREACHABLE: Final = "other brokers can't be reached: the connection to NATS is lost"
 _AGAIN: Final = 1.0
@@ -51,7 +51,7 @@ class _Done:
 
 
 @final
-class Commands:
+class RemoteCommands:
     """Both sides of it. ``has`` says whether this broker has a client of an id."""
 
     def __init__(self, voice: Voice, node: Callable[[], Node | None]) -> None:

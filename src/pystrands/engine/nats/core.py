@@ -8,12 +8,12 @@ from pystrands.engine.base import Sink
 from pystrands.engine.cluster import Node
 from pystrands.engine.nats import talk
 from pystrands.engine.nats.claims import Claims
-from pystrands.engine.nats.commands import Commands
+from pystrands.engine.nats.commands import RemoteCommands
 from pystrands.engine.nats.envelope import HEAD_SIZE, MESSAGE, VERSION, Malformed, unpack_head
 from pystrands.engine.nats.member import Member
 from pystrands.engine.nats.membership import Membership, MembershipOwner
 from pystrands.engine.nats.publisher import Publisher
-from pystrands.engine.nats.receiver import Receiver
+from pystrands.engine.nats.receiver import PublicationReceiver
 from pystrands.engine.nats.stamps import Stamps
 from pystrands.engine.nats.subjects import Subjects
 from pystrands.engine.nats.subscriptions import Subscriptions
@@ -71,11 +71,11 @@ class Core(TransportOwner, MembershipOwner):
         self._voice = Voice(transport, subjects, broker_id)
         self.publisher = Publisher(transport, subjects, self._voice.number, ring_bytes)
         self.subscriptions = Subscriptions(transport)
-        self.receiver = Receiver(self._voice, self.subscriptions, counters, self._on_gap, soon)
+        self.receiver = PublicationReceiver(self._voice, self.subscriptions, counters, self._on_gap, soon)
         stamps = Stamps(wall)
         self.membership = Membership(self._voice, self.publisher, self.receiver, stamps, self)
         self._members = self.receiver.members
-        self.commands = Commands(self._voice, self._get_node)
+        self.commands = RemoteCommands(self._voice, self._get_node)
         self.surveys = Surveys(self._voice, self._get_node, self._members)
         self.tallies = Tallies(self._voice, self.receiver, self._members)
         self.claims = Claims(self._voice, self._get_node, self.subscriptions, stamps)

@@ -14,9 +14,9 @@ from typing import Any, Final, Self, TypeVar, cast
 
 from pystrands.build import VERSION
 from pystrands.engine.nats.credentials import Credentials, tls_context
-from pystrands.engine.nats.link import LinkOwner, NatsLink
+from pystrands.engine.nats.link import NatsLink, NatsLinkOwner
 from pystrands.engine.nats.options import NatsOptions, NatsServer
-from pystrands.engine.nats.protocol import ProtocolError, connect
+from pystrands.engine.nats.protocol import NatsProtocolError, connect
 from pystrands.engine.nats.server_info import ServerInfo
 from pystrands.protocol.printable import printable
 
@@ -73,7 +73,7 @@ async def addresses(loop: asyncio.AbstractEventLoop, server: NatsServer) -> list
 
 async def dial(
     loop: asyncio.AbstractEventLoop,
-    owner: LinkOwner,
+    owner: NatsLinkOwner,
     server: NatsServer,
     address: str,
     options: NatsOptions,
@@ -96,7 +96,7 @@ async def dial(
         if isinstance(error, ssl.SSLCertVerificationError):
             what = f"has a certificate that is not accepted: {error.verify_message}"
             raise RefusedError("nats_tls_ca", what) from None
-        if isinstance(error, OSError | ProtocolError) and not isinstance(error, RefusedError):
+        if isinstance(error, OSError | NatsProtocolError) and not isinstance(error, RefusedError):
             problem = _in_words(error, options)
             if _ALERT.search(problem):
                 raise RefusedError("nats_tls_cert", problem) from None
@@ -150,13 +150,13 @@ def _checked(link: NatsLink, option: str = "nats_url") -> ServerInfo:
     return info
 
 
-def _in_words(error: OSError | ProtocolError, options: NatsOptions) -> str:
+def _in_words(error: OSError | NatsProtocolError, options: NatsOptions) -> str:
     """Return what is the matter, in words that fit after a server's address."""
     if isinstance(error, TimeoutError) and not error.errno:
         return f"does not answer within {options.connect_timeout:g} s"
     if isinstance(error, ssl.SSLError):
         return f"could not begin TLS: {(error.reason or str(error)).lower().replace('_', ' ')}"
-    if isinstance(error, ProtocolError):
+    if isinstance(error, NatsProtocolError):
         return f"does not speak the protocol of NATS: {error}"
     return os.strerror(error.errno) if error.errno else printable(str(error)) or "is not reached"
 

@@ -9,13 +9,13 @@ from typing import Final, cast
 
 from mypy_extensions import mypyc_attr
 
-from pystrands.engine.nats.protocol import PING, PONG, Control, Parser, ProtocolError
+from pystrands.engine.nats.protocol import PING, PONG, Control, NatsParser, NatsProtocolError
 from pystrands.engine.nats.server_info import ServerInfo, server_info
 from pystrands.engine.nats.transport import TransportOwner
 from pystrands.protocol.address import is_loopback
 from pystrands.protocol.printable import printable
 
-__all__ = ["LinkOwner", "NatsLink"]
+__all__ = ["NatsLink", "NatsLinkOwner"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _REFUSALS: Final = ("authorization", "authentication")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # what dials is not compiled
-class LinkOwner(ABC):
+class NatsLinkOwner(ABC):
     """Is told of what happens on a link, once it is up. Nothing here may raise."""
 
     @abstractmethod
@@ -55,7 +55,7 @@ class NatsLink(Control):
                  "max_payload", "problem")  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, owner: LinkOwner, *, write_buffer: int, ping_interval: float
+        self, loop: asyncio.AbstractEventLoop, owner: NatsLinkOwner, *, write_buffer: int, ping_interval: float
     ) -> None:
         self.info: ServerInfo | None = None
         self.max_payload = 0
@@ -71,7 +71,7 @@ class NatsLink(Control):
         self._owner = owner
         self._limit = write_buffer
         self._ping_interval = ping_interval
-        self._parser = Parser(self)
+        self._parser = NatsParser(self)
         self._transport: asyncio.Transport | None = None
         self._expected: asyncio.Future[None] | None = None
         self._beats: asyncio.TimerHandle | None = None
@@ -103,9 +103,9 @@ class NatsLink(Control):
         self._transport = transport
 
     def check_silence(self) -> None:
-        """Raise ProtocolError where something came behind INFO, when nothing is to come: it would pass for TLS'."""
+        """Raise NatsProtocolError where something came behind INFO, when nothing is to come: it would pass for TLS'."""
         if self._parser.held_bytes:
-            raise ProtocolError("something came in the clear where TLS begins")
+            raise NatsProtocolError("something came in the clear where TLS begins")
 
     def begin(self, receiver: TransportOwner) -> None:
         """Hand messages to ``receiver`` from now on, and look whether the server is there."""
@@ -124,7 +124,7 @@ class NatsLink(Control):
         self._missed = 0
         try:
             self._parser.feed(data)
-        except ProtocolError as error:
+        except NatsProtocolError as error:
             self.abort(f"does not speak the protocol of NATS: {error}")
         except Exception:
             logger.exception("a message from NATS could not be handled; the connection is made again")

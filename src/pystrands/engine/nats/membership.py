@@ -10,7 +10,7 @@ from pystrands.engine.cluster import Peer
 from pystrands.engine.nats.envelope import VERSION, beat_byte
 from pystrands.engine.nats.member import Member
 from pystrands.engine.nats.publisher import Publisher
-from pystrands.engine.nats.receiver import Receiver
+from pystrands.engine.nats.receiver import PublicationReceiver
 from pystrands.engine.nats.stamps import Stamps
 from pystrands.engine.nats.talk import AskTails, Beat, Bye, Hello
 from pystrands.engine.nats.voice import Voice, number_of
@@ -71,7 +71,7 @@ class Membership:
     """The other brokers. The publisher rests while there is none, and the receiver takes messages of these only."""
 
     def __init__(
-        self, voice: Voice, publisher: Publisher, receiver: Receiver, stamps: Stamps, owner: MembershipOwner
+        self, voice: Voice, publisher: Publisher, receiver: PublicationReceiver, stamps: Stamps, owner: MembershipOwner
     ) -> None:
         self.address = ""
         self.is_draining = False

@@ -17,8 +17,8 @@ __all__ = [
     "PING",
     "PONG",
     "Control",
-    "Parser",
-    "ProtocolError",
+    "NatsParser",
+    "NatsProtocolError",
     "connect",
     "hpub",
     "pub",
@@ -45,7 +45,7 @@ _LARGE: Final = 16_384
 """Bytes of a payload that is not copied into one piece with its line."""
 
 
-class ProtocolError(ValueError):
+class NatsProtocolError(ValueError):
     """What came is not NATS' protocol, or longer than it may be: the connection is to be closed."""
 
 
@@ -70,10 +70,10 @@ class Control(ABC):
         """Take what the server complains about."""
 
 
-class Parser:
+class NatsParser:
     """Makes calls of a stream of bytes, wherever its reads happen to end.
 
-    After a ProtocolError, or whatever else a call raised, it is of no more use.
+    After a NatsProtocolError, or whatever else a call raised, it is of no more use.
     """
 
     __slots__ = ("_control", "_held", "_missing", "held_bytes", "receiver")
@@ -143,7 +143,7 @@ class Parser:
                     self._missing = end + 2 - size
                     return at
                 if data[end] != 13 or data[end + 1] != 10:
-                    raise ProtocolError("a payload is not as long as was said")
+                    raise NatsProtocolError("a payload is not as long as was said")
                 at = end + 2
                 receiver = self.receiver
                 if receiver is not None:
@@ -175,7 +175,7 @@ class Parser:
             self._missing = end + 2 - len(data)
             return at
         if data[end : end + 2] != _END:
-            raise ProtocolError("a payload is not as long as was said")
+            raise NatsProtocolError("a payload is not as long as was said")
         status = _status(data[begin:middle])
         reply = fields[3] if count == 6 else b""
         receiver = self.receiver
@@ -202,12 +202,12 @@ def _number(field: bytes) -> int:
     """Return a size, or the number of a subscription: not what is no number, and nothing absurd."""
     size = len(field)
     if not 0 < size < 16:
-        raise ProtocolError(f"{field[:20]!r} is no number")
+        raise NatsProtocolError(f"{field[:20]!r} is no number")
     number = 0
     for index in range(size):  # faster than its digits when compiled
         digit = field[index]
         if not 48 <= digit <= 57:
-            raise ProtocolError(f"{field!r} is no number")
+            raise NatsProtocolError(f"{field!r} is no number")
         number = number * 10 + digit - 48
     return number
 
@@ -215,7 +215,7 @@ def _number(field: bytes) -> int:
 def _payload_size(field: bytes) -> int:
     size = _number(field)
     if size > MAX_PAYLOAD:
-        raise ProtocolError(f"a payload of {size} bytes is too big")
+        raise NatsProtocolError(f"a payload of {size} bytes is too big")
     return size
 
 
@@ -231,12 +231,12 @@ def _check_length(line: bytes, size: int) -> None:
         raise _too_long()
 
 
-def _too_long() -> ProtocolError:
-    return ProtocolError("a line is too long")
+def _too_long() -> NatsProtocolError:
+    return NatsProtocolError("a line is too long")
 
 
-def _malformed(line: bytes) -> ProtocolError:
-    return ProtocolError(f"malformed: {line[:100]!r}")
+def _malformed(line: bytes) -> NatsProtocolError:
+    return NatsProtocolError(f"malformed: {line[:100]!r}")
 
 
 # --- what a client says ---

@@ -17,7 +17,7 @@ from pystrands.engine.nats.envelope import (
     prefix_of,
     unpack_head,
 )
-from pystrands.engine.nats.ring import Ring
+from pystrands.engine.nats.ring import PublicationRing
 from pystrands.engine.nats.subjects import Subjects
 from pystrands.engine.nats.talk import Answer, Chain, ChainsAnswer, Tails
 from pystrands.engine.nats.transport import Transport
@@ -79,7 +79,7 @@ class Publisher:
         self._transport = transport
         self._subjects = subjects
         self._number = number
-        self._ring = Ring(ring_bytes)
+        self._ring = PublicationRing(ring_bytes)
         self._rooms: dict[str, _Subject] = {}
         self._clients: dict[str, _Subject] = {}
         self._users: dict[str, _Subject] = {}

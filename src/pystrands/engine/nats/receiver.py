@@ -24,7 +24,7 @@ from pystrands.engine.nats.talk import Answer, AskAll, AskChains, AskTails, Chai
 from pystrands.engine.nats.voice import Voice
 from pystrands.engine.publication import Audience, Delivered
 
-__all__ = ["ASK_AGAIN", "Receiver"]
+__all__ = ["ASK_AGAIN", "PublicationReceiver"]
 
 ASK_AGAIN: Final = 1.0
 """Seconds after which a question that was not answered is asked again."""
@@ -49,7 +49,7 @@ _USER: Final = Audience.USER
 
 
 @final
-class Receiver:
+class PublicationReceiver:
     """Hands what comes to ``sink``. ``on_gap`` is told of whom how many are lost.
 
     ``soon`` is called to have :meth:`ask` called at the end of this turn.

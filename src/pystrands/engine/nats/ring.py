@@ -2,7 +2,7 @@
 
 from typing import Final, final
 
-__all__ = ["ENTRY_BYTES", "Ring"]
+__all__ = ["ENTRY_BYTES", "PublicationRing"]
 
 ENTRY_BYTES: Final = 120
 """What an envelope takes beside its content."""
@@ -10,7 +10,7 @@ _TRIM_AT: Final = 4096
 
 
 @final
-class Ring:
+class PublicationRing:
     """Envelopes with consecutive numbers, of which the oldest go when there are more than ``limit`` bytes."""
 
     __slots__ = ("_envelopes", "_gone", "_times", "bytes", "first", "limit")

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from pystrands.engine.nats.protocol import ProtocolError
+from pystrands.engine.nats.protocol import NatsProtocolError
 
 __all__ = ["ServerInfo", "server_info"]
 
@@ -30,11 +30,11 @@ _decode = msgspec.json.Decoder(ServerInfo).decode
 
 
 def server_info(text: bytes) -> ServerInfo:
-    """Read INFO. Raises ProtocolError."""
+    """Read INFO. Raises NatsProtocolError."""
     try:
         info = _decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"INFO can't be read: {error}") from None
+        raise NatsProtocolError(f"INFO can't be read: {error}") from None
     if info.max_payload < 1:
-        raise ProtocolError(f"INFO says that messages have {info.max_payload} bytes at most")
+        raise NatsProtocolError(f"INFO says that messages have {info.max_payload} bytes at most")
     return info

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from pystrands.engine.nats.dial import RefusedError, Secrets, addresses, dial, on_thread
-from pystrands.engine.nats.link import LinkOwner, NatsLink
+from pystrands.engine.nats.link import NatsLink, NatsLinkOwner
 from pystrands.engine.nats.options import NatsOptions, NatsServer
 from pystrands.errors import ConfigError
 from pystrands.protocol.printable import printable
@@ -34,7 +34,7 @@ _ADVICE: Final = {
 }
 
 
-class Supervisor(LinkOwner):
+class Supervisor(NatsLinkOwner):
     """``take(link)`` is called with each link that is let in, ``drop(link)`` when it is of no more use."""
 
     def __init__(

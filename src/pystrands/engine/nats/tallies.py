@@ -6,7 +6,7 @@ from typing import Final, cast, final
 from pystrands.engine.cluster import Confirmed
 from pystrands.engine.nats.envelope import Malformed
 from pystrands.engine.nats.member import Member
-from pystrands.engine.nats.receiver import Receiver
+from pystrands.engine.nats.receiver import PublicationReceiver
 from pystrands.engine.nats.talk import Tallies as AskTallies
 from pystrands.engine.nats.talk import TalliesAnswer
 from pystrands.engine.nats.voice import Voice
@@ -64,7 +64,7 @@ class _Pending:
 class Tallies:
     """Both sides of it."""
 
-    def __init__(self, voice: Voice, receiver: Receiver, members: dict[int, Member]) -> None:
+    def __init__(self, voice: Voice, receiver: PublicationReceiver, members: dict[int, Member]) -> None:
         self._voice = voice
         self._receiver = receiver
         self._members = members

@@ -17,6 +17,7 @@ from pystrands.errors import (
     Refused,
     RequestFailed,
 )
+from pystrands.presence import Member
 
 __all__ = [
     "AsyncPyStrandsClient",
@@ -28,6 +29,7 @@ __all__ = [
     "Context",
     "LinkInfo",
     "MalformedLine",
+    "Member",
     "MessageError",
     "MessageTooBig",
     "NotConnected",

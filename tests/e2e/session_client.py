@@ -32,6 +32,7 @@ class SessionClient:
         """What answers questions; without it they are only noted."""
         self.resumed: list[actions.Resumed] = []
         self.states: list[actions.StateChanged] = []
+        self.presence: list[actions.PresenceChanged] = []
         self.moves: list[actions.Joined | actions.Left] = []
         self.frames: list[str | bytes] = []
         self.is_held = False
@@ -80,6 +81,14 @@ class SessionClient:
         if ident in self.settled:
             raise RequestFailed(self.settled[ident], self.reasons[ident])
         return self.replies[ident]
+
+    def watch(self, room: str) -> None:
+        """Want to know who is present in a room."""
+        self.do(self.core.watch(room))
+
+    def present(self, room: str) -> dict[str, int]:
+        """Who is present there, each with the number of connections."""
+        return {user: member.connections for user, member in self.core.presence.members(room).items()}
 
     async def done(self, ident: int, timeout: float = 10.0) -> str:
         """Wait until it is known what became of a message; return the code, empty where it was handled."""
@@ -154,6 +163,8 @@ class SessionClient:
             self.resumed.append(action)
         elif isinstance(action, actions.StateChanged):
             self.states.append(action)
+        elif isinstance(action, actions.PresenceChanged):
+            self.presence.append(action)
         else:
             self.moves.append(action)
 

@@ -8,7 +8,7 @@ class Proxy:
     """Passes connections on to a port, until told otherwise."""
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        self.target = port
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_swallowing = False
@@ -42,7 +42,7 @@ class Proxy:
             writer.transport.abort()
             return
         self.count += 1
-        there, target = await asyncio.open_connection("127.0.0.1", self._target)
+        there, target = await asyncio.open_connection("127.0.0.1", self.target)
         self._pairs.add((writer, target))
         for source, sink in ((reader, target), (there, writer)):
             task = asyncio.create_task(self._pass_on(source, sink))

@@ -115,6 +115,28 @@ async def test_a_page_loses_nothing_over_cuts_and_a_silent_network(page):
     assert messages == ["new", "one", "two", "three"]
 
 
+async def test_a_page_sees_who_is_present(page):
+    tab, backend, proxy = page
+    me = backend.client_id
+    await backend.set_presence(me, "/room", {"name": "page"})
+    await tab.value("(window.room = client.room('/room'), window.changes = [], 0)")
+    await tab.value("(room.on('presence', (change) => changes.push(change)), 0)")
+    await tab.until("[...room.presence.values()].map(({ info }) => info.name).join() === 'page'")
+    async with testing.connect(f"ws://127.0.0.1:{proxy.target}", "/room"):
+        await testing.until(lambda: backend.client_id != me)
+        await backend.set_presence(backend.client_id, "/room", {"name": "other"})
+        await tab.until("room.presence.size === 2")
+        proxy.is_open = False
+        proxy.cut()
+        await testing.until(lambda: "suspended" in backend.events)
+        await backend.set_presence(backend.client_id, "/room", {"name": "changed"})
+        proxy.is_open = True
+        await tab.until("[...room.presence.values()].some(({ info }) => info.name === 'changed')")
+    await tab.until("room.presence.size === 1")
+    assert await tab.value("changes.flatMap(({ joined }) => joined).length") == 2
+    assert await tab.value("changes.flatMap(({ left }) => left.map(({ info }) => info.name))") == ["changed"]
+
+
 async def test_leaving_a_page_for_good_ends_the_session(page):
     tab, backend, _ = page
     await tab.value("client.close()")

@@ -45,8 +45,58 @@ def token(value):
     return {"event": "token", "token": value}
 
 
+def watch(room):
+    return {"event": "watch", "room": room}
+
+
+def presence(v=None, body=None, room="/"):
+    header = json.dumps({"t": "presence", "r": room} | ({} if v is None else {"v": v}), separators=(",", ":"))
+    return received(header if body is None else header + "\n" + json.dumps(body))
+
+
+def member(user, info=None, connections=1):
+    return {"user": user, "info": info, "connections": connections, "since": 1.5}
+
+
 # For each name: the options, and (time, event) in order.
 SCENARIOS = {
+    "presence": (
+        {},
+        [
+            (0, START),
+            (0, watch("/")),
+            (0, watch("b")),
+            (0, welcome()),
+            (0, watch("/")),
+            (1, presence(5, {"full": [member("ada"), member("ben", {"x": [1]})]})),
+            (1, presence(6, {"joined": [member("cem")], "left": ["ada"], "updated": [member("ben", None, 2)]})),
+            (1, presence(6, {"left": ["cem"]})),
+            (1, presence(8, {"left": ["cem"]})),
+            (1, presence(9, {"left": ["ben"]})),
+            (1, presence(9, {"full": [member("cem"), member("dan")]})),
+            (1, presence(10, {"left": ["nobody"]})),
+            (1, presence(1, {"full": [member("eva")]}, room="b")),
+            (2, received('{"n":101,"t":"joined","r":"b"}')),
+            (2, presence(1, {"full": [member("eva")]}, room="b")),
+            (2, received('{"n":102,"t":"left","r":"b"}')),
+            (2, presence(2, {"left": ["eva"]}, room="b")),
+            (3, presence(1, {"full": []}, room="of nobody")),
+            (3, closed()),
+            (4, TICK),
+            (4, welcome(resumed=True, rooms=["/"])),
+            (4, received('{"n":103,"t":"joined","r":"b"}')),
+            (4, presence(11, {"joined": [member("fay")]})),
+            (4, received('{"t":"live"}')),
+            (4, presence(11)),
+            (4, presence(3, {"full": []}, room="b")),
+            (4, presence(12, {"joined": [member("gus")]})),
+            (5, closed()),
+            (6, TICK),
+            (6, welcome(session="b1-2~proof", rooms=["/"], n=200)),
+            (6, presence(12, {"full": [member("gus"), member("dan", 1)]})),
+            (7, received('{"t":"presence","r":"/","v":13}\n{"joined":[')),
+        ],
+    ),
     "messages": (
         {},
         [

@@ -7,6 +7,8 @@ the ``event``, the ``actions`` that it must lead to, and the ``deadline`` behind
 import math
 from base64 import b64decode, b64encode
 
+import msgspec
+
 from pystrands.protocol.v1 import actions
 from pystrands.protocol.v1.core import ClientCore
 from pystrands.protocol.v1.outbox import Outbox
@@ -22,6 +24,7 @@ _NAMES = {
     actions.Ask: "ask",
     actions.Joined: "joined",
     actions.Left: "left",
+    actions.PresenceChanged: "presence",
     actions.Settle: "settle",
     actions.StateChanged: "state",
     actions.Resumed: "resumed",
@@ -39,7 +42,7 @@ def from_data(value):
 
 def as_json(action):
     """Return an action as JSON."""
-    members = {name: data(value) for name, value in action._asdict().items()}
+    members = msgspec.to_builtins({name: data(value) for name, value in action._asdict().items()})
     return {"do": _NAMES[type(action)]} | members
 
 
@@ -75,6 +78,8 @@ def happen(core, event, now):
     if kind == "withdraw":
         core.withdraw(event["ident"])
         return []
+    if kind == "watch":
+        return core.watch(event["room"])
     if kind == "tick":
         return core.tick(now)
     if kind == "wake":

@@ -6,6 +6,9 @@
  * and the one in Python.
  */
 
+import { Presence } from "./presence.js";
+import type { Member } from "./presence.js";
+
 export type Data = string | Uint8Array;
 
 export type Action =
@@ -19,6 +22,7 @@ export type Action =
   | { do: "ask"; body: Data; number: number }
   | { do: "joined"; room: string }
   | { do: "left"; room: string; why: string }
+  | { do: "presence"; room: string; joined: Member[]; left: Member[]; updated: Member[] }
   | { do: "settle"; ident: number; code: string; text: string }
   | { do: "state"; state: State; code: number; reason: string; retry_in: number }
   | { do: "resumed"; resumed: boolean; replayed: number; gaps: (string | null)[] };
@@ -72,6 +76,7 @@ interface Header {
   done?: number;
   why?: string;
   retry?: [number, number] | null;
+  v?: number;
 }
 
 interface Welcome {
@@ -147,7 +152,7 @@ function check(header: Record<string, unknown>, types: Record<string, string>, r
 function readHeader(header: Record<string, unknown>): Header {
   check(header, {
     n: "?int", r: "?string", b: "int", re: "int", err: "?object", q: "int", t: "string", done: "int", why: "string",
-    retry: "?object",
+    retry: "?object", v: "int",
   });
   if (header.err) check(header.err as Record<string, unknown>, { code: "string", message: "string" });
   const { n, retry } = header as Header;
@@ -282,6 +287,7 @@ export class Core {
   epoch = "";
   seen = 0;
   rooms = new Set<string>();
+  presence = new Presence();
   max = Infinity;
 
   #options: CoreOptions;
@@ -468,6 +474,7 @@ export class Core {
     }
     this.#acknowledge();
     if (welcome.resumed) for (const message of this.#outbox.after(welcome.received ?? 0)) this.#write(frameOf(message));
+    else this.#put(...this.presence.connected(this.rooms, false));
     this.#flush();
   }
 
@@ -516,7 +523,7 @@ export class Core {
 
   // Frames.
 
-  #handle({ t = "", r = null, done = -1, re = 0, err, why = "", retry, q = 0 }: Header, body: Data | null, n: number | null) {
+  #handle({ t = "", r = null, done = -1, re = 0, err, why = "", retry, q = 0, v = 0 }: Header, body: Data | null, n: number | null) {
     if (done >= 0) {
       this.#done = Math.max(this.#done, done);
       if (!this.#isReplaying) this.#settle(false);
@@ -535,9 +542,12 @@ export class Core {
     } else if (t === "joined" && r !== null) {
       this.rooms.add(r);
       this.#put({ do: "joined", room: r });
+      if (!this.#isReplaying) this.#put(...this.presence.ask(r));
     } else if (t === "left" && r !== null) {
       this.rooms.delete(r);
-      this.#put({ do: "left", room: r, why });
+      this.#put({ do: "left", room: r, why }, ...this.presence.left(r));
+    } else if (t === "presence" && r !== null) {
+      this.#put(...this.presence.told(r, v, body));
     } else if (t === "gap") {
       this.#gaps.push(r);
       if (!this.#isReplaying) this.#tellResumed();
@@ -545,6 +555,7 @@ export class Core {
       this.#isReplaying = false;
       this.#settle(this.#gaps.includes(null));
       this.#tellResumed();
+      this.#put(...this.presence.connected(this.rooms, true));
     } else if (t === "bye") {
       this.#bye = retry ?? null;
     } else if (!t && body !== null) {
@@ -619,6 +630,11 @@ export class Core {
       this.#flush();
     }
     return this.#take();
+  }
+
+  /** Keep up to date who is present in a room, whenever the client is in it: `presence` tells. */
+  watch(room: string): Action[] {
+    return this.presence.want(room, this.state === "open" && !this.#isReplaying && this.rooms.has(room));
   }
 
   /** Don't send a message, if it was never written; tell whether that is so. */

@@ -6,8 +6,10 @@
 
 import { Core } from "./core.js";
 import type { Action, Data, State } from "./core.js";
+import type { Member } from "./presence.js";
 
 export type { State } from "./core.js";
+export type { Member } from "./presence.js";
 
 /** What can be sent: text, bytes, or a value that becomes JSON. */
 export type Sendable = string | ArrayBuffer | Uint8Array | object;
@@ -85,6 +87,14 @@ export interface ResumedEvent {
   gaps: (string | null)[];
 }
 
+/** How it has changed who is present in a room. */
+export interface PresenceEvent {
+  joined: Member[];
+  left: Member[];
+  /** Those of whom something else is told now. */
+  updated: Member[];
+}
+
 class Listeners {
   #by = new Map<string, Set<(event: never) => void>>();
   on(name: string, listener: (event: never) => void): Off {
@@ -128,10 +138,17 @@ export class Room {
   request(data: Sendable, options?: SendOptions): Promise<Message> {
     return this.#client.sendTo(this.id, data, options, true) as Promise<Message>;
   }
+  /** Who is present, by user; the backend says who that is. */
+  get presence(): ReadonlyMap<string, Member> {
+    return this.#client.watch(this.id);
+  }
   on(name: "message", listener: (message: Message) => void): Off;
   on(name: "gap" | "joined", listener: () => void): Off;
   on(name: "left", listener: (event: { why: string }) => void): Off;
+  /** From the first listener on, or the first look at `presence`, it is kept up to date. */
+  on(name: "presence", listener: (event: PresenceEvent) => void): Off;
   on(name: string, listener: (event: never) => void): Off {
+    if (name === "presence") this.#client.watch(this.id);
     return this.listeners.on(name, listener);
   }
 }
@@ -234,6 +251,12 @@ export class Client {
     });
   }
 
+  /** @internal */
+  watch(room: string): ReadonlyMap<string, Member> {
+    this.#do(this.#core.watch(room));
+    return this.#core.presence.members(room);
+  }
+
   /** Return a room: the same object each time. */
   room(id: string): Room {
     let room = this.#rooms.get(id);
@@ -331,6 +354,11 @@ export class Client {
       case "left":
         this.#rooms.get(action.room)?.listeners.emit("left", { why: action.why });
         break;
+      case "presence": {
+        const { room, joined, left, updated } = action;
+        this.#rooms.get(room)?.listeners.emit("presence", { joined, left, updated });
+        break;
+      }
       case "settle": {
         const waiting = this.#waiting.get(action.ident);
         if (action.code) waiting?.failed(new SendError(action.code, action.text));

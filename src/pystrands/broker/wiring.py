@@ -31,6 +31,7 @@ from pystrands.broker.fanout.groups import Encode, as_it_is
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.delivery import Delivery
 from pystrands.broker.hub.numbered import NumberedFrames
+from pystrands.broker.hub.presence import Presence
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.hub.taps import Taps
 from pystrands.broker.hub.users import Users
@@ -49,6 +50,7 @@ from pystrands.broker.routing.handlers import command_table
 from pystrands.broker.routing.node import BrokerNode
 from pystrands.broker.routing.other_brokers import OtherBrokers
 from pystrands.broker.routing.router import Router
+from pystrands.broker.routing.shared_presence import SharedPresence
 from pystrands.broker.ws.deflate import Compressor
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.keepalive import Heartbeats, KeepAlive, MessageWatch
@@ -158,6 +160,7 @@ def make_parts(given: Given) -> BrokerParts:
     rings = Rings(numbers, config.history_bytes, config.client_resume_window)
     numbered = NumberedFrames(outbox, rings, numbers, counters, meter)
     users = Users(given.engine.subscribe_user, given.engine.unsubscribe_user)
+    presence = Presence(outbox, loop, meter)
     rooms = Rooms(
         outbox,
         given.engine.subscribe,
@@ -167,6 +170,7 @@ def make_parts(given: Given) -> BrokerParts:
         ending,
         numbered,
         users,
+        presence,
     )
     queue = EventQueue(config.queue_size, config.queue_bytes, config.queue_policy, counters, meter)
     sessions = SessionRegistry()
@@ -204,6 +208,7 @@ def make_parts(given: Given) -> BrokerParts:
     clients = ClientCommands(rooms, meter, router.client_sessions.requests)
     others = None if cluster is None else OtherBrokers(cluster, counters, given.bounds)
     commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others)
+    shared = None if cluster is None else SharedPresence(given.broker_id, cluster, presence, loop)
     greeting = _greeting(given)
     lifecycle = SessionLifecycle(
         sessions,
@@ -251,8 +256,18 @@ def make_parts(given: Given) -> BrokerParts:
         meter=meter,
         timings=timings,
         node=None
-        if claimed_ids is None
-        else BrokerNode(given.broker_id, rooms, clients, claimed_ids, sessions, status.make, lifecycle.peers_changed),
+        if claimed_ids is None or shared is None
+        else BrokerNode(
+            given.broker_id,
+            rooms,
+            clients,
+            claimed_ids,
+            sessions,
+            status.make,
+            lifecycle.peers_changed,
+            presence,
+            shared,
+        ),
         others=others,
     )
 
@@ -410,6 +425,8 @@ def make_budget(given: Given, parts: BrokerParts) -> Budget:
     def others() -> int:
         """Return what is kept for nobody in particular."""
         size = parts.queue.size + parts.assignments.ending.bytes + rooms.numbered.rings.size
+        if rooms.presence is not None:
+            size += rooms.presence.held_bytes
         if cluster is not None and parts.others is not None:
             size += cluster.held_bytes + parts.others.held_bytes
         return size

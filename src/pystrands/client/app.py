@@ -24,6 +24,7 @@ from pystrands.client.signatures import (
     ConfirmationOrAwaitable,
     ContextsOrAwaitable,
     IntOrAwaitable,
+    MembersOrAwaitable,
     Message,
     NoneOrAwaitable,
     ToMany,
@@ -468,6 +469,40 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         Raises TypeError on an id that is no str.
         """
         return self.__calls.do(self.__core.members, requests.room_members(room_id, partial), timeout)
+
+    def presence(self, room_id: str, *, timeout: float = REQUEST_TIMEOUT, partial: bool = False) -> MembersOrAwaitable:
+        """Return who is present in a room: a :class:`Member` for each user, at however many clients and brokers.
+
+        Await it in async functions; call it directly in plain ones.
+
+        Present is who was said to be, by :meth:`set_presence`; of clients that are nobody's each is one. ``room_id``
+        (str): the room. ``timeout`` (seconds): how long to wait for the broker's answer. ``partial``: of several
+        brokers, leave out what one of them does not tell in time, instead of raising PyStrandsError.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str.
+        """
+        return self.__calls.do(self.__core.present, requests.presence(room_id, partial), timeout)
+
+    def set_presence(
+        self, client_id: str, room_id: str, info: Any, *, timeout: float = REQUEST_TIMEOUT
+    ) -> BoolOrAwaitable:
+        """Have a client be present in a room, as one of its user's; return whether the client existed.
+
+        Await it in async functions; call it directly in plain ones.
+
+        Members of the room that want to know see it; a plain WebSocket may be present, but sees nothing. ``client_id``,
+        ``room_id`` (str): who, and where: a room that it is in. ``info`` (a JSON value): what is told of it, of up to
+        1024 bytes as JSON; what was said last, of any of the user's clients there, counts. None: it is present no more.
+        ``timeout`` (seconds): how long to wait for the broker's answer.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
+        Raises TypeError on an id that is no str and on what is not made of JSON values, PyStrandsError when the client
+        is not in the room, or ``info`` is too long, or 1000 clients of its broker are present there.
+        """
+        return self.__calls.do(self.__core.found, requests.set_presence(client_id, room_id, info), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT

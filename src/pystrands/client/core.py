@@ -28,6 +28,7 @@ from pystrands.client.signals import (
 )
 from pystrands.context import Context
 from pystrands.errors import ClientGone, NotConnected, NotSupported, Refused
+from pystrands.presence import Member
 from pystrands.protocol.messages import ResultParams, message_content
 
 __all__ = ["REQUEST_TIMEOUT", "BackendCore", "Outage"]
@@ -282,6 +283,10 @@ class BackendCore:
     async def matched(self, encode: Encode, timeout: float) -> int:
         """Ask for something to be done with clients; return how many these were."""
         return (await self.ask(encode, timeout)).matched
+
+    async def present(self, encode: Encode, timeout: float) -> list[Member]:
+        """Ask who is present in a room."""
+        return (await self.ask(encode, timeout)).present
 
     async def members(self, encode: Encode, timeout: float) -> list[Context]:
         """Ask who is in a room."""

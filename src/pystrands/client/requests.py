@@ -34,11 +34,13 @@ __all__ = [
     "is_client",
     "join_room",
     "leave_room",
+    "presence",
     "private_message",
     "request_client",
     "result_error",
     "room_members",
     "room_message",
+    "set_presence",
     "to_client",
     "to_recipient",
     "to_room",
@@ -343,6 +345,20 @@ def disconnect_client(client_id: Any, code: Any, reason: Any) -> Encode:
     """Return what closes a client's WebSocket. Raises ValueError on a code that a close frame can't have."""
     _check_code(code)
     return _request("disconnect_client", {"client_id": client_id, "code": code, "reason": reason})
+
+
+def presence(room_id: Any, partial: bool) -> Encode:
+    """Return what asks who is present in a room. Raises TypeError on what is no str."""
+    params: dict[str, Any] = {"room_id": room_id}
+    if partial:
+        params["partial"] = True
+    return _request("presence", params)
+
+
+def set_presence(client_id: Any, room_id: Any, info: Any) -> Encode:
+    """Return what has a client be present in a room. Raises TypeError on what is not made of JSON values."""
+    shown = check_json(info, "info", caller="set_presence")
+    return _request("set_presence", {"client_id": client_id, "room_id": room_id, "info": shown})
 
 
 def disconnect_user(user: Any, code: Any, reason: Any) -> Encode:

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from pystrands.client.confirmation import Confirmation
 from pystrands.context import ConnectionRequestContext, Context
+from pystrands.presence import Member
 
 __all__ = [
     "BoolOrAwaitable",
@@ -17,6 +18,7 @@ __all__ = [
     "ContextsOrAwaitable",
     "ErrorHandler",
     "IntOrAwaitable",
+    "MembersOrAwaitable",
     "Message",
     "MessageHandler",
     "NoneOrAwaitable",
@@ -74,6 +76,10 @@ class ConfirmationOrAwaitable(Confirmation, Coroutine[Any, Any, Confirmation]):
 
 class ContextsOrAwaitable(list[Context], Coroutine[Any, Any, list[Context]]):
     """A list of contexts in plain functions; awaited in async ones."""
+
+
+class MembersOrAwaitable(list[Member], Coroutine[Any, Any, list[Member]]):
+    """A list of members in plain functions; awaited in async ones."""
 
 
 # What PyStrands takes as handlers, plain or async. A message is str or bytes; that of a handler may be one of them.

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from pystrands.context import Context
 from pystrands.errors import MalformedLine
+from pystrands.presence import Member
 from pystrands.protocol.close_codes import NORMAL_CLOSURE
 from pystrands.protocol.printable import printable
 from pystrands.protocol.remains import OVERLONG, remains_of
@@ -45,6 +46,7 @@ __all__ = [
     "Done",
     "Event",
     "Full",
+    "GetPresence",
     "Heartbeat",
     "Hello",
     "HelloParams",
@@ -76,6 +78,7 @@ __all__ = [
     "ResultParams",
     "RoomMembers",
     "SessionCommand",
+    "SetPresence",
     "Status",
     "Unknown",
     "Unwatch",
@@ -415,6 +418,7 @@ class ResultParams(Struct):
     binary: bool = False
     code: str = ""
     """With ``error``, of a client that was asked: why there is no answer, for programs."""
+    present: list[Member] = msgspec.field(default_factory=list)
 
 
 class Result(Struct, tag="result", tag_field="action"):
@@ -731,6 +735,30 @@ class DisconnectClient(Struct, tag="disconnect_client", tag_field="action"):
     seq: int = 0
 
 
+class SetPresenceParams(Struct):
+    """Who, where, and what is told of it: any JSON value. Null: it is present there no more."""
+
+    client_id: str
+    room_id: str
+    info: Raw = Raw(b"null")
+
+
+class SetPresence(Struct, tag="set_presence", tag_field="action"):
+    """Have a client be present in a room that it is in."""
+
+    params: SetPresenceParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class GetPresence(Struct, tag="presence", tag_field="action"):
+    """Ask who is present in a room."""
+
+    params: RoomMembersParams
+    request_id: str | None = None
+    seq: int = 0
+
+
 class DisconnectUserParams(Struct):
     """Whose clients, and what their close frames say."""
 
@@ -842,6 +870,8 @@ Request = (
     | DisconnectUser
     | UpdateMetadata
     | RequestClient
+    | SetPresence
+    | GetPresence
     | Status
     | Watch
     | Unwatch
@@ -859,6 +889,8 @@ SessionCommand = (
     | JoinRoom
     | LeaveRoom
     | RoomMembers
+    | SetPresence
+    | GetPresence
     | DisconnectClient
     | DisconnectUser
     | UpdateMetadata

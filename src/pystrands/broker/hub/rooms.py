@@ -10,6 +10,7 @@ from pystrands.broker.fanout.groups import Group
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.client import ConnectedClient, SessionClient, json_size
 from pystrands.broker.hub.numbered import NumberedFrames
+from pystrands.broker.hub.presence import Presence
 from pystrands.broker.hub.taps import Taps
 from pystrands.broker.hub.users import Users
 from pystrands.broker.ws.websocket import WebSocket
@@ -26,7 +27,7 @@ class Rooms:
     Each room is a group of ``outbox``, and so are all clients. ``on_first`` and ``on_last`` are told of rooms that come
     and go with their first and last client, ``taps`` of all who join and leave. ``limits`` is for who asks
     :meth:`join_problem` before, and so is ``ending``. ``numbered`` has the frames of clients of `pystrands.v1`,
-    ``users`` those clients that are somebody's.
+    ``users`` those clients that are somebody's, ``presence`` who is to be seen in rooms.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Rooms:
         ending: EndingStreams | None = None,
         numbered: NumberedFrames | None = None,
         users: Users | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.taps = taps or Taps()
         self.everyone = Group()
+        self.presence = presence
         self.users = Users(_ignore, _ignore) if users is None else users
         self.numbered = numbered or NumberedFrames(outbox, Rings(Numbers(), 0, 0.0), Numbers(), new_counters())
         self.pressure = outbox.pressure
@@ -84,6 +87,11 @@ class Rooms:
         """Return the sockets of the clients in a room."""
         group = self._rooms.get(room_id)
         return () if group is None else cast("set[WebSocket]", group.members)
+
+    def is_member(self, client: ConnectedClient, room_id: str) -> bool:
+        """Whether a client is in a room."""
+        group = self._rooms.get(room_id)
+        return group is not None and client.ws in group.members
 
     def contexts(self, room_id: str) -> list[bytes]:
         """Return the context of each client in a room, as JSON; it says so of those that are away."""
@@ -172,6 +180,8 @@ class Rooms:
         if not group.members:
             del self._rooms[room_id]
             self._on_last(room_id)
+        if self.presence is not None:
+            self.presence.left(client, room_id)
         if self.taps.watchers:
             self.taps.moved("left", client, room_id)
 

@@ -17,12 +17,13 @@ from pystrands.protocol.messages import (
     JoinRoom,
     LeaveRoom,
     RequestClient,
+    SetPresence,
     UpdateMetadata,
 )
 
 __all__ = ["ClientCommand", "ClientCommands"]
 
-ClientCommand: TypeAlias = JoinRoom | LeaveRoom | DisconnectClient | UpdateMetadata
+ClientCommand: TypeAlias = JoinRoom | LeaveRoom | SetPresence | DisconnectClient | UpdateMetadata
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -54,6 +55,8 @@ class ClientCommands:
         elif isinstance(command, LeaveRoom):
             self._rooms.leave(client, command.params.room_id)
             problem = ""
+        elif isinstance(command, SetPresence):
+            problem = self._set_presence(client, command.params.room_id, bytes(command.params.info))
         elif isinstance(command, DisconnectClient):
             problem = _close(client, command.params.code, command.params.reason)
         else:
@@ -76,6 +79,17 @@ class ClientCommands:
             self._rooms.join(client, room_id)
             self._meter.grown += ROOM_BYTES
         return problem
+
+    def _set_presence(self, client: ConnectedClient, room_id: str, info: bytes) -> str:
+        presence = self._rooms.presence
+        if presence is None:
+            return "this broker tells nobody who is present"
+        if not self._rooms.is_member(client, room_id):
+            return "the client is not in that room: have it join first"
+        if info == b"null":
+            presence.take_out(client, room_id)
+            return ""
+        return presence.enter(client, room_id, info)
 
     def _update(self, client: ConnectedClient, changes: dict[str, Any]) -> str:
         """Set keys of a client's metadata; return why that can't be, in words for people, or an empty text."""

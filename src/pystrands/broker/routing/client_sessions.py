@@ -147,6 +147,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
                 self._outbox.send(client.ws, _BYE)
         for client in list(self._away):
             self._end_away(client, ABNORMAL_CLOSURE, "")
+        if self._rooms.presence is not None:
+            self._rooms.presence.stop()
         for timer in (self._away_timer, self._done_timer, self._sweep_timer):
             if timer is not None:
                 timer.cancel()
@@ -281,6 +283,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         self._counters["clients_suspended"] += 1
         client.state.is_suspended = True
         self._away[client] = self._loop.time() + self._options.window
+        if self._rooms.presence is not None:
+            self._rooms.presence.suspended(client)
         if self._away_timer is None:
             self._away_timer = self._loop.call_later(self._options.window, self._look_at_away)
         self._tell_backend(client)
@@ -338,6 +342,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         client.is_pinged = False
         self._away.pop(client, None)
         state.is_suspended = False
+        if self._rooms.presence is not None:
+            self._rooms.presence.resumed(client)
         self._counters["clients_resumed"] += 1
         old.drop_backlog()
         old.abort()  # it may be half-open
@@ -386,6 +392,9 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             client.state.seen(min(read.seen, self._numbered.numbers.last))
         elif read.t == "bye":
             client.has_said_bye = True
+        elif read.t == "presence":
+            if self._rooms.presence is not None and read.r is not None and self._is_member(client, read.r):
+                self._rooms.presence.watch(client, read.r, read.v)
         elif read.v and not read.t and body is not None and self._is_member(client, read.r):
             event = NumberedEvent(client, self._owner.new_event_number(), body, len(body), 0, "", read.r)
             self._owner.session_message(ws, event)
@@ -428,8 +437,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
     def _is_member(self, client: ConnectedClient, room_id: str | None) -> bool:
         if room_id is None:
             return True
-        group = self._rooms.room(room_id)
-        return group is not None and client.ws in group.members
+        return self._rooms.is_member(client, room_id)
 
     # --- what becomes of it ---
 

@@ -15,7 +15,7 @@ from pystrands.broker.meter import Meter
 from pystrands.broker.routing.client_commands import ClientCommand, ClientCommands
 from pystrands.broker.routing.client_requests import Answered
 from pystrands.broker.routing.confirming import Confirming
-from pystrands.broker.routing.other_brokers import OtherBrokers
+from pystrands.broker.routing.other_brokers import OtherBrokers, present
 from pystrands.engine.base import Delivered, Engine
 from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import messages, wire
@@ -24,6 +24,7 @@ from pystrands.protocol.messages import (
     Broadcast,
     BroadcastParams,
     DisconnectUser,
+    GetPresence,
     MessageToConnection,
     MessageToConnectionParams,
     MessageToRoom,
@@ -201,6 +202,16 @@ class Commands:
         elif request_id:
             answered = partial(self._answer, session, request_id)
             others.members(params.room_id, session.max_line, here, params.partial, answered)
+
+    def on_presence(self, session: Session, command: GetPresence) -> None:
+        """Tell who is present in a room."""
+        params, request_id, others = command.params, command.request_id, self._others
+        here = [] if self._rooms.presence is None else self._rooms.presence.own(params.room_id)
+        if others is None or others.is_alone:
+            self._answer(session, request_id, present(here))
+        elif request_id:
+            answered = partial(self._answer, session, request_id)
+            others.present(params.room_id, session.max_line, here, params.partial, answered)
 
     def on_client_command(self, session: Session, command: ClientCommand) -> None:
         """Do something with a client, whichever broker has it."""

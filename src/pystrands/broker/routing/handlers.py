@@ -20,6 +20,8 @@ def command_table(commands: Commands, router: Router) -> CommandTable:
     table.on(messages.Done, router.on_done)
     table.on(messages.Response, router.connection_requests.on_response)
     table.on(messages.RoomMembers, commands.on_room_members)
+    table.on(messages.GetPresence, commands.on_presence)
+    table.on(messages.SetPresence, commands.on_client_command)
     table.on(messages.JoinRoom, commands.on_client_command)
     table.on(messages.LeaveRoom, commands.on_client_command)
     table.on(messages.DisconnectClient, commands.on_client_command)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import Raw
 
 from pystrands.broker.backends.registry import SessionRegistry
+from pystrands.broker.hub.presence import Presence
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.claimed_ids import ClaimedIds
 from pystrands.broker.routing.client_commands import ClientCommands
@@ -14,10 +15,15 @@ from pystrands.broker.routing.questions import (
     CloseUser,
     Members,
     MembersAnswer,
+    PresenceChanged,
+    Present,
+    PresentAnswer,
+    WatchPresence,
     encode,
     read_command,
     read_question,
 )
+from pystrands.broker.routing.shared_presence import SharedPresence
 from pystrands.engine.cluster import Claimed, Node, Peer, Reply
 from pystrands.protocol import wire
 from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser, DisconnectUserParams, RequestClient
@@ -43,6 +49,8 @@ class BrokerNode(Node):
         sessions: SessionRegistry,
         status: Callable[[], dict[str, Any]],
         peers_changed: Callable[[Sequence[Peer]], None],
+        presence: Presence,
+        shared: SharedPresence,
     ) -> None:
         self.broker_id = broker_id
         self._rooms = rooms
@@ -51,10 +59,12 @@ class BrokerNode(Node):
         self._sessions = sessions
         self._status = status
         self._peers_changed = peers_changed
+        self._presence = presence
+        self._shared = shared
         self._closed_users: dict[str, dict[str, Any]] = {}  # what became of questions, by their names
 
     def on_question(self, question: bytes, reply: Reply) -> None:
-        """Tell who is in a room, or what this broker has; close a user's clients."""
+        """Tell who is in a room, or present there, or what this broker has; close a user's clients."""
         try:
             asked = read_question(question)
         except NOT_KNOWN:
@@ -63,16 +73,26 @@ class BrokerNode(Node):
         if isinstance(asked, CloseUser):
             reply(encode(self._close_user(asked)))
             return
+        if isinstance(asked, Present):
+            entries = self._presence.own(asked.room_id)
+            size = len(encode(entries))
+            error = _too_long(size, asked.limit)
+            reply(encode(PresentAnswer(error=error) if error else PresentAnswer(entries)))
+            return
+        if isinstance(asked, WatchPresence):
+            reply(encode(self._shared.on_watch(asked)))
+            return
+        if isinstance(asked, PresenceChanged):
+            self._shared.on_changed(asked)
+            reply(b"{}")
+            return
         if not isinstance(asked, Members):
             reply(encode(self._status()))
             return
         contexts = self._rooms.contexts(asked.room_id)
         size = sum(map(len, contexts))
-        if 0 < asked.limit < size:
-            error = f"the answer has more than {size} bytes, and this backend takes {asked.limit}"
-            reply(encode(MembersAnswer(error=error)))
-        else:
-            reply(encode(MembersAnswer(list(map(Raw, contexts)))))
+        error = _too_long(size, asked.limit)
+        reply(encode(MembersAnswer(error=error) if error else MembersAnswer(list(map(Raw, contexts)))))
 
     def _close_user(self, asked: CloseUser) -> dict[str, Any]:
         """Close a user's clients, once for each question: one that comes again is not about those who came since."""
@@ -110,6 +130,7 @@ class BrokerNode(Node):
     def on_peers(self, peers: Sequence[Peer]) -> None:
         """Tell the backends."""
         self._peers_changed(peers)
+        self._shared.on_peers(peers)
 
     def on_gap(self, broker_id: str, lost: int) -> None:
         """Tell the backends, whose clients have missed what they sent, or their like (CLUSTER rule 8)."""
@@ -122,3 +143,8 @@ class BrokerNode(Node):
         line = wire.error(wire.NOBODY, text)
         for session in list(self._sessions.sessions):
             session.write(line)
+
+
+def _too_long(size: int, limit: int) -> str:
+    """Return why an answer of at least so many bytes is none; empty where it may be."""
+    return f"the answer has more than {size} bytes, and this backend takes {limit}" if 0 < limit < size else ""

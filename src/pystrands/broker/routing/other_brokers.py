@@ -13,12 +13,22 @@ from pystrands.broker.counters import Counters
 from pystrands.broker.routing.client_commands import ClientCommand
 from pystrands.broker.routing.client_requests import Answered
 from pystrands.broker.routing.confirming import Confirming
-from pystrands.broker.routing.questions import BrokerStatus, CloseUser, Members, encode, read_members, read_result
+from pystrands.broker.routing.questions import (
+    BrokerStatus,
+    CloseUser,
+    Members,
+    Present,
+    encode,
+    read_members,
+    read_present,
+    read_result,
+)
 from pystrands.engine.cluster import Cluster
 from pystrands.engine.publication import Delivered
 from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser, RequestClient
+from pystrands.protocol.v1.presence import Entry, merged, shown_as
 
-__all__ = ["OtherBrokers"]
+__all__ = ["OtherBrokers", "present"]
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +148,35 @@ class OtherBrokers:
         question = CloseUser(params.user, params.code, params.reason, secrets.token_hex(8))
         self._cluster.survey(encode(question), self._patience, surveyed)
 
+    def present(self, room_id: str, limit: int, here: list[Entry], is_partial: bool, answered: Answered) -> None:
+        """Tell who is present in a room, as :meth:`members` does who is in it."""
+        if not self._cluster.is_connected:
+            answered(present(here, complete=False) if is_partial else {"error": _APART})
+            return
+        size = self._begin(len(encode(here)), answered)
+        if not size:
+            return
+
+        def surveyed(answers: Sequence[tuple[str, bytes]], silent: Sequence[str]) -> None:
+            self._end(size)
+            entries, unread = list(here), list(silent)
+            for broker_id, data in answers:
+                try:
+                    part = read_present(data)
+                except NOT_KNOWN:
+                    unread.append(broker_id)
+                    continue
+                if part.error:
+                    answered({"error": part.error})
+                    return
+                entries += part.entries
+            if not unread or is_partial:
+                answered(present(entries, complete=not unread))
+            else:
+                answered({"error": f"{_silent(unread)}: ask again, or with partial=True for those who are known"})
+
+        self._cluster.survey(encode(Present(room_id, limit)), self._patience, surveyed)
+
     def status(self, here: dict[str, Any], answered: Answered) -> None:
         """Tell what each broker has, this one first; of those that don't answer only their ids."""
         if not self._cluster.is_connected:
@@ -190,6 +229,15 @@ class OtherBrokers:
     def _end(self, size: int) -> None:
         self._waiting -= 1
         self.held_bytes -= size
+
+
+def present(entries: Sequence[Entry], *, complete: bool = True) -> dict[str, Any]:
+    """Return what a ``result`` says of those who are present; several entries may be one user's."""
+    users: dict[str, list[Entry]] = {}
+    for entry in entries:
+        users.setdefault(entry.user, []).append(entry)
+    shown = [shown_as(whole) for some in users.values() if (whole := merged(some)) is not None]
+    return {"present": shown} if complete else {"present": shown, "complete": False}
 
 
 def _closed(count: int) -> str:

@@ -8,15 +8,25 @@ from msgspec import Raw, Struct
 
 from pystrands.broker.routing.client_commands import ClientCommand
 from pystrands.protocol.messages import RequestClient
+from pystrands.protocol.v1.presence import Entry
 
 __all__ = [
     "BrokerStatus",
     "CloseUser",
     "Members",
     "MembersAnswer",
+    "PresenceChange",
+    "PresenceChanged",
+    "PresenceState",
+    "PresenceStates",
+    "Present",
+    "PresentAnswer",
+    "WatchPresence",
     "encode",
     "read_command",
     "read_members",
+    "read_presence",
+    "read_present",
     "read_question",
     "read_result",
 ]
@@ -38,8 +48,63 @@ class CloseUser(Struct, tag="close_user"):
     name: str
 
 
+class Present(Struct, tag="present"):
+    """Who is present in a room? ``limit``: bytes that the asker can use of an answer; 0 for any number."""
+
+    room_id: str
+    limit: int = 0
+
+
+class WatchPresence(Struct, tag="watch_presence"):
+    """Somebody at that broker wants to know who is present in these rooms; ``is_full``: it asks who is there now."""
+
+    broker_id: str
+    rooms: list[str]
+    is_full: bool
+
+
+class PresenceChange(Struct):
+    """What has changed in one room: ``entries`` are new or other ones, ``left`` users who are gone.
+
+    ``number``: that of this change; ``before``: that of the one before it.
+    """
+
+    room_id: str
+    before: int
+    number: int
+    entries: list[Entry] = msgspec.field(default_factory=list)
+    left: list[str] = msgspec.field(default_factory=list)
+
+
+class PresenceChanged(Struct, tag="presence_changed"):
+    """No question: who is present at that broker has changed."""
+
+    broker_id: str
+    changes: list[PresenceChange]
+
+
 class BrokerStatus(Struct, tag="status"):
     """What do you have? The answer is what ``status`` tells."""
+
+
+class PresenceState(Struct):
+    """Who is present in a room at one broker, as of the change of that number."""
+
+    number: int = 0
+    entries: list[Entry] = msgspec.field(default_factory=list)
+
+
+class PresenceStates(Struct):
+    """Those of several rooms."""
+
+    rooms: dict[str, PresenceState] = msgspec.field(default_factory=dict)
+
+
+class PresentAnswer(Struct):
+    """Who is present; or why that can't be told."""
+
+    entries: list[Entry] = msgspec.field(default_factory=list)
+    error: str = ""
 
 
 class MembersAnswer(Struct):
@@ -49,7 +114,7 @@ class MembersAnswer(Struct):
     error: str = ""
 
 
-Question: TypeAlias = Members | BrokerStatus | CloseUser
+Question: TypeAlias = Members | BrokerStatus | CloseUser | Present | WatchPresence | PresenceChanged
 
 encode: Final = msgspec.json.Encoder().encode
 _question: Final[Callable[[bytes], Question]] = msgspec.json.Decoder(Question).decode
@@ -57,6 +122,8 @@ _command: Final[Callable[[bytes], ClientCommand | RequestClient]] = msgspec.json
     ClientCommand | RequestClient
 ).decode
 _result: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_presence: Final = msgspec.json.Decoder(PresenceStates).decode
+_present: Final = msgspec.json.Decoder(PresentAnswer).decode
 _members: Final = msgspec.json.Decoder(MembersAnswer).decode
 
 
@@ -73,6 +140,16 @@ def read_command(command: bytes) -> ClientCommand | RequestClient:
 def read_result(answer: bytes) -> dict[str, Any]:
     """Raises ValueError on what is no answer."""
     return _result(answer)
+
+
+def read_presence(answer: bytes) -> PresenceStates:
+    """Raises ValueError on what is no answer."""
+    return _presence(answer)
+
+
+def read_present(answer: bytes) -> PresentAnswer:
+    """Raises ValueError on what is no answer."""
+    return _present(answer)
 
 
 def read_members(answer: bytes) -> MembersAnswer:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, TypeAlias
 
+from pystrands.presence import Member
+
 __all__ = [
     "Abandon",
     "Action",
@@ -12,6 +14,7 @@ __all__ = [
     "Dial",
     "Joined",
     "Left",
+    "PresenceChanged",
     "Replied",
     "Resumed",
     "Settle",
@@ -86,6 +89,15 @@ class Left(NamedTuple):
     why: str = ""
 
 
+class PresenceChanged(NamedTuple):
+    """Who is present in a room has changed; each member is as it is now, or was."""
+
+    room: str
+    joined: list[Member]
+    left: list[Member]
+    updated: list[Member]
+
+
 class Settle(NamedTuple):
     """What became of a message: ``code`` is empty where its handler has finished, else ``text`` is for people."""
 
@@ -125,6 +137,7 @@ Action: TypeAlias = (
     | Ask
     | Joined
     | Left
+    | PresenceChanged
     | Settle
     | StateChanged
     | Resumed

@@ -37,6 +37,7 @@ from pystrands.protocol.v1.envelope import (
 )
 from pystrands.protocol.v1.offer import Resume, name_of, offered
 from pystrands.protocol.v1.outbox import Outbox, Sent
+from pystrands.protocol.v1.presence_view import PresenceViews
 
 __all__ = ["ClientCore"]
 
@@ -91,6 +92,7 @@ class ClientCore:
         self.seen = 0
         self._asked: set[int] = set()  # what the server has asked in this session, and has no answer
         self.rooms: dict[str, None] = {}
+        self.presence = PresenceViews()
         self.max = math.inf
         self._expires: float | None = None
         self._attempt = 0
@@ -120,6 +122,10 @@ class ClientCore:
         """When `tick()` is to be called next; infinity where it need not be."""
         probe_at = self._heard_at + self._ping if self._is_welcome and not self._is_probing else math.inf
         return min(self._welcome_by, self._answer_by, self._dial_at, self._acknowledge_at, probe_at)
+
+    @property
+    def _is_live(self) -> bool:
+        return self.state == "open" and not self._is_replaying
 
     # --- connecting ---
 
@@ -186,7 +192,10 @@ class ClientCore:
                 return []
             self.seen = read.n
             self._count(read, len(frame), now, actions)
-        self._take(read, body, actions)
+        try:
+            self._take(read, body, actions)
+        except BadFrameError:
+            return [*actions, *self._fail(now)]
         return actions
 
     def closed(self, code: int, reason: str, now: float) -> list[Action]:
@@ -235,6 +244,8 @@ class ClientCore:
         actions.append(self._acknowledge())
         if welcome.resumed:
             actions += [Write(message.frame()) for message in self.outbox.after(welcome.received)]
+        else:
+            actions += self.presence.connected(self.rooms, is_same=False)
         self._flush(actions)
         return actions
 
@@ -297,9 +308,14 @@ class ClientCore:
         elif kind == "joined" and read.r is not None:
             self.rooms[read.r] = None
             actions.append(Joined(read.r))
+            if not self._is_replaying:
+                actions += self.presence.ask(read.r)
         elif kind == "left" and read.r is not None:
             self.rooms.pop(read.r, None)
             actions.append(Left(read.r, read.why))
+            actions += self.presence.left(read.r)
+        elif kind == "presence" and read.r is not None:
+            actions += self.presence.told(read.r, read.v, body)
         elif kind == "gap":
             self._gaps.append(read.r)
             if not self._is_replaying:
@@ -308,6 +324,7 @@ class ClientCore:
             self._is_replaying = False
             self._settle(actions, are_failures_lost=None in self._gaps)
             self._tell_resumed(actions)
+            actions += self.presence.connected(self.rooms, is_same=True)
         elif kind == "bye":
             self._bye = read.retry
         elif not kind and body is not None:
@@ -396,6 +413,10 @@ class ClientCore:
         actions: list[Action] = []
         self._flush(actions)
         return actions
+
+    def watch(self, room: str) -> list[Action]:
+        """Keep up to date who is present in a room, whenever the client is in it: `PresenceChanged` tells."""
+        return self.presence.want(room, may_ask=self._is_live and room in self.rooms)
 
     def withdraw(self, ident: int) -> bool:
         """Don't send a message, if it was never written; return whether that is so."""

@@ -18,6 +18,7 @@ class ClientHeader(Struct, gc=False):
     ``k``: the number of what wants to be handled once. ``t``: what it is, where it is no message. ``q``: whether it
     wants a reply. ``re``: the number of what it answers, and ``err`` why there is no answer. ``id``: what a message was
     called in a session that is lost. ``seen``: the last number that has arrived; -1 where it is not said.
+    ``v``: that a message is volatile; or which version of a room's presence is known.
     """
 
     k: int = 0
@@ -33,7 +34,7 @@ class ClientHeader(Struct, gc=False):
 
 
 class ServerHeader(Struct, gc=False):
-    """What the broker says of a frame. ``n`` is None for what is volatile."""
+    """What the broker says of a frame. ``n`` is None for what is volatile, ``v`` the version of a room's presence."""
 
     n: int | None = None
     r: str | None = None
@@ -45,6 +46,7 @@ class ServerHeader(Struct, gc=False):
     done: int = -1
     why: str = ""
     retry: tuple[float, float] | None = None
+    v: int = 0
 
 
 class Welcome(Struct):

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeAlias
 
 from pystrands.protocol.messages import PeerParams, WatchedParams
+from pystrands.protocol.printable import printable
 from pystrands.tools import Tool, ToolError
 
 __all__ = ["Watching"]
@@ -112,6 +113,10 @@ class Watching:
                 self._read_from(broker_id, tool)
             else:
                 with self._first.to_peer(address) as peer:
+                    if peer.hello.broker_id != broker_id:  # that one has a link of its own, as others tell of it
+                        gone = f"the broker that was at {printable(address)} is gone, and another one is there"
+                        self._put(broker_id, ToolError(gone))
+                        return
                     peer.watch(self._room_id)
                     self._tools[broker_id] = peer
                     self._missing.discard(broker_id)

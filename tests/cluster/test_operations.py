@@ -12,6 +12,7 @@ from rich.console import Console
 from pystrands.cli.main import main
 from pystrands.cli.status_table import ClusterPicture
 from pystrands.cli.status_text import PlainClusterPicture
+from pystrands.engine.cluster import Peer
 from pystrands.testing import connect, until
 from pystrands.testing.brokers import LocalBroker
 from pystrands.tools import Tool, ToolError
@@ -330,6 +331,19 @@ async def test_tail_goes_on_with_the_brokers_that_there_are():
                 assert not tail.problem
             await until(lambda: tail.problem)
             assert tail.problem.startswith("the broker at 127.0.0.1")
+
+
+async def test_tail_of_a_broker_that_has_taken_anothers_place_shows_each_message_once():
+    async with cluster() as ((one, _), (two, _)):
+        one.engine.node.on_peers([*one.engine.peers, Peer("it was there", f"127.0.0.1:{two.tcp_port}")])
+        with Tail(one) as tail:
+            await until(lambda: watchers(two) >= 1 and tail.notices)
+            async with connect(two, "/bob") as bob:
+                await bob.send("hello")
+                await until(lambda: ("message_in", "bob", "hello", None) in tail.shown())
+            await until(lambda: ("left", "bob", None, None) in tail.shown())
+            assert len(tail.seen) == 3
+            assert tail.notices[0].startswith(f"the broker that was at 127.0.0.1:{two.tcp_port} is gone, and another")
 
 
 async def test_tail_of_a_broker_without_cluster_is_as_it_was():

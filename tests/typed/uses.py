@@ -34,6 +34,10 @@ class Async(AsyncPyStrandsClient):
         assert_type(context.room_id, str)
         assert_type(context.exception, BaseException | None)
 
+    async def on_request(self, message: str, context: Context) -> dict[str, int]:
+        await super().on_request(message, context)
+        return {"length": len(message)}
+
     async def on_disconnect(self, context: Context) -> None:
         await super().on_disconnect(context)
 
@@ -105,6 +109,7 @@ async def asynchronous(client: AsyncPyStrandsClient, confirm: bool) -> None:
     assert_type(await client.room_members("r"), list[Context])
     assert_type(await client.disconnect_client("c", 4000, "bye"), bool)
     assert_type(await client.update_metadata("c", {"a": [1, None]}), bool)
+    assert_type(await client.request("c", "x", timeout=1), str | bytes)
     coroutine: Coroutine[Any, Any, bool] = client.send_room_message("r", "x")
     assert_type(await coroutine, bool)
     await client.run_forever()
@@ -123,6 +128,10 @@ class Threads(PyStrandsClient):
 
     def on_message(self, message: bytes, context: Context) -> None:
         super().on_message(message, context)
+
+    def on_request(self, message: bytes, context: Context) -> str:
+        super().on_request(message, context)
+        return "received"
 
     def on_disconnect(self, context: Context) -> None:
         super().on_disconnect(context)
@@ -157,6 +166,7 @@ def threaded(client: PyStrandsClient, confirm: bool) -> None:
     assert_type(client.room_members("r"), list[Context])
     assert_type(client.disconnect_client("c"), bool)
     assert_type(client.update_metadata("c", {}), bool)
+    assert_type(client.request("c", b"x"), str | bytes)
     client.run_forever()
     client.disconnect(1)
 
@@ -191,6 +201,11 @@ def let_in(request: ConnectionRequestContext) -> bool | None:
 @app.on_message
 async def echo(message: str, context: Context) -> bool:
     return await app.send_room_message(context.room_id, message)
+
+
+@app.on_request
+async def answer(message: str, context: Context) -> str:
+    return str(await app.request(context.client_id, message))
 
 
 @app.on_new_connection

@@ -10,6 +10,7 @@ from pystrands import (
     ConnectionRequestContext,
     Context,
     LinkInfo,
+    Member,
     PyStrands,
     PyStrandsClient,
 )
@@ -110,6 +111,8 @@ async def asynchronous(client: AsyncPyStrandsClient, confirm: bool) -> None:
     assert_type(await client.disconnect_client("c", 4000, "bye"), bool)
     assert_type(await client.update_metadata("c", {"a": [1, None]}), bool)
     assert_type(await client.request("c", "x", timeout=1), str | bytes)
+    assert_type(await client.set_presence("c", "r", {"typing": True}), bool)
+    assert_type(await client.presence("r"), list[Member])
     coroutine: Coroutine[Any, Any, bool] = client.send_room_message("r", "x")
     assert_type(await coroutine, bool)
     await client.run_forever()
@@ -167,6 +170,8 @@ def threaded(client: PyStrandsClient, confirm: bool) -> None:
     assert_type(client.disconnect_client("c"), bool)
     assert_type(client.update_metadata("c", {}), bool)
     assert_type(client.request("c", b"x"), str | bytes)
+    assert_type(client.set_presence("c", "r", None), bool)
+    assert_type(client.presence("r", partial=True), list[Member])
     client.run_forever()
     client.disconnect(1)
 

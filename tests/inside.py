@@ -24,11 +24,11 @@ def bridge_of(app: Any) -> Any:
     return vars(app)["_PyStrands__calls"].bridge
 
 
-def limited(client: Any, **seconds: float) -> Any:
+def limited(client: Any, **limits: Any) -> Any:
     """Return a client that waits for so long from its next connect() on: see TimeLimits."""
     inside = vars(client)
     whose = inside["_PyStrandsClient__runs"] if "_PyStrandsClient__runs" in inside else core_of(client)
-    whose.limits = TimeLimits(**seconds)
+    whose.limits = TimeLimits(**limits)
     return client
 
 

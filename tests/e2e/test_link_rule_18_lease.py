@@ -9,11 +9,9 @@ from collections import defaultdict
 import pytest
 
 from pystrands import testing
-from pystrands.client.connection import heartbeats
-from pystrands.client.handlers import dispatch, queue
 from pystrands.protocol import messages
 from tests.client.fake_broker import line, soon, until
-from tests.inside import core_of, parts_of
+from tests.inside import core_of, limited, parts_of
 
 from .raw_backend import RawBackend
 from .raw_broker import Noting, RawBroker, unlinked
@@ -32,12 +30,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(dispatch, "clock", clock)
-    monkeypatch.setattr(queue, "clock", clock)
-    monkeypatch.setattr(heartbeats, "clock", clock)
-    return clock
+def clock():
+    return Clock()
 
 
 @pytest.fixture
@@ -75,7 +69,7 @@ def told(client):
 
 
 async def test_rule_18_after_standing_still_a_backend_asks_before_another_handler_begins(raw_broker, clock, caplog):
-    client = Noting()
+    client = limited(Noting(), clock=clock)
     link = await raw_broker.connected(client)
     assert await asked(link) == clock.now
     await link.message("before")
@@ -102,7 +96,7 @@ async def test_rule_18_after_standing_still_a_backend_asks_before_another_handle
 
 async def test_rule_18_the_warning_tells_how_long_a_backend_stood_still(raw_broker, clock, caplog):
     """Also where the heartbeat was the first to go on."""
-    client = Noting()
+    client = limited(Noting(), clock=clock)
     link = await raw_broker.connected(client)
     await asked(link)
     clock.now += 7
@@ -130,7 +124,7 @@ async def test_rule_18_a_handler_that_takes_too_long_keeps_the_next_one_back(raw
             if message == "slow":
                 clock.now += WINDOW
 
-    client = Slow()
+    client = limited(Slow(), clock=clock)
     link = await raw_broker.connected(client)
     await asked(link)
     for text, client_id in (("slow", "c1"), ("next", "c1"), ("other", "c2")):
@@ -145,7 +139,7 @@ async def test_rule_18_a_handler_that_takes_too_long_keeps_the_next_one_back(raw
 
 
 async def test_rule_18_short_of_the_window_nothing_is_held(raw_broker, clock):
-    client = Noting()
+    client = limited(Noting(), clock=clock)
     link = await raw_broker.connected(client)
     await asked(link)
     clock.now += 0.85 * WINDOW
@@ -171,7 +165,7 @@ async def test_rule_18_a_backend_asks_by_itself_often_enough(raw_broker):
 @pytest.mark.parametrize("hello", [{}, {"resume_window": 0.2}])
 async def test_rule_18_a_broker_without_a_window_or_with_a_tiny_one_gives_no_lease(clock, hello):
     async with RawBroker(**hello) as broker:
-        client = Noting()
+        client = limited(Noting(), clock=clock)
         link = await broker.connected(client)
         clock.now += 1000
         await link.message("a")
@@ -183,7 +177,7 @@ async def test_rule_18_a_broker_without_a_window_or_with_a_tiny_one_gives_no_lea
 @pytest.fixture
 async def waiting(raw_broker, clock):
     """A backend whose link has been gone for longer than the window, and its events: one that has begun, and others."""
-    client = Noting()
+    client = limited(Noting(), clock=clock)
     link = await raw_broker.connected(client)
     begun = client.hold("begun")
     await link.happens("new_connection")
@@ -241,7 +235,7 @@ async def test_rule_22_what_waited_for_the_link_begins_marked_when_the_broker_is
 
 
 async def test_rule_22_within_the_lease_nobody_else_can_have_told_of_the_end(raw_broker, clock):
-    client = Noting()
+    client = limited(Noting(), clock=clock)
     link = await raw_broker.connected(client)
     await link.happens("new_connection")
     await until(lambda: told(client) == ["new"])
@@ -286,7 +280,7 @@ async def test_rule_18_disconnecting_first_and_losing_the_lease_then(raw_broker,
             await super().on_message(message, context)
             assert await self.broadcast_message(f"re: {message}")
 
-    client = Answering()
+    client = limited(Answering(), clock=clock)
     link = await raw_broker.connected(client)
     begun = client.hold("a")
     await link.message("a")
@@ -311,7 +305,7 @@ async def test_rule_18_disconnecting_first_and_losing_the_lease_then(raw_broker,
 
 
 async def test_rule_18_what_was_not_delivered_is_told_without_a_lease(raw_broker, clock):
-    client = Noting()
+    client = limited(Noting(), clock=clock)
     link = await raw_broker.connected(client)
     raw_broker.refuse = True
     link.cut()
@@ -323,7 +317,7 @@ async def test_rule_18_what_was_not_delivered_is_told_without_a_lease(raw_broker
 
 
 async def test_rule_18_disconnecting_while_held_with_a_link_releases_what_waits(raw_broker, clock):
-    client = Noting()
+    client = limited(Noting(), clock=clock)
     link = await raw_broker.connected(client)
     clock.now += WINDOW
     seq = await link.message("a")

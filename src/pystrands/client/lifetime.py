@@ -62,6 +62,7 @@ class ClientLifetime:
             context=self._context,
             abandoned=self._is_abandoned,
             timeout=options.handler_timeout,
+            clock=limits.clock,
         )
         self.brokers = Brokers(
             options,

@@ -2,12 +2,12 @@ import asyncio
 import contextvars
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pystrands import Context
-from pystrands.client.handlers import dispatch, queue
 from pystrands.client.handlers.calls import HandlerCall
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.current import NotBegun, current_runner, in_handler
@@ -20,7 +20,16 @@ class Single:
     """A dispatcher with one queue, as a client with one connection has."""
 
     def __init__(
-        self, invoke, *, concurrency, context, abandoned, timeout=None, slice_seconds=SLICE_SECONDS, **options
+        self,
+        invoke,
+        *,
+        concurrency,
+        context,
+        abandoned,
+        timeout=None,
+        slice_seconds=SLICE_SECONDS,
+        clock=clock,
+        **options,
     ):
         self.dispatcher = Dispatcher(
             invoke,
@@ -29,8 +38,9 @@ class Single:
             abandoned=abandoned,
             timeout=timeout,
             slice_seconds=slice_seconds,
+            clock=clock,
         )
-        self.queue = CallQueue(self.dispatcher.slots, **options)
+        self.queue = CallQueue(self.dispatcher.slots, clock=clock, **options)
         self.dispatcher.add(self.queue)
 
     def __getattr__(self, name):
@@ -320,13 +330,11 @@ async def test_handlers_that_leave_are_not_waited_for(caplog):
 class Lease:
     """A clock that stands still, and a dispatcher whose handlers note what they are given and may let time pass."""
 
-    def __init__(self, monkeypatch, **options):
+    def __init__(self, **options):
         self.now = 100.0
         self.begun: list[Any] = []
         self.lapses = 0
-        monkeypatch.setattr(dispatch, "clock", lambda: self.now)
-        monkeypatch.setattr(queue, "clock", lambda: self.now)
-        self.dispatcher = make(self.handler, on_lapse=self.lapsed, **options)
+        self.dispatcher = make(self.handler, on_lapse=self.lapsed, clock=lambda: self.now, **options)
 
     async def handler(self, value, seconds=0, gate=None):
         self.begun.append(value)
@@ -346,8 +354,8 @@ class Lease:
         await until(lambda: self.dispatcher.is_held)
 
 
-async def test_nothing_begins_when_the_lease_is_over_and_all_goes_on_in_order_with_the_next(monkeypatch):
-    lease = Lease(monkeypatch)
+async def test_nothing_begins_when_the_lease_is_over_and_all_goes_on_in_order_with_the_next():
+    lease = Lease()
     lease.dispatcher.renew(lease.now)
     for number in range(200):
         lease.put(number, lane=f"c{number % 3}")
@@ -365,8 +373,8 @@ async def test_nothing_begins_when_the_lease_is_over_and_all_goes_on_in_order_wi
     assert lease.lapses == 1
 
 
-async def test_the_lease_ends_between_two_handlers_of_one_slice(monkeypatch):
-    lease = Lease(monkeypatch)
+async def test_the_lease_ends_between_two_handlers_of_one_slice():
+    lease = Lease()
     lease.dispatcher.renew(lease.now + 5)
     for number in range(5):
         lease.put(number, 2, lane=f"c{number}")
@@ -380,8 +388,8 @@ async def test_the_lease_ends_between_two_handlers_of_one_slice(monkeypatch):
     await soon(lease.dispatcher.finished())
 
 
-async def test_the_lease_ends_while_all_places_are_taken(monkeypatch):
-    lease = Lease(monkeypatch, concurrency=2)
+async def test_the_lease_ends_while_all_places_are_taken():
+    lease = Lease(concurrency=2)
     gate = asyncio.Event()
     for number in range(6):
         lease.put(number, 0, gate, lane=f"c{number}")
@@ -398,8 +406,8 @@ async def test_the_lease_ends_while_all_places_are_taken(monkeypatch):
     assert lease.begun == list(range(6))
 
 
-async def test_what_is_held_can_be_taken_out_and_what_is_our_own_stays(monkeypatch):
-    lease = Lease(monkeypatch)
+async def test_what_is_held_can_be_taken_out_and_what_is_our_own_stays():
+    lease = Lease()
     lease.dispatcher.renew(lease.now)
     for number in range(3):
         lease.put(number)
@@ -415,8 +423,8 @@ async def test_what_is_held_can_be_taken_out_and_what_is_our_own_stays(monkeypat
     assert lease.begun == ["our own", 3]
 
 
-async def test_stopping_drops_what_is_held(monkeypatch):
-    lease = Lease(monkeypatch)
+async def test_stopping_drops_what_is_held():
+    lease = Lease()
     lease.dispatcher.renew(lease.now)
     lease.put(1)
     await lease.held()
@@ -430,8 +438,8 @@ async def test_stopping_drops_what_is_held(monkeypatch):
 class Elsewhere(Lease):
     """Handlers begin when a test opens the gate, if the lease is not over then."""
 
-    def __init__(self, monkeypatch, **options):
-        super().__init__(monkeypatch, **options)
+    def __init__(self, **options):
+        super().__init__(**options)
         self.gate = asyncio.Event()
         self.called = 0
 
@@ -444,9 +452,9 @@ class Elsewhere(Lease):
 
 
 @pytest.mark.parametrize("options", [{}, {"timeout": 5}, {"concurrency": 1}])
-async def test_what_has_not_begun_elsewhere_waits_again_in_its_place(monkeypatch, options):
+async def test_what_has_not_begun_elsewhere_waits_again_in_its_place(options):
     done: list[int] = []
-    lease = Elsewhere(monkeypatch, **options)
+    lease = Elsewhere(**options)
     lease.dispatcher.renew(lease.now + 1)
     for number in range(4):
         lease.put(number, lane=f"c{number % 2}", done=done)
@@ -462,9 +470,9 @@ async def test_what_has_not_begun_elsewhere_waits_again_in_its_place(monkeypatch
     assert len(done) == 4
 
 
-async def test_what_has_not_begun_elsewhere_is_dropped_when_its_session_is_gone(monkeypatch):
+async def test_what_has_not_begun_elsewhere_is_dropped_when_its_session_is_gone():
     done: list[int] = []
-    lease = Elsewhere(monkeypatch)
+    lease = Elsewhere()
     lease.dispatcher.renew(lease.now + 1)
     lease.put(1, done=done)
     await until(lambda: lease.called)
@@ -475,8 +483,8 @@ async def test_what_has_not_begun_elsewhere_is_dropped_when_its_session_is_gone(
     assert (lease.begun, done, lease.dispatcher.stale) == ([], [], set())
 
 
-async def test_what_has_not_begun_elsewhere_begins_at_once_when_the_lease_was_renewed_meanwhile(monkeypatch):
-    lease = Elsewhere(monkeypatch)
+async def test_what_has_not_begun_elsewhere_begins_at_once_when_the_lease_was_renewed_meanwhile():
+    lease = Elsewhere()
     lease.dispatcher.renew(lease.now + 1)
     tries = iter([NotBegun, None])
 
@@ -500,15 +508,17 @@ async def test_the_clock_is_one_that_goes_on():
 class Two:
     """A dispatcher with two queues, as a client with links to two brokers would have."""
 
-    def __init__(self, handler, **options):
-        self.single = make(handler, **options)
+    def __init__(self, handler, clock=clock, **options):
+        self.clock = clock
+        self.single = make(handler, clock=clock, **options)
         self.dispatcher = self.single.dispatcher
         self.lapses: list[str] = []
         self.first = self.add("first")
         self.second = self.add("second")
 
     def add(self, name):
-        queue = CallQueue(self.dispatcher.slots, flow=lambda full: None, on_lapse=lambda: self.lapses.append(name))
+        lapsed = partial(self.lapses.append, name)
+        queue = CallQueue(self.dispatcher.slots, flow=lambda full: None, on_lapse=lapsed, clock=self.clock)
         self.dispatcher.add(queue)
         return queue
 
@@ -518,7 +528,7 @@ class Two:
         self.dispatcher.put(queue, one)
 
 
-async def test_of_two_connections_each_has_its_own_lease(monkeypatch):
+async def test_of_two_connections_each_has_its_own_lease():
     begun = []
 
     async def handler(value):
@@ -605,9 +615,8 @@ async def test_two_connections_share_the_bound_on_handlers_that_run():
     assert most == 3
 
 
-async def test_whether_a_handler_may_begin_elsewhere_is_its_own_connections_matter(monkeypatch):
+async def test_whether_a_handler_may_begin_elsewhere_is_its_own_connections_matter():
     now = 100.0
-    monkeypatch.setattr(dispatch, "clock", lambda: now)
     seen = {}
     gate = asyncio.Event()
 
@@ -615,7 +624,7 @@ async def test_whether_a_handler_may_begin_elsewhere_is_its_own_connections_matt
         await gate.wait()
         seen[value] = await asyncio.to_thread(lambda: two.dispatcher.may_begin)
 
-    two = Two(handler)
+    two = Two(handler, clock=lambda: now)
     two.dispatcher.renew(two.first, now + 1)
     two.put(two.first, "first")
     two.put(two.second, "second")

@@ -8,7 +8,6 @@ import contextvars
 
 import pytest
 
-from pystrands.client.handlers import dispatch
 from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.current import in_handler
 from pystrands.client.handlers.dispatch import EAGER, SLICE_EVENTS
@@ -86,9 +85,8 @@ async def test_handlers_that_suspend_all_begin_up_to_the_bounds():
 
 
 @pytest.mark.parametrize("suspends", [False, True])
-async def test_a_slice_ends_in_time_and_the_loop_has_the_rest(monkeypatch, suspends):
+async def test_a_slice_ends_in_time_and_the_loop_has_the_rest(suspends):
     now = 100.0
-    monkeypatch.setattr(dispatch, "clock", lambda: now)
     begun = []
 
     async def handler(n):
@@ -98,7 +96,7 @@ async def test_a_slice_ends_in_time_and_the_loop_has_the_rest(monkeypatch, suspe
         if suspends:
             await asyncio.sleep(0)
 
-    dispatcher = make(handler, slice_seconds=1)
+    dispatcher = make(handler, slice_seconds=1, clock=lambda: now)
     read(dispatcher, *(call(f"c{n}", n) for n in range(10)))
     assert begun == [0, 1, 2]
     read(dispatcher, call("c10", 10))  # a second read in this turn adds to the rest, and begins nothing
@@ -147,7 +145,7 @@ async def test_one_that_waits_is_cancelled_and_what_is_put_meanwhile_is_handled(
     await soon(dispatcher.finished())
 
 
-async def test_stopped_while_it_is_held_from_the_first_on(monkeypatch):
+async def test_stopped_while_it_is_held_from_the_first_on():
     lapses = []
     dispatcher = make(None, on_lapse=lambda: lapses.append(True))
     dispatcher.renew(clock() - 1)

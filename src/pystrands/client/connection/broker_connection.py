@@ -104,6 +104,7 @@ class BrokerConnection:
             notify_done=self.outgoing.notify_done,
             on_lapse=self._on_lapse,
             stale=stale,
+            clock=limits.clock,
         )
         dispatcher.add(self.calls)
         self._heartbeats = LinkHeartbeats(self._loop, dispatcher, self.calls, self.outgoing, limits)

@@ -6,7 +6,6 @@ import logging
 from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
-from pystrands.client.handlers.clock import clock
 from pystrands.client.handlers.dispatch import Dispatcher
 from pystrands.client.handlers.queue import CallQueue
 from pystrands.protocol import wire
@@ -30,6 +29,7 @@ class LinkHeartbeats:
         limits: TimeLimits = TIME_LIMITS,
     ) -> None:
         self._stood_still = limits.stood_still
+        self._clock = limits.clock
         self._loop = loop
         self._dispatcher = dispatcher
         self._calls = calls
@@ -47,12 +47,12 @@ class LinkHeartbeats:
         """The broker said hello; ours goes out now, and asks for the lease as a heartbeat does."""
         self._interval = hello.heartbeat
         self._window = hello.resume_window
-        self._greeted = clock()
+        self._greeted = self._clock()
 
     def begin(self, link: BrokerLink) -> None:
         """The broker has welcomed this backend: it had the session when it read our hello."""
         self.close()  # an older link's
-        self._sent = clock()  # while there was no link none was due
+        self._sent = self._clock()  # while there was no link none was due
         self._beat(link)
         self._dispatcher.renew(self._calls, lease_end(self._greeted, self._window))
 
@@ -73,7 +73,7 @@ class LinkHeartbeats:
                 "this process; await asyncio.to_thread(...) is for what blocks; this is said once",
                 self._late,
             )
-        self._sent = clock()
+        self._sent = self._clock()
         link.write(wire.heartbeat_ask(self._sent) if self._window else wire.HEARTBEAT)
         self._timer = self._loop.call_later(ask_interval(self._interval, self._window), self._beat, link)
 
@@ -99,10 +99,10 @@ class LinkHeartbeats:
             self._calls.waiting,
         )
         if link is not None:
-            link.write(wire.heartbeat_ask(clock()))
+            link.write(wire.heartbeat_ask(self._clock()))
 
     def _overdue(self) -> float:
-        return clock() - self._sent - ask_interval(self._interval, self._window)
+        return self._clock() - self._sent - ask_interval(self._interval, self._window)
 
     def close(self) -> None:
         """Send no more."""

@@ -1,7 +1,10 @@
 """How long a client waits for what."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
+
+from pystrands.client.handlers.clock import clock
 
 __all__ = ["TIME_LIMITS", "TimeLimits"]
 
@@ -10,6 +13,8 @@ __all__ = ["TIME_LIMITS", "TimeLimits"]
 class TimeLimits:
     """Seconds. Users have the defaults; tests, which can't wait for so long, or must not be overtaken, have others."""
 
+    clock: Callable[[], float] = field(default=clock)
+    """What leases are counted by."""
     connect: float = 10.0
     """For the TCP connection, for the hello of a broker that says one, and for its welcome."""
     hello: float = 0.5

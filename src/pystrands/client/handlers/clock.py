@@ -1,4 +1,4 @@
-"""The time that leases are counted by. Not to be compiled: users would not see the clock that a test gives them."""
+"""The time that leases are counted by."""
 
 import functools
 import time

@@ -60,7 +60,7 @@ class Dispatcher:
 
     ``abandoned()`` tells whether a cancellation means the end of the program. A handler is cancelled after ``timeout``
     seconds; None: never. An ``invoke`` that begins later looks at :attr:`may_begin` then, and raises NotBegun, after
-    which the call waits again.
+    which the call waits again. ``clock``: the one that leases are counted by.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class Dispatcher:
         abandoned: Callable[[], bool],
         timeout: float | None = None,
         slice_seconds: float = SLICE_SECONDS,
+        clock: Callable[[], float] = clock,
     ) -> None:
+        self._clock = clock
         self.slots = Slots(concurrency)
         """For the handlers that run, of whatever queue."""
         self._queues: list[CallQueue] = []
@@ -134,9 +136,10 @@ class Dispatcher:
         if self._successor != _GATHERING:
             return
         try:
-            until = clock() + self._slice_seconds
+            read_clock = self._clock
+            until = read_clock() + self._slice_seconds
             for _ in range(SLICE_EVENTS):
-                if not (self._is_runnable() and self._begin_one() and clock() < until):
+                if not (self._is_runnable() and self._begin_one() and read_clock() < until):
                     break
         finally:
             if self._successor == _GATHERING:
@@ -208,7 +211,7 @@ class Dispatcher:
         self, number: int, queue: CallQueue, task: "asyncio.Task[None]", context: contextvars.Context
     ) -> None:
         clean = context.copy()
-        lanes, invoke, read_clock = queue.lanes, self._invoke, clock
+        lanes, invoke, read_clock = queue.lanes, self._invoke, self._clock
         count, started = 0, (now := read_clock())
         while now < queue.lease and (call := lanes.take()) is not None:
             queue.waiting_bytes -= call.size
@@ -269,7 +272,7 @@ class Dispatcher:
     def renew(self, queue: CallQueue, until: float) -> None:
         """Handlers of a queue's calls may begin until then, which may be over already."""
         queue.lease = until
-        if queue.is_held and clock() < until:
+        if queue.is_held and self._clock() < until:
             queue.is_held = False
             if not self._successor and queue.is_runnable:
                 self._schedule()
@@ -278,7 +281,7 @@ class Dispatcher:
     def may_begin(self) -> bool:
         """Whether the handler on whose behalf this code runs, on whatever thread, may begin now: its lease goes on."""
         queue = self._serves.get(_handled_by.get())
-        return queue is None or clock() < queue.lease
+        return queue is None or self._clock() < queue.lease
 
     def _never_started(self, task: asyncio.Task[None]) -> None:
         number = next(number for number, runner in self._runners.items() if runner is task)

@@ -30,6 +30,7 @@ class CallQueue:
     """
 
     __slots__ = (
+        "_clock",
         "flow",
         "full",
         "is_held",
@@ -53,10 +54,11 @@ class CallQueue:
         stale: set[int] | None = None,
         max_waiting: int = MAX_WAITING,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
+        clock: Callable[[], float] = clock,
     ) -> None:
         self.lanes: Lanes[HandlerCall] = Lanes(slots)
         self.lease = math.inf
-        """Until when handlers may begin, by :data:`clock`."""
+        """Until when handlers may begin, by the ``clock``."""
         self.is_held = False
         """Whether what waits may not begin before the lease is renewed."""
         self.stale: set[int] = set() if stale is None else stale
@@ -68,6 +70,7 @@ class CallQueue:
         self.notify_done = notify_done
         self.on_lapse = on_lapse
         self.max_waiting = max_waiting
+        self._clock = clock
         self.max_waiting_bytes = max_waiting_bytes
 
     @property
@@ -83,7 +86,7 @@ class CallQueue:
     @property
     def lease_is_over(self) -> bool:
         """Whether others may have been given what waits."""
-        return clock() >= self.lease
+        return self._clock() >= self.lease
 
     def put(self, call: HandlerCall) -> None:
         """Append a call; the dispatcher sees to it."""

@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Beside the sources that $(VENV) has: PYTHONPATH chooses it. For each environment its own, as it is for one Python.
 COMPILED := build/compiled$(patsubst .venv%,%,$(notdir $(VENV)))
-# How far the C compiler goes for what the tests run on; to go as far as for a release, 3, takes a minute more.
-OPTIMIZED ?= 1
+# How far the C compiler goes for what the tests run on; to go as far as for a release, 3, takes a minute and a half more.
+OPTIMIZED ?= 0
 TESTED := $(COMPILED)-O$(OPTIMIZED)
-# How many processes run the tests of the sources, beside the one that runs those of the compiled package.
+# How many processes run the tests of the sources, those of the compiled package beside them, and those with NATS. A third
+# of the time, and with NATS most of it, a test waits for something: together they have two cores' worth of work to the end.
 WORKERS ?= 3
-# For what waits more than it computes: brokers in a cluster keep what was said of a client for some seconds.
-WORKERS_WAITING ?= 4
+WORKERS_COMPILED ?= 2
+WORKERS_NATS ?= 4
 # Tests begin hundreds of processes, which would each compile all that they import.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -28,8 +29,7 @@ demo-cluster: $(VENV)/.ready-cluster ## the same with three brokers on a NATS se
 
 test: ## everything that must pass: ruff, mypy, all tests, coverage, and what is installed compiled
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory -j3 types test-sources test-beside
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory test-sdk; fi
+	@$(MAKE) --no-print-directory -j4 types test-sources test-beside $(if $(shell command -v npm),test-sdk)
 	@echo "All checks passed."
 
 test-sources:
@@ -41,10 +41,9 @@ test-source: $(VENV)/.ready-test
 	nice -n 3 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --durations=10
 
 test-nats: $(VENV)/.ready-test ## the end-to-end tests with brokers on NATS
-	nice -n 3 $(BIN)/pytest -n $(WORKERS_WAITING) --dist loadfile --engine nats tests/e2e
+	nice -n 3 $(BIN)/pytest -n $(WORKERS_NATS) --dist loadfile --engine nats tests/e2e
 
-# One process more: together they have two cores' worth of work to the end. It takes as long as the others together, so
-# those are nice to it.
+# It takes as long as the others together, so those are nice to it.
 test-beside:
 	@mkdir -p build
 	@$(MAKE) test-compiled >build/test-compiled.log 2>&1 || { cat build/test-compiled.log; exit 1; }
@@ -65,6 +64,7 @@ soak: $(VENV)/.ready-test ## ten minutes of clients that come, misbehave and go:
 
 test-compiled: $(TESTED)/.ready ## the tests of broker, link and clients, on the compiled package
 	PYTHONPATH='$(CURDIR)/$(TESTED)' PYSTRANDS_COMPILED=1 $(BIN)/pytest --assert=plain -p no:cacheprovider \
+	  -n $(WORKERS_COMPILED) --dist loadfile --no-loadscope-reorder \
 	  -m 'not chaos and not soak and not interpreted' \
 	  tests/test_compiled.py tests/test_frozen.py tests/client tests/broker tests/protocol tests/conformance tests/cluster tests/e2e
 

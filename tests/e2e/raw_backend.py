@@ -93,10 +93,11 @@ class RawBackend(Hearing):
             self._writer = None
 
     async def flushed(self) -> None:
-        """Wait until the kernel has all that was said."""
+        """Wait until the kernel has all that was said; others have their turn even if that is at once."""
         assert self._writer is not None
         self._writer.transport.set_write_buffer_limits(0)
         await self._writer.drain()
+        await asyncio.sleep(0)
 
     async def is_closed(self) -> bool:
         """Tell whether the broker ends the link, after any number of lines."""

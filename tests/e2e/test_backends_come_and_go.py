@@ -43,6 +43,7 @@ async def test_messages_wait_for_a_backend_in_order():
             await ws.close()
 
 
+@pytest.mark.no_cover
 async def test_a_full_queue_stops_reading_and_nothing_is_lost():
     async with testing.broker(queue_size=10) as broker:
         async with testing.backend(broker, Named, name="one"):

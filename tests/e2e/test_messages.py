@@ -67,6 +67,7 @@ async def test_room_private_and_broadcast_reach_exactly_those_they_are_for():
                 await ws.recv()
 
 
+@pytest.mark.no_cover
 async def test_200_clients_in_20_rooms_get_exactly_their_messages_in_order():
     rooms, per_room, per_client = 20, 10, 10
     async with testing.broker() as broker, testing.backend(broker, RoomBackend), asyncio.TaskGroup() as group:

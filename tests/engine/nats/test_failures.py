@@ -292,6 +292,7 @@ async def test_a_secret_that_travels_in_the_clear_is_told_once(caplog):
 # --- many subscriptions ---
 
 
+@pytest.mark.no_cover
 async def test_a_hundred_thousand_rooms_in_slices():
     rooms = [b"r.=room-%d" % number for number in range(100_000)]
     with NatsServer(config='http: "127.0.0.1:-1"') as server:

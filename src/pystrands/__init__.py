@@ -18,6 +18,7 @@ from pystrands.errors import (
     RequestFailed,
 )
 from pystrands.presence import Member
+from pystrands.token_request import TokenRequestContext
 
 __all__ = [
     "AsyncPyStrandsClient",
@@ -40,6 +41,7 @@ __all__ = [
     "PyStrandsError",
     "Refused",
     "RequestFailed",
+    "TokenRequestContext",
     "__version__",
 ]
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ class SessionClient:
         self.token = token
         self._options = options
         self.core = ClientCore(lambda: 0.0, has_token=token is not None)
+        self.core.wall_offset = time.time() - asyncio.get_running_loop().time()
         self.socket: testing.Client | None = None
         self.messages: list[str | bytes] = []
         self.delivered: list[actions.Deliver] = []

@@ -8,6 +8,7 @@
 
 import { Presence } from "./presence.js";
 import type { Member } from "./presence.js";
+import { Refresh } from "./refresh.js";
 
 export type Data = string | Uint8Array;
 
@@ -77,6 +78,8 @@ interface Header {
   why?: string;
   retry?: [number, number] | null;
   v?: number;
+  id?: string;
+  expires?: number | null;
 }
 
 interface Welcome {
@@ -152,7 +155,7 @@ function check(header: Record<string, unknown>, types: Record<string, string>, r
 function readHeader(header: Record<string, unknown>): Header {
   check(header, {
     n: "?int", r: "?string", b: "int", re: "int", err: "?object", q: "int", t: "string", done: "int", why: "string",
-    retry: "?object", v: "int",
+    retry: "?object", v: "int", id: "string", expires: "?number",
   });
   if (header.err) check(header.err as Record<string, unknown>, { code: "string", message: "string" });
   const { n, retry } = header as Header;
@@ -294,6 +297,7 @@ export class Core {
   #outbox: Outbox;
   #actions: Action[] = [];
   #expires: number | null = null;
+  #refresh = new Refresh();
   #attempt = 0;
   #ping = 25;
   #failures = 0;
@@ -326,7 +330,7 @@ export class Core {
   /** When `tick` is to be called next. */
   get deadline(): number {
     const probeAt = this.#isWelcome && !this.#isProbing ? this.#heardAt + this.#ping : Infinity;
-    return Math.min(this.#welcomeBy, this.#answerBy, this.#dialAt, this.#acknowledgeAt, probeAt);
+    return Math.min(this.#welcomeBy, this.#answerBy, this.#dialAt, this.#acknowledgeAt, this.#refresh.at, this.#refresh.by, probeAt);
   }
 
   #take(): Action[] {
@@ -364,9 +368,13 @@ export class Core {
     return this.#take();
   }
 
-  /** Dial with this token, which was asked for; null: there is none for now. */
+  /** Use this token, which was asked for: dial with it, or show it; null: there is none for now. */
   token(token: string | null, now: number): Action[] {
-    if (this.state === "connecting" && this.#welcomeBy === Infinity) {
+    if (this.state === "open") {
+      const header = token === null ? undefined : this.#refresh.show(now);
+      if (token === null) this.#planRefresh(now);
+      else if (header) this.#write(join(header, token));
+    } else if (this.state === "connecting" && this.#welcomeBy === Infinity) {
       if (token === null) this.#lost(1006, "no token", now);
       else this.#dial(token, now);
     }
@@ -428,7 +436,12 @@ export class Core {
     }
     if (this.#isProbing) this.#answerBy = now + ANSWER_WITHIN; // it lives; the answer is still to come
     const n = header.n ?? null;
-    if (n !== null) {
+    if (header.t === "auth") {
+      if (this.#refresh.isAnswer(header.id ?? "")) {
+        if (!header.err) this.#expires = header.expires ?? null;
+        this.#planRefresh(now);
+      }
+    } else if (n !== null) {
       if (n <= this.seen) return;
       this.seen = n;
       this.#count(header, frame.length, now);
@@ -476,6 +489,11 @@ export class Core {
     if (welcome.resumed) for (const message of this.#outbox.after(welcome.received ?? 0)) this.#write(frameOf(message));
     else this.#put(...this.presence.connected(this.rooms, false));
     this.#flush();
+    this.#planRefresh(now);
+  }
+
+  #planRefresh(now: number): void {
+    if (this.#options.hasToken) this.#refresh.plan((this.#expires ?? Infinity) - now - this.wallOffset, now);
   }
 
   /** Dial again, now or later, or never. */
@@ -508,6 +526,7 @@ export class Core {
 
   #rest(): void {
     this.#isWelcome = this.#isProbing = false;
+    this.#refresh.rest();
     this.#welcomeBy = this.#answerBy = this.#acknowledgeAt = Infinity;
   }
 
@@ -670,6 +689,11 @@ export class Core {
       this.#lost(1006, "no answer", now);
     } else {
       if (now >= this.#acknowledgeAt) this.#acknowledge();
+      if (now >= this.#refresh.by) this.#planRefresh(now);
+      if (now >= this.#refresh.at) {
+        this.#refresh.begin();
+        this.#put({ do: "token" });
+      }
       if (this.#isWelcome && !this.#isProbing && now >= this.#heardAt + this.#ping) this.#probe(now + ANSWER_WITHIN);
     }
     return this.#take();

@@ -154,6 +154,7 @@ export class Room {
 }
 
 const seconds = (): number => performance.now() / 1000;
+const LONGEST_TIMER = 2 ** 31 - 1; // ms; what is longer would be over at once
 const LATE = 2; // seconds by which a timer is late where the machine has slept
 
 /** A connection to a broker, over any number of WebSockets. */
@@ -307,7 +308,8 @@ export class Client {
     if (due === this.#due) return;
     clearTimeout(this.#timer);
     this.#due = due;
-    if (due < Infinity) this.#timer = setTimeout(() => this.#tick(), Math.max(0, due - seconds()) * 1000);
+    if (due === Infinity) return;
+    this.#timer = setTimeout(() => this.#tick(), Math.min(Math.max(0, due - seconds()) * 1000, LONGEST_TIMER));
   }
 
   #tick(): void {

@@ -33,6 +33,7 @@ _CALLED_WITH: Final = {
     "on_connection_request": ("request",),
     "on_message": ("message", "context"),
     "on_request": ("message", "context"),
+    "on_token": ("request",),
     "on_error": ("error", "context"),
 }
 """What callbacks are called with, those that get more than a context, or something else."""

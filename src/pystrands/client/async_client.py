@@ -20,6 +20,7 @@ from pystrands.client.signatures import Message, ToMany, ToOne, may_be_plain
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.presence import Member
 from pystrands.protocol.printable import printable
+from pystrands.token_request import TokenRequestContext
 
 __all__ = ["AsyncPyStrandsClient"]
 
@@ -538,6 +539,16 @@ class AsyncPyStrandsClient(BaseClient):
         result: Any = self.on_message(message, context)
         if inspect.isawaitable(result):
             await result
+
+    @may_be_plain
+    async def on_token(self, request: TokenRequestContext) -> bool | None:  # noqa: ARG002 - for those who override it
+        """Decide on a new token of a client, which shows it before its ``expires_at`` is over: True takes it.
+
+        ``request`` (:class:`TokenRequestContext`): the token, the client's context, and ``accept(expires_at=)``. What
+        is not taken changes nothing: the client stays until its time is over, and is asked for a token then, with which
+        it comes to :meth:`on_connection_request`. So it is unless this is overridden.
+        """
+        return False
 
     @may_be_plain
     async def on_disconnect(self, context: Context) -> None:

@@ -12,6 +12,7 @@ HANDLERS: Final = {
     "on_new_connection": 1,
     "on_message": 2,
     "on_request": 2,
+    "on_token": 1,
     "on_disconnect": 1,
     "on_error": 2,
     "on_client_adopted": 1,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pystrands.client.base import HANDLERS, NOT_MADE
-from pystrands.client.signatures import ClientHandler, ErrorHandler, MessageHandler, RequestHandler
+from pystrands.client.signatures import ClientHandler, ErrorHandler, MessageHandler, RequestHandler, TokenHandler
 
 __all__ = ["PyStrandsDecorators", "Registered"]
 
@@ -96,6 +96,16 @@ class PyStrandsDecorators:
         when there is a handler already, and TypeError when the function can't be called with these arguments.
         """
         return self.__registered.add("on_request", function)
+
+    def on_token(self, function: TokenHandler) -> TokenHandler:
+        """Register a handler, ``function(request)``, which decides on a client's new token; return it.
+
+        ``function``: async, run on the event loop, or plain, run on a worker thread. It returns True or False, or None
+        to leave it to ``request.accepted``, a :class:`TokenRequestContext`'s; without it no token is taken, and clients
+        come to ``on_connection_request`` when their time is over. Raises ValueError when there is a handler already,
+        and TypeError when the function can't be called with these arguments.
+        """
+        return self.__registered.add("on_token", function)
 
     def on_disconnect(self, function: ClientHandler) -> ClientHandler:
         """Register a handler, ``function(context)``, which is told of a client that is gone; return it.

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar
 from pystrands.client.confirmation import Confirmation
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.presence import Member
+from pystrands.token_request import TokenRequestContext
 
 __all__ = [
     "BoolOrAwaitable",
@@ -25,6 +26,7 @@ __all__ = [
     "RequestHandler",
     "ToMany",
     "ToOne",
+    "TokenHandler",
     "may_be_plain",
 ]
 
@@ -89,6 +91,9 @@ MessageHandler = TypeVar("MessageHandler", bound=Callable[[Any, Context], object
 RequestHandler = TypeVar(
     "RequestHandler", bound=Callable[[ConnectionRequestContext], bool | Awaitable[bool | None] | None]
 )
+
+
+TokenHandler = TypeVar("TokenHandler", bound=Callable[[TokenRequestContext], bool | Awaitable[bool | None] | None])
 
 
 def may_be_plain(callback: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R] | Any]:

@@ -23,6 +23,7 @@ from pystrands.client.threads import Gone, wait_for
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.presence import Member
 from pystrands.protocol.printable import printable
+from pystrands.token_request import TokenRequestContext
 
 __all__ = ["PyStrandsClient"]
 
@@ -531,6 +532,15 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         failure, of which the client hears no more than that; but a :class:`RequestFailed` is what the client gets.
         """
         self.on_message(message, context)
+
+    def on_token(self, request: TokenRequestContext) -> bool | None:  # noqa: ARG002 - for those who override it
+        """Decide on a new token of a client, which shows it before its ``expires_at`` is over: True takes it.
+
+        ``request`` (:class:`TokenRequestContext`): the token, the client's context, and ``accept(expires_at=)``. What
+        is not taken changes nothing: the client stays until its time is over, and is asked for a token then, with which
+        it comes to :meth:`on_connection_request`. So it is unless this is overridden.
+        """
+        return False
 
     def on_disconnect(self, context: Context) -> None:
         """Take note of a client that is gone, after its last message.

@@ -80,6 +80,10 @@ __all__ = [
     "SessionCommand",
     "SetPresence",
     "Status",
+    "TokenRequest",
+    "TokenRequestParams",
+    "TokenResponse",
+    "TokenResponseParams",
     "Unknown",
     "Unwatch",
     "UpdateMetadata",
@@ -159,7 +163,7 @@ class HelloParams(Struct, omit_defaults=True):
     flow: bool = False
     """Of a backend of protocol 2: it wants to hear who is :class:`Full`, and waits then (LINK rule 25)."""
     requests: bool = False
-    """Of a backend of protocol 2: it answers what clients of `pystrands.v1` ask."""
+    """Of a backend of protocol 2: it answers what clients of `pystrands.v1` ask, and new tokens that they show."""
     address: str = ""
     """Of a broker in a cluster: where its port for backends is reached, as of a peer."""
     draining: bool = False
@@ -403,6 +407,28 @@ class ClientResumed(Struct, tag="client_resumed", tag_field="action"):
     redelivered: bool = False
 
 
+class TokenRequestParams(Struct):
+    """``token``: what the client shows."""
+
+    token: str
+    context: Context
+    known: bool = False
+
+    def __repr__(self) -> str:
+        """Return what may be logged: all but the token."""
+        return f"TokenRequestParams(context={self.context!r}, known={self.known!r})"
+
+
+class TokenRequest(Struct, tag="token_request", tag_field="action"):
+    """A client of `pystrands.v1` shows a new token; a :class:`TokenResponse` comes before it is done."""
+
+    params: TokenRequestParams
+    request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
+
+
 class ResultParams(Struct):
     """What became of a command; each has its own."""
 
@@ -481,6 +507,7 @@ Event = (
     | ClientAdopted
     | ClientSuspended
     | ClientResumed
+    | TokenRequest
     | ClientContext
     | Result
     | Leaving
@@ -659,6 +686,26 @@ class Reply(Struct, tag="reply", tag_field="action"):
     """The answer to a :class:`NewMessage` that wants one; it comes before that is :class:`Done`."""
 
     params: ReplyParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class TokenResponseParams(Struct):
+    """``to``: the number of the line that asked. ``expires_at``, of what is accepted: seconds since 1970; None: never.
+
+    ``reason``, of what is not, is for people.
+    """
+
+    to: int
+    accepted: bool = False
+    expires_at: float | None = None
+    reason: str = ""
+
+
+class TokenResponse(Struct, tag="token_response", tag_field="action"):
+    """The answer to a :class:`TokenRequest`."""
+
+    params: TokenResponseParams
     request_id: str | None = None
     seq: int = 0
 
@@ -885,6 +932,7 @@ SessionCommand = (
     | MessageToUser
     | Broadcast
     | Reply
+    | TokenResponse
     | RequestClient
     | JoinRoom
     | LeaveRoom

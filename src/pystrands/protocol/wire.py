@@ -60,6 +60,8 @@ __all__ = [
     "request_client",
     "response",
     "result",
+    "token_request",
+    "token_response",
     "watched",
     "welcome",
 ]
@@ -225,6 +227,22 @@ def client_suspended(context: bytes) -> bytes:
 def client_resumed(context: bytes) -> bytes:
     """Encode that it is back."""
     return b'{"action":"client_resumed","request_id":"","params":{"context":' + context + b"}}\n"
+
+
+def token_request(context: bytes, token: str) -> bytes:
+    """Encode that a client shows a new token."""
+    params = b'{"context":%b,"token":%b}' % (context, _json(token))
+    return b'{"action":"token_request","request_id":"","params":' + params + b"}\n"
+
+
+def token_response(to: int, accepted: bool, expires_at: float | None = None, reason: str = "") -> bytes:
+    """Encode whether a token is taken, which came in the line of that number."""
+    params: dict[str, Any] = {"to": to, "accepted": accepted}
+    if accepted and expires_at is not None:
+        params["expires_at"] = expires_at
+    elif not accepted and reason:
+        params["reason"] = reason
+    return b'{"action":"token_response","request_id":"","params":' + _json(params) + b"}\n"
 
 
 def client_adopted(context: bytes) -> bytes:

@@ -12,7 +12,7 @@ from mypy_extensions import trait
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.queue import EVENT_COST
-from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind, NumberedEvent
+from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind, NumberedEvent, TokenEvent
 from pystrands.broker.hub.client import SMALL
 from pystrands.broker.ws.expiry import NEVER, Expiries
 from pystrands.protocol import wire
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Looked up for every message: compiled code finds its module's constants at once, and searches for what is imported.
 _MESSAGE: Final = Kind.MESSAGE
-_OF_PROTOCOL_2: Final = (Kind.ADOPTED, Kind.SUSPENDED, Kind.RESUMED)
+_REFRESH: Final = Kind.REFRESH
+_OF_PROTOCOL_2: Final = (Kind.ADOPTED, Kind.SUSPENDED, Kind.RESUMED, Kind.REFRESH)
 """What protocol 1 does not know."""
 _NEVER: Final = NEVER
 _session_numbers: Final = itertools.count(1)
@@ -257,7 +258,7 @@ class Session(Consumer):
                 line = wire.numbered_message(
                     context, event.content, numbered.message_id, numbered.room_id, numbered.asks
                 )
-        elif self.link_session is None and kind in _OF_PROTOCOL_2:
+        elif (self.link_session is None and kind in _OF_PROTOCOL_2) or (kind is _REFRESH and not self.answers):
             return 0
         else:
             line = _of_life(event, client.small or self._context(client))
@@ -326,6 +327,8 @@ def _of_life(event: ClientEvent, context: bytes) -> bytes:
         return wire.disconnected(context, event.code, str(event.content))
     if kind is Kind.ERROR:
         return wire.error(context, str(event.content))
+    if isinstance(event, TokenEvent):
+        return wire.token_request(context, event.token)
     if kind is Kind.ADOPTED:
         return wire.client_adopted(context)
     return wire.client_suspended(context) if kind is Kind.SUSPENDED else wire.client_resumed(context)

@@ -7,7 +7,7 @@ from enum import Enum
 
 from mypy_extensions import trait
 
-__all__ = ["ClientEvent", "ClientStream", "Consumer", "Kind", "NumberedEvent", "Tracker"]
+__all__ = ["ClientEvent", "ClientStream", "Consumer", "Kind", "NumberedEvent", "TokenEvent", "Tracker"]
 
 
 class Kind(Enum):
@@ -19,6 +19,7 @@ class Kind(Enum):
     ERROR = "error"
     SUSPENDED = "client_suspended"
     RESUMED = "client_resumed"
+    REFRESH = "token_request"
     GONE = "disconnected"
 
 
@@ -74,6 +75,17 @@ class NumberedEvent(ClientEvent):
         self.asks = False
         """Whether its client wants a reply."""
         self.is_answered = False
+
+
+class TokenEvent(ClientEvent):
+    """A new token that a client shows, which calls the question ``ident``. It is no message: the token is not shown."""
+
+    __slots__ = ("ident", "token")
+
+    def __init__(self, stream: "ClientStream", number: int, ident: str, token: str) -> None:
+        super().__init__(stream, Kind.REFRESH, number)
+        self.ident = ident
+        self.token = token
 
 
 @trait

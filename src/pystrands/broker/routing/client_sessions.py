@@ -16,6 +16,7 @@ from pystrands.broker.hub.client import ConnectedClient, SessionClient, SessionE
 from pystrands.broker.hub.replay import Replays
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.client_requests import ClientRequests, failure_header
+from pystrands.broker.routing.client_tokens import ClientTokens
 from pystrands.broker.routing.connection_requests import ConnectionRequests
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.frames import text_frame
@@ -126,6 +127,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         self._tombstones = Tombstones(options.window)
         self._replays = Replays(rooms.outbox, rooms.numbered, loop, self._tell_done_soon)
         self.requests = ClientRequests(rooms.numbered, loop)
+        self.tokens = ClientTokens(rooms.outbox, expiries, owner.session_event, owner.new_event_number)
         self._by_number: dict[int, SessionClient] = {}
         self._away: OrderedDict[SessionClient, float] = OrderedDict()  # until when, the first to end first
         self._away_timer: asyncio.TimerHandle | None = None
@@ -202,10 +204,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             or not client.state.attempt_is_newer(offer.resume.attempt)
         ):
             return False
-        self._expiries.discard(client)
-        client.expires_at = float("inf") if answer.expires_at is None else answer.expires_at
-        if answer.expires_at is not None:
-            self._expiries.add(client, answer.expires_at)
+        self.tokens.extend(client, answer.expires_at)
         self._take_back(handshake, client, offer.resume)
         return True
 
@@ -325,6 +324,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         self._by_number.pop(client.number, None)
         self._finished.pop(client, None)
         self.requests.gone(client)
+        self.tokens.gone(client)
 
     # --- who comes back ---
 
@@ -390,6 +390,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             self._take_numbered(client, ws, read, body)
         elif read.seen >= 0:
             client.state.seen(min(read.seen, self._numbered.numbers.last))
+        elif read.t == "auth":
+            self.tokens.show(client, read.id, body)
         elif read.t == "bye":
             client.has_said_bye = True
         elif read.t == "presence":
@@ -454,6 +456,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         elif event.kind is _SUSPENDED or event.kind is _RESUMED:
             client.is_telling = False
             self._tell_backend(client)
+        else:
+            self.tokens.finished(event)
 
     def on_dropped(self, event: ClientEvent, code: str, text: str) -> None:
         """No backend will handle a message: its client hears so."""

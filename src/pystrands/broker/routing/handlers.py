@@ -16,6 +16,7 @@ def command_table(commands: Commands, router: Router) -> CommandTable:
     table.on(messages.MessageToUser, commands.on_message_to_user)
     table.on(messages.Broadcast, commands.on_broadcast)
     table.on(messages.Reply, router.client_sessions.requests.on_reply)
+    table.on(messages.TokenResponse, router.client_sessions.tokens.on_response)
     table.on(messages.RequestClient, commands.on_request_client)
     table.on(messages.Done, router.on_done)
     table.on(messages.Response, router.connection_requests.on_response)

@@ -43,6 +43,7 @@ from pystrands.protocol.messages import (
     Ready,
     Received,
     Result,
+    TokenRequest,
     Unknown,
     Welcome,
 )
@@ -54,11 +55,19 @@ logger = logging.getLogger(__name__)
 _NEW: Final = Receipt.NEW
 _MESSAGE: Final = NewMessage  # both looked up for every line: a constant is cheaper
 OfClient: TypeAlias = (
-    NewMessage | NewConnection | Disconnected | ClientAdopted | ClientSuspended | ClientResumed | ClientError
+    NewMessage
+    | NewConnection
+    | TokenRequest
+    | Disconnected
+    | ClientAdopted
+    | ClientSuspended
+    | ClientResumed
+    | ClientError
 )
 _OF_CLIENTS: Final = (
     NewMessage,
     NewConnection,
+    TokenRequest,
     Disconnected,
     ClientAdopted,
     ClientSuspended,
@@ -295,6 +304,8 @@ class Incoming(Greetings):
         else:
             if session is not None:
                 call.seq, call.done = event.seq, session.done  # type: ignore[union-attr]  # events have one
+                if kind is TokenRequest:
+                    call.reply = partial(self._reply, session.session)
             if link.broker.said_hello:
                 self._ownership.on_event(event, line)
         if self.is_leaving:

@@ -16,11 +16,12 @@ from pystrands.protocol.messages import (
     NewConnection,
     NewMessage,
     NewMessageParams,
+    TokenRequestParams,
 )
 
 __all__ = ["Ownership"]
 
-WithContext: TypeAlias = ContextParams | DisconnectedParams | NewMessageParams | ClientErrorParams
+WithContext: TypeAlias = ContextParams | DisconnectedParams | NewMessageParams | TokenRequestParams | ClientErrorParams
 """The params of the events of clients."""
 
 _OWNED: Final = (NewMessage, NewConnection, ClientAdopted)

@@ -31,7 +31,9 @@ from pystrands.protocol.messages import (
     Event,
     NewConnection,
     NewMessage,
+    TokenRequest,
 )
+from pystrands.token_request import TokenRequestContext
 
 __all__ = [
     "HandlerCall",
@@ -65,6 +67,7 @@ class HandlerCall(Laned):
         "request_id",
         "seq",
         "size",
+        "token",
     )
 
     def __init__(
@@ -89,6 +92,7 @@ class HandlerCall(Laned):
         """Where the number goes when the handler has ended: its stream's own list; None in protocol 1."""
         self.request: ConnectionRequestContext | None = None
         self.request_id = ""
+        self.token: TokenRequestContext | None = None
         self.reply: Callable[[bytes], object] | None = None
         """Takes the answer to a connection request, or to a client's request."""
         self.max_line = 0
@@ -117,7 +121,14 @@ def _unwrap(context: Context) -> None:
 
 def _named(
     context: Context,
-    event: NewMessage | NewConnection | Disconnected | ClientAdopted | ClientSuspended | ClientResumed | ClientError,
+    event: NewMessage
+    | NewConnection
+    | TokenRequest
+    | Disconnected
+    | ClientAdopted
+    | ClientSuspended
+    | ClientResumed
+    | ClientError,
     broker: BrokerInfo,
 ) -> Context:
     """Return the context that an event came with, which then names the event, where that has a name."""
@@ -180,6 +191,12 @@ def call_for(event: Event, broker: BrokerInfo) -> HandlerCall | None:
             context.suspended = True
         name = _LIFE[type(event)]
         return HandlerCall(name, (context,), context, context.client_id)
+    if isinstance(event, TokenRequest):
+        context = _named(event.params.context, event, broker)
+        token = TokenRequestContext(event.params.token, context)
+        call = HandlerCall("on_token", (token,), context, context.client_id)
+        call.token = token
+        return call
     if isinstance(event, ClientError):
         context = _named(event.params.context, event, broker)
         return HandlerCall("on_error", (event.params.error, context), context, context.client_id or None)

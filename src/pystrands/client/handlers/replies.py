@@ -4,8 +4,10 @@ from typing import Any
 
 from pystrands.client.handlers.calls import HandlerCall, answer, refusal
 from pystrands.client.requests import check_message
+from pystrands.context import check_time
 from pystrands.errors import MessageError, RequestFailed
 from pystrands.protocol import wire
+from pystrands.token_request import TokenRequestContext, check_reason
 
 __all__ = ["failure", "is_an_answer", "reply", "reply_content"]
 
@@ -14,11 +16,25 @@ def reply(call: HandlerCall, result: Any) -> bytes:
     """Return the line that answers a call whose handler returned ``result``. Raises what a result deserves."""
     if call.request is not None:
         return answer(call, result)
+    if call.token is not None:
+        return _of_token(call, call.token, result)
     content = check_message(reply_content(result), call.broker)
     try:
         return wire.reply(call.seq, content)
     except UnicodeEncodeError as error:
         raise MessageError(f"the reply can't be written in UTF-8 ({error.reason} at position {error.start})") from None
+
+
+def _of_token(call: HandlerCall, request: TokenRequestContext, result: Any) -> bytes:
+    """Return the line that says whether a token is taken. Raises TypeError or ValueError on what is no decision."""
+    accepted = request.accepted if result is None else result
+    if accepted is not True and accepted is not False:
+        how = "left request.accepted as" if result is None else "returned"
+        raise TypeError(
+            f"on_token {how} a value of type {type(accepted).__name__}, and the token is refused: "
+            "True takes it, False does not"
+        )
+    return wire.token_response(call.seq, accepted, check_time(request.expires_at), check_reason(request.reason))
 
 
 def reply_content(result: Any) -> Any:
@@ -35,13 +51,15 @@ def reply_content(result: Any) -> Any:
 
 def is_an_answer(call: HandlerCall, error: BaseException) -> bool:
     """Whether what a handler raised is its answer, and no failure."""
-    return isinstance(error, RequestFailed) and call.request is None and call.reply is not None
+    return isinstance(error, RequestFailed) and call.request is None and call.token is None and call.reply is not None
 
 
 def failure(call: HandlerCall, error: BaseException) -> bytes:
     """Return the line that says that there is no answer; why is told only where the handler wants that."""
     if call.request is not None:
         return refusal(call)
+    if call.token is not None:
+        return wire.token_response(call.seq, False, reason="the handler has failed")
     if isinstance(error, RequestFailed):
         return wire.reply_error(call.seq, error.code, error.text)
     return wire.reply_error(call.seq, "failed", "the handler has failed")

@@ -38,6 +38,7 @@ from pystrands.protocol.v1.envelope import (
 from pystrands.protocol.v1.offer import Resume, name_of, offered
 from pystrands.protocol.v1.outbox import Outbox, Sent
 from pystrands.protocol.v1.presence_view import PresenceViews
+from pystrands.protocol.v1.refresh import TokenRefresh
 
 __all__ = ["ClientCore"]
 
@@ -95,6 +96,7 @@ class ClientCore:
         self.presence = PresenceViews()
         self.max = math.inf
         self._expires: float | None = None
+        self._refresh = TokenRefresh()
         self._attempt = 0
         self._ping = 25.0
         self._failures = 0
@@ -121,7 +123,9 @@ class ClientCore:
     def deadline(self) -> float:
         """When `tick()` is to be called next; infinity where it need not be."""
         probe_at = self._heard_at + self._ping if self._is_welcome and not self._is_probing else math.inf
-        return min(self._welcome_by, self._answer_by, self._dial_at, self._acknowledge_at, probe_at)
+        return min(
+            self._welcome_by, self._answer_by, self._dial_at, self._acknowledge_at, self._refresh.deadline, probe_at
+        )
 
     @property
     def _is_live(self) -> bool:
@@ -136,7 +140,12 @@ class ClientCore:
         return self._begin_dial(now)
 
     def token(self, token: str | None, now: float) -> list[Action]:
-        """Dial with this token, which was asked for; None: there is none for now."""
+        """Use this token, which was asked for: dial with it, or show it; None: there is none for now."""
+        if self.state == "open":
+            shown = None if token is None else self._refresh.show(token, now)
+            if token is None:
+                self._plan_refresh(now)
+            return [] if shown is None else [Write(shown)]
         if self.state != "connecting" or self._welcome_by < math.inf:
             return []
         if token is None:
@@ -187,7 +196,9 @@ class ClientCore:
         if self._is_probing:  # it lives; the answer is still to come
             self._answer_by = now + ANSWER_WITHIN
         actions: list[Action] = []
-        if read.n is not None:
+        if read.t == "auth":
+            self._on_auth(read, now)
+        elif read.n is not None:
             if read.n <= self.seen:
                 return []
             self.seen = read.n
@@ -247,7 +258,20 @@ class ClientCore:
         else:
             actions += self.presence.connected(self.rooms, is_same=False)
         self._flush(actions)
+        self._plan_refresh(now)
         return actions
+
+    def _plan_refresh(self, now: float) -> None:
+        if self._has_token:
+            expires = math.inf if self._expires is None else self._expires
+            self._refresh.plan(expires - now - self.wall_offset, now)
+
+    def _on_auth(self, read: ServerHeader, now: float) -> None:
+        """A token was taken, or not: then the next one is shown later, if there is time."""
+        if self._refresh.is_answer(read.id):
+            if read.err is None:
+                self._expires = read.expires
+            self._plan_refresh(now)
 
     def _lost(self, code: int, reason: str, now: float) -> list[Action]:
         """Dial again, now or later, or never."""
@@ -255,6 +279,7 @@ class ClientCore:
             self._failures, self._has_refreshed = 0, False
         self._is_welcome = self._is_probing = False
         self._welcome_by = self._answer_by = self._acknowledge_at = math.inf
+        self._refresh.rest()
         if code == _TOKEN_EXPIRED and self._has_token and not self._has_refreshed:
             self._has_refreshed = True
             return self._begin_dial(now)
@@ -432,6 +457,7 @@ class ClientCore:
         if self.state != "closed":
             self._is_welcome = self._is_probing = False
             self._welcome_by = self._answer_by = self._acknowledge_at = math.inf
+            self._refresh.rest()
             actions += self._end(1000, "")
         return actions
 
@@ -452,6 +478,11 @@ class ClientCore:
         actions: list[Action] = []
         if now >= self._acknowledge_at:
             actions.append(self._acknowledge())
+        if now >= self._refresh.by:
+            self._plan_refresh(now)
+        if now >= self._refresh.at:
+            self._refresh.begin()
+            actions.append(AskToken())
         if self._is_welcome and not self._is_probing and now >= self._heard_at + self._ping:
             actions += self._probe(now, ANSWER_WITHIN)
         return actions

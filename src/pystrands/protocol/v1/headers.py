@@ -45,6 +45,8 @@ class ServerHeader(Struct, gc=False):
     t: str = ""
     done: int = -1
     why: str = ""
+    id: str = ""
+    expires: float | None = None
     retry: tuple[float, float] | None = None
     v: int = 0
 

@@ -58,12 +58,51 @@ def test_cluster_rule_11_who_is_silent_may_be_away_already(nats):
     assert answers == [(b"do of b", "")]
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("servers", [1, 2])
+def test_cluster_rule_11_who_changes_servers_alone_has_its_clients_still(servers, seed):
+    nats = SimNats(Clock(), servers, seed=seed)
+    a, b, _ = brokers(nats, "a", "b", "c", moves=True)
+    b.admit("client")
+    nats.clock.run(3.0)
+    answers = []
+    b.transport.flap()
+    for _ in range(10):
+        nats.clock.run(nats.random.uniform(0.0, 0.05))
+        a.cluster.command("client", b"do", 5.0, lambda *answer: answers.append(answer))
+        a.publish(Publication(Audience.CLIENT, "client", "hello", confirm=True))
+        a.cluster.confirm(5.0, lambda *answer: answers.append(answer))
+        a.cluster.command("nobody", b"do", 5.0, lambda *answer: answers.append(answer))
+    nats.clock.run(2.0)
+    assert [answers.count(each) for each in ((b"do of b", ""), ((1, 1), True), (None, ""))] == [10, 10, 10]
+    assert (b.commands, b.messages()) == ([("client", b"do")] * 10, ["hello"] * 10)
+
+
 def test_cluster_rule_11_with_nobody_away_the_answer_comes_at_once(nats):
-    a, _ = brokers(nats, "a", "b")
+    a, b, _ = brokers(nats, "a", "b", "c")
+    nats.clock.run(2.5)
+    answers, calls = [], []
+    a.transport.sent.clear()
+    b.transport.sent.clear()
+    for number in range(100):
+        a.cluster.command(f"nobody {number}", b"do", 5.0, lambda *answer: answers.append(answer))
+    nats.clock.run(0.01)
+    assert answers == [(None, "")] * 100
+    calls = [payload for subject, payload in a.transport.sent if subject == a.core.subjects.everyone]
+    assert len(calls) < 10 and len(b.transport.sent) < 10, "for many at once all are asked once"
+
+
+def test_cluster_rule_11_who_ends_meanwhile_is_not_waited_for(nats):
+    a, b, c = brokers(nats, "a", "b", "c")
     nats.clock.run(2.5)
     answers = []
-    a.cluster.command("nobody", b"do", 5.0, lambda *answer: answers.append(answer))
-    nats.clock.run(0.01)
+    c.kill()
+    nats.clock.run(1.0)
+    a.cluster.command("nobody", b"do", 20.0, lambda *answer: answers.append(answer))
+    nats.clock.run(2.0)
+    assert answers == []
+    b.stop()
+    nats.clock.run(5.0)
     assert answers == [(None, "")]
 
 

@@ -26,7 +26,7 @@ _BESIDE: Final = 300
 class _Asked:
     """A command that waits for its answer."""
 
-    __slots__ = ("answer", "command", "deadline", "replied", "sent", "subject", "timeout")
+    __slots__ = ("answer", "command", "deadline", "is_sure", "replied", "sent", "subject", "timeout")
 
     def __init__(self, subject: bytes, command: Command, timeout: float, replied: Replied, now: float) -> None:
         self.subject = subject
@@ -35,6 +35,8 @@ class _Asked:
         self.deadline = now + timeout
         self.replied = replied
         self.sent = now
+        self.is_sure = False
+        """Whether it was sent when all who live had said that they are there."""
         self.answer = PartsIn()
 
 
@@ -91,14 +93,25 @@ class RemoteCommands:
             if whole is not None:
                 self._end(answer.number, asked, whole, "")
 
-    def on_nobody(self, number: int) -> None:
-        """Nobody has that client."""
+    def on_nobody(self, number: int) -> bool:
+        """Nobody took a command; return whether it is to be known first if all are there."""
+        asked = self._asked.get(number)
+        if asked is None:
+            return False
+        if asked.is_sure:
+            self._end(number, asked, None, "")
+        return not asked.is_sure
+
+    def on_all_here(self, number: int, now: float) -> None:
+        """All who live are there: whoever may have been away before has the command now."""
         asked = self._asked.get(number)
         if asked is not None:
-            self._end(number, asked, None, "")
+            asked.is_sure = True
+            asked.sent = now
+            self._send(number, asked)
 
     def on_unknown(self, number: int, now: float) -> None:
-        """Nobody has that client now, and one who may have it is away: ask soon again."""
+        """One who may have that client is away: ask soon again."""
         asked = self._asked.get(number)
         if asked is not None:
             asked.sent = now - _AGAIN + _SOON
@@ -112,6 +125,7 @@ class RemoteCommands:
         """Send again what has no answer: it may be lost."""
         for number, asked in self._asked.items():
             asked.sent = now
+            asked.is_sure = False
             self._send(number, asked)
 
     def tick(self, now: float) -> None:
@@ -122,6 +136,7 @@ class RemoteCommands:
                 self._end(number, asked, None, problem if self._voice.transport.is_up else UNREACHABLE)
             elif now - asked.sent >= _AGAIN:
                 asked.sent = now
+                asked.is_sure = False
                 self._send(number, asked)
         while self._done:
             key = next(iter(self._done))

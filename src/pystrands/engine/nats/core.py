@@ -14,6 +14,7 @@ from pystrands.engine.nats.member import Member
 from pystrands.engine.nats.membership import Membership, MembershipOwner
 from pystrands.engine.nats.publisher import Publisher
 from pystrands.engine.nats.receiver import PublicationReceiver
+from pystrands.engine.nats.roll_call import RollCall
 from pystrands.engine.nats.stamps import Stamps
 from pystrands.engine.nats.subjects import Subjects
 from pystrands.engine.nats.subscriptions import Subscriptions
@@ -78,6 +79,7 @@ class Core(TransportOwner, MembershipOwner):
         self.commands = RemoteCommands(self._voice, self._get_node)
         self.surveys = Surveys(self._voice, self._get_node, self._members)
         self.tallies = Tallies(self._voice, self.receiver, self._members)
+        self._roll_call = RollCall(self._voice, self._members, self._on_all_here, self._on_somebody_away)
         self.claims = Claims(self._voice, self._get_node, self.subscriptions, stamps)
         self.subscriptions.want(subjects.everyone, now())
 
@@ -120,12 +122,16 @@ class Core(TransportOwner, MembershipOwner):
             self.membership.on_nobody(number, now)
             return
         self.claims.on_nobody(number)  # it is repeated to who is away
-        if self.membership.all_listen(now):
-            self.commands.on_nobody(number)
-            self.tallies.on_nobody(number)
-        else:
-            self.commands.on_unknown(number, now)
-            self.tallies.on_unknown(number, now)
+        if (self.commands.on_nobody(number) or self.tallies.on_nobody(number)) and self._roll_call.add(number):
+            self.soon()
+
+    def _on_all_here(self, number: int, now: float) -> None:
+        self.commands.on_all_here(number, now)
+        self.tallies.on_all_here(number, now)
+
+    def _on_somebody_away(self, number: int, now: float) -> None:
+        self.commands.on_unknown(number, now)
+        self.tallies.on_unknown(number, now)
 
     def _on_talk(self, payload: bytes) -> None:
         head = unpack_head(payload)
@@ -183,6 +189,10 @@ class Core(TransportOwner, MembershipOwner):
             self.tallies.on_question(member.number, member.subject, said, now)
         elif isinstance(said, talk.TalliesAnswer):
             self.tallies.on_answer(member.number, said)
+        elif isinstance(said, talk.Call):
+            self._roll_call.on_call(member, said, self.receiver.is_listening)
+        elif isinstance(said, talk.Here):
+            self._roll_call.on_here(member.number, said, now)
         elif isinstance(said, talk.Bye):
             self.membership.on_bye(member.number)
 
@@ -226,6 +236,7 @@ class Core(TransportOwner, MembershipOwner):
         self.subscriptions.on_disconnected()
         self.receiver.on_disconnected()
         self.tallies.on_disconnected()
+        self._roll_call.on_disconnected()
         self.claims.on_disconnected()
 
     def work(self) -> None:
@@ -241,6 +252,7 @@ class Core(TransportOwner, MembershipOwner):
                 self.surveys.on_connected()
                 self.commands.on_connected(now)
         self.receiver.ask(now)
+        self._roll_call.send(now)
         self.surveys.send()
         self.tallies.send(now)
 
@@ -255,6 +267,7 @@ class Core(TransportOwner, MembershipOwner):
         if self.surveys.tick(now):
             self.soon()
         self.tallies.tick(now)
+        self._roll_call.tick(now)
         self.count()
 
     def count(self) -> None:
@@ -282,13 +295,16 @@ class Core(TransportOwner, MembershipOwner):
 
     def on_returned(self, since: float) -> None:
         """Repeat what another broker has not heard."""
-        self.claims.repeat_since(since, self.now())
+        now = self.now()
+        self.claims.repeat_since(since, now)
+        self._roll_call.on_returned(now)
 
     def on_dead(self, member: Member) -> None:
         """Wait for nothing more of another broker."""
         if self.surveys.on_dead(member.number):
             self.soon()
         self.tallies.on_dead(member.number)
+        self._roll_call.on_dead(member.number, self.now())
 
     def on_answered(self) -> None:
         """All who are there have answered."""

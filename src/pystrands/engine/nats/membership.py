@@ -21,8 +21,6 @@ _log = logging.getLogger(__name__)
 
 BEAT_INTERVAL: Final = 1.0
 """Seconds between heartbeats."""
-_LATE: Final = 1.5
-"""Seconds of silence after which a broker may be away."""
 DEAD_AFTER: Final = 5.0
 """Seconds of silence after which a broker is dead."""
 _MISSED: Final = 60.0
@@ -113,10 +111,6 @@ class Membership:
     def is_alone(self) -> bool:
         """Whether no other broker lives."""
         return not self._members
-
-    def all_listen(self, now: float) -> bool:
-        """Whether nobody is away from NATS, or has not subscribed again: who answers for no client then has none."""
-        return all(each.is_listening and now - each.heard <= _LATE for each in self._members.values())
 
     def lag(self, now: float) -> float:
         """Return how long that one of them has been silent which has been longest."""

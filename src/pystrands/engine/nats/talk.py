@@ -18,6 +18,7 @@ __all__ = [
     "AskTails",
     "Beat",
     "Bye",
+    "Call",
     "Chain",
     "ChainsAnswer",
     "Claim",
@@ -25,6 +26,7 @@ __all__ = [
     "Command",
     "CommandAnswer",
     "Hello",
+    "Here",
     "Part",
     "Question",
     "Tails",
@@ -216,6 +218,20 @@ class TalliesAnswer(Talk, frozen=True, array_like=True):
     counts: tuple[int, ...]
 
 
+class Call(Talk, frozen=True, array_like=True):
+    """Asks all others whether they are there."""
+
+    number: int
+
+
+class Here(Talk, frozen=True, array_like=True):
+    """The answer to it."""
+
+    number: int
+    is_listening: bool
+    """Whether what is for the sender's clients reaches it."""
+
+
 _KINDS: Final[dict[int, type[Talk]]] = {
     2: Hello,
     3: Beat,
@@ -234,6 +250,8 @@ _KINDS: Final[dict[int, type[Talk]]] = {
     16: ClaimAnswer,
     17: Tallies,
     18: TalliesAnswer,
+    19: Call,
+    20: Here,
 }
 _numbers: Final = {kind: number for number, kind in _KINDS.items()}
 _decode: Final[dict[int, Callable[[bytes], Any]]] = {

@@ -28,8 +28,8 @@ _BESIDE: Final = 300
 class _Tally:
     """One message, or those of one turn, and what was answered so far."""
 
-    __slots__ = ("confirmed", "counts", "deadline", "is_complete", "messages", "number", "open", "reply", "sent",
-                 "subject")  # fmt: skip
+    __slots__ = ("confirmed", "counts", "deadline", "is_complete", "is_sure", "messages", "number", "open", "reply",
+                 "sent", "subject")  # fmt: skip
 
     def __init__(self, number: int, subject: bytes, reply: bytes, members: Iterable[int]) -> None:
         self.number = number
@@ -42,6 +42,8 @@ class _Tally:
         self.deadline = 0.0
         self.sent = 0.0
         self.is_complete = True
+        self.is_sure = False
+        """Whether it was sent to a client's broker when all who live had said that they are there."""
 
 
 @final
@@ -118,6 +120,7 @@ class Tallies:
 
     def _send(self, tally: _Tally, now: float) -> None:
         tally.sent = now
+        tally.is_sure = False
         self._voice.say(tally.subject, AskTallies(tally.number, tuple(tally.messages)), tally.reply)
 
     def on_answer(self, sender: int, answer: TalliesAnswer) -> None:
@@ -139,14 +142,24 @@ class Tallies:
         if not tally.open:
             self._end(tally)
 
-    def on_nobody(self, number: int) -> None:
-        """Nobody has the client that the message was for."""
+    def on_nobody(self, number: int) -> bool:
+        """Nobody took a question about a client's message; return whether it is to be known first if all are there."""
+        tally = self._tallies.get(number)
+        if tally is None:
+            return False
+        if tally.is_sure:
+            self._end(tally)
+        return not tally.is_sure
+
+    def on_all_here(self, number: int, now: float) -> None:
+        """All who live are there: whoever may have been away before has the question now."""
         tally = self._tallies.get(number)
         if tally is not None:
-            self._end(tally)
+            self._send(tally, now)
+            tally.is_sure = True
 
     def on_unknown(self, number: int, now: float) -> None:
-        """Nobody has that client now, and one who may have it is away: ask soon again."""
+        """One who may have that client is away: ask soon again."""
         tally = self._tallies.get(number)
         if tally is not None:
             tally.sent = now - _AGAIN + _SOON

@@ -81,4 +81,7 @@ def test_packages_are_empty_or_public():
         for name, path in modules().items()
         if path.name == "__init__.py" and ast.parse(path.read_text("utf-8")).body[1:]  # more than a docstring
     }
-    assert full == {"pystrands", *(f"pystrands.{each}" for each in ("client", "testing", "demo", "__pyinstaller"))}
+    assert full == {
+        "pystrands",
+        *(f"pystrands.{each}" for each in ("client", "testing", "demo", "ws", "__pyinstaller")),
+    }

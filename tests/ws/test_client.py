@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pystrands import AsyncPyStrandsClient, testing, ws
+from pystrands import AsyncPyStrandsClient, NotSupported, RequestFailed, testing, ws
 from tests.sdk.proxy import Proxy
 
 
@@ -35,6 +35,11 @@ class Backend(AsyncPyStrandsClient):
         self.events.append(message)
         if message == "echo":
             await self.send_private_message(context.client_id, message)
+
+    async def on_request(self, message, context):
+        if message == "unknown":
+            raise RequestFailed("not_found", "no such thing")
+        return {"asked": message, "room": context.room_id}
 
     async def on_disconnect(self, context):
         self.events.append("gone")
@@ -295,3 +300,40 @@ async def test_nothing_is_left_of_a_client_that_is_closed(world):
     mine = [task for task in asyncio.all_tasks() if "pystrands/ws/" in task.get_coro().cr_code.co_filename]
     assert mine == []
     assert client._core.deadline == math.inf
+
+
+async def test_requests_are_answered(world):
+    _, proxy, url = world
+    async with asyncio.timeout(10), ws.connect(url, first_delay=0.02) as client:
+        reply = await client.request("what")
+        assert (reply.json(), reply.room) == ({"asked": "what", "room": "/room"}, None)
+        with pytest.raises(ws.SendError, match="no such thing") as failed:
+            await client.request("unknown")
+        assert failed.value.code == "not_found"
+        asking = asyncio.create_task(client.request("over a cut"))
+        await asyncio.sleep(0)
+        proxy.cut()
+        assert (await asking).json()["asked"] == "over a cut"
+
+
+async def test_backends_ask(world):
+    backend, _, url = world
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+
+    async def answer(message):
+        match message.text:
+            case "no":
+                raise ws.SendError("busy", "not now")
+            case "bug":
+                raise ValueError
+        return {"asked": message.text}
+
+    async with asyncio.timeout(10), ws.connect(url, on_request=answer) as client:
+        assert await backend.request(client.id, "what") == '{"asked":"what"}'
+        for question, code in (("no", "busy"), ("bug", "failed")):
+            with pytest.raises(RequestFailed) as failed:
+                await backend.request(client.id, question)
+            assert failed.value.code == code
+    async with asyncio.timeout(10), ws.connect(url) as client:
+        with pytest.raises(NotSupported, match="answers no requests"):
+            await backend.request(client.id, "what")

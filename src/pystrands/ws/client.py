@@ -100,8 +100,10 @@ class Client:
     it, which may be async, and is called for each dial that needs one. ``headers`` of each handshake, such as cookies.
     ``ssl_context``: for ``wss://``, the system's authorities if not given. ``on_event(event)`` is called in the loop
     with each :class:`StateChanged`, :class:`Resumed`, :class:`Joined` and :class:`Left`.
-    ``should_retry(code, reason)``: whether to dial again after a close code from 3000 on that would be final.
-    ``first_delay``, ``most_delay``: seconds before a dial, at random up to this, twice as many after each failure.
+    ``on_request(message)``, which may be async: what it returns answers a backend's ``request()``; a
+    :class:`SendError` that it raises is what the backend gets. ``should_retry(code, reason)``: whether to dial again
+    after a close code from 3000 on that would be final. ``first_delay``, ``most_delay``: seconds before a dial, at
+    random up to this, twice as many after each failure.
     ``queue_messages``, ``queue_bytes``: how much may wait to be sent.
     """
 
@@ -113,6 +115,7 @@ class Client:
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         ssl_context: SSLContext | None = None,
         on_event: Callable[[Event], object] | None = None,
+        on_request: Callable[[Message], Any] | None = None,
         should_retry: Callable[[int, str], bool] | None = None,
         first_delay: float = FIRST_DELAY,
         most_delay: float = MOST_DELAY,
@@ -124,6 +127,7 @@ class Client:
         self._headers = list(headers.items() if isinstance(headers, Mapping) else headers)
         self._ssl_context = ssl_context
         self._on_event = on_event
+        self._on_request = on_request
         self._core = ClientCore(
             random.random,
             has_token=token is not None,
@@ -133,7 +137,7 @@ class Client:
             should_retry=should_retry,
         )
         self._idents = itertools.count(1)
-        self._unsettled: dict[int, asyncio.Future[None]] = {}
+        self._unsettled: dict[int, asyncio.Future[Message | None]] = {}
         self._inbox: deque[Message] = deque()
         self._inbox_bytes = 0
         self._is_paused = False
@@ -223,16 +227,28 @@ class Client:
         cancelled, a message that was never written is withdrawn; another may still be handled. Raises
         :class:`SendError` where the message is not handled, or nobody knows; RuntimeError before the client is started.
         """
-        if self._loop is None:
-            raise RuntimeError("the client is not started: use it in `async with`")
-        body = data if isinstance(data, str | bytes) else json.dumps(data, separators=(",", ":"), ensure_ascii=False)
         if volatile and self._socket is not None and self._socket.is_full:
             return
+        await self._send(data, room=room, volatile=volatile)
+
+    async def request(self, data: Any, *, room: str | None = None) -> Message:
+        """Ask the backend, and return its reply: what its ``on_request`` returns.
+
+        All else is as with :meth:`send`. Raises :class:`SendError` where there is no reply.
+        """
+        reply = await self._send(data, room=room, asks=True)
+        assert reply is not None
+        return reply
+
+    async def _send(self, data: Any, *, room: str | None, volatile: bool = False, asks: bool = False) -> Message | None:
+        if self._loop is None:
+            raise RuntimeError("the client is not started: use it in `async with`")
         ident = next(self._idents)
-        settled = self._unsettled[ident] = self._loop.create_future()
+        settled: asyncio.Future[Message | None] = self._loop.create_future()
+        self._unsettled[ident] = settled
         try:
-            self._do(self._core.send(ident, body, room=room, volatile=volatile))
-            await settled
+            self._do(self._core.send(ident, _body_of(data), room=room, volatile=volatile, asks=asks))
+            return await settled
         except asyncio.CancelledError:
             self._core.withdraw(ident)
             raise
@@ -333,6 +349,12 @@ class Client:
                         settled.set_exception(SendError(code, text))
                     else:
                         settled.set_result(None)
+            case actions.Replied(ident, body, number):
+                settled = self._unsettled.pop(ident, None)
+                if settled is not None and not settled.done():
+                    settled.set_result(_message(body, None, number))
+            case actions.Ask(body, number):
+                self._start(self._answer(_message(body, None, number), number))
             case actions.Dial(subprotocols):
                 self._abandon()
                 self._socket = Socket(self, is_paused=self._is_paused)
@@ -358,8 +380,7 @@ class Client:
             self._loop.call_soon(self._on_event, event)
 
     def _deliver(self, body: str | bytes, room: str | None, number: int | None) -> None:
-        at = time.time() if number is None else number / 1e6
-        self._inbox.append(Message(body, room, datetime.fromtimestamp(at, UTC)))
+        self._inbox.append(_message(body, room, number))
         self._inbox_bytes += len(body)
         if not self._is_paused and (len(self._inbox) >= INBOX_MESSAGES or self._inbox_bytes >= INBOX_BYTES):
             self._is_paused = True
@@ -396,6 +417,23 @@ class Client:
             self._loop.call_exception_handler({"message": "the token of a WebSocket client failed", "exception": error})
         self._do(self._core.token(told, self._now()))
 
+    async def _answer(self, message: Message, number: int) -> None:
+        """Have the user answer what the backend asks."""
+        assert self._loop is not None
+        if self._on_request is None:
+            self._do(self._core.answer(number, None, "not_supported", "this client answers no requests"))
+            return
+        body, code, text = None, "", ""
+        try:
+            given = self._on_request(message)
+            body = _body_of(await given if isawaitable(given) else given)
+        except SendError as error:
+            code, text = error.code, str(error)
+        except Exception as error:  # noqa: BLE001 - it is the user's
+            self._loop.call_exception_handler({"message": "a WebSocket client's on_request failed", "exception": error})
+            code, text = "failed", "the client could not answer"
+        self._do(self._core.answer(number, body, code, text))
+
     def on_message(self, message: str | bytes) -> None:
         """Take a message; for the socket."""
         self._do(self._core.received(message, self._now()))
@@ -404,6 +442,15 @@ class Client:
         """Hear that the socket is closed; for the socket."""
         self._socket = None
         self._do(self._core.closed(code, reason, self._now()))
+
+
+def _body_of(data: Any) -> str | bytes:
+    return data if isinstance(data, str | bytes) else json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+
+
+def _message(body: str | bytes, room: str | None, number: int | None) -> Message:
+    at = time.time() if number is None else number / 1e6
+    return Message(body, room, datetime.fromtimestamp(at, UTC))
 
 
 connect: Final = Client

@@ -54,7 +54,7 @@ class _Room:
     __slots__ = ("full", "presence", "waiting", "watchers")
 
     def __init__(self) -> None:
-        self.presence = RoomPresence()
+        self.presence = RoomPresence(int(time.time() * 1000))
         self.watchers: dict[SessionClient, None] = {}
         self.full: dict[int, bytes] = {}
         """The frame that tells all, while it is true, by the encoding of those who take it."""

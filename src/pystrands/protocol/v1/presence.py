@@ -4,7 +4,6 @@ A broker knows the members of its own, and what the others have told of theirs. 
 are gathered, and told as one: its version `v` is one more than the last one's.
 """
 
-import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -96,7 +95,7 @@ class RoomPresence:
 
     __slots__ = ("_clients", "_elsewhere", "_own", "_shown", "_users", "dirty", "info_bytes", "own_dirty", "v")
 
-    def __init__(self, version: int | None = None) -> None:
+    def __init__(self, version: int) -> None:
         self._clients: dict[int, _Member] = {}  # by their numbers
         self._users: dict[str, dict[int, _Member]] = {}  # the same, by user
         self._own: dict[str, Entry] = {}
@@ -106,7 +105,7 @@ class RoomPresence:
         """Users of whom something may have changed."""
         self.own_dirty: dict[str, None] = {}
         """Those of them of whom this broker has something new to tell; whoever tells the others clears it."""
-        self.v = int(time.time() * 1000) if version is None else version
+        self.v = version
         """The version of what is shown."""
         self.info_bytes = 0
 

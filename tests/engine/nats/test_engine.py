@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from pystrands.engine.base import Sink
 from pystrands.engine.nats.engine import NatsEngine
 from pystrands.engine.nats.options import NatsOptions
 from pystrands.engine.publication import Audience, Publication
+from pystrands.errors import ConfigError
 from tests.nats_server import NatsServer
 
 
@@ -54,6 +56,26 @@ async def engines(nats, *names, **options):
 
 async def until(condition):
     await testing.until(condition, 20)
+
+
+@pytest.mark.parametrize(
+    ("publish", "subscribe", "problem"),
+    [
+        ("ps.test.>", "ps.blue.>", "Permissions Violation for Subscription to"),
+        ("ps.blue.>", "ps.test.>", "Permissions Violation for Publish to"),
+    ],
+)
+async def test_cluster_rule_10_it_does_not_start_where_nats_denies_what_it_needs(publish, subscribe, problem):
+    """It would think that it is alone."""
+    permissions = f'{{publish: "{publish}", subscribe: "{subscribe}"}}'
+    users = f"{{user: a, password: s3cret}}, {{user: b, password: s3cret, permissions: {permissions}}}"
+    with NatsServer(config=f"authorization {{users: [{users}]}}") as server:
+        url = server.url.replace("//", "//b:s3cret@")
+        async with engine(SimpleNamespace(url=url.replace("b:", "a:")), "a"):
+            other = NatsEngine(NatsOptions(urls=(url,)), cluster="test", broker_id="b", counters={})
+            with pytest.raises(ConfigError, match=f"nats://127.0.0.1:{server.port} says: {problem}") as raised:
+                await asyncio.wait_for(other.start(Kept()), 20)
+            assert "it has to allow ps.CLUSTER.>" in str(raised.value) and "s3cret" not in str(raised.value)
 
 
 async def test_a_room_message_crosses_two_engines(nats):

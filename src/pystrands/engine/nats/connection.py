@@ -39,6 +39,11 @@ class NatsConnection(Transport):
         """
         await self._supervisor.start(timeout)
 
+    @property
+    def denied(self) -> "asyncio.Future[str]":
+        """Done, with what is the matter, when NATS does not let us publish or subscribe what we have to."""
+        return self._supervisor.denied
+
     async def stop(self) -> None:
         """Have what was sent arrive, and close: four seconds at most. The owner hears nothing more."""
         self._is_stopped = True

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Final
+from typing import Any, Final
 
 from pystrands.engine.base import Engine, Sink
 from pystrands.engine.cluster import Cluster
@@ -12,6 +12,7 @@ from pystrands.engine.nats.core import TICK, Core
 from pystrands.engine.nats.options import NatsOptions
 from pystrands.engine.nats.transport import Transport, TransportOwner
 from pystrands.engine.publication import Audience, Delivered, Publication
+from pystrands.errors import ConfigError
 
 __all__ = ["RING_BYTES", "NatsEngine"]
 
@@ -59,7 +60,8 @@ class NatsEngine(Engine):
         self._publisher = core.publisher
 
     def _connect(self, owner: TransportOwner) -> Transport:
-        return NatsConnection(self._options, self._loop, owner)
+        self._connection = NatsConnection(self._options, self._loop, owner)
+        return self._connection
 
     @property
     def cluster(self) -> Cluster:
@@ -67,16 +69,30 @@ class NatsEngine(Engine):
         return self._cluster
 
     async def start(self, sink: Sink) -> None:
-        """Connect, and return when all brokers that are there have answered; tries without end while NATS is away."""
+        """Connect, and return when all brokers that are there have answered; tries without end while NATS is away.
+
+        Raises ConfigError where NATS does not take our credentials, or does not allow what we have to do.
+        """
         self._sink = sink
         self._core.start(sink)
         self._tick()
         try:
-            await self._core.transport.start(0)
-            await self._ready.wait()
+            await self._connection.start(0)
+            await self._answered()
         except BaseException:
             await self.stop()
             raise
+
+    async def _answered(self) -> None:
+        """Wait until all have answered. Who is not allowed to ask would believe that nobody is there: ConfigError."""
+        ready = self._loop.create_task(self._ready.wait())
+        either: list[asyncio.Future[Any]] = [ready, self._connection.denied]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if not self._ready.is_set():
+            raise ConfigError("nats_url", self._connection.denied.result())
 
     async def stop(self) -> None:
         """Say goodbye to the other brokers, and close the connection to NATS."""

@@ -59,6 +59,8 @@ class Supervisor(NatsLinkOwner):
         self._first: asyncio.Future[None] = loop.create_future()
         self._said = ""
         self._complaints: dict[str, int] = {}
+        self.denied: asyncio.Future[str] = loop.create_future()
+        """Done, with what is the matter, when the server does not let us publish or subscribe what we have to."""
         self._has_warned = False
 
     # --- from start to stop ---
@@ -164,7 +166,11 @@ class Supervisor(NatsLinkOwner):
         if len(self._complaints) < _MOST_STANDBYS or count > 1:
             self._complaints[kind] = count
         level = logging.WARNING if count & (count - 1) == 0 else logging.DEBUG  # 1, 2, 4, 8 ...
-        advice = ": it has to allow ps.CLUSTER.>" if problem.lower().startswith("permissions") else ""
+        advice = ""
+        if problem.lower().startswith("permissions"):
+            advice = ": it has to allow ps.CLUSTER.>"
+            if not self.denied.done():
+                self.denied.set_result(f"{self._server} says: {problem}{advice}")
         logger.log(level, "NATS at %s says: %s (%d so far)%s", self._server, problem, count, advice)
 
     def link_lost(self, link: NatsLink) -> None:

@@ -7,7 +7,10 @@ import time
 import pytest
 
 from pystrands import Member, PyStrandsError, testing
+from pystrands.broker.bounds import Bounds
+from tests.bounded import BoundedBroker
 from tests.cluster.together import brokers
+from tests.inside import parts_of
 
 from .session_client import SessionClient
 from .test_users import Named, lose
@@ -77,9 +80,8 @@ async def test_promise_27_who_is_nobody_is_present_by_its_client_id():
         assert backend.errors == []
 
 
-async def test_promise_27_who_is_away_leaves_after_a_while_and_its_session_goes_on(monkeypatch):
-    async with testing.broker() as broker, testing.backend(broker, Greeting) as backend:
-        presence(broker)._grace = 0.3
+async def test_promise_27_who_is_away_leaves_after_a_while_and_its_session_goes_on():
+    async with BoundedBroker(Bounds(presence_grace=0.3)) as broker, testing.backend(broker, Greeting) as backend:
         async with (
             SessionClient(broker, "/?user=ada&device=desk") as ada,
             SessionClient(broker, "/?user=ben&device=desk") as ben,
@@ -192,11 +194,8 @@ async def test_who_leaves_a_room_sees_nobody_there_any_more_and_is_not_seen():
             await testing.until(lambda: ada.present(LOBBY) == {"ben": 1})
 
 
-async def test_what_is_told_has_bounds(monkeypatch):
-    from pystrands.protocol.v1 import presence as v1_presence
-
-    monkeypatch.setattr(v1_presence, "MAX_PRESENT", 2)
-    async with testing.broker() as broker, testing.backend(broker, Named) as backend:
+async def test_what_is_told_has_bounds():
+    async with BoundedBroker(Bounds(present=2)) as broker, testing.backend(broker, Named) as backend:
         async with (
             testing.connect(broker, "/?id=a"),
             testing.connect(broker, "/?id=b"),
@@ -221,11 +220,11 @@ async def test_a_room_that_nobody_is_present_in_takes_no_memory():
             await testing.until(lambda: ada.present(LOBBY) == {"ada": 1})
             assert presence(broker).held_bytes > 0
         await testing.until(lambda: backend.gone)
-        await testing.until(lambda: presence(broker).held_bytes == 0 and not presence(broker)._rooms)
+        await testing.until(lambda: len(presence(broker)) == 0)
 
 
 def presence(broker):
-    return broker._parts.rooms.presence
+    return parts_of(broker).rooms.presence
 
 
 # --- several brokers ---
@@ -258,8 +257,7 @@ async def test_promise_27_one_entry_over_all_brokers():
 
 
 async def test_promise_27_brokers_that_were_apart_tell_each_other_when_they_are_back():
-    async with brokers(2) as (one, two):
-        shared(one)._renew = shared(two)._renew = 0.2
+    async with brokers(2, bounds=Bounds(presence_renewal=0.2)) as (one, two):
         async with (
             testing.backend(one, Greeting) as here,
             testing.backend(two, Greeting) as there,
@@ -286,8 +284,7 @@ async def test_promise_27_brokers_that_were_apart_tell_each_other_when_they_are_
 
 
 async def test_promise_27_who_was_present_at_a_broker_that_is_gone_leaves_later():
-    async with brokers(1) as (one,):
-        shared(one)._grace = 0.3
+    async with brokers(1, bounds=Bounds(presence_grace=0.3)) as (one,):
         together = one.engine.together
         async with testing.backend(one, Greeting), SessionClient(one, "/?user=ada&device=desk") as ada:
             ada.watch(LOBBY)
@@ -303,7 +300,3 @@ async def test_promise_27_who_was_present_at_a_broker_that_is_gone_leaves_later(
                     await testing.until(lambda: ada.present(LOBBY) == {"ada": 1})
                     together.mend()
                     await testing.until(lambda: ada.present(LOBBY) == {"ada": 1, "ben": 1})
-
-
-def shared(broker):
-    return presence(broker).elsewhere

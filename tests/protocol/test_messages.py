@@ -146,7 +146,7 @@ def test_malformed_commands(line):
 
 
 def test_unknown_actions_and_params_are_ignored():
-    assert COMMANDS.decode(b'{"action":"presence","params":{"who":1}}') is None
+    assert COMMANDS.decode(b'{"action":"invented","params":{"who":1}}') is None
     assert EVENTS.decode(b'{"action":"broadcast","params":{"message":"x"}}') is None
     known = COMMANDS.decode(b'{"action":"broadcast","new":1,"params":{"message":"x","ttl":3}}')
     assert known.params.message == "x"

@@ -26,6 +26,12 @@ class Bounds:
     """For the TLS handshake of a backend."""
     watched_rooms: int = 1000
     """That one tool may watch."""
+    presence_grace: float = 15.0
+    """For which a client that is away, or was at a broker that is gone, is present (promise 27)."""
+    presence_renewal: float = 10.0
+    """After which other brokers are told again in which rooms somebody wants to know who is present."""
+    present: int = 1000
+    """Clients of one broker that may be present in one room: each of its members gets all of them."""
 
 
 BOUNDS: Final = Bounds()

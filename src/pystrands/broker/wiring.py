@@ -160,7 +160,7 @@ def make_parts(given: Given) -> BrokerParts:
     rings = Rings(numbers, config.history_bytes, config.client_resume_window)
     numbered = NumberedFrames(outbox, rings, numbers, counters, meter)
     users = Users(given.engine.subscribe_user, given.engine.unsubscribe_user)
-    presence = Presence(outbox, loop, meter)
+    presence = Presence(outbox, loop, meter, bounds=given.bounds)
     rooms = Rooms(
         outbox,
         given.engine.subscribe,
@@ -208,7 +208,7 @@ def make_parts(given: Given) -> BrokerParts:
     clients = ClientCommands(rooms, meter, router.client_sessions.requests)
     others = None if cluster is None else OtherBrokers(cluster, counters, given.bounds)
     commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others)
-    shared = None if cluster is None else SharedPresence(given.broker_id, cluster, presence, loop)
+    shared = None if cluster is None else SharedPresence(given.broker_id, cluster, presence, loop, given.bounds)
     greeting = _greeting(given)
     lifecycle = SessionLifecycle(
         sessions,

@@ -7,17 +7,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from pystrands.broker.bounds import BOUNDS, Bounds
 from pystrands.broker.fanout.outbox import Outbox
 from pystrands.broker.hub.client import ConnectedClient, SessionClient
 from pystrands.broker.meter import Meter
 from pystrands.broker.ws.frames import text_frame
 from pystrands.protocol.v1.envelope import json_text
-from pystrands.protocol.v1.presence import MAX_INFO, MAX_PRESENT, Change, Entry, RoomPresence
+from pystrands.protocol.v1.presence import MAX_INFO, Change, Entry, RoomPresence
 
-__all__ = ["GRACE", "Presence", "PresenceElsewhere"]
+__all__ = ["Presence", "PresenceElsewhere"]
 
-GRACE: Final = 15.0
-"""Seconds for which a client that is away is present (promise 27)."""
 _BATCH: Final = 0.2
 """Seconds for which changes are gathered."""
 _ENTRY_BYTES: Final = 600
@@ -53,8 +52,8 @@ class _Room:
 
     __slots__ = ("full", "presence", "waiting", "watchers")
 
-    def __init__(self) -> None:
-        self.presence = RoomPresence(int(time.time() * 1000))
+    def __init__(self, version: int, most: int) -> None:
+        self.presence = RoomPresence(version, most)
         self.watchers: dict[SessionClient, None] = {}
         self.full: dict[int, bytes] = {}
         """The frame that tells all, while it is true, by the encoding of those who take it."""
@@ -70,20 +69,25 @@ class Presence:
         loop: asyncio.AbstractEventLoop,
         meter: Meter,
         *,
-        grace: float = GRACE,
+        bounds: Bounds = BOUNDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.elsewhere: PresenceElsewhere | None = None
         self._outbox = outbox
         self._loop = loop
         self._meter = meter
-        self._grace = grace
+        self._grace = bounds.presence_grace
+        self._most = bounds.present
         self._clock = clock
         self._rooms: dict[str, _Room] = {}
         self._dirty: dict[str, None] = {}
         self._away: OrderedDict[SessionClient, float] = OrderedDict()  # until when they are present, the first first
         self._timer: asyncio.TimerHandle | None = None
         self._away_timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """How many rooms there are."""
+        return len(self._rooms)
 
     @property
     def held_bytes(self) -> int:
@@ -110,7 +114,7 @@ class Presence:
             return f"what is told of somebody present may have {MAX_INFO} bytes as JSON, and this has {len(info)}"
         room = self._room(room_id)
         if not room.presence.enter(client.number, _user_of(client), info, self._clock(), time.time_ns()):
-            return f"{MAX_PRESENT} clients of this broker are present in that room, and no more may be"
+            return f"{self._most} clients of this broker are present in that room, and no more may be"
         self._meter.grown += len(info) + _ENTRY_BYTES
         if isinstance(client, SessionClient) and client.state.is_suspended and client not in self._away:
             room.presence.set_away(client.number, True, self._clock())
@@ -244,7 +248,7 @@ class Presence:
     def _room(self, room_id: str) -> _Room:
         room = self._rooms.get(room_id)
         if room is None:
-            room = self._rooms[room_id] = _Room()
+            room = self._rooms[room_id] = _Room(int(self._clock() * 1000), self._most)
         return room
 
     def _changed(self, room_id: str) -> None:

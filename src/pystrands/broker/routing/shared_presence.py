@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from pystrands.broker.hub.presence import GRACE, Presence, PresenceElsewhere
+from pystrands.broker.bounds import BOUNDS, Bounds
+from pystrands.broker.hub.presence import Presence, PresenceElsewhere
 from pystrands.broker.routing.questions import (
     PresenceChange,
     PresenceChanged,
@@ -24,12 +25,8 @@ from pystrands.protocol.v1.presence import RoomPresence
 
 __all__ = ["SharedPresence"]
 
-_PATIENCE: Final = 7.0
-"""Seconds for others to answer."""
-_RENEW: Final = 10.0
-"""Seconds after which it is said again who wants to know what."""
-_LEASE: Final = 35.0
-"""Seconds for which others take that to be so."""
+_LEASE: Final = 3.5
+"""Of the time after which it is said again who wants to know what, for how long others take it to be so."""
 _ROOMS: Final = 50
 """Rooms in one question."""
 _CHANGE_BYTES: Final = 131_072
@@ -45,16 +42,15 @@ class SharedPresence(PresenceElsewhere):
         cluster: Cluster,
         presence: Presence,
         loop: asyncio.AbstractEventLoop,
-        *,
-        renew: float = _RENEW,
-        grace: float = GRACE,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         self._broker_id = broker_id
         self._cluster = cluster
         self._presence = presence
         self._loop = loop
-        self._renew = renew
-        self._grace = grace
+        self._renewal = bounds.presence_renewal
+        self._grace = bounds.presence_grace
+        self._patience = bounds.others
         self._watched: dict[str, dict[str, int]] = {}  # by room, by broker: the number of the last change
         self._wanted: dict[str, dict[str, float]] = {}  # by room: which brokers want to know, until when
         self._numbers: dict[str, int] = {}  # by room: that of this broker's last change
@@ -98,7 +94,7 @@ class SharedPresence(PresenceElsewhere):
             ) -> None:
                 self._on_states(some, answers, is_full=is_full)
 
-            self._cluster.survey(encode(WatchPresence(self._broker_id, some, is_full)), _PATIENCE, surveyed)
+            self._cluster.survey(encode(WatchPresence(self._broker_id, some, is_full)), self._patience, surveyed)
 
     def _on_states(self, rooms: Sequence[str], answers: Sequence[tuple[str, bytes]], *, is_full: bool) -> None:
         missed: dict[str, None] = {}
@@ -152,7 +148,7 @@ class SharedPresence(PresenceElsewhere):
 
     def on_watch(self, asked: WatchPresence) -> PresenceStates:
         """Another broker wants to know of rooms: tell it who is there."""
-        until = self._loop.time() + _LEASE
+        until = self._loop.time() + _LEASE * self._renewal
         states: dict[str, PresenceState] = {}
         for room_id in asked.rooms:
             self._wanted.setdefault(room_id, {})[asked.broker_id] = until
@@ -191,7 +187,7 @@ class SharedPresence(PresenceElsewhere):
 
     def _say(self, changes: list[PresenceChange]) -> None:
         if changes:
-            self._cluster.survey(encode(PresenceChanged(self._broker_id, changes)), _PATIENCE, _nothing)
+            self._cluster.survey(encode(PresenceChanged(self._broker_id, changes)), self._patience, _nothing)
 
     def _is_wanted(self, room_id: str) -> bool:
         wanted = self._wanted.get(room_id)
@@ -219,7 +215,7 @@ class SharedPresence(PresenceElsewhere):
 
     def _keep_time(self) -> None:
         if self._timer is None:
-            self._timer = self._loop.call_later(self._renew, self._on_time)
+            self._timer = self._loop.call_later(self._renewal, self._on_time)
 
     def _on_time(self) -> None:
         """Say again who wants to know here, and forget who wants to know no more elsewhere."""

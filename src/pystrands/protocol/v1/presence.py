@@ -10,10 +10,8 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-__all__ = ["MAX_INFO", "MAX_PRESENT", "Change", "Entry", "RoomPresence", "Shown", "merged", "shown_as"]
+__all__ = ["MAX_INFO", "Change", "Entry", "RoomPresence", "Shown", "merged", "shown_as"]
 
-MAX_PRESENT: Final = 1000
-"""Clients of one broker that may be present in a room: each of its members gets all of them."""
 MAX_INFO: Final = 1024
 """Bytes of JSON that may be told of one."""
 
@@ -64,7 +62,7 @@ def merged(entries: Iterable[Entry]) -> Entry | None:
         if found is None:
             found = entry
             continue
-        newest = entry if entry.stamp > found.stamp else found
+        newest = max(found, entry, key=_word_of)
         found = Entry(
             entry.user,
             newest.info,
@@ -91,11 +89,13 @@ class RoomPresence:
     """The presence of one room, at one broker.
 
     ``version``: what the first versions come after; no two objects that are for one room may tell of the same.
+    ``most``: how many clients of this broker may be present.
     """
 
-    __slots__ = ("_clients", "_elsewhere", "_own", "_shown", "_users", "dirty", "info_bytes", "own_dirty", "v")
+    __slots__ = ("_clients", "_elsewhere", "_most", "_own", "_shown", "_users", "dirty", "info_bytes", "own_dirty", "v")
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, most: int) -> None:
+        self._most = most
         self._clients: dict[int, _Member] = {}  # by their numbers
         self._users: dict[str, dict[int, _Member]] = {}  # the same, by user
         self._own: dict[str, Entry] = {}
@@ -138,7 +138,7 @@ class RoomPresence:
         """Have a client be present, or change what is told of it; False where there are too many."""
         member = self._clients.get(client)
         if member is None:
-            if len(self._clients) >= MAX_PRESENT:
+            if len(self._clients) >= self._most:
                 return False
             member = self._clients[client] = _Member(user, info, stamp)
             self._users.setdefault(user, {})[client] = member
@@ -177,7 +177,7 @@ class RoomPresence:
         if not members:
             self._own.pop(user, None)
             return
-        newest = max(members, key=_stamp_of)
+        newest = max(members, key=_word_of)
         before = self._own.get(user)
         since = now if before is None else before.since
         self._own[user] = Entry(user, Raw(newest.info), len(members), since, newest.stamp)
@@ -244,5 +244,6 @@ class RoomPresence:
         self._shown[user] = now
 
 
-def _stamp_of(member: _Member) -> int:
-    return member.stamp
+def _word_of(told: Entry | _Member) -> tuple[int, bytes]:
+    """Return what says which of two was said last, the same at all brokers."""
+    return told.stamp, bytes(told.info)

@@ -248,6 +248,11 @@ class TogetherCluster(Cluster):
                 mine.loop.call_soon(ask, other)
         mine.loop.call_later(timeout, tell)
 
+    def tell(self, room_id, told):
+        mine = self._engine
+        for other in mine.together.others(mine):
+            mine.loop.call_soon(other.node.on_told, room_id, told)
+
     def confirm(self, timeout, confirmed):
         mine, elsewhere = self._engine, self._engine.last
         if mine.is_cut:

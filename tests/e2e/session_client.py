@@ -34,6 +34,7 @@ class SessionClient:
         """What answers questions; without it they are only noted."""
         self.resumed: list[actions.Resumed] = []
         self.states: list[actions.StateChanged] = []
+        self.signals: list[actions.Signal] = []
         self.presence: list[actions.PresenceChanged] = []
         self.moves: list[actions.Joined | actions.Left] = []
         self.frames: list[str | bytes] = []
@@ -83,6 +84,10 @@ class SessionClient:
         if ident in self.settled:
             raise RequestFailed(self.settled[ident], self.reasons[ident])
         return self.replies[ident]
+
+    def signal(self, room: str, name: str, body: str | bytes) -> None:
+        """Say something to the other members of a room."""
+        self.do(self.core.signal(room, name, body))
 
     def watch(self, room: str) -> None:
         """Want to know who is present in a room."""
@@ -165,6 +170,8 @@ class SessionClient:
             self.resumed.append(action)
         elif isinstance(action, actions.StateChanged):
             self.states.append(action)
+        elif isinstance(action, actions.Signal):
+            self.signals.append(action)
         elif isinstance(action, actions.PresenceChanged):
             self.presence.append(action)
         else:

@@ -33,6 +33,9 @@ window.ready = true;
 </script>"""
 
 
+OTHER = "window.other = connect('/room'); return other.ready().then(() => null)"
+
+
 class Backend(AsyncPyStrandsClient):
     """Notes what comes."""
 
@@ -135,6 +138,25 @@ async def test_a_page_sees_who_is_present(page):
     await tab.until("room.presence.size === 1")
     assert await tab.value("changes.flatMap(({ joined }) => joined).length") == 2
     assert await tab.value("changes.flatMap(({ left }) => left.map(({ info }) => info.name))") == ["changed"]
+
+
+async def test_pages_hear_each_others_signals(page):
+    tab, backend, proxy = page
+    me = backend.client_id
+    other = await tab.value(f"import('/pystrands.js').then(({{ connect }}) => {{ {OTHER} }})")
+    assert other is None
+    await testing.until(lambda: backend.client_id != me)
+    await backend.join_room(backend.client_id, "/room", signals=True)
+    await tab.value("(window.heard = [], client.room('/room').on('signal', (signal) => heard.push(signal)), 0)")
+    await tab.value("(other.room('/room').signal('cursor', { x: 1 }), client.room('/room').signal('refused'), 0)")
+    await tab.until("heard.length === 1")
+    assert await tab.value("[heard[0].name, heard[0].from, heard[0].message.json().x]") == [
+        "cursor",
+        backend.client_id,
+        1,
+    ]
+    await tab.value("(other.close(), 0)")
+    assert proxy.is_open
 
 
 async def test_leaving_a_page_for_good_ends_the_session(page):

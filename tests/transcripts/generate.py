@@ -45,6 +45,10 @@ def token(value):
     return {"event": "token", "token": value}
 
 
+def signal(room, name, body):
+    return {"event": "signal", "room": room, "name": name, "body": body}
+
+
 def watch(room):
     return {"event": "watch", "room": room}
 
@@ -60,6 +64,23 @@ def member(user, info=None, connections=1):
 
 # For each name: the options, and (time, event) in order.
 SCENARIOS = {
+    "signals": (
+        {},
+        [
+            (0, START),
+            (0, signal("/", "x", "too early")),
+            (0, welcome()),
+            (0, signal("/", "x", "hello")),
+            (0, signal("/", "y", {"base64": "AP8="})),
+            (0, signal("b", "x", "not there")),
+            (0, signal("/", "x", "x" * 1001)),
+            (1, received('{"t":"signal","r":"/","e":"x","from":"ada"}\nhello\nyou')),
+            (1, received({"base64": "eyJ0Ijoic2lnbmFsIiwiciI6Ii8iLCJlIjoieSIsImZyb20iOiJhZGEifQoA/w=="})),
+            (1, received('{"t":"signal","r":"/","e":"x","from":"ada"}')),
+            (2, closed()),
+            (2, signal("/", "x", "while away")),
+        ],
+    ),
     "presence": (
         {},
         [

@@ -25,6 +25,7 @@ _NAMES = {
     actions.Joined: "joined",
     actions.Left: "left",
     actions.PresenceChanged: "presence",
+    actions.Signal: "signal",
     actions.Settle: "settle",
     actions.StateChanged: "state",
     actions.Resumed: "resumed",
@@ -78,6 +79,8 @@ def happen(core, event, now):
     if kind == "withdraw":
         core.withdraw(event["ident"])
         return []
+    if kind == "signal":
+        return core.signal(event["room"], event["name"], from_data(event["body"]))
     if kind == "watch":
         return core.watch(event["room"])
     if kind == "tick":

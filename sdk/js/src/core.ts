@@ -23,6 +23,7 @@ export type Action =
   | { do: "ask"; body: Data; number: number }
   | { do: "joined"; room: string }
   | { do: "left"; room: string; why: string }
+  | { do: "signal"; room: string; name: string; sender: string; body: Data }
   | { do: "presence"; room: string; joined: Member[]; left: Member[]; updated: Member[] }
   | { do: "settle"; ident: number; code: string; text: string }
   | { do: "state"; state: State; code: number; reason: string; retry_in: number }
@@ -78,6 +79,8 @@ interface Header {
   why?: string;
   retry?: [number, number] | null;
   v?: number;
+  e?: string;
+  from?: string;
   id?: string;
   expires?: number | null;
 }
@@ -155,7 +158,7 @@ function check(header: Record<string, unknown>, types: Record<string, string>, r
 function readHeader(header: Record<string, unknown>): Header {
   check(header, {
     n: "?int", r: "?string", b: "int", re: "int", err: "?object", q: "int", t: "string", done: "int", why: "string",
-    retry: "?object", v: "int", id: "string", expires: "?number",
+    retry: "?object", v: "int", e: "string", from: "string", id: "string", expires: "?number",
   });
   if (header.err) check(header.err as Record<string, unknown>, { code: "string", message: "string" });
   const { n, retry } = header as Header;
@@ -542,7 +545,7 @@ export class Core {
 
   // Frames.
 
-  #handle({ t = "", r = null, done = -1, re = 0, err, why = "", retry, q = 0, v = 0 }: Header, body: Data | null, n: number | null) {
+  #handle({ t = "", r = null, done = -1, re = 0, err, why = "", retry, q = 0, v = 0, e = "", from = "" }: Header, body: Data | null, n: number | null) {
     if (done >= 0) {
       this.#done = Math.max(this.#done, done);
       if (!this.#isReplaying) this.#settle(false);
@@ -565,6 +568,8 @@ export class Core {
     } else if (t === "left" && r !== null) {
       this.rooms.delete(r);
       this.#put({ do: "left", room: r, why }, ...this.presence.left(r));
+    } else if (t === "signal" && r !== null && body !== null) {
+      this.#put({ do: "signal", room: r, name: e, sender: from, body });
     } else if (t === "presence" && r !== null) {
       this.#put(...this.presence.told(r, v, body));
     } else if (t === "gap") {
@@ -647,6 +652,14 @@ export class Core {
       const err = code ? { code, message: text } : undefined;
       this.#outbox.add({ ident: NOBODYS, body: code ? null : body, re: number, err, size });
       this.#flush();
+    }
+    return this.#take();
+  }
+
+  /** Say something to the other members of a room, now or never. */
+  signal(room: string, name: string, body: Data): Action[] {
+    if (this.state === "open" && this.rooms.has(room) && sizeOf(body) <= this.max) {
+      this.#write(join({ t: "signal", r: room, e: name }, body));
     }
     return this.#take();
   }

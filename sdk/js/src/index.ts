@@ -142,7 +142,13 @@ export class Room {
   get presence(): ReadonlyMap<string, Member> {
     return this.#client.watch(this.id);
   }
+  /** Say something to the other members, past the backend, which has to allow it; who is not there now misses it. */
+  signal(name: string, data: Sendable = ""): void {
+    this.#client.signalTo(this.id, name, data);
+  }
   on(name: "message", listener: (message: Message) => void): Off;
+  /** `from` is the sender's user, or its id where it has none. */
+  on(name: "signal", listener: (signal: { name: string; from: string; message: Message }) => void): Off;
   on(name: "gap" | "joined", listener: () => void): Off;
   on(name: "left", listener: (event: { why: string }) => void): Off;
   /** From the first listener on, or the first look at `presence`, it is kept up to date. */
@@ -253,6 +259,11 @@ export class Client {
   }
 
   /** @internal */
+  signalTo(room: string, name: string, data: Sendable): void {
+    this.#do(this.#core.signal(room, name, dataOf(data)));
+  }
+
+  /** @internal */
   watch(room: string): ReadonlyMap<string, Member> {
     this.#do(this.#core.watch(room));
     return this.#core.presence.members(room);
@@ -356,6 +367,11 @@ export class Client {
       case "left":
         this.#rooms.get(action.room)?.listeners.emit("left", { why: action.why });
         break;
+      case "signal": {
+        const { room, name, sender: from, body } = action;
+        this.#rooms.get(room)?.listeners.emit("signal", { name, from, message: messageOf({ body, room, number: null }) });
+        break;
+      }
       case "presence": {
         const { room, joined, left, updated } = action;
         this.#rooms.get(room)?.listeners.emit("presence", { joined, left, updated });

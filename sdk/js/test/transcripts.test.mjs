@@ -17,6 +17,7 @@ function happen(core, { now, ...event }) {
     case "send": return core.send(event.ident, fromData(event.body), event);
     case "answer": return core.answer(event.number, fromData(event.body), event.code, event.text);
     case "withdraw": core.withdraw(event.ident); return [];
+    case "signal": return core.signal(event.room, event.name, fromData(event.body));
     case "watch": return core.watch(event.room);
     case "tick": return core.tick(now);
     case "wake": return core.wake(now, event.is_online);

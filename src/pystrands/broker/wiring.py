@@ -206,6 +206,8 @@ def make_parts(given: Given) -> BrokerParts:
         given.broker_id, rooms, sessions, queue, counters, loop.time, cluster, config.cluster, given.ports
     )
     clients = ClientCommands(rooms, meter, router.client_sessions.requests)
+    if cluster is not None:
+        router.client_sessions.signals.tell = cluster.tell
     others = None if cluster is None else OtherBrokers(cluster, counters, given.bounds)
     commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others)
     shared = None if cluster is None else SharedPresence(given.broker_id, cluster, presence, loop, given.bounds)
@@ -267,6 +269,7 @@ def make_parts(given: Given) -> BrokerParts:
             lifecycle.peers_changed,
             presence,
             shared,
+            router.client_sessions.signals,
         ),
         others=others,
     )

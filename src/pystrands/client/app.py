@@ -424,20 +424,25 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
 
     # -- rooms and clients
 
-    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> BoolOrAwaitable:
+    def join_room(
+        self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT, signals: bool = False
+    ) -> BoolOrAwaitable:
         """Put a client into one more room; return whether the client existed.
 
         Await it in async functions; call it directly in plain ones.
 
         ``client_id``, ``room_id`` (str): who, and where to. ``timeout`` (seconds): how long to wait for the broker's
-        answer.
+        answer. ``signals``: a client of `pystrands.v1` may send signals there, until it leaves; one that is in the room
+        already may from now on.
 
         Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
         Raises TypeError on an id that is no str, ValueError on a room's name that is too long, and PyStrandsError, with
         what to do, when the client is in as many rooms as it may be.
         """
-        return self.__calls.do(self.__core.found, requests.join_room(client_id, room_id, self.__core.broker), timeout)
+        return self.__calls.do(
+            self.__core.found, requests.join_room(client_id, room_id, self.__core.broker, signals), timeout
+        )
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> BoolOrAwaitable:
         """Take a client out of a room; return whether the client existed.

@@ -363,11 +363,14 @@ class AsyncPyStrandsClient(BaseClient):
 
     # -- rooms and clients
 
-    async def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
+    async def join_room(
+        self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT, signals: bool = False
+    ) -> bool:
         """Put a client into one more room; return whether the client existed.
 
         ``client_id``, ``room_id`` (str): who, and where to. ``timeout`` (seconds): how long to wait for the broker's
-        answer.
+        answer. ``signals``: a client of `pystrands.v1` may send signals there, until it leaves; one that is in the room
+        already may from now on.
 
         Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
@@ -375,7 +378,7 @@ class AsyncPyStrandsClient(BaseClient):
         what to do, when the client is in as many rooms as it may be. Raises RuntimeError on another event loop than the
         client's.
         """
-        return await self.__core.found(requests.join_room(client_id, room_id, self.__core.broker), timeout)
+        return await self.__core.found(requests.join_room(client_id, room_id, self.__core.broker, signals), timeout)
 
     async def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Take a client out of a room; return whether the client existed.

@@ -314,11 +314,12 @@ def result_error(params: ResultParams) -> Exception:
     return TimeoutError(text) if code == "timeout" else RequestFailed(code, text)
 
 
-def join_room(client_id: Any, room_id: Any, broker: BrokerInfo | None) -> Encode:
+def join_room(client_id: Any, room_id: Any, broker: BrokerInfo | None, signals: bool = False) -> Encode:
     """Return what puts a client into a room. Raises TypeError on what is no str, ValueError on what is too long."""
     check_id("room_id", room_id)
     check_length("room_id", room_id, broker)
-    return _request("join_room", {"client_id": client_id, "room_id": room_id})
+    params = {"client_id": client_id, "room_id": room_id}
+    return _request("join_room", {**params, "signals": True} if signals else params)
 
 
 def leave_room(client_id: Any, room_id: Any) -> Encode:

@@ -367,11 +367,14 @@ class PyStrandsClient(BaseClient, ThreadOptions):
 
     # -- rooms and clients
 
-    def join_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:
+    def join_room(
+        self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT, signals: bool = False
+    ) -> bool:
         """Put a client into one more room; return whether the client existed.
 
         ``client_id``, ``room_id`` (str): who, and where to. ``timeout`` (seconds): how long to wait for the broker's
-        answer.
+        answer. ``signals``: a client of `pystrands.v1` may send signals there, until it leaves; one that is in the room
+        already may from now on.
 
         Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
         answer in time (what was asked for may still be done), OutcomeUnknown when the broker was replaced meanwhile.
@@ -379,7 +382,7 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         what to do, when the client is in as many rooms as it may be.
         """
         return self.__runs.ask(
-            lambda core: core.found, requests.join_room(client_id, room_id, self.__runs.broker), timeout
+            lambda core: core.found, requests.join_room(client_id, room_id, self.__runs.broker, signals), timeout
         )
 
     def leave_room(self, client_id: str, room_id: str, *, timeout: float = REQUEST_TIMEOUT) -> bool:

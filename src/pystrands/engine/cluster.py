@@ -67,6 +67,9 @@ class Node(ABC):
         Where there is none, ``released`` is called at once.
         """
 
+    def on_told(self, room_id: str, told: bytes) -> None:  # noqa: B027 - for who wants to hear it
+        """Take ``told``, what another broker tells those that have clients in ``room_id``, by :meth:`Cluster.tell`."""
+
     @abstractmethod
     def on_peers(self, peers: Sequence[Peer]) -> None:
         """Take ``peers`` for the other brokers from now on; called after each change."""
@@ -148,6 +151,9 @@ class Cluster(ABC):
         Those that die meanwhile are not waited for, others ``timeout`` seconds. Equal questions at once are one. Where
         there is no other broker ``surveyed`` is called before this returns.
         """
+
+    def tell(self, room_id: str, told: bytes) -> None:  # noqa: B027 - engines that can't tell nobody
+        """Tell ``told`` to all other brokers that have clients in ``room_id``: now or never, before or after messages."""
 
     @abstractmethod
     def confirm(self, timeout: float, confirmed: Confirmed) -> None:

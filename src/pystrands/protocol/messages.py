@@ -728,10 +728,11 @@ class RequestClient(Struct, tag="request_client", tag_field="action"):
 
 
 class MembershipParams(Struct):
-    """Which client, and which room."""
+    """Which client, and which room; ``signals``: that who joins may send signals there."""
 
     client_id: str
     room_id: str
+    signals: bool = False
 
 
 class JoinRoom(Struct, tag="join_room", tag_field="action"):

@@ -108,6 +108,9 @@ class ConnectedClient(ClientStream):
 
     def left(self, room_id: str) -> None:
         """Note that it is in a room no more."""
+        self._has_left(room_id)
+
+    def _has_left(self, room_id: str) -> None:
         self._rooms_size -= json_size(room_id)
         self._changed()
 
@@ -154,6 +157,7 @@ class SessionClient(ConnectedClient):
         "is_telling",
         "is_welcome",
         "position",
+        "signals",
         "state",
         "told_gaps",
         "told_suspended",
@@ -186,6 +190,8 @@ class SessionClient(ConnectedClient):
         self.position = 0
         """Up to which number it was sent what it had missed."""
         self.told_gaps: set[str | None] | None = None
+        self.signals: set[str] | None = None
+        """The rooms in which it may send signals."""
         self.end: tuple[int, str] | None = None
         """Why it has ended, where that was while it was away."""
 
@@ -209,6 +215,12 @@ class SessionClient(ConnectedClient):
             self.connection.close(code, reason)
         elif code != TOKEN_EXPIRED:
             self._ender.end(self, code, reason)
+
+    def left(self, room_id: str) -> None:
+        """Note that it is in a room no more, nor may send signals there."""
+        if self.signals is not None:
+            self.signals.discard(room_id)
+        self._has_left(room_id)
 
     def replaced(self, reason: str) -> None:
         """End the session: the client must not come back, and take the id in its turn (promise 21)."""

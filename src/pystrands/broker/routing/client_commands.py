@@ -5,7 +5,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient
+from pystrands.broker.hub.client import ROOM_BYTES, ConnectedClient, SessionClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.meter import Meter
 from pystrands.broker.routing.client_requests import Answered, ClientRequests
@@ -51,7 +51,7 @@ class ClientCommands:
         if client is None:
             return {"found": False}
         if isinstance(command, JoinRoom):
-            problem = self._join(client, command.params.room_id)
+            problem = self._join(client, command.params.room_id, signals=command.params.signals)
         elif isinstance(command, LeaveRoom):
             self._rooms.leave(client, command.params.room_id)
             problem = ""
@@ -73,11 +73,15 @@ class ClientCommands:
             client.close(params.code, params.reason)
         return {"matched": len(clients)}
 
-    def _join(self, client: ConnectedClient, room_id: str) -> str:
+    def _join(self, client: ConnectedClient, room_id: str, *, signals: bool) -> str:
         problem = self._rooms.join_problem(client, room_id)
         if not problem:
             self._rooms.join(client, room_id)
             self._meter.grown += ROOM_BYTES
+            if signals and isinstance(client, SessionClient):
+                if client.signals is None:
+                    client.signals = set()
+                client.signals.add(room_id)
         return problem
 
     def _set_presence(self, client: ConnectedClient, room_id: str, info: bytes) -> str:

@@ -18,6 +18,7 @@ from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.client_requests import ClientRequests, failure_header
 from pystrands.broker.routing.client_tokens import ClientTokens
 from pystrands.broker.routing.connection_requests import ConnectionRequests
+from pystrands.broker.routing.signals import Signals
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.frames import text_frame
 from pystrands.broker.ws.incoming import IncomingFrames
@@ -118,6 +119,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         self._rooms = rooms
         self._numbered = rooms.numbered
         self._outbox = rooms.outbox
+        self.signals = Signals(rooms)
         self._requests = connection_requests
         self._expiries = expiries
         self._loop = loop
@@ -397,6 +399,9 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         elif read.t == "presence":
             if self._rooms.presence is not None and read.r is not None and self._is_member(client, read.r):
                 self._rooms.presence.watch(client, read.r, read.v)
+        elif read.t == "signal":
+            if read.r is not None and body is not None:
+                self.signals.take(client, read.r, read.e, body)
         elif read.v and not read.t and body is not None and self._is_member(client, read.r):
             event = NumberedEvent(client, self._owner.new_event_number(), body, len(body), 0, "", read.r)
             self._owner.session_message(ws, event)

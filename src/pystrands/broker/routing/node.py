@@ -24,6 +24,7 @@ from pystrands.broker.routing.questions import (
     read_question,
 )
 from pystrands.broker.routing.shared_presence import SharedPresence
+from pystrands.broker.routing.signals import Signals
 from pystrands.engine.cluster import Claimed, Node, Peer, Reply
 from pystrands.protocol import wire
 from pystrands.protocol.messages import NOT_KNOWN, DisconnectUser, DisconnectUserParams, RequestClient
@@ -51,6 +52,7 @@ class BrokerNode(Node):
         peers_changed: Callable[[Sequence[Peer]], None],
         presence: Presence,
         shared: SharedPresence,
+        signals: Signals,
     ) -> None:
         self.broker_id = broker_id
         self._rooms = rooms
@@ -61,6 +63,7 @@ class BrokerNode(Node):
         self._peers_changed = peers_changed
         self._presence = presence
         self._shared = shared
+        self._signals = signals
         self._closed_users: dict[str, dict[str, Any]] = {}  # what became of questions, by their names
 
     def on_question(self, question: bytes, reply: Reply) -> None:
@@ -126,6 +129,10 @@ class BrokerNode(Node):
     def on_claim(self, client_id: str, released: Claimed) -> None:
         """Close the client whose id is taken."""
         self._claimed_ids.on_claim(client_id, released)
+
+    def on_told(self, room_id: str, told: bytes) -> None:
+        """Pass a signal on to the clients in a room."""
+        self._signals.on_told(room_id, told)
 
     def on_peers(self, peers: Sequence[Peer]) -> None:
         """Tell the backends."""

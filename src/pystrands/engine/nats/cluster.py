@@ -95,6 +95,10 @@ class NatsCluster(Cluster):
         if core.surveys.ask(question, timeout, surveyed, core.now()):
             core.soon()
 
+    def tell(self, room_id: str, told: bytes) -> None:
+        """Tell all other brokers that have clients in a room, now or never."""
+        self._core.tell(room_id, told)
+
     def confirm(self, timeout: float, confirmed: Confirmed) -> None:
         """Ask the others what became of the publication that was published last."""
         core = self._core

@@ -86,6 +86,12 @@ class Core(TransportOwner, MembershipOwner):
     def _get_node(self) -> Node | None:
         return self.node
 
+    def tell(self, room_id: str, told: bytes) -> None:
+        """Tell those that have clients in a room, where anybody else is there and NATS takes it at once."""
+        name = room_id.encode(errors="surrogatepass")
+        if not self.membership.is_alone and self.membership.is_connected and self._voice.fits(len(name) + len(told)):
+            self._voice.say(self.subjects.room(room_id), talk.Told(name, told))
+
     def next_number(self) -> int:
         """Return a number for a request, which no other has."""
         self._number += 1
@@ -172,6 +178,9 @@ class Core(TransportOwner, MembershipOwner):
         """Take what a broker says that is known. Raises Malformed."""
         if isinstance(said, (talk.Answer, talk.ChainsAnswer, talk.Tails, talk.AskAll, talk.AskChains, talk.AskTails)):
             self._on_repair(member, said, epoch, now)
+        elif isinstance(said, talk.Told):
+            if self.node is not None:
+                self.node.on_told(said.room_id.decode(errors="surrogatepass"), said.told)
         elif isinstance(said, talk.Question):
             self.surveys.on_question(member.subject, said)
         elif isinstance(said, talk.Part):

@@ -33,6 +33,7 @@ __all__ = [
     "Talk",
     "Tallies",
     "TalliesAnswer",
+    "Told",
     "pack",
     "unpack",
 ]
@@ -232,6 +233,13 @@ class Here(Talk, frozen=True, array_like=True):
     """Whether what is for the sender's clients reaches it."""
 
 
+class Told(Talk, frozen=True, array_like=True):
+    """What is told on a room's subject to those that have clients there, once."""
+
+    room_id: bytes
+    told: bytes
+
+
 _KINDS: Final[dict[int, type[Talk]]] = {
     2: Hello,
     3: Beat,
@@ -252,6 +260,7 @@ _KINDS: Final[dict[int, type[Talk]]] = {
     18: TalliesAnswer,
     19: Call,
     20: Here,
+    21: Told,
 }
 _numbers: Final = {kind: number for number, kind in _KINDS.items()}
 _decode: Final[dict[int, Callable[[bytes], Any]]] = {

@@ -18,6 +18,7 @@ __all__ = [
     "Replied",
     "Resumed",
     "Settle",
+    "Signal",
     "StateChanged",
     "Write",
 ]
@@ -98,6 +99,15 @@ class PresenceChanged(NamedTuple):
     updated: list[Member]
 
 
+class Signal(NamedTuple):
+    """What another member of a room says to those who are there; ``sender``: its user, or its id."""
+
+    room: str
+    name: str
+    sender: str
+    body: str | bytes
+
+
 class Settle(NamedTuple):
     """What became of a message: ``code`` is empty where its handler has finished, else ``text`` is for people."""
 
@@ -138,6 +148,7 @@ Action: TypeAlias = (
     | Joined
     | Left
     | PresenceChanged
+    | Signal
     | Settle
     | StateChanged
     | Resumed

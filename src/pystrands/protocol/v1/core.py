@@ -21,6 +21,7 @@ from pystrands.protocol.v1.actions import (
     Replied,
     Resumed,
     Settle,
+    Signal,
     StateChanged,
     Write,
 )
@@ -339,6 +340,8 @@ class ClientCore:
             self.rooms.pop(read.r, None)
             actions.append(Left(read.r, read.why))
             actions += self.presence.left(read.r)
+        elif kind == "signal" and read.r is not None and body is not None:
+            actions.append(Signal(read.r, read.e, read.sender, body))
         elif kind == "presence" and read.r is not None:
             actions += self.presence.told(read.r, read.v, body)
         elif kind == "gap":
@@ -438,6 +441,12 @@ class ClientCore:
         actions: list[Action] = []
         self._flush(actions)
         return actions
+
+    def signal(self, room: str, name: str, body: str | bytes) -> list[Action]:
+        """Say something to the other members of a room, now or never."""
+        if self.state != "open" or room not in self.rooms or Sent(_NOBODYS, body).size > self.max:
+            return []
+        return [Write(join(json_text({"t": "signal", "r": room, "e": name}), body))]
 
     def watch(self, room: str) -> list[Action]:
         """Keep up to date who is present in a room, whenever the client is in it: `PresenceChanged` tells."""

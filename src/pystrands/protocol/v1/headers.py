@@ -1,6 +1,6 @@
 """The headers of frames as classes; :mod:`.envelope` has what reads them."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 __all__ = ["ClientHeader", "Failure", "ServerHeader", "Welcome"]
 
@@ -34,7 +34,10 @@ class ClientHeader(Struct, gc=False):
 
 
 class ServerHeader(Struct, gc=False):
-    """What the broker says of a frame. ``n`` is None for what is volatile, ``v`` the version of a room's presence."""
+    """What the broker says of a frame. ``n`` is None for what is volatile, ``v`` the version of a room's presence.
+
+    ``e``: the name of a signal, and ``sender`` who sends it.
+    """
 
     n: int | None = None
     r: str | None = None
@@ -49,6 +52,8 @@ class ServerHeader(Struct, gc=False):
     expires: float | None = None
     retry: tuple[float, float] | None = None
     v: int = 0
+    e: str = ""
+    sender: str = field(default="", name="from")
 
 
 class Welcome(Struct):

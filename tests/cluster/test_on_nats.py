@@ -8,6 +8,7 @@ import pytest
 from pystrands import Confirmation
 from pystrands.testing import backend, broker, connect, until
 from tests.cluster.backends import Named
+from tests.e2e.session_client import SessionClient
 from tests.inside import parts_of
 from tests.nats_server import NatsServer
 
@@ -61,6 +62,25 @@ async def test_messages_to_a_user_reach_his_clients_at_all_brokers_and_all_are_c
             await second.expect_close(4001)
             assert await here.send_user_message("ben", "to ben", confirm=True) == Confirmation(1, 0)
             assert await ben.receive() == "to ben"
+
+
+async def test_who_is_present_and_what_members_say_crosses_brokers(nats):
+    async with on_nats(nats) as ((one, here), (two, _)):
+        async with SessionClient(one, "/ann") as ann, SessionClient(two, "/bob") as bob:
+            await here.join_room("ann", "a *.>", signals=True)
+            await here.join_room(bob.name, "a *.>")
+            await until(lambda: "a *.>" in ann.core.rooms and "a *.>" in bob.core.rooms)
+            bob.watch("a *.>")
+            assert await here.set_presence("ann", "a *.>", {"x": 1}) is True
+            assert await here.set_presence(bob.name, "a *.>", 2) is True
+            await until(lambda: bob.present("a *.>") == {"ann": 1, bob.name: 1})
+            assert sorted(each.user for each in await here.presence("a *.>")) == sorted(["ann", bob.name])
+            ann.signal("a *.>", "x", b"\x00\xff")
+            ann.signal("a *.>", "y", "text")
+            await until(lambda: len(bob.signals) == 2)
+            assert [each.body for each in bob.signals] == [b"\x00\xff", "text"]
+            await here.leave_room("ann", "a *.>")
+            await until(lambda: bob.present("a *.>") == {bob.name: 1})
 
 
 async def test_a_client_that_ends_after_the_engine_is_no_failure(nats, caplog):

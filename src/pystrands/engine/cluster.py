@@ -153,7 +153,7 @@ class Cluster(ABC):
         """
 
     def tell(self, room_id: str, told: bytes) -> None:  # noqa: B027 - engines that can't tell nobody
-        """Tell ``told`` to all other brokers that have clients in ``room_id``: now or never, before or after messages."""
+        """Tell ``told`` to all other brokers with clients in ``room_id``: now or never, before or after messages."""
 
     @abstractmethod
     def confirm(self, timeout: float, confirmed: Confirmed) -> None:

@@ -185,8 +185,15 @@ async def test_cluster_rule_19_a_killed_nats_server_has_a_successor_at_the_same_
         await system.all_are_gone()
 
 
-async def test_cluster_rule_19_when_the_parent_is_killed_the_workers_close_their_clients_in_order_and_nobody_is_left():
+@pytest.mark.parametrize("before", ["", "keeper"], ids=["at once", "when NATS has been started again"])
+async def test_cluster_rule_19_when_the_parent_is_killed_the_workers_close_their_clients_in_order_and_nobody_is_left(
+    before,
+):
     async with WorkersProcess(2, "--close-timeout=1") as system, backends(system):
+        if before:
+            server = system.nats
+            getattr(system, before).kill()
+            await system.is_whole(without=server.pid)
         async with testing.connect(system, timeout=WITHIN) as ws:
             await echoes(ws)
             system.process.kill()

@@ -4,6 +4,7 @@ Between the two stands a keeper, a process of its own. It ends the server when t
 the server dies with the keeper. So nothing is left behind.
 """
 
+import contextlib
 import ctypes
 import os
 import re
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
@@ -32,6 +33,7 @@ _LISTENS: Final = re.compile(rb"Listening for client connections on \S+:(\d+)")
 _WORTH_TELLING: Final = re.compile(rb"\[(WRN|ERR|FTL)\] (.*)")
 _DELAYS: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _READ: Final = 65_536
+_STDERR: Final = 2
 _STARTS_WITHIN: Final = 10.0
 
 
@@ -98,7 +100,7 @@ class NatsKeeper:
         if not self.pid:
             code = 1
             try:
-                code = _keep(self._program, self._config(), self._is_held, report, not_ours=(self._hold, self._reports))
+                code = _keep(self._program, self._config(), self._is_held, report)
             finally:
                 os._exit(code)
         os.close(report)
@@ -171,11 +173,10 @@ class NatsKeeper:
 # ---- the keeper's process
 
 
-def _keep(program: str, config: str, is_held: int, report: int, *, not_ours: Iterable[int]) -> int:
+def _keep(program: str, config: str, is_held: int, report: int) -> int:
     """Run the server until nobody holds it any more, or until it ends. Return the exit code."""
-    for each in not_ours:
-        os.close(each)
     signal.set_wakeup_fd(-1)
+    _close_all_but(is_held, report)
     for number in SIGNALS:  # what it does is for those who hold it to say, even when a whole group is to end
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -209,6 +210,14 @@ def _keep(program: str, config: str, is_held: int, report: int, *, not_ours: Ite
         return 0
     server.wait()
     return 1
+
+
+def _close_all_but(*ours: int) -> None:
+    """Close what is of the parent: what holds the server, what listens, and by what workers know that it lives."""
+    for each in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if each > _STDERR and each not in ours:
+            with contextlib.suppress(OSError):
+                os.close(each)
 
 
 def _watch(output: IO[bytes], is_held: int, report: int) -> bool:

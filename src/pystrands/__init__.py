@@ -2,6 +2,7 @@
 
 from pystrands.build import VERSION
 from pystrands.client import AsyncPyStrandsClient, Confirmation, LinkInfo, PyStrands, PyStrandsClient
+from pystrands.client.history import History, HistoryMessage
 from pystrands.context import ConnectionRequestContext, Context
 from pystrands.errors import (
     BinaryNotSupported,
@@ -17,6 +18,7 @@ from pystrands.errors import (
     Refused,
     RequestFailed,
 )
+from pystrands.join_request import JoinRequestContext
 from pystrands.presence import Member
 from pystrands.token_request import TokenRequestContext
 
@@ -28,6 +30,9 @@ __all__ = [
     "Confirmation",
     "ConnectionRequestContext",
     "Context",
+    "History",
+    "HistoryMessage",
+    "JoinRequestContext",
     "LinkInfo",
     "MalformedLine",
     "Member",

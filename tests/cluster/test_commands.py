@@ -177,3 +177,39 @@ async def test_promise_35_a_client_of_another_broker_is_asked():
             await until(lambda: len(bob.asked) == 5)
         with pytest.raises(ClientGone, match="gone before"):
             await asking
+
+
+class Librarian(Named):
+    """Lets clients read five messages of every room."""
+
+    async def on_join_request(self, request):
+        return request.accept(history=5)
+
+
+async def test_histories_are_kept_at_all_brokers_and_at_those_that_come_later():
+    together = Together()
+    async with cluster(together=together) as ((one, here), (two, there)):
+        await here.keep_history("chat", limit=2)
+        for number in range(3):
+            await there.send_room_message("chat", f"{number}")
+        await there.send_room_message("chat", "hidden", history=False)
+        for each in (here, there):
+            await until_history(each, ["1", "2"])
+        async with one_broker(together) as three, backend(three, Librarian) as late:
+            await until(lambda: "chat" in parts_of(three).rooms.kept)
+            await here.send_room_message("chat", "3")
+            await until_history(late, ["3"])
+            await until_history(here, ["2", "3"])
+            async with SessionClient(three, "/ann") as client:
+                ident = client.join("chat", history=5)
+                await client.done(ident)
+                assert [body for _, body in client.histories[ident].messages] == ["3"]
+                await there.send_room_message("chat", "4")
+                await until(lambda: client.messages == ["4"])
+            await there.keep_history("chat", limit=0)
+            assert not any(parts_of(broker).rooms.kept for broker in (one, two, three))
+
+
+async def until_history(asked, expected):
+    while [each.message for each in (await asked.room_history("chat")).messages] != expected:
+        await asyncio.sleep(0.01)

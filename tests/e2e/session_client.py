@@ -37,6 +37,8 @@ class SessionClient:
         self.signals: list[actions.Signal] = []
         self.presence: list[actions.PresenceChanged] = []
         self.moves: list[actions.Joined | actions.Left] = []
+        self.histories: dict[int, actions.History] = {}
+        self.gaps: list[str] = []
         self.frames: list[str | bytes] = []
         self.is_held = False
         """Whether it does not dial."""
@@ -96,6 +98,21 @@ class SessionClient:
     def present(self, room: str) -> dict[str, int]:
         """Who is present there, each with the number of connections."""
         return {user: member.connections for user, member in self.core.presence.members(room).items()}
+
+    def join(self, room: str, data: str | bytes | None = None, **options: Any) -> int:
+        self._idents += 1
+        self.do(self.core.join(self._idents, room, data, **options))
+        return self._idents
+
+    def leave(self, room: str) -> int:
+        self._idents += 1
+        self.do(self.core.leave(self._idents, room))
+        return self._idents
+
+    def history(self, room: str, **options: Any) -> int:
+        self._idents += 1
+        self.do(self.core.history(self._idents, room, **options))
+        return self._idents
 
     async def done(self, ident: int, timeout: float = 10.0) -> str:
         """Wait until it is known what became of a message; return the code, empty where it was handled."""
@@ -166,6 +183,11 @@ class SessionClient:
             self.asked.append(action)
             if self.on_request is not None:
                 self.do(self.core.answer(action.number, self.on_request(action.body)))
+        elif isinstance(action, actions.History):
+            self.histories[action.ident] = action
+            self.settled[action.ident] = ""
+        elif isinstance(action, actions.Gap):
+            self.gaps.append(action.room)
         elif isinstance(action, actions.Resumed):
             self.resumed.append(action)
         elif isinstance(action, actions.StateChanged):

@@ -129,7 +129,7 @@ async def test_promise_04_moves_come_in_order_with_messages():
             assert [head.partition(",")[2] for head in heads] == [
                 '"t":"joined","r":"b"}',
                 '"r":"b"}',
-                '"t":"left","r":"b"}',
+                '"t":"left","r":"b","why":"removed"}',
             ]
 
 

@@ -53,6 +53,11 @@ class Backend(AsyncPyStrandsClient):
     async def on_disconnect(self, context):
         self.events.append("gone")
 
+    async def on_join_request(self, request):
+        self.events.append(f"join {request.room_id} {request.data}")
+        await self.keep_history(request.room_id)
+        return request.accept(history=2)
+
     async def on_client_suspended(self, context):
         self.events.append("suspended")
 
@@ -235,3 +240,27 @@ async def test_a_page_asks_and_is_asked_over_cuts(page):
     assert await tab.value("reply") == {"said": "page: wait"}
     assert await tab.value("got") == ["asked x", "asked wait"]
     assert [event for event in backend.events if event.startswith("asked")] == ["asked x", "asked refuse", "asked wait"]
+
+
+async def test_promise_25_joins_of_a_page_are_counted_and_bring_history(page):
+    tab, backend, proxy = page
+    await backend.keep_history("chat")
+    for number in range(4):
+        await backend.send_room_message("chat", f"old {number}")
+    assert await tab.value("(window.room = client.room('chat')) === client.room('chat')")
+    joined = "room.join({ history: 3, data: { please: 1 } }).then(({ history }) => history.map(({ text }) => text))"
+    assert await tab.value(joined) == ["old 2", "old 3"]
+    assert backend.events[-1] == 'join chat {"please":1}'
+    await tab.value("room.join().then(() => room.leave())")
+    await backend.send_room_message("chat", "live")
+    await tab.until("got.includes('live')")
+    assert await tab.value("room.history({ limit: 9 }).then(({ messages }) => messages.length)") == 3
+
+    proxy.is_open = False
+    proxy.cut()
+    await testing.until(lambda: backend.events[-1] == "suspended")
+    await backend.send_room_message("chat", "missed")
+    proxy.is_open = True
+    await tab.until("got.includes('missed')")
+    assert await tab.value("room.leave().then(() => room.send('x')).catch(({ code }) => code)") == "not_in_room"
+    assert backend.events.count('join chat {"please":1}') == 1

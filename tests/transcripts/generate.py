@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pystrands.protocol.v1.core import ClientCore
 from tests.protocol.v1.model import World
+from tests.transcripts import joins
 from tests.transcripts.transcript import make_core, step
 
 HERE = Path(__file__).parent
@@ -476,6 +477,7 @@ SCENARIOS = {
             (2, received('{"t":"live"}')),
         ],
     ),
+    **joins.SCENARIOS,
 }
 
 

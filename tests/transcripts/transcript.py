@@ -22,6 +22,8 @@ _NAMES = {
     actions.Deliver: "deliver",
     actions.Replied: "replied",
     actions.Ask: "ask",
+    actions.Gap: "gap",
+    actions.History: "history",
     actions.Joined: "joined",
     actions.Left: "left",
     actions.PresenceChanged: "presence",
@@ -34,6 +36,8 @@ _NAMES = {
 
 def data(value):
     """Return text or bytes as JSON."""
+    if isinstance(value, list | tuple):
+        return [data(each) for each in value]
     return {"base64": b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
@@ -76,6 +80,15 @@ def happen(core, event, now):
         body = event["body"]
         body = None if body is None else from_data(body)
         return core.answer(event["number"], body, event.get("code", ""), event.get("text", ""))
+    if kind == "join":
+        body = event["body"]
+        return core.join(
+            event["ident"], event["room"], None if body is None else from_data(body), history=event["history"]
+        )
+    if kind == "leave":
+        return core.leave(event["ident"], event["room"])
+    if kind == "history":
+        return core.history(event["ident"], event["room"], before=event["before"], limit=event["limit"])
     if kind == "withdraw":
         core.withdraw(event["ident"])
         return []

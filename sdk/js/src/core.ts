@@ -9,6 +9,8 @@
 import { Presence } from "./presence.js";
 import type { Member } from "./presence.js";
 import { Refresh } from "./refresh.js";
+import { Joins, NOBODYS } from "./joins.js";
+import type { Answer, Stored } from "./joins.js";
 
 export type Data = string | Uint8Array;
 
@@ -18,10 +20,12 @@ export type Action =
   | { do: "write"; frame: Data }
   | { do: "close"; code: number; reason: string }
   | { do: "abandon" }
-  | { do: "deliver"; body: Data; room: string | null; number: number | null }
+  | { do: "deliver"; body: Data; room: string | null; number: number | null; replayed: boolean }
   | { do: "replied"; ident: number; body: Data; number: number | null }
   | { do: "ask"; body: Data; number: number }
   | { do: "joined"; room: string }
+  | { do: "history"; ident: number; room: string; messages: Stored[]; complete: boolean }
+  | { do: "gap"; room: string }
   | { do: "left"; room: string; why: string }
   | { do: "signal"; room: string; name: string; sender: string; body: Data }
   | { do: "presence"; room: string; joined: Member[]; left: Member[]; updated: Member[] }
@@ -83,6 +87,7 @@ interface Header {
   from?: string;
   id?: string;
   expires?: number | null;
+  h?: number;
 }
 
 interface Welcome {
@@ -109,7 +114,6 @@ const ACK_MESSAGES = 64;
 const ACK_BYTES = 65536;
 const ACK_WITHIN = 1;
 const EXPIRED = 4401;
-const NOBODYS = -1;
 const RETRIED = [1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 1015, 4408, 4425, 4429];
 const HEARTBEAT = "{}";
 
@@ -158,7 +162,7 @@ function check(header: Record<string, unknown>, types: Record<string, string>, r
 function readHeader(header: Record<string, unknown>): Header {
   check(header, {
     n: "?int", r: "?string", b: "int", re: "int", err: "?object", q: "int", t: "string", done: "int", why: "string",
-    retry: "?object", v: "int", e: "string", from: "string", id: "string", expires: "?number",
+    retry: "?object", v: "int", e: "string", from: "string", id: "string", expires: "?number", h: "int",
   });
   if (header.err) check(header.err as Record<string, unknown>, { code: "string", message: "string" });
   const { n, retry } = header as Header;
@@ -182,6 +186,21 @@ function readWelcome(header: Record<string, unknown>): Welcome {
     throw new Error();
   }
   return header as unknown as Welcome;
+}
+
+/** Read a part of a room's history; throws where it can't be one. */
+function readHistory(header: Record<string, unknown>, body: Data | null): Answer {
+  const { id, ns = [], sizes = [], bins = [], complete = false, more = false, err } = header as unknown as Answer & {
+    ns?: number[]; sizes?: number[]; bins?: number[]; err?: Header["err"];
+  };
+  const data = typeof body === "string" ? encoder.encode(body) : (body ?? new Uint8Array());
+  let at = 0;
+  const messages = ns.map((n, index): Stored => {
+    const content = data.subarray(at, (at += sizes[index]!));
+    if (!isNumber(n) || !(at <= data.length)) throw new Error();
+    return [n, bins.includes(index) ? content : decoder.decode(content)];
+  });
+  return { id, messages, complete, more, code: err ? err.code || "failed" : "", text: err?.message ?? "" };
 }
 
 function base64url(text: string): string {
@@ -243,6 +262,15 @@ class Outbox {
     return message;
   }
 
+  isJoining(room: string): boolean {
+    return [...this.#sent, ...this.#waiting].some((message) => message.kind === "join" && message.room === room);
+  }
+
+  putFirst(messages: Sent[]): void {
+    this.#waiting.unshift(...messages);
+    for (const { size } of messages) this.#size += size;
+  }
+
   after(k: number): Sent[] {
     return this.#sent.filter((message) => message.k! > k);
   }
@@ -299,6 +327,7 @@ export class Core {
   #options: CoreOptions;
   #outbox: Outbox;
   #actions: Action[] = [];
+  #joins = new Joins((action) => this.#put(action));
   #expires: number | null = null;
   #refresh = new Refresh();
   #attempt = 0;
@@ -449,7 +478,8 @@ export class Core {
       this.seen = n;
       this.#count(header, frame.length, now);
     }
-    this.#handle(header, body, n);
+    if (header.t === "history") this.#joins.answered(readHistory(members, body));
+    else this.#handle(header, body, n);
   }
 
   /** The WebSocket was closed, or could not be opened (1006). */
@@ -459,7 +489,7 @@ export class Core {
   }
 
   #onWelcome(welcome: Welcome, now: number): void {
-    const was = this.session;
+    const { session: was, epoch, seen } = this;
     this.#isWelcome = true;
     this.#welcomeAt = now;
     this.#heardMore = false;
@@ -472,7 +502,7 @@ export class Core {
     this.max = welcome.max ?? 1048576;
     this.#ping = welcome.ping ?? 25;
     this.#expires = welcome.expires ?? null;
-    const gaps = [null, ...this.rooms];
+    const gaps = [null, ...[...this.rooms].filter((room) => !this.#joins.wants(room))];
     this.rooms = new Set(welcome.rooms ?? []);
     this.#became("open");
     this.#done = 0;
@@ -484,13 +514,18 @@ export class Core {
       this.#attempt = this.#replayed = 0;
       this.#gaps = [];
       if (was !== null) {
+        const again = this.#joins.lost(epoch, seen, (room) => this.#outbox.isJoining(room));
         this.#outbox.lose(nameOf(was));
+        this.#outbox.putFirst(
+          again.map(({ ident, room, data: body }) => ({ ident, body, room, kind: "join", size: sizeOf(body) })),
+        );
         this.#put({ do: "resumed", resumed: false, replayed: 0, gaps });
       }
     }
     this.#acknowledge();
     if (welcome.resumed) for (const message of this.#outbox.after(welcome.received ?? 0)) this.#write(frameOf(message));
     else this.#put(...this.presence.connected(this.rooms, false));
+    this.#joins.resumed();
     this.#flush();
     this.#planRefresh(now);
   }
@@ -537,22 +572,31 @@ export class Core {
     this.session = null;
     this.#asked.clear();
     this.#dialAt = Infinity;
-    for (const { ident } of this.#outbox.clear()) {
-      if (ident !== NOBODYS) this.#settled(ident, "closed", "the connection is closed");
-    }
+    const text = "the connection is closed";
+    for (const { ident } of this.#outbox.clear()) if (ident !== NOBODYS) this.#settled(ident, "closed", text);
+    this.#joins.clear("closed", text);
     this.#became("closed", code, reason);
   }
 
   // Frames.
 
-  #handle({ t = "", r = null, done = -1, re = 0, err, why = "", retry, q = 0, v = 0, e = "", from = "" }: Header, body: Data | null, n: number | null) {
-    if (done >= 0) {
+  #handle({ t = "", r = null, done = -1, re = 0, err, why = "", retry, q = 0, v = 0, e = "", from = "", h = 0 }: Header, body: Data | null, n: number | null) {
+    if (t === "joined" && r !== null) {
+      this.rooms.add(r);
+      this.#put({ do: "joined", room: r });
+      if (!this.#isReplaying) this.#put(...this.presence.ask(r));
+      const message = re ? this.#outbox.failed(re) : undefined;
+      if (message) {
+        this.#joins.joined(message.ident, r, n ?? 0, h, this.epoch);
+        this.#flush();
+      }
+    } else if (done >= 0) {
       this.#done = Math.max(this.#done, done);
       if (!this.#isReplaying) this.#settle(false);
     } else if (re) {
       const message = err || body !== null ? this.#outbox.failed(re) : undefined;
       if (message) {
-        if (err) this.#settled(message.ident, err.code, err.message);
+        if (err) this.#failed(message, err.code ?? "", err.message ?? "");
         else this.#put({ do: "replied", ident: message.ident, body: body!, number: n });
         this.#flush();
       }
@@ -561,12 +605,9 @@ export class Core {
         this.#asked.add(n);
         this.#put({ do: "ask", body, number: n });
       }
-    } else if (t === "joined" && r !== null) {
-      this.rooms.add(r);
-      this.#put({ do: "joined", room: r });
-      if (!this.#isReplaying) this.#put(...this.presence.ask(r));
     } else if (t === "left" && r !== null) {
       this.rooms.delete(r);
+      if (why) this.#joins.leave(r);
       this.#put({ do: "left", room: r, why }, ...this.presence.left(r));
     } else if (t === "signal" && r !== null && body !== null) {
       this.#put({ do: "signal", room: r, name: e, sender: from, body });
@@ -584,8 +625,13 @@ export class Core {
       this.#bye = retry ?? null;
     } else if (!t && body !== null) {
       if (this.#isReplaying) this.#replayed++;
-      this.#put({ do: "deliver", body, room: r, number: n });
+      this.#joins.deliver({ do: "deliver", body, room: r, number: n, replayed: false }, r);
     }
+  }
+
+  #failed({ ident, kind, room }: Sent, code: string, text: string): void {
+    if (kind === "join") this.#joins.refused(ident, room ?? "", code, text);
+    else this.#settled(ident, code, text);
   }
 
   #tellResumed(): void {
@@ -597,9 +643,11 @@ export class Core {
   /** Tell of those that are done; after a gap, that one of them was dropped may not have come. */
   #settle(areFailuresLost: boolean): void {
     const finished = this.#outbox.done(this.#done);
-    for (const { ident, asks } of finished) {
-      if (ident === NOBODYS) continue;
-      if (areFailuresLost || asks) this.#settled(ident, "unknown", "whether it was handled is not known");
+    for (const message of finished) {
+      const { ident, kind, asks } = message;
+      if (kind === "join") this.#failed(message, "unknown", "whether it was let in is not known");
+      else if (ident === NOBODYS) continue;
+      else if (areFailuresLost || asks) this.#settled(ident, "unknown", "whether it was handled is not known");
       else this.#settled(ident);
     }
     if (finished.length) this.#flush();
@@ -634,6 +682,26 @@ export class Core {
     } else if (!this.#outbox.add({ ident, body, room, kind, asks, size })) {
       this.#settled(ident, "queue_full", "too much waits to be sent");
     } else this.#flush();
+    return this.#take();
+  }
+
+  /** Be in a room, if the backend allows it, over any number of sessions, until `leave`. */
+  join(ident: number, room: string, data: Data | null = null, history = 0): Action[] {
+    const actions = this.send(ident, data, { room, kind: "join" });
+    if (!actions.some((action) => action.do === "settle")) this.#joins.ask(ident, room, data, history);
+    return [...actions, ...this.#take()];
+  }
+
+  /** Be in a room no more. */
+  leave(ident: number, room: string): Action[] {
+    this.#joins.leave(room);
+    return [...this.#take(), ...this.send(ident, null, { room, kind: "leave" })];
+  }
+
+  /** Read messages of a room that are older than a number, or, where that is 0, the newest. */
+  history(ident: number, room: string, limit: number, before = 0): Action[] {
+    if (this.state === "closed") this.#settled(ident, "closed", "the connection is closed");
+    else this.#joins.history(ident, room, limit, before, this.state === "open");
     return this.#take();
   }
 

@@ -56,6 +56,10 @@ export class Message {
     readonly room: string | undefined,
     /** When the broker got it. */
     readonly time: Date,
+    /** Whether it is of the room's history. */
+    readonly replayed = false,
+    /** @internal */
+    readonly number = 0,
   ) {
     this.#body = body;
   }
@@ -122,13 +126,78 @@ function reportError(error: unknown): void {
   else console.error(error);
 }
 
+export interface JoinOptions {
+  /** How many older messages are wanted; the backend may allow fewer, or none. */
+  history?: number;
+  /** What the backend gets with the question. */
+  data?: Sendable;
+}
+
+/** Older messages of a room. */
+export interface History {
+  /** The oldest first. */
+  messages: Message[];
+  /** Whether they go back to the first that may be read. */
+  complete: boolean;
+}
+
+const LINGER = 1000; // milliseconds before the last one who leaves has left: pages leave and join again at once
+
 /** One room, as this client sees it. */
 export class Room {
   /** @internal */
   readonly listeners = new Listeners();
   readonly #client: Client;
+  #joins = 0;
+  #joined: Promise<History> | undefined;
+  #stay: (() => void) | undefined;
   constructor(client: Client, readonly id: string) {
     this.#client = client;
+  }
+  /**
+   * Be in the room, if the backend allows it, until as many leave as have joined. Messages that come afterwards are
+   * newer than the history.
+   */
+  async join({ history = 0, data }: JoinOptions = {}): Promise<{ history: Message[] }> {
+    this.#joins++;
+    this.#stay?.();
+    const before = this.#joined;
+    if (before) {
+      await before;
+      return { history: history ? (await this.history({ limit: history })).messages : [] };
+    }
+    const joined = (this.#joined = this.#client.joinRoom(this.id, history, data));
+    try {
+      return { history: (await joined).messages };
+    } catch (error) {
+      if (this.#joined === joined) this.out();
+      throw error;
+    }
+  }
+  /** Leave the room; the last one who has joined it waits a second, and stays if somebody joins meanwhile. */
+  async leave(): Promise<void> {
+    if (!this.#joined || --this.#joins > 0) return;
+    const leaves = await new Promise<boolean>((done) => {
+      const timer = setTimeout(() => done(true), LINGER);
+      this.#stay = () => {
+        clearTimeout(timer);
+        done(false);
+      };
+    });
+    this.#stay = undefined;
+    if (!leaves) return;
+    this.out();
+    await this.#client.leaveRoom(this.id);
+  }
+  /** Read messages that are older than one, or the newest; as many as the backend allows. */
+  history({ before, limit }: { before?: Message; limit: number }): Promise<History> {
+    return this.#client.readRoom(this.id, limit, before?.number);
+  }
+  /** @internal The client is not in it any more. */
+  out(): void {
+    this.#joins = 0;
+    this.#joined = undefined;
+    this.#stay?.();
   }
   /** Send a message to the backend, as one to this room. */
   send(data: Sendable, options?: SendOptions): Promise<void> {
@@ -170,7 +239,8 @@ export class Client {
   readonly #core: Core;
   readonly #listeners = new Listeners();
   readonly #rooms = new Map<string, Room>();
-  readonly #waiting = new Map<number, { done: (reply?: Message) => void; failed: (error: SendError) => void }>();
+  readonly #waiting = new Map<number, { done: (value?: never) => void; failed: (error: SendError) => void }>();
+  #later: Action[] | undefined;
   #answer: Answer | undefined;
   #socket: WebSocket | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -228,8 +298,28 @@ export class Client {
 
   /** @internal */
   sendTo(
-    room: string | null, data: Sendable, { volatile, timeout, signal }: SendOptions = {}, asks = false,
+    room: string | null, data: Sendable, { volatile, ...options }: SendOptions = {}, asks = false,
   ): Promise<Message | void> {
+    const how = { room, volatile: volatile && !asks, asks };
+    return this.#settled((ident) => this.#core.send(ident, dataOf(data), how), options);
+  }
+
+  /** @internal */
+  joinRoom(room: string, history: number, data?: Sendable): Promise<History> {
+    return this.#settled((ident) => this.#core.join(ident, room, data === undefined ? null : dataOf(data), history));
+  }
+
+  /** @internal */
+  leaveRoom(room: string): Promise<void> {
+    return this.#settled((ident) => this.#core.leave(ident, room));
+  }
+
+  /** @internal */
+  readRoom(room: string, limit: number, before?: number): Promise<History> {
+    return this.#settled((ident) => this.#core.history(ident, room, limit, before));
+  }
+
+  #settled<T>(start: (ident: number) => Action[], { timeout, signal }: SendOptions = {}): Promise<T> {
     const ident = ++this.#idents;
     return new Promise((done, failed) => {
       if (signal?.aborted) {
@@ -249,12 +339,12 @@ export class Client {
         failed(new SendError(code, text));
       };
       this.#waiting.set(ident, {
-        done: (reply) => (over(), done(reply)),
+        done: (value) => (over(), done(value as T)),
         failed: (error) => (over(), failed(error)),
       });
       if (timeout !== undefined) timer = setTimeout(() => giveUp("timeout", `not handled in ${timeout} s`), timeout * 1000);
       signal?.addEventListener("abort", aborted);
-      this.#do(this.#core.send(ident, dataOf(data), { room, volatile: volatile && !asks, asks }));
+      this.#do(start(ident));
     });
   }
 
@@ -332,6 +422,10 @@ export class Client {
   }
 
   #one(action: Action): void {
+    if (this.#later && (action.do === "deliver" || action.do === "left")) {
+      this.#later.push(action);
+      return;
+    }
     switch (action.do) {
       case "token":
         void this.#token();
@@ -356,7 +450,7 @@ export class Client {
         break;
       }
       case "replied":
-        this.#waiting.get(action.ident)?.done(messageOf(action));
+        this.#waiting.get(action.ident)?.done(messageOf(action) as never);
         break;
       case "ask":
         void this.#ask(action.number, messageOf(action));
@@ -364,8 +458,21 @@ export class Client {
       case "joined":
         this.#rooms.get(action.room)?.listeners.emit("joined", undefined);
         break;
-      case "left":
-        this.#rooms.get(action.room)?.listeners.emit("left", { why: action.why });
+      case "left": {
+        const room = this.#rooms.get(action.room);
+        if (action.why) room?.out();
+        room?.listeners.emit("left", { why: action.why });
+        break;
+      }
+      case "history": {
+        const { room, messages: all, complete } = action;
+        const messages = all.map(([number, body]) => messageOf({ body, room, number, replayed: true }));
+        this.#waiting.get(action.ident)?.done({ messages, complete } as never);
+        this.#pause();
+        break;
+      }
+      case "gap":
+        this.#rooms.get(action.room)?.listeners.emit("gap", undefined);
         break;
       case "signal": {
         const { room, name, sender: from, body } = action;
@@ -385,6 +492,7 @@ export class Client {
       }
       case "state": {
         const { state, code, reason, retry_in: retryIn } = action;
+        if (state === "closed") for (const room of this.#rooms.values()) room.out();
         this.#listeners.emit("state", { state, code, reason, retryIn });
         break;
       }
@@ -413,6 +521,17 @@ export class Client {
       }
     }
     this.#do(this.#core.answer(number, data, code, text));
+  }
+
+  /** Let who has waited for a room go on first, and listen, before messages come. */
+  #pause(): void {
+    if (this.#later) return;
+    this.#later = [];
+    setTimeout(() => {
+      const later = this.#later ?? [];
+      this.#later = undefined;
+      for (const action of later) this.#one(action);
+    });
   }
 
   async #token(): Promise<void> {
@@ -481,8 +600,11 @@ function address(url: string | URL): string {
   return whole.href;
 }
 
-function messageOf({ body, room, number }: { body: Data; room?: string | null; number: number | null }): Message {
-  return new Message(body, room ?? undefined, number === null ? new Date() : new Date(number / 1000));
+function messageOf(
+  { body, room, number, replayed }: { body: Data; room?: string | null; number: number | null; replayed?: boolean },
+): Message {
+  const time = number === null ? new Date() : new Date(number / 1000);
+  return new Message(body, room ?? undefined, time, replayed, number ?? 0);
 }
 
 function dataOf(data: Sendable): Data {

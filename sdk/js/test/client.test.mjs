@@ -2,28 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SendError, connect } from "../dist/index.js";
+import { Socket, last } from "./socket.mjs";
 
-class Socket {
-  static all = [];
-  constructor(url, subprotocols) {
-    Object.assign(this, { url, subprotocols, sent: [], closed: null });
-    Socket.all.push(this);
-  }
-  send(frame) {
-    this.sent.push(frame);
-  }
-  close(code) {
-    this.closed = code ?? 1005;
-  }
-  say(frame) {
-    this.onmessage?.({ data: frame });
-  }
-  welcome(members = {}) {
-    const n = { n: 100, resumed: false, epoch: "e", client: "ada", session: "b-1~p", rooms: ["a"] };
-    this.say(JSON.stringify({ t: "welcome", ...n, ...members }));
-  }
-}
-const last = () => Socket.all.at(-1);
 const dial = (options = {}) => {
   const client = connect("http://host/room", { WebSocket: Socket, backoff: { first: 0 }, ...options });
   return [client, last()];

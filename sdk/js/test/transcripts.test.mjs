@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { Core } from "../dist/core.js";
 
 const folder = new URL("../../../tests/transcripts/", import.meta.url);
-const data = (value) => (value instanceof Uint8Array ? { base64: Buffer.from(value).toString("base64") } : value);
+const data = (value) => (Array.isArray(value) ? value.map(data) : value instanceof Uint8Array ? { base64: Buffer.from(value).toString("base64") } : value);
 const fromData = (value) => (value && value.base64 !== undefined ? new Uint8Array(Buffer.from(value.base64, "base64")) : value);
 
 function happen(core, { now, ...event }) {
@@ -16,6 +16,9 @@ function happen(core, { now, ...event }) {
     case "closed": return core.closed(event.code, event.reason, now);
     case "send": return core.send(event.ident, fromData(event.body), event);
     case "answer": return core.answer(event.number, fromData(event.body), event.code, event.text);
+    case "join": return core.join(event.ident, event.room, fromData(event.body), event.history);
+    case "leave": return core.leave(event.ident, event.room);
+    case "history": return core.history(event.ident, event.room, event.limit, event.before);
     case "withdraw": core.withdraw(event.ident); return [];
     case "signal": return core.signal(event.room, event.name, fromData(event.body));
     case "watch": return core.watch(event.room);

@@ -280,7 +280,7 @@ class BrokerConfig:
     no_sdk: bool = option(False, "serve no `/pystrands.js`, the client for web pages, to those who connect")
     history_bytes: int = option(
         64 * MIB,
-        "memory of what was sent to rooms lately, for clients of `pystrands.v1` that come back",
+        "memory of what was sent to rooms lately: their histories, and for clients of `pystrands.v1` that come back",
         unit="bytes",
         minimum=0,
         maximum=GIB,

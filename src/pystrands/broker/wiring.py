@@ -47,6 +47,7 @@ from pystrands.broker.routing.client_commands import ClientCommands
 from pystrands.broker.routing.client_sessions import SessionOptions
 from pystrands.broker.routing.commands import Commands
 from pystrands.broker.routing.handlers import command_table
+from pystrands.broker.routing.histories import Histories
 from pystrands.broker.routing.node import BrokerNode
 from pystrands.broker.routing.other_brokers import OtherBrokers
 from pystrands.broker.routing.router import Router
@@ -184,6 +185,8 @@ def make_parts(given: Given) -> BrokerParts:
     )
     of_sessions = SessionShared(loop=loop, counters=counters, expiries=Expiries(loop, counters))
     claimed_ids = None if cluster is None else ClaimedIds(cluster, rooms)
+    others = None if cluster is None else OtherBrokers(cluster, counters, given.bounds)
+    histories = Histories(rooms, given.broker_id, others, loop)
     router = Router(
         rooms,
         queue,
@@ -201,6 +204,7 @@ def make_parts(given: Given) -> BrokerParts:
             ping=config.ping_interval,
             max_message_size=config.max_message_size,
         ),
+        histories=histories,
     )
     status = StatusReport(
         given.broker_id, rooms, sessions, queue, counters, loop.time, cluster, config.cluster, given.ports
@@ -208,8 +212,7 @@ def make_parts(given: Given) -> BrokerParts:
     clients = ClientCommands(rooms, meter, router.client_sessions.requests)
     if cluster is not None:
         router.client_sessions.signals.tell = cluster.tell
-    others = None if cluster is None else OtherBrokers(cluster, counters, given.bounds)
-    commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others)
+    commands = Commands(given.engine, rooms, counters, status.make, meter, clients, others, histories)
     shared = None if cluster is None else SharedPresence(given.broker_id, cluster, presence, loop, given.bounds)
     greeting = _greeting(given)
     lifecycle = SessionLifecycle(
@@ -270,6 +273,7 @@ def make_parts(given: Given) -> BrokerParts:
             presence,
             shared,
             router.client_sessions.signals,
+            histories,
         ),
         others=others,
     )

@@ -18,7 +18,7 @@ _ELSEWHERE: Final = {
     "on_connect": "on_new_connection",
     "on_connected": "on_new_connection",
     "on_open": "on_new_connection",
-    "on_join": "on_new_connection",
+    "on_join": "on_join_request",
     "on_receive": "on_message",
     "on_data": "on_message",
     "on_msg": "on_message",
@@ -31,6 +31,7 @@ _CLOSE: Final = 0.85
 _CONTEXT: Final = ("context",)
 _CALLED_WITH: Final = {
     "on_connection_request": ("request",),
+    "on_join_request": ("request",),
     "on_message": ("message", "context"),
     "on_request": ("message", "context"),
     "on_token": ("request",),

@@ -16,6 +16,7 @@ from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT, BackendCore
 from pystrands.client.decorators import PyStrandsDecorators, Registered
+from pystrands.client.history import HistoryMessage
 from pystrands.client.loops import LoopRun
 from pystrands.client.options import ThreadOptions, options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
@@ -23,12 +24,14 @@ from pystrands.client.signatures import (
     BoolOrAwaitable,
     ConfirmationOrAwaitable,
     ContextsOrAwaitable,
+    HistoryOrAwaitable,
     IntOrAwaitable,
     MembersOrAwaitable,
     Message,
     NoneOrAwaitable,
     ToMany,
     ToOne,
+    ToRoom,
 )
 from pystrands.client.threads import Bridge, loop_runs_here
 from pystrands.protocol.printable import printable
@@ -253,17 +256,17 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
 
     @overload
     def send_room_message(
-        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToRoom]
     ) -> BoolOrAwaitable: ...
 
     @overload
     def send_room_message(
-        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToRoom]
     ) -> ConfirmationOrAwaitable: ...
 
     @overload
     def send_room_message(
-        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToRoom]
     ) -> BoolOrAwaitable | ConfirmationOrAwaitable: ...
 
     def send_room_message(
@@ -276,6 +279,7 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         timeout: float | None = None,
         volatile: bool = False,
         key: str | None = None,
+        history: bool = True,
     ) -> Any:
         """Send a message to the clients in a room; return whether it was handed to the link.
 
@@ -286,6 +290,7 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long as it takes, and 10 with
         ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key`` (str): the same, but who
         is not up to date gets the newest message of that key, in the place of the one that it replaces.
+        ``history``: whether the room's history has it, where that is kept.
 
         Waits, or in plain functions blocks, while 256 KiB are on their way to the broker, and while most clients in the
         room are behind takes no more. Returns False when the client is not connected, or after ``timeout``: then
@@ -301,11 +306,13 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         if confirm:
             return self.__calls.do(
                 self.__core.confirm,
-                lambda as_: requests.room_message(room_id, message, self.__core.broker, exclude, as_, replaces),
+                lambda as_: requests.room_message(
+                    room_id, message, self.__core.broker, exclude, as_, replaces, history
+                ),
                 timeout,
                 requests.to_room(room_id) if replaces is None else "",
             )
-        line = requests.room_message(room_id, message, self.__core.broker, exclude, "", replaces)
+        line = requests.room_message(room_id, message, self.__core.broker, exclude, "", replaces, history)
         return self.__calls.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
@@ -508,6 +515,50 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         is not in the room, or ``info`` is too long, or 1000 clients of its broker are present there.
         """
         return self.__calls.do(self.__core.found, requests.set_presence(client_id, room_id, info), timeout)
+
+    def keep_history(
+        self, room_id: str, *, limit: int = 100, ttl: float = 300.0, timeout: float = REQUEST_TIMEOUT
+    ) -> NoneOrAwaitable:
+        """Keep what is sent to a room from now on, as its history; what is older than that stays.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``room_id`` (str): the room, whether or not somebody is in it. ``limit`` (int): how many messages at most, up to
+        1000; 0 ends it. ``ttl`` (seconds): for how long each. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
+
+        All brokers do so. They keep it in memory, within ``--history-bytes``, and forget it when they end: so this is
+        called again, as often as you like, best where clients come into the room.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (it may still be done), OutcomeUnknown when the broker was replaced meanwhile. Raises TypeError
+        or ValueError on what can't be, and PyStrandsError, with what to do, where a broker does not do so.
+        """
+        return self.__calls.do(
+            self.__core.done, requests.keep_history(room_id, limit, ttl, self.__core.broker), timeout
+        )
+
+    def room_history(
+        self,
+        room_id: str,
+        *,
+        limit: int = 100,
+        before: HistoryMessage | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> HistoryOrAwaitable:
+        """Return what was sent to a room lately, of those whose history is kept: a :class:`History`.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``room_id`` (str): the room. ``limit`` (int): how many messages at most, the last ones. ``before``: only such as
+        are older than this one of them. ``timeout`` (seconds): how long to wait for the broker's answer. It has what
+        the broker has at the other end of the link: one that was started later has less.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time, OutcomeUnknown when the broker was replaced meanwhile. Raises TypeError or ValueError on what
+        can't be.
+        """
+        return self.__calls.do(self.__core.history, requests.room_history(room_id, limit, before), timeout)
 
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT

@@ -14,10 +14,12 @@ from pystrands.client.confirmation import Confirmation
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT, BackendCore
 from pystrands.client.handlers.calls import methods_of
+from pystrands.client.history import History, HistoryMessage
 from pystrands.client.options import options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
-from pystrands.client.signatures import Message, ToMany, ToOne, may_be_plain
+from pystrands.client.signatures import Message, ToMany, ToOne, ToRoom, may_be_plain
 from pystrands.context import ConnectionRequestContext, Context
+from pystrands.join_request import JoinRequestContext
 from pystrands.presence import Member
 from pystrands.protocol.printable import printable
 from pystrands.token_request import TokenRequestContext
@@ -190,17 +192,17 @@ class AsyncPyStrandsClient(BaseClient):
 
     @overload
     async def send_room_message(
-        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToRoom]
     ) -> bool: ...
 
     @overload
     async def send_room_message(
-        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToRoom]
     ) -> Confirmation: ...
 
     @overload
     async def send_room_message(
-        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToRoom]
     ) -> bool | Confirmation: ...
 
     async def send_room_message(
@@ -213,6 +215,7 @@ class AsyncPyStrandsClient(BaseClient):
         timeout: float | None = None,
         volatile: bool = False,
         key: str | None = None,
+        history: bool = True,
     ) -> bool | Confirmation:
         """Send a message to the clients in a room; return whether it was handed to the link.
 
@@ -221,6 +224,7 @@ class AsyncPyStrandsClient(BaseClient):
         :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long as it takes, and 10 with
         ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key`` (str): the same, but who
         is not up to date gets the newest message of that key, in the place of the one that it replaces.
+        ``history``: whether the room's history has it, where that is kept.
 
         Waits while 256 KiB are on their way to the broker, and while most clients in the room are behind takes no more.
         Returns False when the client is not connected, or after ``timeout``: then nothing is sent. A wait that is
@@ -235,9 +239,11 @@ class AsyncPyStrandsClient(BaseClient):
         """
         replaces = requests.volatile_key(volatile, key) if volatile or key is not None else None
         if confirm:
-            encode = partial(requests.room_message, room_id, message, self.__core.broker, exclude, key=replaces)
+            encode = partial(
+                requests.room_message, room_id, message, self.__core.broker, exclude, key=replaces, history=history
+            )
             return await self.__core.confirm(encode, timeout, requests.to_room(room_id) if replaces is None else "")
-        line = requests.room_message(room_id, message, self.__core.broker, exclude, "", replaces)
+        line = requests.room_message(room_id, message, self.__core.broker, exclude, "", replaces, history)
         if self.__core.send_now(line):
             return True
         return await self.__core.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
@@ -436,6 +442,46 @@ class AsyncPyStrandsClient(BaseClient):
         """
         return await self.__core.found(requests.set_presence(client_id, room_id, info), timeout)
 
+    async def keep_history(
+        self, room_id: str, *, limit: int = 100, ttl: float = 300.0, timeout: float = REQUEST_TIMEOUT
+    ) -> None:
+        """Keep what is sent to a room from now on, as its history; what is older than that stays.
+
+        ``room_id`` (str): the room, whether or not somebody is in it. ``limit`` (int): how many messages at most, up to
+        1000; 0 ends it. ``ttl`` (seconds): for how long each. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
+
+        All brokers do so. They keep it in memory, within ``--history-bytes``, and forget it when they end: so this is
+        called again, as often as you like, best where clients come into the room.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (it may still be done), OutcomeUnknown when the broker was replaced meanwhile. Raises TypeError
+        or ValueError on what can't be, and PyStrandsError, with what to do, where a broker does not do so. Raises
+        RuntimeError on another event loop than the client's.
+        """
+        await self.__core.ask(requests.keep_history(room_id, limit, ttl, self.__core.broker), timeout)
+
+    async def room_history(
+        self,
+        room_id: str,
+        *,
+        limit: int = 100,
+        before: HistoryMessage | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> History:
+        """Return what was sent to a room lately, of those whose history is kept: a :class:`History`.
+
+        ``room_id`` (str): the room. ``limit`` (int): how many messages at most, the last ones. ``before``: only such as
+        are older than this one of them. ``timeout`` (seconds): how long to wait for the broker's answer. It has what
+        the broker has at the other end of the link: one that was started later has less.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time, OutcomeUnknown when the broker was replaced meanwhile. Raises TypeError or ValueError on what
+        can't be. Raises
+        RuntimeError on another event loop than the client's.
+        """
+        return await self.__core.history(requests.room_history(room_id, limit, before), timeout)
+
     async def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
     ) -> bool:
@@ -511,6 +557,17 @@ class AsyncPyStrandsClient(BaseClient):
         ``request`` (:class:`ConnectionRequestContext`): what the client asks for. ``request.context`` has a fresh
         ``client_id``, and the path as ``room_id``; what is changed there counts. An exception rejects, and so does any
         other result. Accepts everyone unless overridden.
+        """
+        return request.accepted
+
+    @may_be_plain
+    async def on_join_request(self, request: JoinRequestContext) -> bool | None:
+        """Decide whether a client may be in a room that it wants to be in: True or False.
+
+        ``request`` (:class:`JoinRequestContext`): the room, and who wants to be in it. ``return request.accept()`` lets
+        it in, and may do more. None leaves it to ``request.accepted``. An exception refuses, and so does any other
+        result. Only clients of the subprotocol `pystrands.v1` join rooms by themselves. Refuses everyone unless
+        overridden.
         """
         return request.accepted
 

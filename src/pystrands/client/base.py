@@ -11,6 +11,7 @@ HANDLERS: Final = {
     "on_connection_request": 1,
     "on_new_connection": 1,
     "on_message": 2,
+    "on_join_request": 1,
     "on_request": 2,
     "on_token": 1,
     "on_disconnect": 1,

@@ -16,6 +16,7 @@ from pystrands.client.connection.link import BrokerLink
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.connection.outgoing import Outgoing
 from pystrands.client.connection.time_limits import TIME_LIMITS, TimeLimits
+from pystrands.client.history import History, history_of
 from pystrands.client.lifetime import CANCELLED_TIMEOUT, DISCONNECT_TIMEOUT, ClientLifetime, Invoke
 from pystrands.client.options import Options
 from pystrands.client.requests import AT_ONCE, Encode, to_client
@@ -291,6 +292,14 @@ class BackendCore:
     async def members(self, encode: Encode, timeout: float) -> list[Context]:
         """Ask who is in a room."""
         return (await self.ask(encode, timeout)).members
+
+    async def done(self, encode: Encode, timeout: float) -> None:
+        """Have something done."""
+        await self.ask(encode, timeout)
+
+    async def history(self, encode: Encode, timeout: float) -> History:
+        """Ask what was sent to a room."""
+        return history_of(await self.ask(encode, timeout))
 
     async def confirm(self, encode: Encode, timeout: float | None, to: str = "") -> Confirmation:
         """Send a message, and return what became of it at the broker; without a timeout it is REQUEST_TIMEOUT."""

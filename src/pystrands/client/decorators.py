@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pystrands.client.base import HANDLERS, NOT_MADE
-from pystrands.client.signatures import ClientHandler, ErrorHandler, MessageHandler, RequestHandler, TokenHandler
+from pystrands.client.signatures import (
+    ClientHandler,
+    ErrorHandler,
+    JoinHandler,
+    MessageHandler,
+    RequestHandler,
+    TokenHandler,
+)
 
 __all__ = ["PyStrandsDecorators", "Registered"]
 
@@ -69,6 +76,17 @@ class PyStrandsDecorators:
         arguments.
         """
         return self.__registered.add("on_connection_request", function)
+
+    def on_join_request(self, function: JoinHandler) -> JoinHandler:
+        """Register a handler, ``function(request)``, which decides whether a client may be in a room; return it.
+
+        ``request`` is a :class:`JoinRequestContext`. ``function``: async, run on the event loop, or plain, run on a
+        worker thread. It returns True or False, or ``request.accept()``; an exception refuses, and so does None unless
+        ``request.accept()`` was called. Only clients of the subprotocol `pystrands.v1` join rooms by themselves.
+        Raises ValueError when there is a handler already, and TypeError when the function can't be called with these
+        arguments.
+        """
+        return self.__registered.add("on_join_request", function)
 
     def on_new_connection(self, function: ClientHandler) -> ClientHandler:
         """Register a handler, ``function(context)``, which is told of a client that is in; return it.

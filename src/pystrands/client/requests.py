@@ -21,6 +21,7 @@ from pystrands.protocol import wire
 from pystrands.protocol.close_codes import close_code_is_valid
 from pystrands.protocol.messages import RecipientParams, ResultParams
 from pystrands.protocol.plain import text
+from pystrands.protocol.v1.rings import RING_MESSAGES
 
 __all__ = [
     "AT_ONCE",
@@ -33,11 +34,13 @@ __all__ = [
     "disconnect_user",
     "is_client",
     "join_room",
+    "keep_history",
     "leave_room",
     "presence",
     "private_message",
     "request_client",
     "result_error",
+    "room_history",
     "room_members",
     "room_message",
     "set_presence",
@@ -59,6 +62,7 @@ AT_ONCE: Final = "!"
 
 MAX_REQUEST_TIMEOUT: Final = 3600.0
 """Seconds for which the broker waits for a client's answer, at most."""
+_LONGEST_TTL: Final = 366 * 86_400.0
 Encode = Callable[[str], bytes]
 """Gives the line of a command that asks for an answer, from its request id."""
 
@@ -195,15 +199,16 @@ def room_message(
     exclude: str | Iterable[str] = (),
     confirm_as: str = "",
     key: str | None = None,
+    history: bool = True,
 ) -> bytes:
-    """Return the line of a message to a room; as :func:`broadcast` otherwise."""
+    """Return the line of a message to a room; as :func:`broadcast` otherwise. ``history``: whether that has it."""
     if type(room_id) is not str or type(message) is not str or broker is None or len(message) > broker.fits:
         room_id, message = check_id("room_id", room_id), check_message(message, broker)
     to: str = room_id
     if to.startswith("{"):
         _swapped("room_id", room_id, message)
     try:
-        return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as, key)
+        return wire.message_to_room(room_id, message, _excluded(exclude) if exclude else (), confirm_as, key, history)
     except UnicodeEncodeError as error:
         raise _not_text(error) from None
 
@@ -333,6 +338,37 @@ def room_members(room_id: Any, partial: bool) -> Encode:
     if partial:
         params["partial"] = True
     return _request("room_members", params)
+
+
+def keep_history(room_id: Any, limit: Any, ttl: Any, broker: BrokerInfo | None) -> Encode:
+    """Return what has a room's history kept. Raises TypeError or ValueError on what can't be."""
+    check_id("room_id", room_id)
+    check_length("room_id", room_id, broker)
+    check_count("limit", limit)
+    if not isinstance(ttl, int | float) or isinstance(ttl, bool):
+        raise TypeError(f"ttl is a number of seconds, not {type(ttl).__name__}")
+    if not 0 < ttl <= _LONGEST_TTL:
+        raise ValueError(f"ttl is a number of seconds, more than 0 and at most a year, not {ttl!r}")
+    return _request("keep_history", {"room_id": room_id, "limit": limit, "ttl": float(ttl)})
+
+
+def room_history(room_id: Any, limit: Any, before: Any) -> Encode:
+    """Return what reads a room's history. Raises TypeError or ValueError on what can't be."""
+    check_count("limit", limit)
+    number = 0
+    if before is not None:
+        number = getattr(before, "number", None)  # type: ignore[assignment]  # looked at below
+        if not isinstance(number, int):
+            raise TypeError(f"before is a HistoryMessage, not {type(before).__name__}")
+    return _request("room_history", {"room_id": room_id, "limit": limit, "before": number})
+
+
+def check_count(parameter: str, value: Any) -> None:
+    """Raise TypeError or ValueError unless this is a number of messages that a history may have."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{parameter} is a number of messages, not {type(value).__name__}")
+    if not 0 <= value <= RING_MESSAGES:
+        raise ValueError(f"{parameter} is a number of messages from 0 to {RING_MESSAGES}, not {value}")
 
 
 def _check_code(code: Any) -> None:

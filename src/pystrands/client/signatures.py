@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from pystrands.client.confirmation import Confirmation
+from pystrands.client.history import History
 from pystrands.context import ConnectionRequestContext, Context
+from pystrands.join_request import JoinRequestContext
 from pystrands.presence import Member
 from pystrands.token_request import TokenRequestContext
 
@@ -18,7 +20,9 @@ __all__ = [
     "ConfirmationOrAwaitable",
     "ContextsOrAwaitable",
     "ErrorHandler",
+    "HistoryOrAwaitable",
     "IntOrAwaitable",
+    "JoinHandler",
     "MembersOrAwaitable",
     "Message",
     "MessageHandler",
@@ -26,6 +30,7 @@ __all__ = [
     "RequestHandler",
     "ToMany",
     "ToOne",
+    "ToRoom",
     "TokenHandler",
     "may_be_plain",
 ]
@@ -50,6 +55,12 @@ class ToMany(ToOne, total=False):
     """The options of a message to several clients."""
 
     exclude: str | Iterable[str]
+
+
+class ToRoom(ToMany, total=False):
+    """The options of a message to a room."""
+
+    history: bool
 
 
 # The methods of PyStrands are awaited in async functions and called directly in plain ones, and no checker can tell
@@ -84,10 +95,15 @@ class MembersOrAwaitable(list[Member], Coroutine[Any, Any, list[Member]]):
     """A list of members in plain functions; awaited in async ones."""
 
 
+class HistoryOrAwaitable(History, Coroutine[Any, Any, History]):
+    """A History in plain functions; awaited in async ones."""
+
+
 # What PyStrands takes as handlers, plain or async. A message is str or bytes; that of a handler may be one of them.
 ClientHandler = TypeVar("ClientHandler", bound=Callable[[Context], object])
 ErrorHandler = TypeVar("ErrorHandler", bound=Callable[[str, Context], object])
 MessageHandler = TypeVar("MessageHandler", bound=Callable[[Any, Context], object])
+JoinHandler = TypeVar("JoinHandler", bound=Callable[[JoinRequestContext], bool | Awaitable[bool | None] | None])
 RequestHandler = TypeVar(
     "RequestHandler", bound=Callable[[ConnectionRequestContext], bool | Awaitable[bool | None] | None]
 )

@@ -13,14 +13,16 @@ from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.confirmation import Confirmation
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT
+from pystrands.client.history import History, HistoryMessage
 from pystrands.client.lifetime import CANCELLED_TIMEOUT
 from pystrands.client.options import ThreadOptions
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.runs import Runs
 from pystrands.client.signals import end_all, handling_sigterm
-from pystrands.client.signatures import Message, ToMany, ToOne
+from pystrands.client.signatures import Message, ToMany, ToOne, ToRoom
 from pystrands.client.threads import Gone, wait_for
 from pystrands.context import ConnectionRequestContext, Context
+from pystrands.join_request import JoinRequestContext
 from pystrands.presence import Member
 from pystrands.protocol.printable import printable
 from pystrands.token_request import TokenRequestContext
@@ -205,17 +207,17 @@ class PyStrandsClient(BaseClient, ThreadOptions):
 
     @overload
     def send_room_message(
-        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: Literal[False] = False, **options: Unpack[ToRoom]
     ) -> bool: ...
 
     @overload
     def send_room_message(
-        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: Literal[True], **options: Unpack[ToRoom]
     ) -> Confirmation: ...
 
     @overload
     def send_room_message(
-        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToMany]
+        self, room_id: str, message: Message, *, confirm: bool, **options: Unpack[ToRoom]
     ) -> bool | Confirmation: ...
 
     def send_room_message(
@@ -228,6 +230,7 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         timeout: float | None = None,
         volatile: bool = False,
         key: str | None = None,
+        history: bool = True,
     ) -> bool | Confirmation:
         """Send a message to the clients in a room; return whether it was handed to the link.
 
@@ -236,6 +239,7 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         :class:`Confirmation`. ``timeout`` (seconds): how long it may wait, None for as long as it takes, and 10 with
         ``confirm``. ``volatile``: wait for nothing; who is not up to date misses it. ``key`` (str): the same, but who
         is not up to date gets the newest message of that key, in the place of the one that it replaces.
+        ``history``: whether the room's history has it, where that is kept.
 
         Blocks while 256 KiB are on their way to the broker, and while most clients in the room are behind takes no
         more. Returns False when the client is not connected, or after ``timeout``: then nothing is sent.
@@ -250,11 +254,13 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         if confirm:
             return self.__runs.ask(
                 lambda core: core.confirm,
-                lambda as_: requests.room_message(room_id, message, self.__runs.broker, exclude, as_, replaces),
+                lambda as_: requests.room_message(
+                    room_id, message, self.__runs.broker, exclude, as_, replaces, history
+                ),
                 timeout,
                 requests.to_room(room_id) if replaces is None else "",
             )
-        line = requests.room_message(room_id, message, self.__runs.broker, exclude, "", replaces)
+        line = requests.room_message(room_id, message, self.__runs.broker, exclude, "", replaces, history)
         return self.__runs.send(line, requests.to_room(room_id) if replaces is None else AT_ONCE, timeout)
 
     @overload
@@ -438,6 +444,44 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         """
         return self.__runs.ask(lambda core: core.found, requests.set_presence(client_id, room_id, info), timeout)
 
+    def keep_history(
+        self, room_id: str, *, limit: int = 100, ttl: float = 300.0, timeout: float = REQUEST_TIMEOUT
+    ) -> None:
+        """Keep what is sent to a room from now on, as its history; what is older than that stays.
+
+        ``room_id`` (str): the room, whether or not somebody is in it. ``limit`` (int): how many messages at most, up to
+        1000; 0 ends it. ``ttl`` (seconds): for how long each. ``timeout`` (seconds): how long to wait for the broker's
+        answer.
+
+        All brokers do so. They keep it in memory, within ``--history-bytes``, and forget it when they end: so this is
+        called again, as often as you like, best where clients come into the room.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time (it may still be done), OutcomeUnknown when the broker was replaced meanwhile. Raises TypeError
+        or ValueError on what can't be, and PyStrandsError, with what to do, where a broker does not do so.
+        """
+        self.__runs.ask(lambda core: core.done, requests.keep_history(room_id, limit, ttl, self.__runs.broker), timeout)
+
+    def room_history(
+        self,
+        room_id: str,
+        *,
+        limit: int = 100,
+        before: HistoryMessage | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> History:
+        """Return what was sent to a room lately, of those whose history is kept: a :class:`History`.
+
+        ``room_id`` (str): the room. ``limit`` (int): how many messages at most, the last ones. ``before``: only such as
+        are older than this one of them. ``timeout`` (seconds): how long to wait for the broker's answer. It has what
+        the broker has at the other end of the link: one that was started later has less.
+
+        Raises NotConnected without a link, NotSupported when the broker is the original one, TimeoutError without an
+        answer in time, OutcomeUnknown when the broker was replaced meanwhile. Raises TypeError or ValueError on what
+        can't be.
+        """
+        return self.__runs.ask(lambda core: core.history, requests.room_history(room_id, limit, before), timeout)
+
     def disconnect_client(
         self, client_id: str, code: int = 1000, reason: str = "", *, timeout: float = REQUEST_TIMEOUT
     ) -> bool:
@@ -509,6 +553,16 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         ``request`` (:class:`ConnectionRequestContext`): what the client asks for. ``request.context`` has a fresh
         ``client_id``, and the path as ``room_id``; what is changed there counts. An exception rejects, and so does any
         other result. Accepts everyone unless overridden.
+        """
+        return request.accepted
+
+    def on_join_request(self, request: JoinRequestContext) -> bool | None:
+        """Decide whether a client may be in a room that it wants to be in: True or False.
+
+        ``request`` (:class:`JoinRequestContext`): the room, and who wants to be in it. ``return request.accept()`` lets
+        it in, and may do more. None leaves it to ``request.accepted``. An exception refuses, and so does any other
+        result. Only clients of the subprotocol `pystrands.v1` join rooms by themselves. Refuses everyone unless
+        overridden.
         """
         return request.accepted
 

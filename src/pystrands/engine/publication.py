@@ -32,10 +32,11 @@ class Publication:
 
     ``exclude``: the ``client_id`` of each who does not get it. ``key`` is None for an ordinary message. With another
     one it is volatile: a client that is not up to date misses it, or, where the key is not empty, gets the newest one
-    of that key. ``confirm``: whether somebody wants to know what became of it, at whichever broker.
+    of that key. ``confirm``: whether somebody wants to know what became of it, at whichever broker. ``is_hidden``:
+    it is not for the room's history.
     """
 
-    __slots__ = ("address", "audience", "confirm", "exclude", "key", "message")
+    __slots__ = ("address", "audience", "confirm", "exclude", "is_hidden", "key", "message")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Publication:
         exclude: tuple[str, ...] = (),
         key: str | None = None,
         confirm: bool = False,
+        is_hidden: bool = False,
     ) -> None:
         self.audience = audience
         self.address = address
@@ -52,6 +54,7 @@ class Publication:
         self.exclude = exclude
         self.key = key
         self.confirm = confirm
+        self.is_hidden = is_hidden
 
     def __repr__(self) -> str:
         return f"<Publication to {self.audience.value} {self.address!r}>"

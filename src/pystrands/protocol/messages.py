@@ -50,7 +50,13 @@ __all__ = [
     "Heartbeat",
     "Hello",
     "HelloParams",
+    "JoinRequest",
+    "JoinRequestParams",
+    "JoinResponse",
+    "JoinResponseParams",
     "JoinRoom",
+    "KeepHistory",
+    "KeptMessage",
     "Leave",
     "LeaveRoom",
     "Leaving",
@@ -76,6 +82,7 @@ __all__ = [
     "ResponseParams",
     "Result",
     "ResultParams",
+    "RoomHistory",
     "RoomMembers",
     "SessionCommand",
     "SetPresence",
@@ -163,7 +170,7 @@ class HelloParams(Struct, omit_defaults=True):
     flow: bool = False
     """Of a backend of protocol 2: it wants to hear who is :class:`Full`, and waits then (LINK rule 25)."""
     requests: bool = False
-    """Of a backend of protocol 2: it answers what clients of `pystrands.v1` ask, and new tokens that they show."""
+    """Of a backend of protocol 2: it answers what clients of `pystrands.v1` ask, shown tokens and joins included."""
     address: str = ""
     """Of a broker in a cluster: where its port for backends is reached, as of a peer."""
     draining: bool = False
@@ -359,6 +366,27 @@ class NewMessage(Struct, tag="new_message", tag_field="action", kw_only=True, gc
     params: NewMessageParams
 
 
+class JoinRequestParams(Struct):
+    """``message``, what the client says beside it, is None where it says nothing, base64 where ``binary`` is true."""
+
+    context: Context
+    room_id: str
+    message: str | None = None
+    binary: bool = False
+    known: bool = False
+    message_id: str = ""
+
+
+class JoinRequest(Struct, tag="join_request", tag_field="action"):
+    """A client of `pystrands.v1` wants to be in one more room; a :class:`JoinResponse` comes before it is done."""
+
+    params: JoinRequestParams
+    request_id: str | None = None
+    seq: int = 0
+    event: int = 0
+    redelivered: bool = False
+
+
 class ClientErrorParams(Struct):
     """``context`` is there whether or not the error is about one client."""
 
@@ -429,6 +457,14 @@ class TokenRequest(Struct, tag="token_request", tag_field="action"):
     redelivered: bool = False
 
 
+class KeptMessage(Struct):
+    """A message of a room's history; base64 where ``binary`` is true. ``number``: about microseconds since 1970."""
+
+    number: int
+    message: str
+    binary: bool = False
+
+
 class ResultParams(Struct):
     """What became of a command; each has its own."""
 
@@ -445,6 +481,8 @@ class ResultParams(Struct):
     code: str = ""
     """With ``error``, of a client that was asked: why there is no answer, for programs."""
     present: list[Member] = msgspec.field(default_factory=list)
+    history: list[KeptMessage] = msgspec.field(default_factory=list)
+    """Of a room that was asked for, the oldest first. ``complete``: whether there are no older ones."""
 
 
 class Result(Struct, tag="result", tag_field="action"):
@@ -502,6 +540,7 @@ Event = (
     ConnectionRequest
     | NewConnection
     | NewMessage
+    | JoinRequest
     | Disconnected
     | ClientError
     | ClientAdopted
@@ -601,6 +640,8 @@ class MessageToRoomParams(Struct, gc=False):
     """Whether who is not up to date may miss it (LINK rule 28)."""
     key: str = ""
     """With ``volatile``: it replaces the one of the same key that still waits, instead of being missed."""
+    history: bool = True
+    """Whether it is for the room's history, where that is kept."""
 
 
 class MessageToRoom(Struct, tag="message_to_room", tag_field="action", kw_only=True, gc=False):
@@ -710,6 +751,26 @@ class TokenResponse(Struct, tag="token_response", tag_field="action"):
     seq: int = 0
 
 
+class JoinResponseParams(Struct):
+    """``to``: the number of the line that asked. ``history``: how many older messages the client may read.
+
+    ``reason``, of one that is not accepted, is for people.
+    """
+
+    to: int
+    accepted: bool = False
+    history: int = 0
+    reason: str = ""
+
+
+class JoinResponse(Struct, tag="join_response", tag_field="action"):
+    """The answer to a :class:`JoinRequest`."""
+
+    params: JoinResponseParams
+    request_id: str | None = None
+    seq: int = 0
+
+
 class RequestClientParams(Struct):
     """Which client, and what it is asked. ``timeout``: seconds for its answer."""
 
@@ -763,6 +824,38 @@ class RoomMembers(Struct, tag="room_members", tag_field="action"):
     """Ask who is in a room."""
 
     params: RoomMembersParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class KeepHistoryParams(Struct):
+    """Which room, how many of its messages, 0 for none, and for how many seconds each."""
+
+    room_id: str
+    limit: int = 100
+    ttl: float = 300.0
+
+
+class KeepHistory(Struct, tag="keep_history", tag_field="action"):
+    """Keep what is sent to a room from now on, at all brokers, or no more."""
+
+    params: KeepHistoryParams
+    request_id: str | None = None
+    seq: int = 0
+
+
+class RoomHistoryParams(Struct):
+    """Which room, how many of its messages, and before which number; 0 for the newest."""
+
+    room_id: str
+    limit: int = 100
+    before: int = 0
+
+
+class RoomHistory(Struct, tag="room_history", tag_field="action"):
+    """Ask what was sent to a room, whose history is kept."""
+
+    params: RoomHistoryParams
     request_id: str | None = None
     seq: int = 0
 
@@ -914,6 +1007,8 @@ Request = (
     JoinRoom
     | LeaveRoom
     | RoomMembers
+    | KeepHistory
+    | RoomHistory
     | DisconnectClient
     | DisconnectUser
     | UpdateMetadata
@@ -934,12 +1029,15 @@ SessionCommand = (
     | Broadcast
     | Reply
     | TokenResponse
+    | JoinResponse
     | RequestClient
     | JoinRoom
     | LeaveRoom
     | RoomMembers
     | SetPresence
     | GetPresence
+    | KeepHistory
+    | RoomHistory
     | DisconnectClient
     | DisconnectUser
     | UpdateMetadata

@@ -41,6 +41,8 @@ __all__ = [
     "heartbeat_answer",
     "heartbeat_ask",
     "hello",
+    "join_request",
+    "join_response",
     "json",
     "known_context",
     "message_to_connection",
@@ -219,6 +221,13 @@ def numbered_message(
     return b'{"action":"new_message","request_id":"","params":' + params + b"}\n"
 
 
+def join_request(context: bytes, room_id: str, data: str | bytes | None, message_id: str) -> bytes:
+    """Encode that a client wants to be in one more room, with what it says beside that, if it says anything."""
+    more = b"" if data is None else b"," + _content(data)
+    params = b'{"context":%b,"room_id":%b,"message_id":%b%b}' % (context, _json(room_id), _json(message_id), more)
+    return b'{"action":"join_request","request_id":"","params":' + params + b"}\n"
+
+
 def client_suspended(context: bytes) -> bytes:
     """Encode that a client has lost its connection, and may come back."""
     return b'{"action":"client_suspended","request_id":"","params":{"context":' + context + b"}}\n"
@@ -351,6 +360,16 @@ def reply_error(to: int, code: str, error: str) -> bytes:
     return b'{"action":"reply","request_id":"","params":' + params + b"}\n"
 
 
+def join_response(to: int, accepted: bool, *, history: int = 0, reason: str = "") -> bytes:
+    """Encode whether a client may be in a room; ``to``: the number of the line that asked."""
+    params: dict[str, Any] = {"to": to, "accepted": accepted}
+    if accepted and history:
+        params["history"] = history
+    if not accepted and reason:
+        params["reason"] = reason
+    return b'{"action":"join_response","request_id":"","params":' + _json(params) + b"}\n"
+
+
 def request_client(client_id: str, message: str | bytes, request_id: str, timeout: float) -> bytes:
     """Encode a question to a client, which has ``timeout`` seconds for its answer."""
     params = b'{"client_id":%b,"timeout":%b,%b}' % (_json(client_id), _json(timeout), _content(message))
@@ -358,13 +377,20 @@ def request_client(client_id: str, message: str | bytes, request_id: str, timeou
 
 
 def message_to_room(
-    room_id: str, message: str | bytes, exclude: Sequence[str] = (), confirm_as: str = "", key: str | None = None
+    room_id: str,
+    message: str | bytes,
+    exclude: Sequence[str] = (),
+    confirm_as: str = "",
+    key: str | None = None,
+    history: bool = True,
 ) -> bytes:
     """Encode a message to every client in a room; ``key`` as :func:`_with_options` says.
 
+    ``history``: whether the room's history is to have it, where that is kept.
+
     Raises TypeError and ValueError as any message does.
     """
-    to = b'"room_id":' + _json(room_id) + b","
+    to = b'"room_id":' + _json(room_id) + b"," if history else b'"room_id":' + _json(room_id) + b',"history":false,'
     if exclude or confirm_as or key is not None:
         return _with_options("message_to_room", to + _content(message), exclude, confirm_as, key)
     return b'{"action":"message_to_room","request_id":"","params":{' + to + _content(message) + b"}}\n"

@@ -12,7 +12,15 @@ from mypy_extensions import trait
 
 from pystrands.broker.counters import Counters
 from pystrands.broker.events.queue import EVENT_COST
-from pystrands.broker.events.stream import ClientEvent, ClientStream, Consumer, Kind, NumberedEvent, TokenEvent
+from pystrands.broker.events.stream import (
+    ClientEvent,
+    ClientStream,
+    Consumer,
+    JoinEvent,
+    Kind,
+    NumberedEvent,
+    TokenEvent,
+)
 from pystrands.broker.hub.client import SMALL
 from pystrands.broker.ws.expiry import NEVER, Expiries
 from pystrands.protocol import wire
@@ -246,7 +254,8 @@ class Session(Consumer):
                 shared.counters["expired_dropped"] += 1
                 return 0
             if not self.binary and isinstance(event.content, bytes):
-                shared.loop.call_soon(only_takes_text, client)
+                if not isinstance(event, JoinEvent):
+                    shared.loop.call_soon(only_takes_text, client)
                 return 0
             context = client.small or self._context(client)
             if client.tracker is None:
@@ -255,9 +264,7 @@ class Session(Consumer):
                 numbered = cast("NumberedEvent", event)
                 if numbered.asks and not self.answers:
                     return 0
-                line = wire.numbered_message(
-                    context, event.content, numbered.message_id, numbered.room_id, numbered.asks
-                )
+                line = _numbered(numbered, context)
         elif (self.link_session is None and kind in _OF_PROTOCOL_2) or (kind is _REFRESH and not self.answers):
             return 0
         else:
@@ -316,6 +323,14 @@ class Session(Consumer):
 def only_takes_text(client: ClientStream) -> None:  # LINK rule 9
     """Close a client that has sent what its backend does not take."""
     client.close(UNSUPPORTED_DATA, "the backend only takes text")
+
+
+def _numbered(event: NumberedEvent, context: bytes) -> bytes:
+    """Return the line of what a client of `pystrands.v1` wants to be handled."""
+    if isinstance(event, JoinEvent):
+        data = event.content if event.has_data else None
+        return wire.join_request(context, event.room_id or "", data, event.message_id)
+    return wire.numbered_message(context, event.content, event.message_id, event.room_id, event.asks)
 
 
 def _of_life(event: ClientEvent, context: bytes) -> bytes:

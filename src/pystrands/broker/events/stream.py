@@ -7,7 +7,7 @@ from enum import Enum
 
 from mypy_extensions import trait
 
-__all__ = ["ClientEvent", "ClientStream", "Consumer", "Kind", "NumberedEvent", "TokenEvent", "Tracker"]
+__all__ = ["ClientEvent", "ClientStream", "Consumer", "JoinEvent", "Kind", "NumberedEvent", "TokenEvent", "Tracker"]
 
 
 class Kind(Enum):
@@ -86,6 +86,23 @@ class TokenEvent(ClientEvent):
         super().__init__(stream, Kind.REFRESH, number)
         self.ident = ident
         self.token = token
+
+
+class JoinEvent(NumberedEvent):
+    """A client that wants to be in the room ``room_id``; the content is what it says beside that.
+
+    It goes the way of a message: it waits, needs credit, and may be dropped.
+    """
+
+    __slots__ = ("has_data",)
+
+    def __init__(
+        self, stream: "ClientStream", number: int, data: str | bytes | None, k: int, message_id: str, room_id: str
+    ) -> None:
+        content = "" if data is None else data
+        super().__init__(stream, number, content, len(content) + len(room_id), k, message_id, room_id)
+        self.asks = True
+        self.has_data = data is not None
 
 
 @trait
@@ -208,7 +225,7 @@ class Consumer(ABC):
         self.binary = True
         """Whether it takes messages that are no text (LINK rule 9)."""
         self.answers = False
-        """Whether it takes messages whose clients want replies."""
+        """Whether it takes messages whose clients want replies, and decides where they join rooms."""
         self.finishes = True
         """Whether it says what it has finished."""
         self.keeps_contexts = False

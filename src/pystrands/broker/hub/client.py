@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from mypy_extensions import trait
 
-from pystrands.broker.events.stream import ClientStream
+from pystrands.broker.events.stream import ClientStream, JoinEvent
 from pystrands.broker.fanout.groups import CLOSED
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.protocol import wire
@@ -156,6 +156,7 @@ class SessionClient(ConnectedClient):
         "is_pinged",
         "is_telling",
         "is_welcome",
+        "joining",
         "position",
         "signals",
         "state",
@@ -183,6 +184,8 @@ class SessionClient(ConnectedClient):
         self.has_said_bye = False
         self.is_pinged = False
         """Whether a heartbeat of ours waits for its answer."""
+        self.joining: JoinEvent | None = None
+        """A room that it wants to be in: until that is decided nothing more is read from it."""
         self.told_suspended = False
         """Whether its backend was last told that it is away."""
         self.is_telling = False
@@ -207,7 +210,8 @@ class SessionClient(ConnectedClient):
 
     def read_on(self) -> None:
         """Read from the client again, if it was not read from because its events had to wait."""
-        self.connection.resume_reading()
+        if self.joining is None:
+            self.connection.resume_reading()
 
     def close(self, code: int, reason: str) -> None:
         """End the session; one that is away only for want of a permission may come back with another one."""

@@ -53,6 +53,8 @@ class Delivery(Sink):
             group = self._rooms.room(publication.address) if audience is _ROOM else self._rooms.everyone
             if group is not None:
                 matched, taken = self._publish(group, publication)
+            elif audience is _ROOM and key is None and not publication.is_hidden:
+                self._keep(publication)
         if self._taps.watchers and (self._tells_all or client is not None):
             rooms = self._rooms.rooms_of_user(publication.address) if audience is _USER else ()
             self._taps.message_out(publication, matched, client, rooms)
@@ -95,6 +97,12 @@ class Delivery(Sink):
             taken += outbox.fan_out(some, encoded, group) if key is None else outbox.offer(some, encoded, key)
         return len(recipients), taken
 
+    def _keep(self, publication: Publication) -> None:
+        """Keep a message to a room with nobody in it, where its history is kept."""
+        ring = self._rooms.kept.get(publication.address)
+        if ring is not None:
+            self._numbered.of_group(ring, _frame(publication.message))
+
     def _excluded(self, publication: Publication) -> list[ConnectedClient]:
         find = self._rooms.find
         return [client for client_id in publication.exclude if (client := find(client_id)) is not None]
@@ -107,7 +115,7 @@ class Delivery(Sink):
             numbered = self._numbered.volatile_of_group(ring, frame)
         else:
             numbers = frozenset([client.number for client in excluded]) if excluded else None
-            numbered = self._numbered.of_group(ring, frame, numbers)
+            numbered = self._numbered.of_group(ring, frame, numbers, publication.is_hidden)
             if not publication.exclude:
                 return len(group.members), outbox.publish(group, frame, numbered)
         left_out = {client.ws for client in excluded}

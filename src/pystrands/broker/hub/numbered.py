@@ -39,25 +39,29 @@ class NumberedFrames:
         self.numbers = numbers
         self._outbox = outbox
         self._counters = counters
-        self._meter = meter or Meter()
+        self.meter = meter or Meter()
         self._clock = clock
 
     # --- rooms ---
 
-    def enter(self, client: SessionClient, group: Group) -> None:
-        """A client is in a group from now on; of a room it is told."""
+    def enter(self, client: SessionClient, group: Group, answer: str = "") -> None:
+        """A client is in a group from now on; of a room it is told, with ``answer`` behind."""
         ring = group.ring
         if ring is None:
-            ring = group.ring = Ring(group.name)
+            ring = group.ring = Ring(group.name, self.numbers.last)
         self.rings.enter(ring)
         client.state.joined[ring] = self.numbers.next(self._clock())
         if group.name is not None and client.is_welcome:
-            self.tell(client, f'"t":"joined","r":{json_text(group.name)}')
+            self.tell_joined(client, group.name, answer)
+
+    def tell_joined(self, client: SessionClient, room_id: str, answer: str) -> None:
+        """Tell a client that it is in a room."""
+        self.tell(client, f'"t":"joined","r":{json_text(room_id)}{answer}')
 
     def leave(self, client: SessionClient, group: Group, why: str = "") -> None:
         """A client is in a group no more."""
         ring = group.ring
-        if ring is None or client.state.joined.pop(ring, None) is None:
+        if ring is None or not client.state.leave(ring):
             return
         if self.rings.leave(ring):
             group.ring = None
@@ -65,16 +69,21 @@ class NumberedFrames:
             because = f',"why":{json_text(why)}' if why else ""
             self.tell(client, f'"t":"left","r":{json_text(group.name)}{because}')
 
-    def of_group(self, ring: Ring, frame: bytes, excluded: frozenset[int] | None) -> bytes:
-        """Return the frame that members get who take numbers, instead of this one, and keep it."""
+    def of_group(
+        self, ring: Ring, frame: bytes, excluded: frozenset[int] | None = None, is_hidden: bool = False
+    ) -> bytes:
+        """Return the frame that members get who take numbers, instead of this one, and keep it.
+
+        ``is_hidden``: whether it is not for the room's history.
+        """
         number = self.numbers.next(self._clock())
         payload = b'{"n":%d%b%b' % (number, ring.suffix, payload_of(frame))
         numbered = data_frame(frame[0] & _OPCODE, payload, compressed=False)
         before = self.rings.size
-        self.rings.add(ring, number, numbered, excluded)
+        self.rings.add(ring, number, numbered, excluded, is_hidden)
         grown = self.rings.size - before
         if grown > 0:
-            self._meter.grown += grown
+            self.meter.grown += grown
         return numbered
 
     @staticmethod
@@ -85,6 +94,11 @@ class NumberedFrames:
     def expire(self) -> None:
         """Let go of what is too old; to be called now and then."""
         self.rings.expire(self._clock())
+
+    @property
+    def now(self) -> int:
+        """Microseconds since 1970, and not before the last number."""
+        return max(int(self._clock() * 1_000_000), self.numbers.last)
 
     # --- one client ---
 
@@ -112,10 +126,15 @@ class NumberedFrames:
         number = self.numbers.next(self._clock())
         frame = data_frame(opcode, b'{"n":%d%b}%b' % (number, header.encode(), rest), compressed=False)
         client.state.retain(number, frame)
-        self._meter.grown += len(frame) + ENTRY_BYTES
+        self.meter.grown += len(frame) + ENTRY_BYTES
         if client.is_live:
             self._outbox.send(client.ws, self._encoded(client.ws, frame))
         return number
+
+    def send_answer(self, client: SessionClient, payload: bytes) -> None:
+        """Send what a client has asked for, where it asked; it is kept nowhere."""
+        ws = client.connection
+        self._outbox.send(ws, self._encoded(ws, data_frame(BINARY, payload, compressed=False)))
 
     def send_kept(self, ws: Recipient, entry: Entry) -> None:
         """Send what was kept to one who was away."""

@@ -1,6 +1,6 @@
 """Which clients there are, and who is in which room."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
 from pystrands.broker.counters import new_counters
@@ -16,7 +16,7 @@ from pystrands.broker.hub.users import Users
 from pystrands.broker.ws.websocket import WebSocket
 from pystrands.protocol.limits import Limits, id_problem
 from pystrands.protocol.v1.numbers import Numbers
-from pystrands.protocol.v1.rings import Rings
+from pystrands.protocol.v1.rings import Ring, Rings
 
 __all__ = ["Rooms"]
 
@@ -55,6 +55,7 @@ class Rooms:
         self._on_last = on_last
         self._by_id: dict[str, ConnectedClient] = {}
         self._rooms: dict[str, Group] = {}
+        self._kept: dict[str, Ring] = {}
 
     def __len__(self) -> int:
         """How many clients there are."""
@@ -148,38 +149,80 @@ class Rooms:
             )
         return self.limits.context_problem(size)
 
-    def join(self, client: ConnectedClient, room_id: str) -> bool:
-        """Put a client into a room; return False when it was in it."""
+    def join(self, client: ConnectedClient, room_id: str, answer: str = "") -> bool:
+        """Put a client into a room; return False when it was in it.
+
+        ``answer``: what one of `pystrands.v1` is told with it, members of a header with a comma in front.
+        """
         group = self._rooms.get(room_id)
         if group is None:
             group = self._rooms[room_id] = Group(room_id)
-            self._on_first(room_id)
+            ring = group.ring = self._kept.get(room_id)
+            if ring is None:
+                self._on_first(room_id)
         elif client.ws in group.members:
             return False
         self.outbox.join(client.ws, group)
         client.joined(room_id)
         if isinstance(client, SessionClient):
-            self.numbered.enter(client, group)
+            self.numbered.enter(client, group, answer)
         if self.taps.watchers:
             self.taps.moved("joined", client, room_id)
         return True
 
-    def leave(self, client: ConnectedClient, room_id: str) -> bool:
-        """Take a client out of a room; return False when it was not in it."""
+    def leave(self, client: ConnectedClient, room_id: str, why: str = "") -> bool:
+        """Take a client out of a room; return False when it was not in it. ``why`` is for those of `pystrands.v1`."""
         group = self._rooms.get(room_id)
         if group is None or client.ws not in group.members:
             return False
         self.outbox.leave(client.ws, group)
         client.left(room_id)
         if isinstance(client, SessionClient):
-            self.numbered.leave(client, group)
+            self.numbered.leave(client, group, why)
         self._was_left(client, room_id, group)
         return True
+
+    # --- histories ---
+
+    @property
+    def kept(self) -> Mapping[str, Ring]:
+        """The rooms whose history is kept, whether or not somebody is in them."""
+        return self._kept
+
+    def keep_history(self, room_id: str, limit: int, ttl: float) -> str:
+        """Keep a room's history; return why that can't be, in words for people, or an empty text. No limit: end it."""
+        ring, group = self._kept.get(room_id), self._rooms.get(room_id)
+        rings = self.numbered.rings
+        if not limit:
+            if ring is None:
+                return ""
+            del self._kept[room_id]
+            if rings.forget(ring) and group is not None:
+                group.ring = None
+            if group is None:
+                self._on_last(room_id)
+            return ""
+        if ring is None:
+            if problem := id_problem("room_id", room_id):
+                return problem
+            ring = None if group is None else group.ring
+        if ring is None:
+            ring = Ring(room_id, self.numbered.numbers.last)
+        if not rings.keep(ring, limit, ttl):
+            return "there is no memory for one more history: end others, or raise the broker's --history-bytes"
+        if room_id not in self._kept:
+            self._kept[room_id] = ring
+            if group is None:
+                self._on_first(room_id)
+            else:
+                group.ring = ring
+        return ""
 
     def _was_left(self, client: ConnectedClient, room_id: str, group: Group) -> None:
         if not group.members:
             del self._rooms[room_id]
-            self._on_last(room_id)
+            if room_id not in self._kept:
+                self._on_last(room_id)
         if self.presence is not None:
             self.presence.left(client, room_id)
         if self.taps.watchers:

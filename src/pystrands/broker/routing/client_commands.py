@@ -53,7 +53,7 @@ class ClientCommands:
         if isinstance(command, JoinRoom):
             problem = self._join(client, command.params.room_id, signals=command.params.signals)
         elif isinstance(command, LeaveRoom):
-            self._rooms.leave(client, command.params.room_id)
+            self._rooms.leave(client, command.params.room_id, "removed")
             problem = ""
         elif isinstance(command, SetPresence):
             problem = self._set_presence(client, command.params.room_id, bytes(command.params.info))

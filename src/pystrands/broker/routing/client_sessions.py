@@ -11,13 +11,15 @@ from mypy_extensions import trait
 
 from pystrands.broker.admission.handshake import Handshake
 from pystrands.broker.counters import Counters
-from pystrands.broker.events.stream import ClientEvent, Kind, NumberedEvent, Tracker
+from pystrands.broker.events.stream import ClientEvent, JoinEvent, Kind, NumberedEvent, Tracker
 from pystrands.broker.hub.client import ConnectedClient, SessionClient, SessionEnder
 from pystrands.broker.hub.replay import Replays
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.broker.routing.client_joins import ClientJoins
 from pystrands.broker.routing.client_requests import ClientRequests, failure_header
 from pystrands.broker.routing.client_tokens import ClientTokens
 from pystrands.broker.routing.connection_requests import ConnectionRequests
+from pystrands.broker.routing.histories import Histories
 from pystrands.broker.routing.signals import Signals
 from pystrands.broker.ws.expiry import Expiries
 from pystrands.broker.ws.frames import text_frame
@@ -83,6 +85,10 @@ class SessionOwner(ABC):
         """A client sent a message; False if it was refused."""
 
     @abstractmethod
+    def session_join(self, ws: IncomingFrames, event: NumberedEvent | ClientEvent) -> bool:
+        """A client wants to be in a room; False if it was refused."""
+
+    @abstractmethod
     def session_event(self, event: ClientEvent) -> None:
         """A client is away, or back."""
 
@@ -114,8 +120,10 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         loop: asyncio.AbstractEventLoop,
         counters: Counters,
         options: SessionOptions,
+        histories: Histories,
     ) -> None:
         self._owner = owner
+        self._histories = histories
         self._rooms = rooms
         self._numbered = rooms.numbered
         self._outbox = rooms.outbox
@@ -130,6 +138,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         self._replays = Replays(rooms.outbox, rooms.numbered, loop, self._tell_done_soon)
         self.requests = ClientRequests(rooms.numbered, loop)
         self.tokens = ClientTokens(rooms.outbox, expiries, owner.session_event, owner.new_event_number)
+        self.joins = ClientJoins(rooms, self._fail, self._finish)
         self._by_number: dict[int, SessionClient] = {}
         self._away: OrderedDict[SessionClient, float] = OrderedDict()  # until when, the first to end first
         self._away_timer: asyncio.TimerHandle | None = None
@@ -146,6 +155,7 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
     def stop(self) -> None:
         """End the sessions of all who are away, take nobody back, and tell the others when to come back."""
         self._stopping = True
+        self._histories.stop()
         for client in self._by_number.values():
             if client.is_live:
                 self._outbox.send(client.ws, _BYE)
@@ -353,6 +363,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             self._outbox.suspend(old)
         self.welcome(client, resumed=True)
         self._tell_backend(client)
+        if client.joining is not None:
+            ws.pause_reading()
         self._replays.begin(client, ws, resume.seen)
 
     def _tell_backend(self, client: SessionClient) -> None:
@@ -394,6 +406,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             client.state.seen(min(read.seen, self._numbered.numbers.last))
         elif read.t == "auth":
             self.tokens.show(client, read.id, body)
+        elif read.t == "history":
+            self._histories.on_read(client, read)
         elif read.t == "bye":
             client.has_said_bye = True
         elif read.t == "presence":
@@ -423,6 +437,8 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
             state.take(k)
             self.requests.on_answer(client, read.re, body, read.err)
             self._finish(client, k)
+        elif read.t == "join" and read.r is not None:
+            self._take_join(client, ws, read, read.r, body)
         elif read.t:
             state.take(k)
             self._fail(client, k, "refused", "this server does not take it")
@@ -431,15 +447,34 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         elif not self._is_member(client, read.r):
             state.take(k)
             self._fail(client, k, "not_in_room", "the client is not in that room")
-        elif len(read.id) > _MAX_NAME or not read.id.isprintable():
-            raise BadFrameError("an id is no message's")
         else:
-            message_id = read.id or f"{state.name}-{k}"
+            message_id = _message_id(state, read)
             event = NumberedEvent(client, self._owner.new_event_number(), body, len(body), k, message_id, read.r)
             event.redelivered = bool(read.id)
             event.asks = bool(read.q)
             if self._owner.session_message(ws, event):
                 state.take(k)
+
+    def _take_join(
+        self, client: SessionClient, ws: IncomingFrames, read: ClientHeader, room_id: str, data: str | bytes | None
+    ) -> None:
+        """Ask the client's backend; until it has decided nothing more is read."""
+        state, k = client.state, read.k
+        message_id = _message_id(state, read)
+        code, text = self.joins.problem(client, room_id)
+        if code:
+            state.take(k)
+            self._fail(client, k, code, text)
+            return
+        event = JoinEvent(client, self._owner.new_event_number(), data, k, message_id, room_id)
+        event.redelivered = bool(read.id)
+        client.joining = event
+        if self._owner.session_join(ws, event):
+            state.take(k)
+            if client.joining is event:
+                ws.pause_reading()
+        else:
+            client.joining = None
 
     def _is_member(self, client: ConnectedClient, room_id: str | None) -> bool:
         if room_id is None:
@@ -454,7 +489,9 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         if event.kind is _MESSAGE:
             numbered = cast("NumberedEvent", event)
             k = numbered.k
-            if k and numbered.asks and not numbered.is_answered:
+            if isinstance(numbered, JoinEvent):
+                self.joins.finished(client, numbered)
+            elif k and numbered.asks and not numbered.is_answered:
                 self._fail_request(client, k)
             elif k:
                 self._finish(client, k)
@@ -468,7 +505,9 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
         """No backend will handle a message: its client hears so."""
         numbered = cast("NumberedEvent", event)
         k, client = numbered.k, cast("SessionClient", event.stream)
-        if k and numbered.asks and code == _UNDELIVERABLE:
+        if isinstance(numbered, JoinEvent):
+            self.joins.dropped(client, numbered, code, text)
+        elif k and numbered.asks and code == _UNDELIVERABLE:
             self._fail_request(client, k)
         elif k and numbered.is_answered:  # by a backend that has died before it had finished
             self._finish(client, k)
@@ -536,6 +575,13 @@ class ClientSessions(Receiver, Tracker, SessionEnder):
 def _is_told_again(code: int) -> bool:
     """Whether a client that comes back hears again why it was closed; with another token it may come in anew."""
     return code == NORMAL_CLOSURE or (code >= _OF_APPLICATIONS and code != TOKEN_EXPIRED)
+
+
+def _message_id(state: SessionState, read: ClientHeader) -> str:
+    """Return what a message is called. Raises BadFrameError on what it can't be."""
+    if len(read.id) > _MAX_NAME or not read.id.isprintable():
+        raise BadFrameError("an id is no message's")
+    return read.id or f"{state.name}-{read.k}"
 
 
 def _client_of(ws: IncomingFrames) -> SessionClient | None:

@@ -15,7 +15,9 @@ from pystrands.broker.meter import Meter
 from pystrands.broker.routing.client_commands import ClientCommand, ClientCommands
 from pystrands.broker.routing.client_requests import Answered
 from pystrands.broker.routing.confirming import Confirming
+from pystrands.broker.routing.histories import Histories
 from pystrands.broker.routing.other_brokers import OtherBrokers, present
+from pystrands.broker.routing.questions import KeptRoom
 from pystrands.engine.base import Delivered, Engine
 from pystrands.engine.publication import Audience, Publication
 from pystrands.protocol import messages, wire
@@ -25,6 +27,7 @@ from pystrands.protocol.messages import (
     BroadcastParams,
     DisconnectUser,
     GetPresence,
+    KeepHistory,
     MessageToConnection,
     MessageToConnectionParams,
     MessageToRoom,
@@ -33,6 +36,7 @@ from pystrands.protocol.messages import (
     MessageToUserParams,
     RecipientParams,
     RequestClient,
+    RoomHistory,
     RoomMembers,
     Status,
     Unwatch,
@@ -65,6 +69,7 @@ class Commands:
         meter: Meter | None = None,
         clients: ClientCommands | None = None,
         others: OtherBrokers | None = None,
+        histories: Histories | None = None,
     ) -> None:
         self._engine = engine
         self._rooms = rooms
@@ -74,6 +79,7 @@ class Commands:
         self._meter = meter or Meter()
         self._clients = clients or ClientCommands(rooms, self._meter)
         self._others = others
+        self._histories = histories or Histories(rooms, "", others)
 
     # --- messages ---
 
@@ -89,9 +95,10 @@ class Commands:
         params = command.params
         content = _content(params) if params.binary else params.message
         key = params.key if params.volatile else None
-        self._publish(
-            session, command, params, Publication(_ROOM, params.room_id, content, params.exclude, key, params.confirm)
+        publication = Publication(
+            _ROOM, params.room_id, content, params.exclude, key, params.confirm, not params.history
         )
+        self._publish(session, command, params, publication)
 
     def on_message_to_user(self, session: Session, command: MessageToUser) -> None:
         """Send a message to all clients of a user."""
@@ -235,6 +242,23 @@ class Commands:
         others = self._others
         elsewhere = None if others is None else partial(others.request, command, answered)
         self._clients.request(command, answered, elsewhere)
+
+    # --- histories ---
+
+    def on_keep_history(self, session: Session, command: KeepHistory) -> None:
+        """Keep a room's history at all brokers, or no more."""
+        params, others = command.params, self._others
+        problem = self._histories.keep(params.room_id, params.limit, params.ttl)
+        if problem or others is None or others.is_alone:
+            self._answer(session, command.request_id, {"error": problem} if problem else {"found": True})
+        else:
+            answered = partial(self._answer, session, command.request_id)
+            others.keep_history(KeptRoom(params.room_id, params.limit, params.ttl), answered)
+
+    def on_room_history(self, session: Session, command: RoomHistory) -> None:
+        """Tell what was sent to a room lately, as this broker has it."""
+        params = command.params
+        self._answer(session, command.request_id, self._histories.read(params.room_id, params.limit, params.before))
 
     # --- tools ---
 

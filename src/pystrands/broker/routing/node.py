@@ -11,8 +11,12 @@ from pystrands.broker.hub.presence import Presence
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.claimed_ids import ClaimedIds
 from pystrands.broker.routing.client_commands import ClientCommands
+from pystrands.broker.routing.histories import Histories
 from pystrands.broker.routing.questions import (
     CloseUser,
+    KeepRooms,
+    KeptRooms,
+    KeptRoomsAnswer,
     Members,
     MembersAnswer,
     PresenceChanged,
@@ -53,6 +57,7 @@ class BrokerNode(Node):
         presence: Presence,
         shared: SharedPresence,
         signals: Signals,
+        histories: Histories,
     ) -> None:
         self.broker_id = broker_id
         self._rooms = rooms
@@ -65,9 +70,10 @@ class BrokerNode(Node):
         self._shared = shared
         self._signals = signals
         self._closed_users: dict[str, dict[str, Any]] = {}  # what became of questions, by their names
+        self._histories = histories
 
     def on_question(self, question: bytes, reply: Reply) -> None:
-        """Tell who is in a room, or present there, or what this broker has; close a user's clients."""
+        """Tell of rooms: who is in them or present, their histories; of this broker; close a user's clients."""
         try:
             asked = read_question(question)
         except NOT_KNOWN:
@@ -88,6 +94,13 @@ class BrokerNode(Node):
         if isinstance(asked, PresenceChanged):
             self._shared.on_changed(asked)
             reply(b"{}")
+            return
+        if isinstance(asked, KeepRooms):
+            problems = [self._histories.keep(room.room_id, room.limit, room.ttl) for room in asked.rooms]
+            reply(encode(KeptRoomsAnswer(error=next(filter(None, problems), ""))))
+            return
+        if isinstance(asked, KeptRooms):
+            reply(encode(KeptRoomsAnswer(self._histories.kept())))
             return
         if not isinstance(asked, Members):
             reply(encode(self._status()))
@@ -136,6 +149,7 @@ class BrokerNode(Node):
 
     def on_peers(self, peers: Sequence[Peer]) -> None:
         """Tell the backends."""
+        self._histories.peers_changed(peers)
         self._peers_changed(peers)
         self._shared.on_peers(peers)
 

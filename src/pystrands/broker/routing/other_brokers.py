@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,9 +16,13 @@ from pystrands.broker.routing.confirming import Confirming
 from pystrands.broker.routing.questions import (
     BrokerStatus,
     CloseUser,
+    KeepRooms,
+    KeptRoom,
+    KeptRooms,
     Members,
     Present,
     encode,
+    read_kept,
     read_members,
     read_present,
     read_result,
@@ -176,6 +180,41 @@ class OtherBrokers:
                 answered({"error": f"{_silent(unread)}: ask again, or with partial=True for those who are known"})
 
         self._cluster.survey(encode(Present(room_id, limit)), self._patience, surveyed)
+
+    def keep_history(self, room: KeptRoom, answered: Answered) -> None:
+        """Have the others keep a room's history, or no more."""
+        if not self._cluster.is_connected:
+            answered({"error": f"this broker does so, and {_APART}"})
+            return
+        size = self._begin(0, answered)
+        if not size:
+            return
+
+        def surveyed(answers: Sequence[tuple[str, bytes]], silent: Sequence[str]) -> None:
+            self._end(size)
+            problem = f"{_silent(silent)}: ask again" if silent else ""
+            for broker_id, data in answers:
+                try:
+                    problem = read_kept(data).error or problem
+                except NOT_KNOWN:
+                    problem = f"the answer of the broker {broker_id} can't be read: has it another version?"
+            answered({"error": problem} if problem else {"found": True})
+
+        self._cluster.survey(encode(KeepRooms([room])), self._patience, surveyed)
+
+    def kept(self, told: Callable[[list[KeptRoom]], None]) -> None:
+        """Ask which histories the others keep; ``told`` is called for each that answers."""
+        if not self._cluster.is_connected:
+            return
+
+        def surveyed(answers: Sequence[tuple[str, bytes]], silent: Sequence[str]) -> None:  # noqa: ARG001 - Surveyed
+            for broker_id, data in answers:
+                try:
+                    told(read_kept(data).rooms)
+                except NOT_KNOWN:
+                    logger.warning("the broker %s does not tell which histories it keeps", broker_id)
+
+        self._cluster.survey(encode(KeptRooms()), self._patience, surveyed)
 
     def status(self, here: dict[str, Any], answered: Answered) -> None:
         """Tell what each broker has, this one first; of those that don't answer only their ids."""

@@ -13,6 +13,10 @@ from pystrands.protocol.v1.presence import Entry
 __all__ = [
     "BrokerStatus",
     "CloseUser",
+    "KeepRooms",
+    "KeptRoom",
+    "KeptRooms",
+    "KeptRoomsAnswer",
     "Members",
     "MembersAnswer",
     "PresenceChange",
@@ -24,6 +28,7 @@ __all__ = [
     "WatchPresence",
     "encode",
     "read_command",
+    "read_kept",
     "read_members",
     "read_presence",
     "read_present",
@@ -83,6 +88,31 @@ class PresenceChanged(Struct, tag="presence_changed"):
     changes: list[PresenceChange]
 
 
+class KeptRoom(Struct):
+    """A room whose history is kept: so many messages, 0 for none any more, for so many seconds."""
+
+    room_id: str
+    limit: int
+    ttl: float
+
+
+class KeepRooms(Struct, tag="keep"):
+    """Keep the histories of these rooms."""
+
+    rooms: list[KeptRoom]
+
+
+class KeptRooms(Struct, tag="kept"):
+    """Which histories do you keep? The answer is a :class:`KeptRoomsAnswer`."""
+
+
+class KeptRoomsAnswer(Struct):
+    """Those that are kept; or why that can't be."""
+
+    rooms: list[KeptRoom] = msgspec.field(default_factory=list)
+    error: str = ""
+
+
 class BrokerStatus(Struct, tag="status"):
     """What do you have? The answer is what ``status`` tells."""
 
@@ -114,7 +144,9 @@ class MembersAnswer(Struct):
     error: str = ""
 
 
-Question: TypeAlias = Members | BrokerStatus | CloseUser | Present | WatchPresence | PresenceChanged
+Question: TypeAlias = (
+    Members | BrokerStatus | CloseUser | Present | WatchPresence | PresenceChanged | KeepRooms | KeptRooms
+)
 
 encode: Final = msgspec.json.Encoder().encode
 _question: Final[Callable[[bytes], Question]] = msgspec.json.Decoder(Question).decode
@@ -125,6 +157,7 @@ _result: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _presence: Final = msgspec.json.Decoder(PresenceStates).decode
 _present: Final = msgspec.json.Decoder(PresentAnswer).decode
 _members: Final = msgspec.json.Decoder(MembersAnswer).decode
+_kept: Final = msgspec.json.Decoder(KeptRoomsAnswer).decode
 
 
 def read_question(question: bytes) -> Question:
@@ -155,3 +188,8 @@ def read_present(answer: bytes) -> PresentAnswer:
 def read_members(answer: bytes) -> MembersAnswer:
     """Raises ValueError on what is no answer."""
     return _members(answer)
+
+
+def read_kept(answer: bytes) -> KeptRoomsAnswer:
+    """Raises ValueError on what is no answer."""
+    return _kept(answer)

@@ -16,6 +16,7 @@ from pystrands.broker.hub.rooms import Rooms
 from pystrands.broker.routing.claimed_ids import TAKEN_AGAIN, ClaimedIds
 from pystrands.broker.routing.client_sessions import ClientSessions, SessionOptions, SessionOwner
 from pystrands.broker.routing.connection_requests import ConnectionRequests
+from pystrands.broker.routing.histories import Histories
 from pystrands.broker.ws.expiry import NEVER
 from pystrands.broker.ws.incoming import IncomingFrames
 from pystrands.broker.ws.websocket import Receiver, WebSocket
@@ -65,6 +66,7 @@ class Router(Receiver, SessionReceiver, SessionOwner):
         claimed_ids: ClaimedIds | None = None,
         client_sessions: SessionOptions | None = None,
         bounds: Bounds = BOUNDS,
+        histories: Histories | None = None,
     ) -> None:
         self._rooms = rooms
         self._taps = rooms.taps
@@ -95,6 +97,7 @@ class Router(Receiver, SessionReceiver, SessionOwner):
             shared.loop,
             shared.counters,
             client_sessions or SessionOptions(broker_id="", key=b"", window=0.0, ping=0.0, max_message_size=1_048_576),
+            histories or Histories(rooms, "", None),
         )
 
     # --- clients ---
@@ -201,6 +204,11 @@ class Router(Receiver, SessionReceiver, SessionOwner):
         if isinstance(event.content, bytes) and owner is not None and not owner.binary:
             only_takes_text(client)
             return False
+        return self.session_join(ws, event)
+
+    def session_join(self, ws: IncomingFrames, event: ClientEvent) -> bool:
+        """A client of `pystrands.v1` wants something handled, perhaps to be in a room; False if it was refused."""
+        client = event.stream
         if not client.small:
             event.size += _beside(client)
         return self._assignments.submit(event) or self._keep(ws, client, event)

@@ -34,6 +34,7 @@ from pystrands.protocol.messages import (
     Full,
     Heartbeat,
     Hello,
+    JoinRequest,
     Leaving,
     LinkRefused,
     NewConnection,
@@ -58,6 +59,7 @@ OfClient: TypeAlias = (
     NewMessage
     | NewConnection
     | TokenRequest
+    | JoinRequest
     | Disconnected
     | ClientAdopted
     | ClientSuspended
@@ -68,6 +70,7 @@ _OF_CLIENTS: Final = (
     NewMessage,
     NewConnection,
     TokenRequest,
+    JoinRequest,
     Disconnected,
     ClientAdopted,
     ClientSuspended,
@@ -304,7 +307,7 @@ class Incoming(Greetings):
         else:
             if session is not None:
                 call.seq, call.done = event.seq, session.done  # type: ignore[union-attr]  # events have one
-                if kind is TokenRequest:
+                if kind is TokenRequest or kind is JoinRequest:
                     call.reply = partial(self._reply, session.session)
             if link.broker.said_hello:
                 self._ownership.on_event(event, line)

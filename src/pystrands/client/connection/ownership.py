@@ -13,6 +13,7 @@ from pystrands.protocol.messages import (
     Disconnected,
     DisconnectedParams,
     Event,
+    JoinRequestParams,
     NewConnection,
     NewMessage,
     NewMessageParams,
@@ -21,7 +22,9 @@ from pystrands.protocol.messages import (
 
 __all__ = ["Ownership"]
 
-WithContext: TypeAlias = ContextParams | DisconnectedParams | NewMessageParams | TokenRequestParams | ClientErrorParams
+WithContext: TypeAlias = (
+    ContextParams | DisconnectedParams | NewMessageParams | TokenRequestParams | JoinRequestParams | ClientErrorParams
+)
 """The params of the events of clients."""
 
 _OWNED: Final = (NewMessage, NewConnection, ClientAdopted)

@@ -20,6 +20,7 @@ from pystrands.context import (
 )
 from pystrands.errors import MessageTooBig
 from pystrands.headers import Headers
+from pystrands.join_request import JoinRequestContext
 from pystrands.protocol import messages, wire
 from pystrands.protocol.messages import (
     ClientAdopted,
@@ -29,6 +30,7 @@ from pystrands.protocol.messages import (
     ConnectionRequest,
     Disconnected,
     Event,
+    JoinRequest,
     NewConnection,
     NewMessage,
     TokenRequest,
@@ -49,6 +51,7 @@ __all__ = [
     "synthesised_release",
     "unoffered_subprotocol",
     "unreadable",
+    "verdict",
 ]
 
 
@@ -60,6 +63,7 @@ class HandlerCall(Laned):
         "broker",
         "context",
         "done",
+        "join",
         "max_line",
         "name",
         "reply",
@@ -93,6 +97,7 @@ class HandlerCall(Laned):
         self.request: ConnectionRequestContext | None = None
         self.request_id = ""
         self.token: TokenRequestContext | None = None
+        self.join: JoinRequestContext | None = None
         self.reply: Callable[[bytes], object] | None = None
         """Takes the answer to a connection request, or to a client's request."""
         self.max_line = 0
@@ -124,6 +129,7 @@ def _named(
     event: NewMessage
     | NewConnection
     | TokenRequest
+    | JoinRequest
     | Disconnected
     | ClientAdopted
     | ClientSuspended
@@ -197,6 +203,15 @@ def call_for(event: Event, broker: BrokerInfo) -> HandlerCall | None:
         call = HandlerCall("on_token", (token,), context, context.client_id)
         call.token = token
         return call
+    if isinstance(event, JoinRequest):
+        context = _named(event.params.context, event, broker)
+        context.message_id = event.params.message_id
+        said = event.params.message
+        data = said if said is None else messages.message_content(said, event.params.binary)
+        join = JoinRequestContext(event.params.room_id, data, context)
+        call = HandlerCall("on_join_request", (join,), context, context.client_id)
+        call.join = join
+        return call
     if isinstance(event, ClientError):
         context = _named(event.params.context, event, broker)
         return HandlerCall("on_error", (event.params.error, context), context, context.client_id or None)
@@ -239,9 +254,9 @@ def answer(call: HandlerCall, result: Any) -> bytes:
     request = call.request
     assert request is not None
     if result is None:
-        accepted = _verdict(request._accepted, "left request.accepted as")  # noqa: SLF001 - it may be anything
+        accepted = verdict(call.name, request._accepted, "left request.accepted as")  # noqa: SLF001 - it may be anything
     else:
-        accepted = _verdict(result, "returned")
+        accepted = verdict(call.name, result, "returned")
     if not accepted:
         check_rejection(request.status, request.reason)
         return wire.response(call.request_id, False, status=request.status, reason=request.reason)
@@ -308,8 +323,11 @@ def _check_limits(request: ConnectionRequestContext, metadata: Any, broker: Brok
             )
 
 
-def _verdict(value: Any, how: str) -> bool:
-    """Return whether this lets a client in. Raises TypeError on what is truthy and not True: it is no decision."""
+def verdict(name: str, value: Any, how: str) -> bool:
+    """Return whether this lets a client in. Raises TypeError on what is truthy and not True: it is no decision.
+
+    ``name``: that of the handler that ``how`` led to the value.
+    """
     if value is True or value is False:
         return bool(value)
     if not inspect.iscoroutine(value) and not inspect.isgenerator(value) and not value:
@@ -322,9 +340,7 @@ def _verdict(value: Any, how: str) -> bool:
         hint = "a function with yield decides nothing; return True or False"
     what = getattr(value, "__qualname__", None)
     named = f" ({what})" if isinstance(what, str) else ""
-    raise TypeError(
-        f"on_connection_request {how} a value of type {type(value).__name__}{named}, and the client is rejected: {hint}"
-    )
+    raise TypeError(f"{name} {how} a value of type {type(value).__name__}{named}, and the client is rejected: {hint}")
 
 
 def is_undecided(call: HandlerCall, result: Any) -> bool:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from pystrands.client.handlers.calls import HandlerCall, answer, refusal
+from pystrands.client.handlers.calls import HandlerCall, answer, refusal, verdict
 from pystrands.client.requests import check_message
 from pystrands.context import check_time
 from pystrands.errors import MessageError, RequestFailed
+from pystrands.join_request import JoinRequestContext, check_join
 from pystrands.protocol import wire
 from pystrands.token_request import TokenRequestContext, check_reason
 
@@ -18,6 +19,8 @@ def reply(call: HandlerCall, result: Any) -> bytes:
         return answer(call, result)
     if call.token is not None:
         return _of_token(call, call.token, result)
+    if call.join is not None:
+        return _of_join(call, call.join, result)
     content = check_message(reply_content(result), call.broker)
     try:
         return wire.reply(call.seq, content)
@@ -37,6 +40,16 @@ def _of_token(call: HandlerCall, request: TokenRequestContext, result: Any) -> b
     return wire.token_response(call.seq, accepted, check_time(request.expires_at), check_reason(request.reason))
 
 
+def _of_join(call: HandlerCall, join: JoinRequestContext, result: Any) -> bytes:
+    """Return the line that says whether a client may be in a room. Raises TypeError or ValueError on what is none."""
+    if result is None:
+        accepted = verdict(call.name, join.accepted, "left request.accepted as")
+    else:
+        accepted = verdict(call.name, result, "returned")
+    check_join(join.history, join.reason)
+    return wire.join_response(call.seq, accepted, history=join.history, reason=join.reason)
+
+
 def reply_content(result: Any) -> Any:
     """Return what a client gets for what its handler returned: text and bytes as they are, all else as JSON.
 
@@ -51,7 +64,8 @@ def reply_content(result: Any) -> Any:
 
 def is_an_answer(call: HandlerCall, error: BaseException) -> bool:
     """Whether what a handler raised is its answer, and no failure."""
-    return isinstance(error, RequestFailed) and call.request is None and call.token is None and call.reply is not None
+    asks = call.request is None and call.token is None and call.join is None and call.reply is not None
+    return asks and isinstance(error, RequestFailed)
 
 
 def failure(call: HandlerCall, error: BaseException) -> bytes:
@@ -60,6 +74,8 @@ def failure(call: HandlerCall, error: BaseException) -> bytes:
         return refusal(call)
     if call.token is not None:
         return wire.token_response(call.seq, False, reason="the handler has failed")
+    if call.join is not None:
+        return wire.join_response(call.seq, False, reason="the handler has failed")
     if isinstance(error, RequestFailed):
         return wire.reply_error(call.seq, error.code, error.text)
     return wire.reply_error(call.seq, "failed", "the handler has failed")

@@ -49,6 +49,7 @@ CONFIRM: Final = 32
 """Somebody wants to know what became of it."""
 PART: Final = 64
 """It is a part of a message."""
+_HIDDEN: Final = 128
 
 _ROOM: Final = Audience.ROOM
 _CLIENT: Final = Audience.CLIENT
@@ -115,6 +116,8 @@ def flags_of(publication: Publication) -> int:
         flags |= _KEY
     if publication.confirm:
         flags |= CONFIRM
+    if publication.is_hidden:
+        flags |= _HIDDEN
     return flags
 
 
@@ -179,7 +182,7 @@ def publication_of(flags: int, address: str, data: bytes, at: int) -> Publicatio
             message = content.decode()
         except UnicodeDecodeError as cause:
             raise Malformed("the text is no UTF-8") from cause
-    return Publication(audience_of(flags), address, message, exclude, key, bool(flags & CONFIRM))
+    return Publication(audience_of(flags), address, message, exclude, key, bool(flags & CONFIRM), bool(flags & _HIDDEN))
 
 
 def _name(data: bytes, at: int) -> tuple[str, int]:

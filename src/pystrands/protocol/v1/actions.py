@@ -12,6 +12,8 @@ __all__ = [
     "Close",
     "Deliver",
     "Dial",
+    "Gap",
+    "History",
     "Joined",
     "Left",
     "PresenceChanged",
@@ -54,12 +56,14 @@ class Abandon(NamedTuple):
 class Deliver(NamedTuple):
     """A message. ``room`` is None for one to this client alone or to everyone, ``number`` for a volatile one.
 
-    ``number`` is also about when it was sent, in microseconds since 1970.
+    ``number`` is also about when it was sent, in microseconds since 1970. ``replayed``: it is of a room's history,
+    of a room that the client was in before its session was lost.
     """
 
     body: str | bytes
     room: str | None
     number: int | None
+    replayed: bool = False
 
 
 class Replied(NamedTuple):
@@ -83,8 +87,27 @@ class Joined(NamedTuple):
     room: str
 
 
+class History(NamedTuple):
+    """Older messages of a room, which were asked for under ``ident``; numbers and bodies, the oldest first.
+
+    To a join it is the answer: the client is in the room, and what comes behind this is newer. ``complete``: whether
+    they go back to the first that may be read.
+    """
+
+    ident: int
+    room: str
+    messages: list[tuple[int, str | bytes]]
+    complete: bool
+
+
+class Gap(NamedTuple):
+    """Messages of a room may be missing."""
+
+    room: str
+
+
 class Left(NamedTuple):
-    """The client is in a room no more."""
+    """The client is in a room no more; ``why`` is empty where it wanted that itself."""
 
     room: str
     why: str = ""
@@ -146,6 +169,8 @@ Action: TypeAlias = (
     | Replied
     | Ask
     | Joined
+    | History
+    | Gap
     | Left
     | PresenceChanged
     | Signal

@@ -28,16 +28,19 @@ from pystrands.protocol.v1.actions import (
 from pystrands.protocol.v1.envelope import (
     HEARTBEAT,
     BadFrameError,
+    HistoryAnswer,
     ServerHeader,
     Welcome,
+    history_of,
     join,
     json_text,
     server_header,
     split,
     welcome_of,
 )
+from pystrands.protocol.v1.joins import Joins
 from pystrands.protocol.v1.offer import Resume, name_of, offered
-from pystrands.protocol.v1.outbox import Outbox, Sent
+from pystrands.protocol.v1.outbox import NOBODYS, Outbox, Sent
 from pystrands.protocol.v1.presence_view import PresenceViews
 from pystrands.protocol.v1.refresh import TokenRefresh
 
@@ -59,7 +62,6 @@ _BYE: Final = '{"t":"bye"}'
 _TOKEN_EXPIRED: Final = 4401
 _RETRIED: Final = frozenset({1001, 1005, 1006, 1008, 1011, 1012, 1013, 1014, 1015, 4408, 4425, 4429})
 _UNREADABLE: Final = 4002
-_NOBODYS: Final = -1  # the ident of what nobody is told of
 
 
 class ClientCore:
@@ -95,6 +97,7 @@ class ClientCore:
         self._asked: set[int] = set()  # what the server has asked in this session, and has no answer
         self.rooms: dict[str, None] = {}
         self.presence = PresenceViews()
+        self._joins = Joins()
         self.max = math.inf
         self._expires: float | None = None
         self._refresh = TokenRefresh()
@@ -182,9 +185,12 @@ class ClientCore:
         if self.state not in ("connecting", "open"):
             return []
         self._heard_at = now
+        history = None
         try:
             header, body = split(frame)
             read = server_header(header)
+            if read.t == "history":
+                history = history_of(header, body)
             if not self._is_welcome:
                 if read.t != "welcome":
                     return self._fail(now)
@@ -205,7 +211,7 @@ class ClientCore:
             self.seen = read.n
             self._count(read, len(frame), now, actions)
         try:
-            self._take(read, body, actions)
+            self._take(read, body, history, actions)
         except BadFrameError:
             return [*actions, *self._fail(now)]
         return actions
@@ -230,14 +236,14 @@ class ClientCore:
         return [Write(HEARTBEAT)]
 
     def _on_welcome(self, welcome: Welcome, now: float) -> list[Action]:
-        had, was = self.session is not None, name_of(self.session or "")
+        had, was, position = self.session is not None, name_of(self.session or ""), (self.epoch, self.seen)
         self._is_welcome, self._welcome_at, self._heard_more = True, now, False
         self._welcome_by = math.inf
         self._is_probing = False
         self._bye = None
         self.session, self.client, self.epoch = welcome.session, welcome.client, welcome.epoch
         self.max, self._ping, self._expires = welcome.max, welcome.ping, welcome.expires
-        gaps: list[str | None] = [None, *self.rooms]
+        gaps: list[str | None] = [None, *(room for room in self.rooms if not self._joins.wants(room))]
         self.rooms = dict.fromkeys(welcome.rooms)
         self.state = "open"
         actions: list[Action] = [StateChanged("open")]
@@ -251,13 +257,16 @@ class ClientCore:
             self._is_replaying = False
             self._replayed, self._gaps = 0, []
             if had:
+                again = self._joins.lost(*position, self.outbox.joining, actions)
                 self.outbox.lose(was)
+                self.outbox.put_first(again)
                 actions.append(Resumed(False, 0, gaps))
         actions.append(self._acknowledge())
         if welcome.resumed:
             actions += [Write(message.frame()) for message in self.outbox.after(welcome.received)]
         else:
             actions += self.presence.connected(self.rooms, is_same=False)
+        self._joins.resumed(actions)
         self._flush(actions)
         self._plan_refresh(now)
         return actions
@@ -310,19 +319,26 @@ class ClientCore:
         actions: list[Action] = [
             Settle(message.ident, "closed", text) for message in self.outbox.clear() if message.ident
         ]
+        self._joins.clear("closed", text, actions)
         return [*actions, StateChanged("closed", code, reason)]
 
     # --- frames ---
 
-    def _take(self, read: ServerHeader, body: str | bytes | None, actions: list[Action]) -> None:
+    def _take(
+        self, read: ServerHeader, body: str | bytes | None, history: HistoryAnswer | None, actions: list[Action]
+    ) -> None:
         kind = read.t
-        if read.done >= 0:
+        if kind == "joined" and read.r is not None:
+            self._on_joined(read, read.r, actions)
+        elif read.done >= 0:
             self._done = max(self._done, read.done)
             if not self._is_replaying:
                 self._settle(actions)
         elif read.re:
             if (read.err is not None or body is not None) and (message := self.outbox.failed(read.re)) is not None:
-                if read.err is not None:
+                if read.err is not None and message.kind == "join":
+                    self._joins.refused(message, read.err.code, read.err.message, actions)
+                elif read.err is not None:
                     actions.append(Settle(message.ident, read.err.code, read.err.message))
                 else:
                     actions.append(Replied(message.ident, body or "", read.n))
@@ -331,13 +347,12 @@ class ClientCore:
             if body is not None and read.n is not None:
                 self._asked.add(read.n)
                 actions.append(Ask(body, read.n))
-        elif kind == "joined" and read.r is not None:
-            self.rooms[read.r] = None
-            actions.append(Joined(read.r))
-            if not self._is_replaying:
-                actions += self.presence.ask(read.r)
+        elif history is not None:
+            self._joins.answered(history, actions)
         elif kind == "left" and read.r is not None:
             self.rooms.pop(read.r, None)
+            if read.why:
+                self._joins.leave(read.r, actions)
             actions.append(Left(read.r, read.why))
             actions += self.presence.left(read.r)
         elif kind == "signal" and read.r is not None and body is not None:
@@ -357,7 +372,16 @@ class ClientCore:
             self._bye = read.retry
         elif not kind and body is not None:
             self._replayed += self._is_replaying
-            actions.append(Deliver(body, read.r, read.n))
+            self._joins.deliver(Deliver(body, read.r, read.n), actions)
+
+    def _on_joined(self, read: ServerHeader, room: str, actions: list[Action]) -> None:
+        self.rooms[room] = None
+        actions.append(Joined(room))
+        if not self._is_replaying:
+            actions += self.presence.ask(room)
+        if read.re and (message := self.outbox.failed(read.re)) is not None:
+            self._joins.joined(message, read.n or 0, read.h, self.epoch, actions)
+            self._flush(actions)
 
     def _tell_resumed(self, actions: list[Action]) -> None:
         actions.append(Resumed(True, self._replayed, self._gaps))
@@ -368,7 +392,9 @@ class ClientCore:
         finished = self.outbox.done(self._done)
         for message in finished:
             is_unknown = are_failures_lost or message.asks  # a reply would have come before
-            if message.ident != _NOBODYS:
+            if message.kind == "join":
+                self._joins.refused(message, "unknown", "whether it was let in is not known", actions)
+            elif message.ident != NOBODYS:
                 code, text = ("unknown", "whether it was handled is not known") if is_unknown else ("", "")
                 actions.append(Settle(message.ident, code, text))
         if finished:
@@ -422,6 +448,30 @@ class ClientCore:
         self._flush(actions)
         return actions
 
+    def join(self, ident: int, room: str, data: str | bytes | None = None, *, history: int = 0) -> list[Action]:
+        """Be in a room, if the backend allows it, over any number of sessions, until `leave()`.
+
+        `History` tells of it, with up to ``history`` older messages; or `Settle` why not.
+        """
+        actions = self.send(ident, data, room=room, kind="join", asks=True)
+        if not any(isinstance(action, Settle) for action in actions):
+            self._joins.ask(ident, room, data, history, actions)
+        return actions
+
+    def leave(self, ident: int, room: str) -> list[Action]:
+        """Be in a room no more."""
+        actions: list[Action] = []
+        self._joins.leave(room, actions)
+        return actions + self.send(ident, None, room=room, kind="leave")
+
+    def history(self, ident: int, room: str, *, before: int = 0, limit: int) -> list[Action]:
+        """Read messages of a room that are older than a number, or the newest; `History` or `Settle` tell of it."""
+        actions: list[Action] = []
+        if self.state == "closed":
+            return [Settle(ident, "closed", "the connection is closed")]
+        self._joins.history(ident, room, before, limit, actions, is_open=self.state == "open")
+        return actions
+
     def answer(self, number: int, body: str | bytes | None, code: str = "", text: str = "") -> list[Action]:
         """Answer what the server has asked under that number; or, with a ``code``, say why there is no answer.
 
@@ -430,10 +480,10 @@ class ClientCore:
         if number not in self._asked:
             return []
         self._asked.discard(number)
-        message = Sent(_NOBODYS, None if code else body)
+        message = Sent(NOBODYS, None if code else body)
         message.re = number
         if message.size > self.max:
-            message = Sent(_NOBODYS, None)
+            message = Sent(NOBODYS, None)
             message.re, code, text = number, "too_big", f"an answer may have {self.max:.0f} bytes"
         if code:
             message.failure = {"code": code, "message": text}
@@ -444,7 +494,7 @@ class ClientCore:
 
     def signal(self, room: str, name: str, body: str | bytes) -> list[Action]:
         """Say something to the other members of a room, now or never."""
-        if self.state != "open" or room not in self.rooms or Sent(_NOBODYS, body).size > self.max:
+        if self.state != "open" or room not in self.rooms or Sent(NOBODYS, body).size > self.max:
             return []
         return [Write(join(json_text({"t": "signal", "r": room, "e": name}), body))]
 

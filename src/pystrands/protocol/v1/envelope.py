@@ -4,20 +4,22 @@ A frame is text or binary as its message is. Frames that carry no message have n
 not known are ignored, by both sides.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from pystrands.protocol.v1.headers import ClientHeader, ServerHeader, Welcome
+from pystrands.protocol.v1.headers import ClientHeader, HistoryHeader, ServerHeader, Welcome
 
 __all__ = [
     "HEARTBEAT",
     "MAX_HEADER",
     "BadFrameError",
     "ClientHeader",
+    "HistoryAnswer",
     "ServerHeader",
     "Welcome",
     "client_header",
+    "history_of",
     "is_control",
     "join",
     "json_text",
@@ -41,6 +43,7 @@ class BadFrameError(ValueError):
 _decode_client: Final = msgspec.json.Decoder(ClientHeader).decode
 _decode_server: Final = msgspec.json.Decoder(ServerHeader).decode
 _decode_welcome: Final = msgspec.json.Decoder(Welcome).decode
+_decode_history: Final = msgspec.json.Decoder(HistoryHeader).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -101,6 +104,36 @@ def welcome_of(header: str | bytes) -> Welcome:
         return _decode_welcome(header)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise BadFrameError(f"a welcome can't be read: {error}") from None
+
+
+class HistoryAnswer(NamedTuple):
+    """A part of a room's history: numbers and bodies, the oldest first; or, with ``code``, why there is none."""
+
+    id: str
+    messages: list[tuple[int, str | bytes]]
+    complete: bool
+    more: bool
+    code: str
+    text: str
+
+
+def history_of(header: str | bytes, body: str | bytes | None) -> HistoryAnswer:
+    """Read a part of a history. Raises BadFrameError."""
+    try:
+        read = _decode_history(header)
+        data = body.encode() if isinstance(body, str) else body or b""
+        bins, start, messages = set(read.bins), 0, []
+        for index, (number, size) in enumerate(zip(read.ns, read.sizes, strict=True)):
+            content = data[start : start + size]
+            start += size
+            if size < 0 or start > len(data):
+                raise BadFrameError("a history is shorter than it says")
+            messages.append((number, content if index in bins else content.decode()))
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise BadFrameError(f"a history can't be read: {error}") from None
+    failure = read.err
+    code, text = ("", "") if failure is None else (failure.code or "failed", failure.message)
+    return HistoryAnswer(read.id, messages, read.complete, read.more, code, text)
 
 
 def is_control(frame: str | bytes) -> bool:

@@ -2,7 +2,7 @@
 
 from msgspec import Struct, field
 
-__all__ = ["ClientHeader", "Failure", "ServerHeader", "Welcome"]
+__all__ = ["ClientHeader", "Failure", "HistoryHeader", "ServerHeader", "Welcome"]
 
 
 class Failure(Struct, gc=False):
@@ -17,8 +17,9 @@ class ClientHeader(Struct, gc=False):
 
     ``k``: the number of what wants to be handled once. ``t``: what it is, where it is no message. ``q``: whether it
     wants a reply. ``re``: the number of what it answers, and ``err`` why there is no answer. ``id``: what a message was
-    called in a session that is lost. ``seen``: the last number that has arrived; -1 where it is not said.
-    ``v``: that a message is volatile; or which version of a room's presence is known.
+    called in a session that is lost. ``seen``: the last number that has arrived; -1 where it is not said. ``v``: that a
+    message is volatile; or which version of a room's presence is known. ``before``, ``after``, ``limit``: which
+    messages of a room's history it wants to read; ``id`` is then repeated in the answer.
     """
 
     k: int = 0
@@ -31,12 +32,15 @@ class ClientHeader(Struct, gc=False):
     e: str = ""
     seen: int = -1
     err: Failure | None = None
+    before: int = 0
+    after: tuple[str, int] | None = None
+    limit: int = 0
 
 
 class ServerHeader(Struct, gc=False):
     """What the broker says of a frame. ``n`` is None for what is volatile, ``v`` the version of a room's presence.
 
-    ``e``: the name of a signal, and ``sender`` who sends it.
+    ``e``: the name of a signal, and ``sender`` who sends it. ``h``: how many older messages who has joined may read.
     """
 
     n: int | None = None
@@ -54,6 +58,23 @@ class ServerHeader(Struct, gc=False):
     v: int = 0
     e: str = ""
     sender: str = field(default="", name="from")
+    h: int = 0
+
+
+class HistoryHeader(Struct):
+    """What stands before messages of a room's history: their numbers, their sizes in bytes, which of them are binary.
+
+    ``complete``: whether nothing is missing that was asked for; ``more``: whether there is more of it to be asked for.
+    """
+
+    id: str
+    r: str
+    ns: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    bins: list[int] = field(default_factory=list)
+    complete: bool = False
+    more: bool = False
+    err: Failure | None = None
 
 
 class Welcome(Struct):

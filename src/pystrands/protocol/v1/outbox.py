@@ -6,8 +6,10 @@ from typing import Final
 
 from pystrands.protocol.v1.envelope import join, json_text
 
-__all__ = ["IN_FLIGHT", "QUEUE_BYTES", "QUEUE_MESSAGES", "Outbox", "Sent"]
+__all__ = ["IN_FLIGHT", "NOBODYS", "QUEUE_BYTES", "QUEUE_MESSAGES", "Outbox", "Sent"]
 
+NOBODYS: Final = -1
+"""The ident of what nobody is told of."""
 IN_FLIGHT: Final = 256
 """Messages that are on their way at once (promise 14)."""
 QUEUE_MESSAGES: Final = 1000
@@ -41,7 +43,7 @@ class Sent:
         header: dict[str, object] = {"k": self.k}
         if self.kind:
             header["t"] = self.kind
-        if self.asks:
+        if self.asks and not self.kind:
             header["q"] = 1
         if self.re:
             header["re"] = self.re
@@ -120,6 +122,17 @@ class Outbox:
     def after(self, k: int) -> Iterator[Sent]:
         """Return what was written after that number, to be written again."""
         return (message for message in self._sent if message.k > k)
+
+    @property
+    def joining(self) -> set[str]:
+        """The rooms whose joins are in here."""
+        everything = (*self._sent, *self._waiting)
+        return {message.room for message in everything if message.kind == "join" and message.room is not None}
+
+    def put_first(self, messages: list[Sent]) -> None:
+        """Have messages go out before all that waits, whatever the bounds."""
+        self._waiting.extendleft(reversed(messages))
+        self.size += sum(message.size for message in messages)
 
     def lose(self, session_name: str) -> None:
         """The session is lost: what was written is to be written again, under new numbers and its old names.

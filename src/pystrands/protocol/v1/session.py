@@ -44,6 +44,7 @@ class SessionState:
         "name",
         "number",
         "private_floor",
+        "readable",
         "received",
         "retained",
         "retained_bytes",
@@ -75,6 +76,25 @@ class SessionState:
         """The last number of those that had to go before."""
         self.joined: dict[Ring, int] = {}
         """The rooms that it is in, each with the number of its joining (promise 4)."""
+        self.readable: dict[Ring, int] | None = None
+        """Of those whose history it may read from before: the number behind which."""
+
+    def may_read(self, ring: Ring, number: int) -> None:
+        """Let it read what is behind a number in a room's history."""
+        if self.readable is None:
+            self.readable = {}
+        self.readable[ring] = number
+
+    def reads_behind(self, ring: Ring) -> int:
+        """Return the number behind which it may read the history of a room that it is in."""
+        joined = self.joined[ring]
+        return joined if self.readable is None else self.readable.get(ring, joined)
+
+    def leave(self, ring: Ring) -> bool:
+        """Have it be in a room no more; return whether it was."""
+        if self.readable is not None:
+            self.readable.pop(ring, None)
+        return self.joined.pop(ring, None) is not None
 
     # --- from the client ---
 

@@ -4,8 +4,6 @@ import asyncio
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import pytest
-
 from pystrands import testing
 from pystrands.engine.base import Sink
 from pystrands.engine.nats.engine import NatsEngine
@@ -132,9 +130,6 @@ async def test_cluster_rule_06_nothing_is_lost_while_two_servers_take_turns():
         assert all(load.sent.values())
 
 
-# Not as the docs have it, where all brokers are at one server. It failed once in some forty runs, on a busy machine.
-# Why is not known yet: so it is run, and looked at, with `make chaos`.
-@pytest.mark.chaos
 async def test_cluster_rule_06_nothing_is_lost_between_brokers_at_different_servers():
     with cluster(2) as (one, other):
         async with under_load([one, other], [other, one]) as load:

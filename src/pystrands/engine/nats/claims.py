@@ -132,14 +132,17 @@ class Claims:
 
     # --- who is asked ---
 
-    def on_claim(self, sender: int, asker: bytes, claim: Claim, now: float) -> None:
-        """Have the client of that id go, or tell that it stays since it is the newer one. Raises Malformed."""
+    def on_claim(self, sender: int, asker: bytes, claim: Claim, is_late: bool, now: float) -> None:
+        """Have the client of that id go, or tell that it stays since it is the newer one. Raises Malformed.
+
+        ``is_late``: a server that hung hands it on, and the sender has another connection by now.
+        """
         client_id = name_of(claim.client_id)
         held, node, number = self._held.get(client_id), self._node(), claim.number
         if held is None or node is None:
             self._voice.say(asker, ClaimAnswer(number, is_here=False, is_lost=False))
             return
-        is_settled = not claim.is_repeated and now - held.at > _SETTLED
+        is_settled = not (claim.is_repeated or is_late) and now - held.at > _SETTLED
         if not is_settled and (claim.stamp, sender) < (held.stamp, self._voice.number):
             self._voice.say(asker, ClaimAnswer(number, is_here=True, is_lost=True))
             return

@@ -191,7 +191,7 @@ class Core(TransportOwner, MembershipOwner):
         elif isinstance(said, talk.CommandAnswer):
             self.commands.on_answer(said)
         elif isinstance(said, talk.Claim):
-            self.claims.on_claim(member.number, member.subject, said, now)
+            self.claims.on_claim(member.number, member.subject, said, epoch < member.newest_epoch, now)
         elif isinstance(said, talk.ClaimAnswer):
             self.claims.on_answer(said, now)
         elif isinstance(said, talk.Tallies):

@@ -59,6 +59,7 @@ class Member:
         "is_draining",
         "is_listening",
         "is_met",
+        "newest_epoch",
         "number",
         "promised",
         "queue",
@@ -86,7 +87,9 @@ class Member:
         self.heard = now
         self.greeted = -1.0
         """When it was last asked to say hello."""
-        self.epoch = -1
+        self.epoch = self.newest_epoch = -1
+        """Of its connection to NATS: the last, and the greatest that was heard. What comes with a smaller one than that
+        has hung in a server."""
         self.beat = 0
         self.beat_byte = 0
         """What stands for its last heartbeat in heads of its messages: with another one some are lost before it."""

@@ -222,6 +222,7 @@ class Membership:
             was_away, since = now - member.heard > DEAD_AFTER or member.epoch != epoch, member.heard
         member.heard = now
         member.is_listening = beat.is_listening
+        member.newest_epoch = max(member.newest_epoch, epoch)
         if epoch != member.epoch:
             member.epoch = epoch
             member.seq = beat.seq

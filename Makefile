@@ -75,6 +75,7 @@ bench: $(VENV)/.ready-bench $(COMPILED)/.ready ## PyStrands, compiled, beside ot
 	$(BIN)/python -m bench $(if $(QUICK),--quick,--write)
 	$(if $(QUICK),,$(BIN)/python -m bench.grow --write)
 	$(if $(QUICK),,$(BIN)/python -m bench.cluster --write)
+	$(if $(QUICK),,$(BIN)/python -m bench.sessions --write)
 
 lint: $(VENV)/.ready-test ## ruff: rules and format
 	$(BIN)/ruff check

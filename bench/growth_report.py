@@ -8,7 +8,7 @@ from bench.measure import Run
 from bench.results import Results, Spread
 from bench.svg import Bar, Bars, Line, Lines, bar_chart, line_chart
 
-__all__ = ["GrowthTable", "cluster_tables", "growth_charts", "growth_tables"]
+__all__ = ["GrowthTable", "cluster_tables", "growth_charts", "growth_tables", "session_tables"]
 
 CURVES = (
     ("connections", "connections", "Cost per message with more connections"),
@@ -52,6 +52,21 @@ def cluster_tables(results: Results) -> list[GrowthTable]:
     """Return the tables of several brokers, as far as that was measured."""
     tables = [_crossing(results.growth.get("crossing", {})), _of_brokers(results.growth)]
     return [table for table in tables if table.rows]
+
+
+def session_tables(results: Results) -> list[GrowthTable]:
+    """Return the table of clients that come back, if that was measured."""
+    runs: Any = results.growth.get("sessions")
+    if not runs:
+        return []
+    rows = [
+        ["a resume with 100 messages to be replayed, p50, ms", _cell(runs, "resumes", "p50")],
+        ["the same, p99, ms", _cell(runs, "resumes", "p99")],
+        ["10,000 clients resume at once, seconds", _cell(runs, "away", "seconds")],
+        ["memory of the broker for a client that is here and idle, KiB", _cell(runs, "here", "bytes", scale=1 / 1024)],
+        ["for one that is away, KiB", _cell(runs, "away", "bytes", scale=1 / 1024)],
+    ]
+    return [GrowthTable("Clients that come back", ["", "median (range)"], rows)]
 
 
 def _crossing(points: dict[str, list[Run]]) -> GrowthTable:

@@ -33,10 +33,11 @@
 #include <unistd.h>
 
 enum audience { OWN, ROOM, ALL };                /* who gets a message: its sender, its room, everybody */
-enum dialect { PLAIN, PINGS, SOCKETIO, NATS };   /* what is spoken inside the frames; PINGS: control frames alone */
+enum dialect { PLAIN, PINGS, SOCKETIO, NATS, SESSIONS };   /* inside the frames; PINGS: control frames alone; SESSIONS: pystrands.v1 */
 enum state { CONNECTING, UPGRADING, JOINING, READY, GONE };
 enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
-enum { STAMP = 32, MOST_PROCESSES = 16, MOST_PORTS = 16, PORTS_OF_AN_ADDRESS = 10000 };
+enum { UNSEEN = 64,                              /* SESSIONS: private messages until their arrival is told */
+       STAMP = 32, MOST_PROCESSES = 16, MOST_PORTS = 16, PORTS_OF_AN_ADDRESS = 10000 };
 
 static struct {
     int ports[MOST_PORTS], port_count, clients, room_size, senders, size, inflight, stalled, window;
@@ -55,7 +56,7 @@ struct client {
     int fd, number;
     enum state state;
     bool stalled, writable_wanted;
-    uint32_t sent;
+    uint32_t sent, unseen;
     char *rest, *out, *stream;      /* bytes of an unfinished frame; bytes not yet written; NATS: of an unfinished line */
     size_t rest_size, out_size, stream_size;
 };
@@ -191,6 +192,7 @@ static void send_message(int sender, uint64_t due) {
     int before = 0, after = 0;
     if (options.dialect == SOCKETIO) { before = sprintf(text, "42[\"message\",\""); after = 2; }
     if (options.dialect == NATS) { before = sprintf(text, "PUB room.%d %d\r\n", room_of(sender), options.size); after = 2; }
+    if (options.dialect == SESSIONS) before = sprintf(text, "{\"k\":%u}\n", c->sent + 1);
     char *payload = text + before;
     memset(payload, 'x', (size_t)options.size);
     write_hex(payload, (uint64_t)sender, 8);
@@ -286,6 +288,28 @@ static void on_nats_frame(struct client *c, const char *payload, size_t length, 
     free(joined_up);
 }
 
+/* pystrands.v1: a line of JSON, then the message. */
+static void on_session(struct client *c, const char *text, size_t length, uint64_t now) {
+    static const char number[] = "\"n\":";
+    const char *end = memchr(text, '\n', length);
+    size_t head = end ? (size_t)(end - text) : length;
+    const char *n = memmem(text, head, number, sizeof number - 1);
+    char seen[60];
+    if (c->state == JOINING) {
+        if (!n || !memmem(text, head, "\"welcome\"", 9)) { count.foreign++; return; }
+        write_frame(c, TEXT, seen, (size_t)sprintf(seen, "{\"seen\":%lld}", atoll(n + sizeof number - 1)));
+        joined(c);
+        return;
+    }
+    if (length == 2) write_frame(c, TEXT, "{}", 2);
+    if (!end) return; /* what has no message: that some are done, say */
+    on_message(c, end + 1, length - head - 1, now);
+    if (n && !memmem(text, head, "\"r\":", 4) && !memmem(text, head, "\"b\":", 4) && ++c->unseen == UNSEEN) {
+        c->unseen = 0;
+        write_frame(c, TEXT, seen, (size_t)sprintf(seen, "{\"seen\":%lld}", atoll(n + sizeof number - 1)));
+    }
+}
+
 static void on_frame(struct client *c, int first, const char *payload, size_t length, uint64_t now) {
     switch (first) {
     case 0x80 | TEXT:
@@ -293,6 +317,7 @@ static void on_frame(struct client *c, int first, const char *payload, size_t le
         if (options.dialect == PINGS) break; /* a broadcast that is none of ours */
         if (options.dialect == NATS) on_nats_frame(c, payload, length, now);
         else if (options.dialect == SOCKETIO) on_socketio(c, payload, length, now);
+        else if (options.dialect == SESSIONS) on_session(c, payload, length, now);
         else on_message(c, payload, length, now);
         break;
     case 0x80 | PONG: if (options.dialect == PINGS) on_message(c, payload, length, now); break;
@@ -365,7 +390,8 @@ static void upgrade(struct client *c) {
     else snprintf(path, sizeof path, "%s/room-%d", options.path, room);
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", path, port_of(c));
+                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n", path, port_of(c),
+                     options.dialect == SESSIONS ? "Sec-WebSocket-Protocol: pystrands.v1\r\n" : "");
     c->state = UPGRADING;
     c->writable_wanted = false;
     watch(c);
@@ -523,7 +549,7 @@ static void add_port(const char *text) {
 
 static void parse(int argc, char **argv) {
     static const char *const audiences[] = {"own", "room", "all", NULL};
-    static const char *const dialects[] = {"plain", "pings", "socketio", "nats", NULL};
+    static const char *const dialects[] = {"plain", "pings", "socketio", "nats", "sessions", NULL};
     enum { PORT = 1, PATH, CLIENTS, ROOM_SIZE, SENDERS, SIZE, INFLIGHT, STALLED, WINDOW, SECONDS, WARMUP, SETTLE, DRAIN, RATE,
            HOLD, AUDIENCE, DIALECT, PROCESS };
     static const struct option known[] = {

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bench.cases import CASES, Case
 from bench.charts import case_charts
-from bench.growth_report import cluster_tables, growth_charts, growth_tables
+from bench.growth_report import cluster_tables, growth_charts, growth_tables, session_tables
 from bench.processes import HERE
 from bench.results import Results, Spread
 from bench.sides import SIDES
@@ -168,6 +168,11 @@ def write_docs(results: Results, root: Path = ROOT) -> list[Path]:
     if tables := cluster_tables(results):
         of_cluster = [f"{each.title}:\n\n{markdown(each.heads, each.rows)}" for each in tables]
         parts.append((root / "docs" / "several-brokers.md", "figures of several brokers", "\n" + "\n".join(of_cluster)))
+    if tables := session_tables(results):
+        of_sessions = [markdown(each.heads, each.rows) for each in tables]
+        parts.append(
+            (root / "docs" / "internals" / "sessions.md", "figures of sessions", "\n" + "\n".join(of_sessions))
+        )
     for path, name, part in parts:
         path.write_text(_with_part(path.read_text("utf-8"), name, part), "utf-8")
         written.append(path)

@@ -52,6 +52,7 @@ def pystrands(
     python: str = sys.executable,
     src: Path = COMPILED,
     watch: Path | None = None,
+    dialect: str = "plain",
 ) -> Starter:
     """Our broker and one backend, compiled from this source tree or from another folder, which goes on PYTHONPATH.
 
@@ -72,7 +73,7 @@ def pystrands(
             command = [python, str(PEERS / f"backend_{backend}.py"), str(tcp), str(protocol), loop]
             backend_id = stack.enter_context(process(command, env, log))
             wait_until_answers(ws, "/readyz")
-            yield Running((ws,), {"broker": broker_id, "backend": backend_id})
+            yield Running((ws,), {"broker": broker_id, "backend": backend_id}, dialect)
 
     return start
 
@@ -206,6 +207,13 @@ SIDES = {
             "alone", "PyStrands, NATS engine, one broker", "PyStrands, alone in a cluster", cluster(1, 1), CLUSTERLESS
         ),
         Side("cluster", "PyStrands, two brokers, two backends", "PyStrands, two brokers", cluster(2, 2), CLUSTERLESS),
+        Side(
+            "sessions",
+            "PyStrands, clients of `pystrands.v1`",
+            "PyStrands, pystrands.v1",
+            pystrands(dialect="sessions"),
+            CLUSTERLESS - {"idle"},
+        ),
         Side("protocol1", "PyStrands, backend on protocol 1", "PyStrands, protocol 1", pystrands(protocol=1)),
     )
 }

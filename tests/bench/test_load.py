@@ -10,7 +10,7 @@ import pytest
 from bench.cases import Case
 from bench.measure import Timing, drive, measure
 from bench.processes import BenchError
-from bench.sides import SIDES, Running
+from bench.sides import SIDES, SOURCE, Running, Side, pystrands
 from websockets.asyncio.server import serve
 
 SHORT = Timing(settle=0.05, warmup=0.1, seconds=0.25, drain=0.2)
@@ -63,6 +63,13 @@ async def test_our_broker_and_backend_lose_nothing(case, tmp_path):
     assert set(run["us"]) == set(run["peak_bytes"]) == {"broker", "backend"}
     assert run["us"]["broker"] > 0
     assert 0 < run["latency_us"]["p50"] <= run["latency_us"]["p99"] <= run["latency_us"]["max"]
+
+
+@pytest.mark.parametrize("case", [ECHO, ROOM], ids=["echo", "room"])
+async def test_clients_that_come_back_lose_nothing(case, tmp_path):
+    side = Side("sessions", "", "", pystrands(loop="asyncio", src=SOURCE, dialect="sessions"))
+    run = await asyncio.to_thread(measure, side, case, PATIENT, tmp_path / "log")
+    assert run["received"] > 0
 
 
 async def test_a_room_hears_each_message_as_often_as_it_has_members():

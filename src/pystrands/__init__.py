@@ -8,6 +8,7 @@ from pystrands.errors import (
     BinaryNotSupported,
     ClientGone,
     ConfigError,
+    EventError,
     MalformedLine,
     MessageError,
     MessageTooBig,
@@ -18,6 +19,7 @@ from pystrands.errors import (
     Refused,
     RequestFailed,
 )
+from pystrands.events import Events
 from pystrands.join_request import JoinRequestContext
 from pystrands.presence import Member
 from pystrands.token_request import TokenRequestContext
@@ -30,6 +32,8 @@ __all__ = [
     "Confirmation",
     "ConnectionRequestContext",
     "Context",
+    "EventError",
+    "Events",
     "History",
     "HistoryMessage",
     "JoinRequestContext",

@@ -6,6 +6,7 @@
     ├── ConfigError (ValueError)       an option has a value that can't work; names the option
     ├── MessageError (ValueError)      a message can't be sent
     │   ├── MessageTooBig              longer than the broker takes
+    │   ├── EventError                 it is no event, or not as its kind wants it
     │   └── BinaryNotSupported         bytes, and the broker only knows text
     ├── NotConnected (ConnectionError) there is no link, and an answer of the broker is needed
     ├── NotSupported                   the broker is too old for that, or this process has no real threads
@@ -22,6 +23,7 @@ __all__ = [
     "BinaryNotSupported",
     "ClientGone",
     "ConfigError",
+    "EventError",
     "MalformedLine",
     "MessageError",
     "MessageTooBig",
@@ -64,6 +66,10 @@ class MessageError(PyStrandsError, ValueError):
 
 class MessageTooBig(MessageError):  # noqa: N818 - reads as what happened, as in websockets and asyncio
     """A message is longer than the broker takes (its option ``--max-message-size``)."""
+
+
+class EventError(MessageError):
+    """A message of a client is no event that is known, or not as its kind wants it: nobody handles it."""
 
 
 class BinaryNotSupported(MessageError):  # noqa: N818 - see MessageTooBig

@@ -129,6 +129,15 @@ async def counts_what_is_said(here):
             assert await who.recv() == told
 
 
+@check("events")
+async def says_what_is_said(here):
+    async with here.connect() as one, here.connect() as other:
+        await one.send('{"type": "shout"}')
+        await one.send('{"type": "say", "text": "hello"}')
+        assert json.loads(await other.recv()).keys() == {"type", "who", "text"}
+        assert json.loads(await one.recv())["text"] == "hello"
+
+
 @check("original")
 async def echoes_to_the_room(here):
     async with here.connect() as one, here.connect() as other:

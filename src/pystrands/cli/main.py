@@ -43,6 +43,7 @@ from pystrands.cli.options import (
 )
 from pystrands.cli.signals import Hangups, stop_event
 from pystrands.cli.tools import COMMANDS
+from pystrands.cli.types import write_types
 from pystrands.cli.workers.cpus import available_cpus
 from pystrands.environment import warn_of_unknown_variables
 from pystrands.errors import ConfigError
@@ -100,7 +101,7 @@ def main() -> None:
     """PyStrands: WebSockets that stay open while your Python code comes and goes."""
 
 
-for each_command in COMMANDS:
+for each_command in (*COMMANDS, write_types):
     main.add_command(each_command)
 
 

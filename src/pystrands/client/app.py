@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Final, Literal, Unpack, overload
 
 from pystrands.client import requests
 from pystrands.client.advice import advise
@@ -15,7 +15,7 @@ from pystrands.client.anywhere import Anywhere
 from pystrands.client.base import HANDLERS, NOT_MADE, BaseClient
 from pystrands.client.connection.link_info import LinkInfo
 from pystrands.client.core import REQUEST_TIMEOUT, BackendCore
-from pystrands.client.decorators import PyStrandsDecorators, Registered
+from pystrands.client.decorators import Handler, PyStrandsDecorators, Registered, TypedHandlers
 from pystrands.client.history import HistoryMessage
 from pystrands.client.loops import LoopRun
 from pystrands.client.options import ThreadOptions, options_of
@@ -34,11 +34,15 @@ from pystrands.client.signatures import (
     ToRoom,
 )
 from pystrands.client.threads import Bridge, loop_runs_here
+from pystrands.errors import EventError, RequestFailed
+from pystrands.events import as_json
 from pystrands.protocol.printable import printable
 
 __all__ = ["PyStrands"]
 
 logger = logging.getLogger(__name__)
+
+_OF_MESSAGES: Final = ("on_message", "on_request")
 
 
 async def _without_result(call: Any) -> None:
@@ -78,6 +82,7 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
 
     __core: BackendCore = NOT_MADE
     __calls: Anywhere = NOT_MADE
+    __typed: TypedHandlers = NOT_MADE
     __registered: Registered = NOT_MADE
 
     def __init__(
@@ -116,12 +121,15 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         BaseClient.__init__(self, locals())
         advise(type(self), HANDLERS, overridden=False)
         self.__registered = Registered()
-        PyStrandsDecorators.__init__(self, self.__registered)
+        self.__typed = TypedHandlers()
+        PyStrandsDecorators.__init__(self, self.__registered, self.__typed)
         self.__core = BackendCore(partial(options_of, self), self.__invoke)
         self.__calls = Anywhere(self.__core)
 
     def __invoke(self, name: str, args: tuple[Any, ...]) -> Any:
         registered = self.__registered.get(name)
+        if self.__typed and name in _OF_MESSAGES:
+            registered, args = self.__typed_or(registered, name, args)
         if registered is not None:
             function, is_async = registered
             if is_async:
@@ -136,6 +144,21 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
             if context.exception is None:  # else it is logged already
                 logger.error("client %r: %s", context.client_id, printable(error))
         return args[0].accepted if name == "on_connection_request" else None
+
+    def __typed_or(
+        self, registered: tuple[Handler, bool] | None, name: str, args: tuple[Any, ...]
+    ) -> tuple[tuple[Handler, bool] | None, tuple[Any, ...]]:
+        """Return the handler of a message, and its arguments: that of its kind, or the one that there is for all."""
+        message, context = args
+        try:
+            found = self.__typed.find(message)
+            if found is None and registered is None and self.__registered.get("on_message") is None:
+                raise EventError("the message is no event that has a handler")  # noqa: TRY301 - told as the other one
+        except EventError as error:
+            if name == "on_request":
+                raise RequestFailed("bad_event", str(error)) from None
+            raise
+        return (registered, args) if found is None else (found[:2], (found[2], context))
 
     # -- running
 
@@ -613,6 +636,35 @@ class PyStrands(PyStrandsDecorators, BaseClient, ThreadOptions):
         return self.__calls.do(
             self.__core.found, requests.update_metadata(client_id, metadata, self.__core.broker), timeout
         )
+
+    def send_json(
+        self,
+        event: Any,
+        *,
+        room_id: str | None = None,
+        client_id: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
+    ) -> BoolOrAwaitable:
+        """Send a value as JSON, to a room, a client or a user; return whether it was handed to the link.
+
+        Await it in async functions; call it directly in plain ones.
+
+        ``event``: a msgspec Struct, a pydantic model, or what is made of JSON values. ``room_id``, ``client_id``,
+        ``user`` (str): whom it is for; one of them. All else is as for ``send_room_message``, ``send_private_message``
+        and ``send_user_message``, which it calls: their ``timeout`` (seconds), ``volatile``, ``key``, and errors.
+        Raises TypeError, too, on what is no JSON, and unless one recipient is named.
+        """
+        message = as_json(event)
+        match requests.recipient(room_id=room_id, client_id=client_id, user=user):
+            case "room_id":
+                return self.send_room_message(str(room_id), message, timeout=timeout, volatile=volatile, key=key)
+            case "client_id":
+                return self.send_private_message(str(client_id), message, timeout=timeout, volatile=volatile, key=key)
+            case _:
+                return self.send_user_message(str(user), message, timeout=timeout, volatile=volatile, key=key)
 
     # -- requests
 

@@ -19,6 +19,7 @@ from pystrands.client.options import options_of
 from pystrands.client.requests import AT_ONCE, TO_EVERYONE
 from pystrands.client.signatures import Message, ToMany, ToOne, ToRoom, may_be_plain
 from pystrands.context import ConnectionRequestContext, Context
+from pystrands.events import as_json
 from pystrands.join_request import JoinRequestContext
 from pystrands.presence import Member
 from pystrands.protocol.printable import printable
@@ -529,6 +530,36 @@ class AsyncPyStrandsClient(BaseClient):
         one client. Raises RuntimeError on another event loop than the client's.
         """
         return await self.__core.found(requests.update_metadata(client_id, metadata, self.__core.broker), timeout)
+
+    async def send_json(
+        self,
+        event: Any,
+        *,
+        room_id: str | None = None,
+        client_id: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
+    ) -> bool:
+        """Send a value as JSON, to a room, a client or a user; return whether it was handed to the link.
+
+        ``event``: a msgspec Struct, a pydantic model, or what is made of JSON values. ``room_id``, ``client_id``,
+        ``user`` (str): whom it is for; one of them. All else is as for ``send_room_message``, ``send_private_message``
+        and ``send_user_message``, which it calls: their ``timeout`` (seconds), ``volatile``, ``key``, and errors.
+        Raises TypeError, too, on what is no JSON, and unless one recipient is named.
+        Raises RuntimeError on another event loop than the client's.
+        """
+        message = as_json(event)
+        match requests.recipient(room_id=room_id, client_id=client_id, user=user):
+            case "room_id":
+                return await self.send_room_message(str(room_id), message, timeout=timeout, volatile=volatile, key=key)
+            case "client_id":
+                return await self.send_private_message(
+                    str(client_id), message, timeout=timeout, volatile=volatile, key=key
+                )
+            case _:
+                return await self.send_user_message(str(user), message, timeout=timeout, volatile=volatile, key=key)
 
     # -- requests
 

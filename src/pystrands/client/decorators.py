@@ -9,13 +9,15 @@ from pystrands.client.base import HANDLERS, NOT_MADE
 from pystrands.client.signatures import (
     ClientHandler,
     ErrorHandler,
+    EventHandler,
     JoinHandler,
     MessageHandler,
     RequestHandler,
     TokenHandler,
 )
+from pystrands.events import Events
 
-__all__ = ["PyStrandsDecorators", "Registered"]
+__all__ = ["Handler", "PyStrandsDecorators", "Registered", "TypedHandlers"]
 
 Handler = Callable[..., Any]
 H = TypeVar("H", bound=Handler)
@@ -38,34 +40,87 @@ class Registered:
         """
         if before := self._handlers.get(name):
             raise ValueError(f"{name} has a handler already: {_name_of(before[0])}")
-        if not callable(function):
-            raise TypeError(
-                f"@app.{name} takes a function, not {type(function).__name__}; write it without parentheses"
-            )
-        count = HANDLERS[name]
-        with contextlib.suppress(ValueError):  # some built-in callables have no signature
-            signature = inspect.signature(function, follow_wrapped=False)  # a wrapper may add arguments
-            try:
-                signature.bind(*[None] * count)
-            except TypeError as error:
-                arguments = "1 argument" if count == 1 else f"{count} arguments"
-                raise TypeError(
-                    f"{name} is called with {arguments}, which {_name_of(function)}{signature} can't take: {error}"
-                ) from None
-        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
-        )
+        is_async = checked(name, function, HANDLERS[name])
         self._handlers[name] = (function, is_async)
         return function
+
+
+def checked(name: str, function: Handler, count: int) -> bool:
+    """Return whether a handler is async. Raises TypeError where it can't be called with so many arguments."""
+    if not callable(function):
+        raise TypeError(f"@app.{name} takes a function, not {type(function).__name__}; write it without parentheses")
+    with contextlib.suppress(ValueError):  # some built-in callables have no signature
+        signature = inspect.signature(function, follow_wrapped=False)  # a wrapper may add arguments
+        try:
+            signature.bind(*[None] * count)
+        except TypeError as error:
+            arguments = "1 argument" if count == 1 else f"{count} arguments"
+            raise TypeError(
+                f"{name} is called with {arguments}, which {_name_of(function)}{signature} can't take: {error}"
+            ) from None
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with async def __call__
+    )
+
+
+class TypedHandlers:
+    """The handlers of kinds of events, each a function, and whether it is async."""
+
+    def __init__(self) -> None:
+        self.events = Events()
+        self._handlers: dict[str, tuple[Handler, bool]] = {}
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def add(self, kind: type, function: H) -> H:
+        """Register a handler, and return it. Raises TypeError and ValueError, as Registered and Events do."""
+        is_async = checked(f"on({getattr(kind, '__name__', kind)})", function, 2)
+        self._handlers[self.events.add(kind)] = (function, is_async)
+        return function
+
+    def find(self, message: str | bytes) -> tuple[Handler, bool, Any] | None:
+        """Return the handler of a message, whether it is async, and the event; None where there is none for it.
+
+        Raises EventError where the message is not as its kind wants it.
+        """
+        name = self.events.type_of(message)
+        if name is None:
+            return None
+        return *self._handlers[name], self.events.decode(message)
 
 
 class PyStrandsDecorators:
     """A decorator for each event; its state has mangled names, as that of all that users may derive from."""
 
     __registered: Registered = NOT_MADE
+    __typed: TypedHandlers = NOT_MADE
 
-    def __init__(self, registered: Registered) -> None:
+    def __init__(self, registered: Registered, typed: TypedHandlers) -> None:
         self.__registered = registered
+        self.__typed = typed
+
+    @property
+    def events(self) -> Events:
+        """The kinds of events that have handlers."""
+        return self.__typed.events
+
+    def on(self, kind: type) -> Callable[[EventHandler], EventHandler]:
+        """Register a handler of one kind of events, ``function(event, context)``, with ``@app.on(Say)``.
+
+        ``kind``: a msgspec Struct with a tag, or a pydantic model with a field ``type: Literal["..."]``. Messages and
+        requests whose JSON has that ``type`` go to this handler, as an instance of it, instead of ``on_message`` and
+        ``on_request``. What it returns is the reply to a request. A message that is not as the kind wants it is an
+        EventError, of which ``on_error`` is told, and who has asked.
+
+        Raises TypeError on what is no kind of events, or when the function can't be called with two arguments, and
+        ValueError when there is a handler already.
+        """
+
+        def register(function: EventHandler) -> EventHandler:
+            return self.__typed.add(kind, function)
+
+        return register
 
     def on_connection_request(self, function: RequestHandler) -> RequestHandler:
         """Register a handler, ``function(request)``, which decides whether a client may come in; return it.

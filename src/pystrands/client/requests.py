@@ -38,6 +38,7 @@ __all__ = [
     "leave_room",
     "presence",
     "private_message",
+    "recipient",
     "request_client",
     "result_error",
     "room_history",
@@ -288,6 +289,15 @@ def _request(action: str, params: dict[str, Any]) -> Encode:
             raise _not_text(error) from None
 
     return encode
+
+
+def recipient(**named: str | None) -> str:
+    """Return which parameter names the recipient. Raises TypeError unless one does, which is a str."""
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) != 1:
+        raise TypeError(f"say whom it is for: one of {', '.join(named)}, not {' and '.join(given) or 'none of them'}")
+    check_id(given[0], named[given[0]])
+    return given[0]
 
 
 def request_client(client_id: Any, message: Any, broker: BrokerInfo | None, timeout: Any) -> Encode:

@@ -20,6 +20,7 @@ __all__ = [
     "ConfirmationOrAwaitable",
     "ContextsOrAwaitable",
     "ErrorHandler",
+    "EventHandler",
     "HistoryOrAwaitable",
     "IntOrAwaitable",
     "JoinHandler",
@@ -109,6 +110,7 @@ RequestHandler = TypeVar(
 )
 
 
+EventHandler = TypeVar("EventHandler", bound=Callable[[Any, Context], object])
 TokenHandler = TypeVar("TokenHandler", bound=Callable[[TokenRequestContext], bool | Awaitable[bool | None] | None])
 
 

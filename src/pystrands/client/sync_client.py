@@ -22,6 +22,7 @@ from pystrands.client.signals import end_all, handling_sigterm
 from pystrands.client.signatures import Message, ToMany, ToOne, ToRoom
 from pystrands.client.threads import Gone, wait_for
 from pystrands.context import ConnectionRequestContext, Context
+from pystrands.events import as_json
 from pystrands.join_request import JoinRequestContext
 from pystrands.presence import Member
 from pystrands.protocol.printable import printable
@@ -527,6 +528,33 @@ class PyStrandsClient(BaseClient, ThreadOptions):
         return self.__runs.ask(
             lambda core: core.found, requests.update_metadata(client_id, metadata, self.__runs.broker), timeout
         )
+
+    def send_json(
+        self,
+        event: Any,
+        *,
+        room_id: str | None = None,
+        client_id: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        volatile: bool = False,
+        key: str | None = None,
+    ) -> bool:
+        """Send a value as JSON, to a room, a client or a user; return whether it was handed to the link.
+
+        ``event``: a msgspec Struct, a pydantic model, or what is made of JSON values. ``room_id``, ``client_id``,
+        ``user`` (str): whom it is for; one of them. All else is as for ``send_room_message``, ``send_private_message``
+        and ``send_user_message``, which it calls: their ``timeout`` (seconds), ``volatile``, ``key``, and errors.
+        Raises TypeError, too, on what is no JSON, and unless one recipient is named.
+        """
+        message = as_json(event)
+        match requests.recipient(room_id=room_id, client_id=client_id, user=user):
+            case "room_id":
+                return self.send_room_message(str(room_id), message, timeout=timeout, volatile=volatile, key=key)
+            case "client_id":
+                return self.send_private_message(str(client_id), message, timeout=timeout, volatile=volatile, key=key)
+            case _:
+                return self.send_user_message(str(user), message, timeout=timeout, volatile=volatile, key=key)
 
     # -- requests
 

@@ -6,6 +6,7 @@ from pystrands.client.handlers.calls import HandlerCall, answer, refusal, verdic
 from pystrands.client.requests import check_message
 from pystrands.context import check_time
 from pystrands.errors import MessageError, RequestFailed
+from pystrands.events import as_json
 from pystrands.join_request import JoinRequestContext, check_join
 from pystrands.protocol import wire
 from pystrands.token_request import TokenRequestContext, check_reason
@@ -59,7 +60,7 @@ def reply_content(result: Any) -> Any:
         return ""
     if isinstance(result, str | bytes | bytearray | memoryview):
         return result
-    return wire.json(result).decode()
+    return as_json(result)
 
 
 def is_an_answer(call: HandlerCall, error: BaseException) -> bool:

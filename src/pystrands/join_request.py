@@ -15,7 +15,7 @@ class JoinRequestContext:
     ``room_id``: the room. ``data``: what the page says with it, str or bytes; None where it says nothing. ``context``:
     the client's :class:`Context`; its ``rooms`` are those it is in already, and may have this one among them.
     ``accepted``: decides when the callback returns None; False at first.
-    ``history``, ``reason``: what :meth:`accept` and :meth:`reject` have set.
+    ``history``, ``signals``, ``reason``: what :meth:`accept` and :meth:`reject` have set.
     """
 
     def __init__(self, room_id: str, data: str | bytes | None, context: Context) -> None:
@@ -24,19 +24,21 @@ class JoinRequestContext:
         self.context = context
         self.accepted = False
         self.history = 0
+        self.signals = False
         self.reason = ""
 
-    def accept(self, *, history: int = 0) -> Literal[True]:
+    def accept(self, *, history: int = 0, signals: bool = False) -> Literal[True]:
         """Let the client into the room; return True, for ``return``.
 
         ``history`` (int): how many messages from before the client may read, of those that ``keep_history`` has kept.
+        ``signals`` (bool): whether it may send signals to the other members, until it leaves.
         Of several calls of this and :meth:`reject` the last one counts; True and False that the callback returns win
         over both.
 
         Raises TypeError or ValueError on what is no such number, and has then changed nothing.
         """
-        check_join(history, "")
-        self.accepted, self.history, self.reason = True, history, ""
+        check_join(history, signals, "")
+        self.accepted, self.history, self.signals, self.reason = True, history, signals, ""
         return True
 
     def reject(self, reason: str = "") -> Literal[False]:
@@ -45,20 +47,22 @@ class JoinRequestContext:
         ``reason`` (str): a text for the page. Raises TypeError or ValueError on what can't be sent, and has then
         changed nothing.
         """
-        check_join(0, reason)
-        self.accepted, self.history, self.reason = False, 0, reason
+        check_join(0, False, reason)
+        self.accepted, self.history, self.signals, self.reason = False, 0, False, reason
         return False
 
     def __repr__(self) -> str:
         return f"JoinRequestContext(room_id={self.room_id!r}, data={self.data!r}, context={self.context!r})"
 
 
-def check_join(history: Any, reason: Any) -> None:
+def check_join(history: Any, signals: Any, reason: Any) -> None:
     """Raise TypeError or ValueError unless a join can be answered with these."""
     if not isinstance(history, int) or isinstance(history, bool):
         raise TypeError(f"history is a number of messages, not {type(history).__name__}")
     if history < 0:
         raise ValueError(f"history is a number of messages from 0 on, not {history}")
+    if not isinstance(signals, bool):
+        raise TypeError(f"signals is True or False, not {type(signals).__name__}")
     if not isinstance(reason, str):
         raise TypeError(f"the reason is a str, not {type(reason).__name__}")
     if len(reason) > _MAX_REASON:

@@ -4,7 +4,15 @@ import asyncio
 
 import pytest
 
-from pystrands import AsyncPyStrandsClient, PyStrands, PyStrandsClient, PyStrandsError, testing
+from pystrands import (
+    AsyncPyStrandsClient,
+    Context,
+    JoinRequestContext,
+    PyStrands,
+    PyStrandsClient,
+    PyStrandsError,
+    testing,
+)
 
 from .raw_backend import RawBackend
 from .session_client import SessionClient
@@ -295,3 +303,32 @@ async def test_all_kinds_of_backends_decide_and_read():
                 ident = client.join(room, history=9)
                 assert await client.done(ident) == ""
                 assert [body for _, body in client.histories[ident].messages] == ["joined"]
+
+
+class Open(AsyncPyStrandsClient):
+    async def on_join_request(self, request):
+        return request.accept(signals=request.data == "signals")
+
+
+async def test_a_backend_lets_who_joins_send_signals():
+    async with testing.broker() as broker, testing.backend(broker, Open):
+        async with SessionClient(broker) as ada, SessionClient(broker) as ben:
+            assert await ada.done(ada.join("a", "signals")) == ""
+            assert await ben.done(ben.join("a")) == ""
+            ben.signal("a", "nobody hears it", "x")
+            ada.signal("a", "cursor", "x")
+            await testing.until(lambda: ben.signals)
+            assert [signal.name for signal in ben.signals] == ["cursor"]
+            assert await ben.done(ben.send("end")) == ""
+            assert ada.signals == []
+
+
+@pytest.mark.parametrize("options", [{"history": -1}, {"history": True}, {"signals": 1}])
+def test_what_can_not_be_accepted(options):
+    request = JoinRequestContext("a", None, Context())
+    with pytest.raises((TypeError, ValueError)):
+        request.accept(**options)
+    with pytest.raises(TypeError):
+        request.reject(403)  # type: ignore[arg-type]
+    assert not request.accepted
+    assert "room_id='a'" in repr(request)

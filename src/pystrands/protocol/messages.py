@@ -754,12 +754,13 @@ class TokenResponse(Struct, tag="token_response", tag_field="action"):
 class JoinResponseParams(Struct):
     """``to``: the number of the line that asked. ``history``: how many older messages the client may read.
 
-    ``reason``, of one that is not accepted, is for people.
+    ``signals``: whether it may send signals in the room. ``reason``, of one that is not accepted, is for people.
     """
 
     to: int
     accepted: bool = False
     history: int = 0
+    signals: bool = False
     reason: str = ""
 
 

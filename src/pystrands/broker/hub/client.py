@@ -220,6 +220,12 @@ class SessionClient(ConnectedClient):
         elif code != TOKEN_EXPIRED:
             self._ender.end(self, code, reason)
 
+    def may_signal(self, room_id: str) -> None:
+        """Note that it may send signals in a room that it is in."""
+        if self.signals is None:
+            self.signals = set()
+        self.signals.add(room_id)
+
     def left(self, room_id: str) -> None:
         """Note that it is in a room no more, nor may send signals there."""
         if self.signals is not None:

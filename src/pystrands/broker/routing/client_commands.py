@@ -79,9 +79,7 @@ class ClientCommands:
             self._rooms.join(client, room_id)
             self._meter.grown += ROOM_BYTES
             if signals and isinstance(client, SessionClient):
-                if client.signals is None:
-                    client.signals = set()
-                client.signals.add(room_id)
+                client.may_signal(room_id)
         return problem
 
     def _set_presence(self, client: ConnectedClient, room_id: str, info: bytes) -> str:

@@ -7,7 +7,7 @@ from pystrands.broker.backends.session import Session
 from pystrands.broker.events.stream import JoinEvent
 from pystrands.broker.hub.client import ROOM_BYTES, SessionClient
 from pystrands.broker.hub.rooms import Rooms
-from pystrands.protocol.messages import JoinResponse
+from pystrands.protocol.messages import JoinResponse, JoinResponseParams
 from pystrands.protocol.v1.envelope import json_text
 from pystrands.protocol.v1.history import allowed_from
 
@@ -59,19 +59,21 @@ class ClientJoins:
             failure = json_text({"code": "refused", "message": problem or "the backend does not let it in"})
             self._numbered.tell(client, f'"re":{event.k},"err":{failure}')
         else:
-            self._join(client, event, room_id, params.history)
+            self._join(client, event, room_id, params)
         self._decided(client, event)
 
-    def _join(self, client: SessionClient, event: JoinEvent, room_id: str, history: int) -> None:
-        """Let a client in; it may read so many messages of what was sent to the room before."""
+    def _join(self, client: SessionClient, event: JoinEvent, room_id: str, params: JoinResponseParams) -> None:
+        """Let a client in; it may do there what its backend says."""
         answer, ring = f',"re":{event.k}', self._rooms.kept.get(room_id)
-        number, count = (0, 0) if ring is None else allowed_from(ring, self._numbered.now, history)
+        number, count = (0, 0) if ring is None else allowed_from(ring, self._numbered.now, params.history)
         if count:
             answer += f',"h":{count}'
         if not self._rooms.join(client, room_id, answer):
             self._numbered.tell_joined(client, room_id, answer)
         if ring is not None and count:
             client.state.may_read(ring, number)
+        if params.signals:
+            client.may_signal(room_id)
         self._numbered.meter.grown += ROOM_BYTES
 
     def finished(self, client: SessionClient, event: JoinEvent) -> None:

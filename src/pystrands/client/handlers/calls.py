@@ -206,8 +206,10 @@ def call_for(event: Event, broker: BrokerInfo) -> HandlerCall | None:
     if isinstance(event, JoinRequest):
         context = _named(event.params.context, event, broker)
         context.message_id = event.params.message_id
-        said = event.params.message
-        data = said if said is None else messages.message_content(said, event.params.binary)
+        said: str | None = event.params.message
+        data: str | bytes | None = None
+        if said is not None:
+            data = messages.message_content(said, event.params.binary)
         join = JoinRequestContext(event.params.room_id, data, context)
         call = HandlerCall("on_join_request", (join,), context, context.client_id)
         call.join = join

@@ -47,8 +47,8 @@ def _of_join(call: HandlerCall, join: JoinRequestContext, result: Any) -> bytes:
         accepted = verdict(call.name, join.accepted, "left request.accepted as")
     else:
         accepted = verdict(call.name, result, "returned")
-    check_join(join.history, join.reason)
-    return wire.join_response(call.seq, accepted, history=join.history, reason=join.reason)
+    check_join(join.history, join.signals, join.reason)
+    return wire.join_response(call.seq, accepted, history=join.history, signals=join.signals, reason=join.reason)
 
 
 def reply_content(result: Any) -> Any:

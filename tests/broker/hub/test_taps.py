@@ -237,8 +237,7 @@ async def test_any_other_role_is_a_backends():
     assert len(world.backends) == 1
 
 
-async def test_a_tool_does_not_make_the_broker_give_up_a_session_that_is_away(monkeypatch):
-    monkeypatch.setattr(messages, "PROTOCOL", 2)
+async def test_a_tool_does_not_make_the_broker_give_up_a_session_that_is_away():
     world = World()
     backend = Peer(world, hello=False)
     backend.say("hello", protocol=2, session_id="s")

@@ -115,9 +115,11 @@ class Incoming(Greetings):
                     stream.received = seq
                     self._receive_message(link, session, cast("NewMessage", event), seq, line)
                     continue
-            if event is None or kind is Heartbeat:
-                if event is not None and event.params:  # type: ignore[union-attr]  # by its kind
-                    self._heartbeats.on_heartbeat(cast("Heartbeat", event))
+            if event is None:
+                continue
+            if isinstance(event, Heartbeat):
+                if event.params:
+                    self._heartbeats.on_heartbeat(event)
                 continue
             if isinstance(event, _OF_THE_LINK):
                 self._receive_of_link(link, event)
@@ -306,7 +308,7 @@ class Incoming(Greetings):
                 call.reply = partial(self._reply_to_original, link, call)
         else:
             if session is not None:
-                call.seq, call.done = event.seq, session.done  # type: ignore[union-attr]  # events have one
+                call.seq, call.done = getattr(event, "seq", 0), session.done
                 if kind is TokenRequest or kind is JoinRequest:
                     call.reply = partial(self._reply, session.session)
             if link.broker.said_hello:

@@ -9,10 +9,13 @@ from pystrands import (
     Confirmation,
     ConnectionRequestContext,
     Context,
+    History,
+    JoinRequestContext,
     LinkInfo,
     Member,
     PyStrands,
     PyStrandsClient,
+    TokenRequestContext,
 )
 
 # ---- the client for asyncio
@@ -34,6 +37,12 @@ class Async(AsyncPyStrandsClient):
         assert_type(context.client_id, str)
         assert_type(context.room_id, str)
         assert_type(context.exception, BaseException | None)
+
+    async def on_token(self, request: TokenRequestContext) -> bool | None:
+        return await super().on_token(request)
+
+    async def on_join_request(self, request: JoinRequestContext) -> bool | None:
+        return await super().on_join_request(request)
 
     async def on_request(self, message: str, context: Context) -> dict[str, int]:
         await super().on_request(message, context)
@@ -113,6 +122,8 @@ async def asynchronous(client: AsyncPyStrandsClient, confirm: bool) -> None:
     assert_type(await client.request("c", "x", timeout=1), str | bytes)
     assert_type(await client.set_presence("c", "r", {"typing": True}), bool)
     assert_type(await client.presence("r"), list[Member])
+    await client.keep_history("r", limit=10, ttl=60)
+    assert_type(await client.room_history("r"), History)
     coroutine: Coroutine[Any, Any, bool] = client.send_room_message("r", "x")
     assert_type(await coroutine, bool)
     await client.run_forever()
@@ -131,6 +142,12 @@ class Threads(PyStrandsClient):
 
     def on_message(self, message: bytes, context: Context) -> None:
         super().on_message(message, context)
+
+    def on_token(self, request: TokenRequestContext) -> bool | None:
+        return super().on_token(request)
+
+    def on_join_request(self, request: JoinRequestContext) -> bool | None:
+        return super().on_join_request(request)
 
     def on_request(self, message: bytes, context: Context) -> str:
         super().on_request(message, context)
@@ -172,6 +189,8 @@ def threaded(client: PyStrandsClient, confirm: bool) -> None:
     assert_type(client.request("c", b"x"), str | bytes)
     assert_type(client.set_presence("c", "r", None), bool)
     assert_type(client.presence("r", partial=True), list[Member])
+    client.keep_history("r")
+    assert_type(client.room_history("r", limit=5), History)
     client.run_forever()
     client.disconnect(1)
 
@@ -206,6 +225,18 @@ def let_in(request: ConnectionRequestContext) -> bool | None:
 @app.on_message
 async def echo(message: str, context: Context) -> bool:
     return await app.send_room_message(context.room_id, message)
+
+
+@app.on_token
+def renew(request: TokenRequestContext) -> bool | None:
+    return None
+
+
+@app.on_join_request
+async def let_join(request: JoinRequestContext) -> bool | None:
+    await app.keep_history("r")
+    assert_type(await app.room_history("r"), History)
+    return True
 
 
 @app.on_request

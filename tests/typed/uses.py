@@ -4,6 +4,8 @@ from collections.abc import Coroutine, Sequence
 from ssl import SSLContext
 from typing import Any, assert_type
 
+from msgspec import Struct
+
 from pystrands import (
     AsyncPyStrandsClient,
     Confirmation,
@@ -17,6 +19,11 @@ from pystrands import (
     PyStrandsClient,
     TokenRequestContext,
 )
+
+
+class Said(Struct, tag=True):
+    text: str
+
 
 # ---- the client for asyncio
 
@@ -124,6 +131,7 @@ async def asynchronous(client: AsyncPyStrandsClient, confirm: bool) -> None:
     assert_type(await client.presence("r"), list[Member])
     await client.keep_history("r", limit=10, ttl=60)
     assert_type(await client.room_history("r"), History)
+    assert_type(await client.send_json(Said("x"), room_id="r"), bool)
     coroutine: Coroutine[Any, Any, bool] = client.send_room_message("r", "x")
     assert_type(await coroutine, bool)
     await client.run_forever()
@@ -191,6 +199,7 @@ def threaded(client: PyStrandsClient, confirm: bool) -> None:
     assert_type(client.presence("r", partial=True), list[Member])
     client.keep_history("r")
     assert_type(client.room_history("r", limit=5), History)
+    assert_type(client.send_json(Said("x"), client_id="c"), bool)
     client.run_forever()
     client.disconnect(1)
 
@@ -225,6 +234,12 @@ def let_in(request: ConnectionRequestContext) -> bool | None:
 @app.on_message
 async def echo(message: str, context: Context) -> bool:
     return await app.send_room_message(context.room_id, message)
+
+
+@app.on(Said)
+async def said(event: Said, context: Context) -> None:
+    await app.send_json(event, room_id=context.room_id)
+    print(len(app.events), event.text)
 
 
 @app.on_token

@@ -239,7 +239,7 @@ async def echo(message: str, context: Context) -> bool:
 @app.on(Said)
 async def said(event: Said, context: Context) -> None:
     await app.send_json(event, room_id=context.room_id)
-    print(len(app.events), event.text)
+    print(app.events, event.text)
 
 
 @app.on_token

@@ -119,7 +119,7 @@ async def test_a_refused_backend_of_the_test_package_says_so():
 async def test_tokens_are_rotated_without_an_interruption(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("old\n")
-    async with testing.broker(backend_token_file=str(path), resume_window=0.1) as broker:
+    async with testing.broker(backend_token_file=str(path), resume_window=2.0) as broker:
         with testing.LinkProxy(broker) as link:
             old = Echo(**where(link), token="old")
             running = asyncio.ensure_future(old.run_forever())

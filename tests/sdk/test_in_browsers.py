@@ -1,5 +1,8 @@
 """The client for web pages in a real browser, at a real broker and backend, through a network that fails."""
 
+import asyncio
+import time
+
 import pytest
 
 from pystrands import AsyncPyStrandsClient, RequestFailed, testing
@@ -264,3 +267,31 @@ async def test_promise_25_joins_of_a_page_are_counted_and_bring_history(page):
     await tab.until("got.includes('missed')")
     assert await tab.value("room.leave().then(() => room.send('x')).catch(({ code }) => code)") == "not_in_room"
     assert backend.events.count('join chat {"please":1}') == 1
+
+
+async def test_a_page_shows_a_new_token_on_its_connection(page):
+    tab, backend, _ = page
+    shown = []
+
+    async def on_connection_request(request):
+        return request.accept(expires_at=time.time() + 1.5)
+
+    async def on_token(request):
+        shown.append(request.token)
+        return request.accept(expires_at=time.time() + 3600)
+
+    vars(backend).update(on_connection_request=on_connection_request, on_token=on_token)
+    await tab.value(
+        """void import("/pystrands.js").then(({ connect }) => {
+          let count = 0;
+          window.states = [];
+          window.other = connect("/other", { token: () => `token ${count++}` });
+          other.on("state", ({ state }) => states.push(state));
+        })"""
+    )
+    await testing.until(lambda: shown == ["token 1"])
+    await asyncio.sleep(1.5)
+    await tab.value("other.send('still here').then(() => { window.isHere = true; })")
+    await tab.until("window.isHere")
+    assert await tab.value("states") == ["open"]
+    await tab.value("void other.close()")

@@ -270,3 +270,20 @@ def test_what_is_kept_for_others_is_bounded_and_given_back(nats):
     a.send("lobby", "x")
     assert a.core.publisher.ring_bytes == 0
     assert before < a.cluster.held_bytes
+
+
+def test_promise_35_a_client_that_takes_its_time_is_asked_once(nats, monkeypatch):
+    """What a broker was told to do, and has not done, is not forgotten, however often the other one asks again."""
+    a, b = brokers(nats, "a", "b")
+    b.admit("ada")
+    nats.clock.run(2.5)
+    waiting, found = [], []
+    monkeypatch.setattr(b, "on_command", lambda client_id, command, reply: waiting.append(reply))
+    a.cluster.command("ada", b"ask", 300.0, lambda *answer: found.append(answer))
+    nats.clock.run(200)
+    assert len(waiting) == 1
+    waiting[0](b"answer")
+    nats.clock.run(2)
+    assert found == [(b"answer", "")]
+    nats.clock.run(100)
+    assert b.core.commands.held_bytes == 0

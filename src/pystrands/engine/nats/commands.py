@@ -138,11 +138,15 @@ class RemoteCommands:
                 asked.sent = now
                 asked.is_sure = False
                 self._send(number, asked)
-        while self._done:
-            key = next(iter(self._done))
-            if now - self._done[key].at < _REMEMBERED and self._done_bytes <= _MAX_DONE_BYTES:
+        for _ in range(len(self._done)):
+            key, done = next(iter(self._done.items()))
+            if now - done.at < _REMEMBERED and self._done_bytes <= _MAX_DONE_BYTES:
                 break
-            self._forget(key)
+            if done.answer is None:  # a client is asked, and takes its time: it must not be asked again
+                done.at = now
+                self._done[key] = self._done.pop(key)
+            else:
+                self._forget(key)
 
     # --- who is asked ---
 

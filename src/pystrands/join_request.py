@@ -2,7 +2,7 @@
 
 from typing import Any, Final, Literal
 
-from pystrands.context import Context
+from pystrands.context import Context, check_json
 
 __all__ = ["JoinRequestContext", "check_join"]
 
@@ -15,7 +15,7 @@ class JoinRequestContext:
     ``room_id``: the room. ``data``: what the page says with it, str or bytes; None where it says nothing. ``context``:
     the client's :class:`Context`; its ``rooms`` are those it is in already, and may have this one among them.
     ``accepted``: decides when the callback returns None; False at first.
-    ``history``, ``signals``, ``reason``: what :meth:`accept` and :meth:`reject` have set.
+    ``history``, ``presence``, ``signals``, ``reason``: what :meth:`accept` and :meth:`reject` have set.
     """
 
     def __init__(self, room_id: str, data: str | bytes | None, context: Context) -> None:
@@ -24,21 +24,24 @@ class JoinRequestContext:
         self.context = context
         self.accepted = False
         self.history = 0
+        self.presence: Any = None
         self.signals = False
         self.reason = ""
 
-    def accept(self, *, history: int = 0, signals: bool = False) -> Literal[True]:
+    def accept(self, *, history: int = 0, presence: Any = None, signals: bool = False) -> Literal[True]:
         """Let the client into the room; return True, for ``return``.
 
         ``history`` (int): how many messages from before the client may read, of those that ``keep_history`` has kept.
-        ``signals`` (bool): whether it may send signals to the other members, until it leaves.
-        Of several calls of this and :meth:`reject` the last one counts; True and False that the callback returns win
-        over both.
+        ``presence`` (a JSON value): what the room's members are told of it, as by ``set_presence``; None: it is not
+        present. ``signals``: it may send signals there. Of several calls of this and :meth:`reject` the last one
+        counts; True and False that the callback returns win over both.
 
         Raises TypeError or ValueError on what is no such number, and has then changed nothing.
         """
         check_join(history, signals, "")
+        shown = check_json(presence, "presence", caller="accept")
         self.accepted, self.history, self.signals, self.reason = True, history, signals, ""
+        self.presence = shown
         return True
 
     def reject(self, reason: str = "") -> Literal[False]:
@@ -49,6 +52,7 @@ class JoinRequestContext:
         """
         check_join(0, False, reason)
         self.accepted, self.history, self.signals, self.reason = False, 0, False, reason
+        self.presence = None
         return False
 
     def __repr__(self) -> str:

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from pystrands import Member, PyStrandsError, testing
+from pystrands import Context, Member, PyStrandsError, testing
 from pystrands.broker.bounds import Bounds
+from pystrands.join_request import JoinRequestContext
 from tests.bounded import BoundedBroker
 from tests.cluster.together import brokers
 from tests.inside import parts_of
@@ -221,6 +222,48 @@ async def test_a_room_that_nobody_is_present_in_takes_no_memory():
             assert presence(broker).held_bytes > 0
         await testing.until(lambda: backend.gone)
         await testing.until(lambda: len(presence(broker)) == 0)
+
+
+class Doorkeeper(Named):
+    """Has those who join be present, and send signals, as they say."""
+
+    async def on_join_request(self, request):
+        if request.data is None:
+            return request.accept()
+        return request.accept(presence=json.loads(request.data), signals=True)
+
+
+async def test_who_joins_is_present_and_may_send_signals_if_the_backend_says_so():
+    async with testing.broker() as broker, testing.backend(broker, Doorkeeper) as backend:
+        async with SessionClient(broker, "/?user=ada") as ada, SessionClient(broker, "/?user=ben") as ben:
+            ada.watch("room")
+            assert await ada.done(ada.join("room")) == ""
+            assert await ben.done(ben.join("room", '{"name":"Ben"}')) == ""
+            await testing.until(lambda: ada.present("room") == {"ben": 1})
+            assert ada.core.presence.members("room")["ben"].info == {"name": "Ben"}
+            ben.signal("room", "hello", "x")
+            await testing.until(lambda: ada.signals)
+            ada.signal("room", "refused", "x")
+            assert await ben.done(ben.leave("room")) == ""
+            await testing.until(lambda: ada.present("room") == {})
+            assert ben.signals == []
+            assert await ada.done(ada.join("other", f'"{"x" * 1023}"')) == ""
+            await testing.until(lambda: backend.errors)
+            assert "but not present there: what is told of somebody present may have 1024 bytes" in backend.errors[0]
+            assert "other" in ada.core.rooms
+            assert await ada.done(ada.join("third", "{not JSON")) == "refused"
+
+
+def test_what_can_not_be_told_is_said_at_once_and_changes_nothing():
+    request = JoinRequestContext("room", None, Context())
+    request.reject("no")
+    with pytest.raises(TypeError, match="accept put a set into presence"):
+        request.accept(presence={1})
+    assert (request.accepted, request.presence, request.signals, request.reason) == (False, None, False, "no")
+    request.accept(presence=[1], signals=True)
+    assert (request.accepted, request.presence, request.signals) == (True, [1], True)
+    request.reject()
+    assert (request.presence, request.signals) == (None, False)
 
 
 def presence(broker):

@@ -131,6 +131,8 @@ export interface JoinOptions {
   history?: number;
   /** What the backend gets with the question. */
   data?: Sendable;
+  /** Keep `presence` up to date. */
+  presence?: boolean;
 }
 
 /** Older messages of a room. */
@@ -158,7 +160,8 @@ export class Room {
    * Be in the room, if the backend allows it, until as many leave as have joined. Messages that come afterwards are
    * newer than the history.
    */
-  async join({ history = 0, data }: JoinOptions = {}): Promise<{ history: Message[] }> {
+  async join({ history = 0, data, presence }: JoinOptions = {}): Promise<{ history: Message[] }> {
+    if (presence) this.#client.watch(this.id);
     this.#joins++;
     this.#stay?.();
     const before = this.#joined;

@@ -754,7 +754,8 @@ class TokenResponse(Struct, tag="token_response", tag_field="action"):
 class JoinResponseParams(Struct):
     """``to``: the number of the line that asked. ``history``: how many older messages the client may read.
 
-    ``signals``: whether it may send signals in the room. ``reason``, of one that is not accepted, is for people.
+    ``reason``, of one that is not accepted, is for people. ``presence``: what members are told of it; null: it is not
+    present. ``signals``: that it may send signals.
     """
 
     to: int
@@ -762,6 +763,7 @@ class JoinResponseParams(Struct):
     history: int = 0
     signals: bool = False
     reason: str = ""
+    presence: Raw = Raw(b"null")
 
 
 class JoinResponse(Struct, tag="join_response", tag_field="action"):

@@ -360,11 +360,15 @@ def reply_error(to: int, code: str, error: str) -> bytes:
     return b'{"action":"reply","request_id":"","params":' + params + b"}\n"
 
 
-def join_response(to: int, accepted: bool, *, history: int = 0, signals: bool = False, reason: str = "") -> bytes:
+def join_response(
+    to: int, accepted: bool, *, history: int = 0, reason: str = "", presence: Any = None, signals: bool = False
+) -> bytes:
     """Encode whether a client may be in a room; ``to``: the number of the line that asked."""
     params: dict[str, Any] = {"to": to, "accepted": accepted}
     if accepted and history:
         params["history"] = history
+    if accepted and presence is not None:
+        params["presence"] = presence
     if accepted and signals:
         params["signals"] = True
     if not accepted and reason:

@@ -7,6 +7,7 @@ from pystrands.broker.backends.session import Session
 from pystrands.broker.events.stream import JoinEvent
 from pystrands.broker.hub.client import ROOM_BYTES, SessionClient
 from pystrands.broker.hub.rooms import Rooms
+from pystrands.protocol import wire
 from pystrands.protocol.messages import JoinResponse, JoinResponseParams
 from pystrands.protocol.v1.envelope import json_text
 from pystrands.protocol.v1.history import allowed_from
@@ -60,6 +61,7 @@ class ClientJoins:
             self._numbered.tell(client, f'"re":{event.k},"err":{failure}')
         else:
             self._join(client, event, room_id, params)
+            self._enter(session, client, room_id, params)
         self._decided(client, event)
 
     def _join(self, client: SessionClient, event: JoinEvent, room_id: str, params: JoinResponseParams) -> None:
@@ -75,6 +77,12 @@ class ClientJoins:
         if params.signals:
             client.may_signal(room_id)
         self._numbered.meter.grown += ROOM_BYTES
+
+    def _enter(self, session: Session, client: SessionClient, room_id: str, params: JoinResponseParams) -> None:
+        """Have a client that is let in be present, if it is to be; the backend hears if it can't be."""
+        info, presence = bytes(params.presence), self._rooms.presence
+        if info != b"null" and presence is not None and (problem := presence.enter(client, room_id, info)):
+            session.write(wire.error(client.context, f"a client is in {room_id!r}, but not present there: {problem}"))
 
     def finished(self, client: SessionClient, event: JoinEvent) -> None:
         """The backend has finished with it; one that has not answered refuses."""

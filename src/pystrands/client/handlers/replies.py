@@ -4,7 +4,7 @@ from typing import Any
 
 from pystrands.client.handlers.calls import HandlerCall, answer, refusal, verdict
 from pystrands.client.requests import check_message
-from pystrands.context import check_time
+from pystrands.context import check_json, check_time
 from pystrands.errors import MessageError, RequestFailed
 from pystrands.events import as_json
 from pystrands.join_request import JoinRequestContext, check_join
@@ -48,7 +48,14 @@ def _of_join(call: HandlerCall, join: JoinRequestContext, result: Any) -> bytes:
     else:
         accepted = verdict(call.name, result, "returned")
     check_join(join.history, join.signals, join.reason)
-    return wire.join_response(call.seq, accepted, history=join.history, signals=join.signals, reason=join.reason)
+    return wire.join_response(
+        call.seq,
+        accepted,
+        history=join.history,
+        signals=join.signals,
+        reason=join.reason,
+        presence=check_json(join.presence, "request.presence", caller=call.name),
+    )
 
 
 def reply_content(result: Any) -> Any:

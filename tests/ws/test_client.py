@@ -41,6 +41,11 @@ class Backend(AsyncPyStrandsClient):
             raise RequestFailed("not_found", "no such thing")
         return {"asked": message, "room": context.room_id}
 
+    async def on_join_request(self, request):
+        if request.room_id == "closed":
+            return request.reject("not for you")
+        return request.accept(history=10, signals=True)
+
     async def on_disconnect(self, context):
         self.events.append("gone")
 
@@ -337,3 +342,45 @@ async def test_backends_ask(world):
     async with asyncio.timeout(10), ws.connect(url) as client:
         with pytest.raises(NotSupported, match="answers no requests"):
             await backend.request(client.id, "what")
+
+
+async def test_rooms_are_joined_and_their_history_is_read(world):
+    backend, proxy, url = world
+    await backend.keep_history("chat")
+    for text in ("a", "b", "c"):
+        await backend.send_room_message("chat", text)
+    async with asyncio.timeout(10), ws.connect(url, first_delay=0.02) as client:
+        older = await client.join("chat", {"as": "ada"}, history=2)
+        assert ([(each.text, each.room) for each in older.messages], older.complete) == (
+            [("b", "chat"), ("c", "chat")],
+            False,
+        )
+        before = await client.history("chat", before=older.messages[0], limit=10)
+        assert ([each.text for each in before.messages], before.complete) == (["a"], True)
+        assert client.rooms == frozenset({"/room", "chat"})
+        proxy.cut()
+        await backend.send_room_message("chat", "d")
+        assert (await client.receive()).text == "d"
+        await client.send("hello", room="chat")
+        with pytest.raises(ws.SendError, match="not for you") as refused:
+            await client.join("closed")
+        assert refused.value.code == "refused"
+        await client.leave("chat")
+        assert client.rooms == frozenset({"/room"})
+        with pytest.raises(ws.SendError):
+            await client.history("chat")
+
+
+async def test_members_signal_and_see_who_is_present(world):
+    backend, _, url = world
+    events = []
+    async with asyncio.timeout(10), ws.connect(url) as ada, ws.connect(url, on_event=events.append) as bob:
+        for client in (ada, bob):
+            await client.join("chat")
+        bob.watch("chat")
+        await backend.set_presence(ada.id, "chat", {"name": "Ada"})
+        await testing.until(lambda: any(isinstance(each, ws.PresenceChanged) for each in events))
+        ada.signal("chat", "typing", {"on": True})
+        await testing.until(lambda: any(isinstance(each, ws.Signal) for each in events))
+        (signal,) = (each for each in events if isinstance(each, ws.Signal))
+        assert (signal.room, signal.name, signal.sender, signal.body) == ("chat", "typing", ada.id, '{"on":true}')

@@ -10,18 +10,22 @@
 It is what `/pystrands.js` is for pages: the same core, the same promises (docs/internals/sessions.md).
 """
 
-from pystrands.protocol.v1.actions import Joined, Left, Resumed, StateChanged
-from pystrands.ws.client import Client, Closed, Event, Message, SendError, connect
+from pystrands.protocol.v1.actions import Gap, Joined, Left, PresenceChanged, Resumed, Signal, StateChanged
+from pystrands.ws.client import Client, Closed, Event, History, Message, SendError, connect
 
 __all__ = [
     "Client",
     "Closed",
     "Event",
+    "Gap",
+    "History",
     "Joined",
     "Left",
     "Message",
+    "PresenceChanged",
     "Resumed",
     "SendError",
+    "Signal",
     "StateChanged",
     "connect",
 ]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from inspect import isawaitable
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from pystrands.errors import PyStrandsError
 from pystrands.protocol.v1 import actions
@@ -20,9 +20,17 @@ from pystrands.protocol.v1.core import FIRST_DELAY, MOST_DELAY, ClientCore
 from pystrands.protocol.v1.outbox import QUEUE_BYTES, QUEUE_MESSAGES, Outbox
 from pystrands.ws.socket import Socket
 
-__all__ = ["Client", "Closed", "Event", "Message", "SendError", "connect"]
+__all__ = ["Client", "Closed", "Event", "History", "Message", "SendError", "connect"]
 
-Event: TypeAlias = actions.StateChanged | actions.Resumed | actions.Joined | actions.Left
+Event: TypeAlias = (
+    actions.StateChanged
+    | actions.Resumed
+    | actions.Joined
+    | actions.Left
+    | actions.Gap
+    | actions.PresenceChanged
+    | actions.Signal
+)
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 INBOX_MESSAGES: Final = 1000
@@ -61,15 +69,16 @@ class Message:
     """A message that came.
 
     ``data``: str or bytes, as it was sent. ``room``: the room that it was sent to, None where it was for this client or
-    for everybody. ``time``: when the broker got it, in UTC.
+    for everybody. ``time``: when the broker got it, in UTC. ``number``: the same for programs, 0 of a volatile one.
     """
 
-    __slots__ = ("data", "room", "time")
+    __slots__ = ("data", "number", "room", "time")
 
-    def __init__(self, data: str | bytes, room: str | None, time: datetime) -> None:
+    def __init__(self, data: str | bytes, room: str | None, time: datetime, number: int = 0) -> None:
         self.data = data
         self.room = room
         self.time = time
+        self.number = number
 
     @property
     def text(self) -> str:
@@ -90,6 +99,13 @@ class Message:
         return f"Message({self.data[:100]!r}, room={self.room!r})"
 
 
+class History(NamedTuple):
+    """Older messages of a room, the oldest first. ``complete``: whether they go back to the first that may be read."""
+
+    messages: list[Message]
+    complete: bool
+
+
 class Client:
     """A client of a broker, over any number of WebSockets: ``async with connect(url) as client``.
 
@@ -99,7 +115,7 @@ class Client:
     ``url``: ``ws://`` or ``wss://``. ``token``: what the backend gets as ``request.token``, or a function that gives
     it, which may be async, and is called for each dial that needs one. ``headers`` of each handshake, such as cookies.
     ``ssl_context``: for ``wss://``, the system's authorities if not given. ``on_event(event)`` is called in the loop
-    with each :class:`StateChanged`, :class:`Resumed`, :class:`Joined` and :class:`Left`.
+    with each :data:`Event`.
     ``on_request(message)``, which may be async: what it returns answers a backend's ``request()``; a
     :class:`SendError` that it raises is what the backend gets. ``should_retry(code, reason)``: whether to dial again
     after a close code from 3000 on that would be final. ``first_delay``, ``most_delay``: seconds before a dial, at
@@ -137,7 +153,7 @@ class Client:
             should_retry=should_retry,
         )
         self._idents = itertools.count(1)
-        self._unsettled: dict[int, asyncio.Future[Message | None]] = {}
+        self._unsettled: dict[int, asyncio.Future[Message | History | None]] = {}
         self._inbox: deque[Message] = deque()
         self._inbox_bytes = 0
         self._is_paused = False
@@ -237,17 +253,61 @@ class Client:
         All else is as with :meth:`send`. Raises :class:`SendError` where there is no reply.
         """
         reply = await self._send(data, room=room, asks=True)
-        assert reply is not None
+        assert isinstance(reply, Message)
         return reply
 
-    async def _send(self, data: Any, *, room: str | None, volatile: bool = False, asks: bool = False) -> Message | None:
+    # --- rooms ---
+
+    async def join(self, room: str, data: Any = None, *, history: int = 0) -> History:
+        """Join a room, if the backend's ``on_join_request`` lets this client; return its last messages.
+
+        ``data``: what the backend gets with it, as in :meth:`send`. ``history``: how many messages, as far as the
+        backend lets it read them. A room that was joined is joined again after its session was lost. Waiting,
+        cancelling and :class:`SendError` are as with :meth:`send`; the code of a refusal is ``refused``.
+        """
+        body = None if data is None else _body_of(data)
+        older = await self._settled(lambda ident: self._core.join(ident, room, body, history=history))
+        return older if isinstance(older, History) else History([], True)
+
+    async def leave(self, room: str) -> None:
+        """Leave a room, in order with the messages that were sent before. Raises :class:`SendError` as :meth:`send`."""
+        await self._settled(lambda ident: self._core.leave(ident, room))
+
+    async def history(self, room: str, *, before: Message | None = None, limit: int = 100) -> History:
+        """Return older messages of a room that the client is in, as far as it may read them.
+
+        ``before``: a message of that room, None for the newest; ``limit``: how many. Raises :class:`SendError`.
+        """
+        number = 0 if before is None else before.number
+        older = await self._settled(lambda ident: self._core.history(ident, room, before=number, limit=limit))
+        assert isinstance(older, History)
+        return older
+
+    def signal(self, room: str, name: str, data: Any = "") -> None:
+        """Say something to the other members who are there, past the backend, where it allows that; now or never."""
+        self._check()
+        self._do(self._core.signal(room, name, _body_of(data)))
+
+    def watch(self, room: str) -> None:
+        """Have ``on_event`` hear who is present in a room that the client is in: :class:`PresenceChanged`."""
+        self._check()
+        self._do(self._core.watch(room))
+
+    async def _send(
+        self, data: Any, *, room: str | None, volatile: bool = False, asks: bool = False
+    ) -> Message | History | None:
+        body = _body_of(data)
+        return await self._settled(lambda ident: self._core.send(ident, body, room=room, volatile=volatile, asks=asks))
+
+    async def _settled(self, begin: Callable[[int], list[actions.Action]]) -> Message | History | None:
+        """Have the core begin something, and wait for what comes of it."""
         if self._loop is None:
             raise RuntimeError("the client is not started: use it in `async with`")
         ident = next(self._idents)
-        settled: asyncio.Future[Message | None] = self._loop.create_future()
+        settled: asyncio.Future[Message | History | None] = self._loop.create_future()
         self._unsettled[ident] = settled
         try:
-            self._do(self._core.send(ident, _body_of(data), room=room, volatile=volatile, asks=asks))
+            self._do(begin(ident))
             return await settled
         except asyncio.CancelledError:
             self._core.withdraw(ident)
@@ -353,6 +413,10 @@ class Client:
                 settled = self._unsettled.pop(ident, None)
                 if settled is not None and not settled.done():
                     settled.set_result(_message(body, None, number))
+            case actions.History(ident, room, older, is_complete):
+                settled = self._unsettled.pop(ident, None)
+                if settled is not None and not settled.done():
+                    settled.set_result(History([_message(body, room, number) for number, body in older], is_complete))
             case actions.Ask(body, number):
                 self._start(self._answer(_message(body, None, number), number))
             case actions.Dial(subprotocols):
@@ -370,7 +434,7 @@ class Client:
                 if state == "closed":
                     self._closed = Closed(code, reason)
                 self._tell(action)
-            case actions.Resumed() | actions.Joined() | actions.Left():
+            case _:
                 self._tell(action)
 
     def _tell(self, event: Event) -> None:
@@ -450,7 +514,7 @@ def _body_of(data: Any) -> str | bytes:
 
 def _message(body: str | bytes, room: str | None, number: int | None) -> Message:
     at = time.time() if number is None else number / 1e6
-    return Message(body, room, datetime.fromtimestamp(at, UTC))
+    return Message(body, room, datetime.fromtimestamp(at, UTC), number or 0)
 
 
 connect: Final = Client

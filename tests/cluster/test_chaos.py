@@ -76,6 +76,8 @@ class Storm:
         broker = self.random.choice(self.world.brokers)
         broker.process.signal(15)
         assert await broker.process.ended(20) == 0, broker.process.text()[-4000:]
+        if "this broker ends while NATS is away" in broker.process.text():  # what it sent last has gone with it
+            self.world.killed.add(broker.process)
         await self._wait(0, 1)
         broker.start()
         await broker.listening()

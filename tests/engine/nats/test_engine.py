@@ -94,3 +94,18 @@ async def test_alone_it_is_ready_at_once(nats):
     began = loop.time()
     async with engine(nats, "a", cluster="other"):
         assert loop.time() - began < 4  # it would wait five seconds for somebody who does not answer
+
+
+async def test_a_broker_that_ends_while_nats_is_away_says_what_that_costs(caplog):
+    said = "this broker ends while NATS is away"
+    with NatsServer() as server:
+        async with engines(server, "a", "b") as ((a, _), (b, _)):
+            await until(lambda: a.cluster.peers and b.cluster.peers)
+            await b.stop()
+        assert said not in caplog.text
+        async with engines(server, "c", "d") as ((c, _), (d, _)):
+            await until(lambda: c.cluster.peers and d.cluster.peers)
+            server.kill()
+            await until(lambda: not c.cluster.is_connected)
+            await c.stop()
+            assert said in caplog.text

@@ -1,6 +1,7 @@
 """The engine of several brokers, on NATS: drives a Core by an event loop."""
 
 import asyncio
+import logging
 import time
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from pystrands.engine.publication import Audience, Delivered, Publication
 from pystrands.errors import ConfigError
 
 __all__ = ["RING_BYTES", "NatsEngine"]
+
+logger = logging.getLogger(__name__)
 
 RING_BYTES: Final = 8 * 1024 * 1024
 _CLIENT: Final = Audience.CLIENT
@@ -96,7 +99,11 @@ class NatsEngine(Engine):
 
     async def stop(self) -> None:
         """Say goodbye to the other brokers, and close the connection to NATS."""
-        self._sink = None
+        runs, self._sink = self._sink is not None, None
+        if runs and not (self._core.membership.is_alone or self._core.transport.is_up):
+            logger.warning(
+                "this broker ends while NATS is away: what it sent since that began did not reach clients of others"
+            )
         self._core.stop()
         if self._timer is not None:
             self._timer.cancel()

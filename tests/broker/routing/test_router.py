@@ -196,7 +196,7 @@ async def test_without_a_backend_within_the_hold_time_503():
 
 
 async def test_no_answer_is_a_504_and_the_silent_link_gets_no_new_clients_until_it_speaks():
-    world = World(answer_timeout=0.001)
+    world = World(answer_timeout=0.2)
     peer = Peer(world)
     handshake = world.knock()
     while handshake.refused is None:

@@ -278,3 +278,33 @@ def test_what_servers_lose_when_they_lose_each_other_comes_in_order_whichever_ro
         history.send("a", room, 1)
     history.pass_(2.0)
     history.check()
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 3.0])
+def test_what_a_new_broker_sends_before_others_are_back_reaches_them(seconds):
+    """NATS was away; a broker begins while it comes back, and is the first there: it seems to be alone."""
+    nats = SimNats(Clock())
+    a, b = brokers(nats, "a", "b")
+    for each in (a, b):
+        each.join("lobby")
+        each.transport.is_held = True
+    nats.clock.run(6)
+    nats.down()
+    nats.clock.run(0.5)
+    nats.up()
+    (c,) = brokers(nats, "c")
+    for number in range(3):
+        c.send("lobby", f"{number}")
+    a.join("kitchen")
+    nats.clock.run(seconds)
+    for each in (a, b):
+        each.transport.is_held = False
+        each.transport.connect()
+    c.send("lobby", "3")
+    nats.clock.run(3)
+    c.send("lobby", "4")
+    c.send("kitchen", "5")
+    nats.clock.run(3)
+    assert a.messages() == ["0", "1", "2", "3", "4", "5"]
+    assert b.messages() == ["0", "1", "2", "3", "4"]
+    assert a.gaps == b.gaps == []

@@ -1,6 +1,7 @@
 """Which other brokers there are: heartbeats, who is dead, who comes back. Pure: the time is an argument."""
 
 import logging
+import math
 from abc import abstractmethod
 from typing import Final, final
 
@@ -35,6 +36,8 @@ _CALL_AGAIN: Final = 0.25
 """Seconds after which a newcomer calls again, when nobody has answered."""
 _RETURN: Final = 2.5
 """Seconds in which all come back to a server that has begun: only then it can know who is gone."""
+_YOUNG: Final = 5.0
+"""Seconds after our first connection in which others may still come back from an outage that began before it."""
 _AWAY: Final = 0.5
 """Seconds after which NATS was not there when this broker began."""
 _BELIEVED: Final = 2
@@ -83,6 +86,7 @@ class Membership:
         self._missed: dict[int, Member] = {}  # died without a word
         self._named: dict[int, str] = {}  # whom others have named, and we have not heard
         self._began = -1.0
+        self._young_until = math.inf
         self._connected_at = -1.0
         self._believes_at = 0.0  # from when on NATS is believed that somebody is not there
         self._beat = 0
@@ -216,6 +220,8 @@ class Membership:
         member = self._members.get(number)
         if member is None:
             member = self._enter(beat.broker_id, number, now)
+            if self._is_young and beat.beat > self._beat and member.epoch < 0:
+                member.promised = 0  # it has been there for longer, away from NATS: all of ours is for it
         if member.epoch < 0:  # never heard; where it has been there for longer it may have clients of any id
             was_away, since = beat.beat > _NEW, 0.0
         else:
@@ -307,10 +313,18 @@ class Membership:
 
     def _settle(self) -> None:
         """Take note that somebody has left."""
-        if not self._members and not self._missed:
-            self._publisher.rest()
+        self._rest_if_alone()
         self._look_whether_answered()
         self._tell()
+
+    @property
+    def _is_young(self) -> bool:
+        """Whether others may still come back from an outage of NATS that began before we were there."""
+        return self._looked < self._young_until
+
+    def _rest_if_alone(self) -> None:
+        if not (self._members or self._missed or self._is_young):
+            self._publisher.rest()
 
     def _tell(self) -> None:
         told = tuple(
@@ -325,6 +339,8 @@ class Membership:
         slept, self._looked = now - self._looked > _PAUSED, now
         if self._began < 0:
             self._began = now
+        if self._publisher.is_active:
+            self._rest_if_alone()
         if not self.is_connected:
             return
         if slept:  # what others have said meanwhile is still to be read
@@ -371,6 +387,9 @@ class Membership:
             member.heard = now
             member.is_listening = False
         self._answer_by = now + DEAD_AFTER
+        if self._young_until == math.inf:
+            self._young_until = now + _YOUNG
+            self._publisher.wake()
         was_there = self._connected_at < 0 and (self._began < 0 or now - self._began < _AWAY)
         self._believes_at = now if was_there else now + _RETURN
         self._connected_at = now

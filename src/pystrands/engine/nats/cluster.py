@@ -104,7 +104,7 @@ class NatsCluster(Cluster):
         core = self._core
         publisher = core.publisher
         if core.membership.is_alone:
-            confirmed((0, 0), not publisher.is_active)  # who is missed may come back, and get it
+            confirmed((0, 0), not core.membership.is_missing_some)  # who may come back, and get it
         elif not self.is_connected:
             confirmed((0, 0), False)
         elif publisher.last_is_private:

@@ -116,6 +116,11 @@ class Membership:
         """Whether no other broker lives."""
         return not self._members
 
+    @property
+    def is_missing_some(self) -> bool:
+        """Whether brokers that have gone without a word may still come back."""
+        return bool(self._missed)
+
     def lag(self, now: float) -> float:
         """Return how long that one of them has been silent which has been longest."""
         return max((now - each.heard for each in self._members.values()), default=0.0)

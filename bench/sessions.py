@@ -40,7 +40,7 @@ class Member(asyncio.BufferedProtocol):
     """A client that says that it has seen the welcome, counts what is replayed, and can go and come back."""
 
     def __init__(self, number: int) -> None:
-        self._address = f"room-{number // 10}", 1 + number // 10_000
+        self._room = f"room-{number // 10}"
         self._buffer = bytearray(65536)
         self._bytes = b""
         self._is_open = False
@@ -58,12 +58,12 @@ class Member(asyncio.BufferedProtocol):
         self._bytes, self._is_open, self._due = b"", False, due
         self._here = loop.create_future()
         self._attempt += 1
-        room, host = self._address
         resume = Resume(self.session, self._attempt, self.seen) if self.session else None
         subprotocols = ", ".join(offered(None, resume))
-        await loop.create_connection(lambda: self, "127.0.0.1", port, local_addr=(f"127.0.0.{host}", 0))
+        own = f"127.0.0.{1 + self._attempt % 200}"  # each time another one: ports that were used a minute ago wait
+        await loop.create_connection(lambda: self, "127.0.0.1", port, local_addr=(own, 0))
         assert self.transport is not None
-        self.transport.write(_HANDSHAKE.format(room=room, subprotocols=subprotocols).encode())
+        self.transport.write(_HANDSHAKE.format(room=self._room, subprotocols=subprotocols).encode())
         await self._here
 
     def say(self, text: str) -> None:

@@ -23,6 +23,7 @@ from bench.results import Results, machine
 from bench.sides import pystrands
 from pystrands.protocol.v1.envelope import server_header, split, welcome_of
 from pystrands.protocol.v1.offer import Resume, offered
+from pystrands.testing.frames import TEXT, frame
 
 MISSED = 100
 RESUMES = 200
@@ -78,8 +79,7 @@ class Member(asyncio.BufferedProtocol):
 
     def _write(self, text: str) -> None:
         assert self.transport is not None
-        said = text.encode()
-        self.transport.write(bytes([0x81, 0x80 | len(said), 0, 0, 0, 0]) + said)
+        self.transport.write(frame(TEXT, text.encode()))
 
     def cut(self) -> None:
         """Lose the connection."""

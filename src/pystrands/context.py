@@ -11,13 +11,12 @@ import msgspec
 
 from pystrands.cookies import parse_cookies
 from pystrands.headers import Headers, field_problem
-from pystrands.protocol.limits import MAX_DEPTH
+from pystrands.protocol.limits import MAX_DEPTH, MAX_REASON
 from pystrands.protocol.plain import plain, text
 
 __all__ = ["ConnectionRequestContext", "Context"]
 
 FORBIDDEN: Final = 403
-_MAX_REASON: Final = 4096
 
 
 class Context(msgspec.Struct, dict=True):
@@ -291,8 +290,8 @@ def check_rejection(status: Any, reason: Any) -> None:
         raise ValueError(f"a client is rejected with an HTTP status from 400 to 599, not {status}")
     if not isinstance(reason, str):
         raise TypeError(f"the reason of a rejection is a str, not {type(reason).__name__}")
-    if len(reason) > _MAX_REASON:
-        raise ValueError(f"the reason of a rejection has at most {_MAX_REASON} characters, not {len(reason)}")
+    if len(reason) > MAX_REASON:
+        raise ValueError(f"the reason of a rejection has at most {MAX_REASON} characters, not {len(reason)}")
     reason.encode()  # a ValueError where UTF-8 can't say it
 
 

@@ -1,12 +1,11 @@
 """What a handler is told about a client that wants to be in a room."""
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pystrands.context import Context, check_json
+from pystrands.protocol.limits import MAX_REASON
 
 __all__ = ["JoinRequestContext", "check_join"]
-
-_MAX_REASON: Final = 4096
 
 
 class JoinRequestContext:
@@ -69,6 +68,6 @@ def check_join(history: Any, signals: Any, reason: Any) -> None:
         raise TypeError(f"signals is True or False, not {type(signals).__name__}")
     if not isinstance(reason, str):
         raise TypeError(f"the reason is a str, not {type(reason).__name__}")
-    if len(reason) > _MAX_REASON:
-        raise ValueError(f"the reason has at most {_MAX_REASON} characters, not {len(reason)}")
+    if len(reason) > MAX_REASON:
+        raise ValueError(f"the reason has at most {MAX_REASON} characters, not {len(reason)}")
     reason.encode()  # a ValueError where UTF-8 can't say it

@@ -4,10 +4,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pystrands.context import Context, check_time
+from pystrands.protocol.limits import MAX_REASON
 
 __all__ = ["TokenRequestContext"]
-
-_MAX_REASON = 4096
 
 
 class TokenRequestContext:
@@ -55,4 +54,4 @@ def check_reason(reason: Any) -> str:
     """Return the reason, as much of it as is sent. Raises TypeError when it is no str."""
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a str, not {type(reason).__name__}")
-    return reason[:_MAX_REASON]
+    return reason[:MAX_REASON]

@@ -282,9 +282,15 @@ def _request(action: str, params: dict[str, Any]) -> Encode:
         if name in params:
             params[name] = check_id(name, params[name])
 
+    return _encoded(lambda request_id: wire.request(action, request_id, params))
+
+
+def _encoded(write: Encode) -> Encode:
+    """Return what writes a line, and raises MessageError where a text is none in UTF-8."""
+
     def encode(request_id: str) -> bytes:
         try:
-            return wire.request(action, request_id, params)
+            return write(request_id)
         except UnicodeEncodeError as error:
             raise _not_text(error) from None
 
@@ -308,13 +314,7 @@ def request_client(client_id: Any, message: Any, broker: BrokerInfo | None, time
     if not 0 < timeout <= MAX_REQUEST_TIMEOUT:
         raise ValueError(f"timeout must be more than 0 and at most {MAX_REQUEST_TIMEOUT:g} seconds, not {timeout:g}")
 
-    def encode(request_id: str) -> bytes:
-        try:
-            return wire.request_client(client_id, message, request_id, float(timeout))
-        except UnicodeEncodeError as error:
-            raise _not_text(error) from None
-
-    return encode
+    return _encoded(lambda request_id: wire.request_client(client_id, message, request_id, float(timeout)))
 
 
 def result_error(params: ResultParams) -> Exception:

@@ -7,10 +7,22 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "MAX_ID", "Limits", "context_limit", "depth_problem", "id_problem", "is_deep", "pruned"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_ID",
+    "MAX_REASON",
+    "Limits",
+    "context_limit",
+    "depth_problem",
+    "id_problem",
+    "is_deep",
+    "pruned",
+]
 
 MAX_ID: Final = 512
 """Bytes, in UTF-8, that a ``client_id`` or a ``room_id`` may have."""
+MAX_REASON: Final = 4096
+"""Characters of a backend's reason for a refusal that its client gets to see."""
 MAX_DEPTH: Final = 100
 """How deep objects and lists may be nested in metadata: far below what decoders give up at."""
 _BESIDE: Final = 32_768

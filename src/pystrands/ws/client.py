@@ -301,10 +301,9 @@ class Client:
 
     async def _settled(self, begin: Callable[[int], list[actions.Action]]) -> Message | History | None:
         """Have the core begin something, and wait for what comes of it."""
-        if self._loop is None:
-            raise RuntimeError("the client is not started: use it in `async with`")
+        loop = self._running()
         ident = next(self._idents)
-        settled: asyncio.Future[Message | History | None] = self._loop.create_future()
+        settled: asyncio.Future[Message | History | None] = loop.create_future()
         self._unsettled[ident] = settled
         try:
             self._do(begin(ident))
@@ -353,11 +352,26 @@ class Client:
         self._core.wall_offset = time.time() - now
         return now
 
-    def _check(self) -> None:
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that it was started in."""
         if self._loop is None:
             raise RuntimeError("the client is not started: use it in `async with`")
+        return self._loop
+
+    def _check(self) -> None:
+        self._running()
         if self._closed is not None:
             raise self._closed
+
+    def _settle(self, ident: int, outcome: Message | History | SendError | None) -> None:
+        """Tell who waits for it what came of something."""
+        settled = self._unsettled.pop(ident, None)
+        if settled is None or settled.done():
+            return
+        if isinstance(outcome, SendError):
+            settled.set_exception(outcome)
+        else:
+            settled.set_result(outcome)
 
     async def _change(self) -> None:
         assert self._loop is not None
@@ -403,20 +417,11 @@ class Client:
             case actions.Deliver(body, room, number):
                 self._deliver(body, room, number)
             case actions.Settle(ident, code, text):
-                settled = self._unsettled.pop(ident, None)
-                if settled is not None and not settled.done():
-                    if code:
-                        settled.set_exception(SendError(code, text))
-                    else:
-                        settled.set_result(None)
+                self._settle(ident, SendError(code, text) if code else None)
             case actions.Replied(ident, body, number):
-                settled = self._unsettled.pop(ident, None)
-                if settled is not None and not settled.done():
-                    settled.set_result(_message(body, None, number))
+                self._settle(ident, _message(body, None, number))
             case actions.History(ident, room, older, is_complete):
-                settled = self._unsettled.pop(ident, None)
-                if settled is not None and not settled.done():
-                    settled.set_result(History([_message(body, room, number) for number, body in older], is_complete))
+                self._settle(ident, History([_message(body, room, number) for number, body in older], is_complete))
             case actions.Ask(body, number):
                 self._start(self._answer(_message(body, None, number), number))
             case actions.Dial(subprotocols):

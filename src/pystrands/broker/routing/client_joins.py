@@ -8,14 +8,14 @@ from pystrands.broker.events.stream import JoinEvent
 from pystrands.broker.hub.client import ROOM_BYTES, SessionClient
 from pystrands.broker.hub.rooms import Rooms
 from pystrands.protocol import wire
+from pystrands.protocol.limits import MAX_REASON
 from pystrands.protocol.messages import JoinResponse, JoinResponseParams
 from pystrands.protocol.v1.envelope import json_text
 from pystrands.protocol.v1.history import allowed_from
 
 __all__ = ["ClientJoins"]
 
-_MAX_REASON: Final = 4096
-"""Characters of a backend's reason that its client gets to see."""
+_CANT_DECIDE: Final = "not_supported", "the backend decides on no joins"
 
 
 class ClientJoins:
@@ -38,9 +38,8 @@ class ClientJoins:
 
     def problem(self, client: SessionClient, room_id: str) -> tuple[str, str]:
         """Return why a client need not even ask: a code, and a text for people. Both are empty when it may."""
-        owner = client.consumer
-        if owner is not None and not owner.answers:
-            return "not_supported", "the backend decides on no joins"
+        if _is_with_one_that_cant_decide(client):
+            return _CANT_DECIDE
         problem = self._rooms.join_problem(client, room_id)
         return ("refused", problem) if problem else ("", "")
 
@@ -55,7 +54,7 @@ class ClientJoins:
         if not isinstance(client, SessionClient) or client.is_gone:
             return
         room_id = event.room_id or ""
-        problem = self._rooms.join_problem(client, room_id) if params.accepted else params.reason[:_MAX_REASON]
+        problem = self._rooms.join_problem(client, room_id) if params.accepted else params.reason[:MAX_REASON]
         if problem or not params.accepted:
             failure = json_text({"code": "refused", "message": problem or "the backend does not let it in"})
             self._numbered.tell(client, f'"re":{event.k},"err":{failure}')
@@ -96,10 +95,8 @@ class ClientJoins:
         if event.is_answered:  # by one that has died before it had finished
             self._finish(client, event.k)
             return
-        if code == "undeliverable":
-            owner = client.consumer
-            if owner is not None and not owner.answers:
-                code, text = "not_supported", "the backend decides on no joins"
+        if code == "undeliverable" and _is_with_one_that_cant_decide(client):
+            code, text = _CANT_DECIDE
         self._fail(client, event.k, code, text)
         self._decided(client, event)
 
@@ -108,3 +105,8 @@ class ClientJoins:
         if client.joining is event:
             client.joining = None
             client.read_on()
+
+
+def _is_with_one_that_cant_decide(client: SessionClient) -> bool:
+    owner = client.consumer
+    return owner is not None and not owner.answers

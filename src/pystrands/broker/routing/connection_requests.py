@@ -21,7 +21,7 @@ from pystrands.broker.events.ending import EndingStreams
 from pystrands.broker.net.http import RETRY_AFTER
 from pystrands.broker.routing.claimed_ids import TAKEN_AGAIN, ClaimedIds
 from pystrands.protocol import wire
-from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, Limits, id_problem, is_deep, pruned
+from pystrands.protocol.limits import MAX_DEPTH, MAX_ID, MAX_REASON, Limits, id_problem, is_deep, pruned
 from pystrands.protocol.messages import NOT_KNOWN, Response, ResponseParams
 
 __all__ = ["ConnectionRequests"]
@@ -29,8 +29,6 @@ __all__ = ["ConnectionRequests"]
 logger = logging.getLogger(__name__)
 
 _STOPPING: Final = "the server is going down"
-_MAX_REASON: Final = 4096
-"""Characters of a backend's reason for a rejection that its client gets to see."""
 
 
 class _Question:
@@ -163,7 +161,7 @@ class ConnectionRequests:
         if question is None:
             self._counters["responses_unexpected"] += 1
         elif not answer.accepted:
-            reason = answer.reason[:_MAX_REASON] or "the connection was rejected"
+            reason = answer.reason[:MAX_REASON] or "the connection was rejected"
             self._refuse(question, _refusal_status(session, answer.status), reason, "refused_by_backend")
         elif answer.room_id in (None, path := question.handshake.path) and id_problem("room_id", path):
             text = f"the path is a room's name here, of at most {MAX_ID} bytes"

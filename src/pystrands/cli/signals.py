@@ -89,7 +89,8 @@ def stop_event(*, with_hangup: bool) -> asyncio.Event:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         for each in signals:
             signal.signal(each, second)
-        loop.call_soon_threadsafe(stop.set)
+        if not loop.is_closed():  # it has ended already, and so does the process
+            loop.call_soon_threadsafe(stop.set)
 
     for each in signals:
         signal.signal(each, on_signal)

@@ -61,7 +61,8 @@ class WorkerPlace:
                 stop.set()
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(end)
+            if not loop.is_closed():  # it has ended already, and so does the process
+                loop.call_soon_threadsafe(end)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, on_signal)
